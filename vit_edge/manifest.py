@@ -1,0 +1,315 @@
+"""What a bundle says of itself: the manifest, as frozen dataclasses and strict JSON.
+
+Everything that decides an answer is here, so that nothing is guessed on the device. Standard
+library only: the manifest is read before any runtime, NumPy or Pillow is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vit_edge.errors import BundleError
+
+SCHEMA_VERSION = 1
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+PositionMethod = Literal["bicubic", "bicubic-antialias", "zoom-bilinear"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a Vision Transformer (arXiv:2010.11929, Table 1)."""
+
+    width: int  # D, the hidden size
+    depth: int  # L, the number of blocks
+    heads: int
+    mlp_dim: int
+    patch_px: int
+    image_hw: tuple[int, int]  # height, width in pixels
+    num_classes: int  # 0: no head
+    channels: int = 3
+    qkv_bias: bool = True
+    layer_norm_eps: float = 1e-6
+    pre_logits_dim: int | None = None  # width of the tanh layer before the head, if there is one
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image_hw[0] // self.patch_px, self.image_hw[1] // self.patch_px
+
+    @property
+    def tokens(self) -> int:
+        """Patches plus the class token."""
+        return self.grid_hw[0] * self.grid_hw[1] + 1
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.width // self.heads
+
+    def problems(self) -> list[str]:
+        """Everything that makes these numbers no ViT; empty if nothing does."""
+        found = [
+            f"{name} must be a positive integer, not {getattr(self, name)!r}"
+            for name in ("width", "depth", "heads", "mlp_dim", "patch_px", "channels")
+            if getattr(self, name) < 1
+        ]
+        if found:
+            return found
+        if self.width % self.heads:
+            found.append(f"width {self.width} is not divisible by {self.heads} heads")
+        for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):
+            if size_px < self.patch_px or size_px % self.patch_px:
+                found.append(
+                    f"image {axis} {size_px} px is not a positive multiple of the patch size "
+                    f"{self.patch_px} px"
+                )
+        if self.num_classes < 0:
+            found.append(f"num_classes must not be negative, not {self.num_classes}")
+        if self.pre_logits_dim is not None and self.pre_logits_dim < 1:
+            found.append(f"pre_logits_dim must be positive or null, not {self.pre_logits_dim}")
+        if not 0 < self.layer_norm_eps < 1:
+            found.append(f"layer_norm_eps must lie between 0 and 1, not {self.layer_norm_eps}")
+        return found
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes pixels: resize (PIL, on uint8), crop the centre, scale, normalise.
+
+    squash: resize to `resize_hw`, whatever the aspect ratio (google/vit-*).
+    cover: keep the aspect ratio and cover `resize_hw` (timm and torchvision: the shortest edge).
+    Then the centre `crop_hw` is cut out, and pixel = (value * rescale_factor - mean) / std.
+    """
+
+    resize: Literal["squash", "cover"]
+    resize_hw: tuple[int, int]
+    crop_hw: tuple[int, int]  # what the model sees; equal to resize_hw where nothing is cropped
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rescale_factor: float = 1 / 255
+    background: tuple[int, int, int] = (255, 255, 255)  # what transparency is composited on
+
+    def problems(self) -> list[str]:
+        """Everything that makes this no usable preprocessing; empty if nothing does."""
+        found = []
+        for name in ("resize_hw", "crop_hw"):
+            if min(getattr(self, name)) < 1:
+                found.append(f"{name} must be positive, not {list(getattr(self, name))}")
+        if any(c > r for c, r in zip(self.crop_hw, self.resize_hw, strict=True)):
+            found.append(
+                f"crop_hw {list(self.crop_hw)} is larger than resize_hw {list(self.resize_hw)}"
+            )
+        if any(s <= 0 for s in self.std):
+            found.append(f"std must be positive, not {list(self.std)}")
+        if self.rescale_factor <= 0:
+            found.append(f"rescale_factor must be positive, not {self.rescale_factor}")
+        if any(not 0 <= b <= 255 for b in self.background):
+            found.append(f"background must lie in 0..255, not {list(self.background)}")
+        return found
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output. None in `shape` is the dynamic batch axis."""
+
+    name: str
+    dtype: Literal["float32", "uint8"]
+    layout: str  # NCHW for pixels, NC for logits and features, NLC for tokens
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class PositionInterpolation:
+    """How the position embeddings came from one patch grid to another."""
+
+    method: PositionMethod
+    from_grid_hw: tuple[int, int]
+    to_grid_hw: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """Where the weights came from."""
+
+    source: str  # hf:ID, timm:NAME, jax:FILE, seeded:N, embedded
+    sha256: dict[str, str]  # file name -> sha256; empty for seeded weights
+    revision: str | None = None  # of the hub, a commit
+    position_interpolation: PositionInterpolation | None = None
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json, written last: no manifest, no bundle."""
+
+    variant: str
+    architecture: Architecture
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int
+    preprocessing: Preprocessing
+    precision: str
+    opset: int
+    ir_version: int
+    recipe: dict[str, Any]
+    checkpoint: CheckpointRecord
+    reference_dtype: Literal["float64", "float32"]
+    producer: dict[str, str]
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def output(self, name: str) -> TensorSpec | None:
+        """The output of that name, or None."""
+        return next((tensor for tensor in self.outputs if tensor.name == name), None)
+
+
+def json_from_manifest(manifest: Manifest) -> str:
+    """Write a manifest as JSON, two spaces deep, one newline at the end."""
+    return json.dumps(dataclasses.asdict(manifest), indent=2, allow_nan=False) + "\n"
+
+
+def manifest_from_json(text: str, where: str) -> Manifest:
+    """Read a manifest strictly.
+
+    Args:
+        text: The JSON text.
+        where: The path to name in errors.
+
+    Raises:
+        BundleError: Not JSON, another schema version, or any key missing, unknown or of the wrong
+            type; all problems are listed.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise BundleError(f"{where}: expected a JSON object, got {type(data).__name__}")
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
+            "Export the bundle again with this version, or install the version that wrote it."
+        )
+    problems: list[str] = []
+    manifest = _read(Manifest, data, "manifest", problems)
+    if not problems:
+        problems += [f"architecture: {p}" for p in manifest.architecture.problems()]
+        problems += [f"preprocessing: {p}" for p in manifest.preprocessing.problems()]
+        problems += _consistency_problems(manifest)
+    if problems:
+        raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+    return typing.cast(Manifest, manifest)
+
+
+def _consistency_problems(manifest: Manifest) -> list[str]:
+    """What single fields cannot show: parts of the manifest that contradict each other."""
+    found = []
+    architecture = manifest.architecture
+    if manifest.max_batch < 1:
+        found.append(f"max_batch must be at least 1, not {manifest.max_batch}")
+    expected = (None, architecture.channels, *architecture.image_hw)
+    if manifest.input.layout != "NCHW" or manifest.input.shape != expected:
+        found.append(
+            f"input is {manifest.input.layout} {list(manifest.input.shape)}, "
+            f"the architecture needs NCHW {list(expected)}"
+        )
+    if manifest.preprocessing.crop_hw != architecture.image_hw:
+        found.append(
+            f"preprocessing ends at {list(manifest.preprocessing.crop_hw)} px, "
+            f"the model takes {list(architecture.image_hw)} px"
+        )
+    if not manifest.outputs:
+        found.append("outputs is empty")
+    names = [tensor.name for tensor in manifest.outputs]
+    if len(set(names)) != len(names):
+        found.append(f"outputs has repeated names: {names}")
+    for tensor in manifest.outputs:
+        if not tensor.shape or tensor.shape[0] is not None or None in tensor.shape[1:]:
+            found.append(
+                f"output {tensor.name} has shape {list(tensor.shape)}; exactly the first axis "
+                "(the batch) must be dynamic (null)"
+            )
+    logits = manifest.output("logits")
+    if logits is not None and logits.shape[1:] != (architecture.num_classes,):
+        found.append(
+            f"logits has shape {list(logits.shape)}, expected [null, {architecture.num_classes}]"
+        )
+    for name in ("model.onnx", "golden.npz", "labels.txt", "parity.json"):
+        if name not in manifest.files:
+            found.append(f"files does not list {name}")
+    return found
+
+
+def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """Turn parsed JSON into `kind`, adding what does not fit to `problems`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, value, where, problems)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            problems.append(f"{where}: {value!r} is not one of {list(arguments)}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _read(inner, value, where, problems)
+    if origin is tuple:
+        return _read_tuple(arguments, value, where, problems)
+    if origin is dict:
+        if not isinstance(value, dict):
+            problems.append(f"{where}: expected an object, got {type(value).__name__}")
+            return {}
+        return {k: _read(arguments[1], v, f"{where}.{k}", problems) for k, v in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        problems.append(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _read_dataclass(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(value, dict):
+        problems.append(f"{where}: expected an object, got {type(value).__name__}")
+        return None
+    hints = typing.get_type_hints(kind)
+    before = len(problems)
+    problems += [f"{where}.{key}: unknown key" for key in sorted(value.keys() - hints.keys())]
+    problems += [f"{where}.{key}: missing" for key in sorted(hints.keys() - value.keys())]
+    read = {
+        key: _read(hint, value[key], f"{where}.{key}", problems)
+        for key, hint in hints.items()
+        if key in value
+    }
+    return kind(**read) if len(problems) == before else None
+
+
+def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(value, list):
+        problems.append(f"{where}: expected a list, got {type(value).__name__}")
+        return ()
+    if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+        problems.append(f"{where}: expected {len(arguments)} items, got {len(value)}")
+        return ()
+    kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+    return tuple(
+        _read(kind, item, f"{where}[{i}]", problems)
+        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )

@@ -1,0 +1,179 @@
+"""The Vision Transformer of arXiv:2010.11929, as the paper writes it.
+
+    z_0  = [x_class; x_p^1 E; ...; x_p^N E] + E_pos            Eq. 1
+    z'_l = MSA(LN(z_{l-1})) + z_{l-1}                          Eq. 2
+    z_l  = MLP(LN(z'_l)) + z'_l                                Eq. 3
+    y    = LN(z_L^0)                                           Eq. 4
+
+This is the reference that every backend is compared with, so it favours being obviously right:
+one path, no dropout, exact (erf) GELU, attention written out. Weight matrices are stored
+[in, out], as in y = x W + b; the loaders of vit_edge.checkpoints bring foreign layouts into it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vit_edge.manifest import Architecture
+
+
+class Outputs(NamedTuple):
+    """Everything the model computes, named as in the exported graph."""
+
+    tokens: Tensor  # [N, 1 + patches, D], after the last LayerNorm
+    features: Tensor  # [N, D], the class token of `tokens`
+    pre_logits: Tensor  # [N, pre_logits_dim], tanh layer; without one the same as features
+    logits: Tensor | None  # [N, classes]; None without a head
+
+
+class Linear(nn.Module):
+    """y = x W + b with W stored [in, out], so that an exported MatMul needs no Transpose."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.matmul(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Appendix A), with q, k and v from one fused matrix."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.heads = architecture.heads
+        self.qkv = Linear(width, 3 * width, bias=architecture.qkv_bias)
+        self.out = Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))
+        scores = q @ k.transpose(-2, -1) / k.shape[-1] ** 0.5
+        y: Tensor = self.out(merge_heads(scores.softmax(dim=-1) @ v))
+        return y
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[N, tokens, D] -> [N, heads, tokens, D / heads]."""
+    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[N, heads, tokens, D / heads] -> [N, tokens, D]."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class MLP(nn.Module):
+    """Two layers with an exact GELU between them."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.fc1 = Linear(architecture.width, architecture.mlp_dim)
+        self.fc2 = Linear(architecture.mlp_dim, architecture.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return y
+
+
+class Block(nn.Module):
+    """One encoder block: Eq. 2 and 3."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        eps = architecture.layer_norm_eps
+        self.norm1 = nn.LayerNorm(architecture.width, eps=eps)
+        self.attention = SelfAttention(architecture)
+        self.norm2 = nn.LayerNorm(architecture.width, eps=eps)
+        self.mlp = MLP(architecture)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+
+class Embedding(nn.Module):
+    """Patches projected to width D, the class token in front, positions added: Eq. 1."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, patch_px = architecture.width, architecture.patch_px
+        self.patch = nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.position = nn.Parameter(torch.empty(1, architecture.tokens, width))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patch(pixels).flatten(2).transpose(1, 2)
+        cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
+        return torch.cat([cls_token, patches], dim=1) + self.position
+
+
+class Readout(nn.Module):
+    """From the tokens of the last block to everything the model answers: Eq. 4 and the head."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.norm = nn.LayerNorm(width, eps=architecture.layer_norm_eps)
+        # The original in21k checkpoints have a tanh layer here; Hugging Face calls it the pooler.
+        self.pre_logits: Linear | None = None
+        if architecture.pre_logits_dim is not None:
+            self.pre_logits = Linear(width, architecture.pre_logits_dim)
+            width = architecture.pre_logits_dim
+        self.head = Linear(width, architecture.num_classes) if architecture.num_classes else None
+
+    def forward(self, x: Tensor) -> Outputs:
+        tokens = self.norm(x)
+        features = tokens[:, 0]
+        pre_logits = features if self.pre_logits is None else self.pre_logits(features).tanh()
+        logits = None if self.head is None else self.head(pre_logits)
+        return Outputs(tokens, features, pre_logits, logits)
+
+
+class ViT(nn.Module):
+    """float32[N, channels, H, W] pixels -> Outputs. Parameters are uninitialised until loaded."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.embedding = Embedding(architecture)
+        self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.depth))
+        self.readout = Readout(architecture)
+
+    def forward(self, pixels: Tensor) -> Outputs:
+        x = self.embedding(pixels)
+        for block in self.blocks:
+            x = block(x)
+        outputs: Outputs = self.readout(x)
+        return outputs
+
+
+def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter a ViT of this architecture has; allocates nothing."""
+    with torch.device("meta"):
+        model = ViT(architecture)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def vit_from_weights(architecture: Architecture, weights: dict[str, Tensor]) -> ViT:
+    """Build the model around these tensors, without copying them.
+
+    Args:
+        architecture: The shape.
+        weights: Exactly the names and shapes of `parameter_shapes`.
+
+    Returns:
+        The model, in eval mode, without gradients.
+    """
+    with torch.device("meta"):
+        model = ViT(architecture)
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
