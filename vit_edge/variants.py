@@ -7,7 +7,9 @@ that paper: they are Table 1 of arXiv:2012.12877 (DeiT), trained by arXiv:2106.1
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from vit_edge.errors import UsageError
 from vit_edge.manifest import Architecture, Preprocessing
@@ -31,9 +33,17 @@ _SIZES = {
 }
 
 
+# What DeiT and DINO evaluate with: resize to 256 for a crop of 224.
+_DEIT_CROP_RATIO = 224 / 256
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table. An id of None: that source does not have it."""
+    """One row of the table. An id of None: that source does not have it.
+
+    The ids of a row share shape and preprocessing. Where Hugging Face has the weights of the paper
+    and timm only those of augreg, they were trained differently.
+    """
 
     name: str
     size: str
@@ -43,10 +53,8 @@ class Variant:
     hf: str | None = None  # Hugging Face hub id
     timm: str | None = None  # timm model name with its tag
     jax: str | None = None  # path below gs://vit_models
-    timm_crop_ratio: float = 0.9  # crop_pct of timm's pretrained_cfg
-    timm_mean: tuple[float, float, float] = HALF
-    timm_std: tuple[float, float, float] = HALF
-    hf_layer_norm_eps: float = 1e-12  # as google/vit-* have it; timm and JAX use 1e-6
+    family: Literal["vit", "deit"] = "vit"  # whose preprocessing; DINO follows DeiT
+    hf_layer_norm_eps: float = 1e-12  # as transformers has it; timm and JAX use 1e-6
     hf_pooler: bool = False  # a ViTModel repository with its pooler, the paper's pre_logits
     qkv_bias: bool = True
 
@@ -59,6 +67,21 @@ class Variant:
     def has_head(self) -> bool:
         """Whether logits can be asked of the published checkpoint."""
         return self.num_classes > 0
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """What is subtracted from pixels in 0..1."""
+        return HALF if self.family == "vit" else IMAGENET_MEAN
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """What the difference is divided by."""
+        return HALF if self.family == "vit" else IMAGENET_STD
+
+    @property
+    def timm_crop_ratio(self) -> float:
+        """crop_pct of timm's pretrained_cfg."""
+        return 0.9 if self.image_px == 224 else 1.0
 
     @property
     def architecture(self) -> Architecture:
@@ -75,191 +98,163 @@ class Variant:
             qkv_bias=self.qkv_bias,
         )
 
+    def preprocessing_at(self, image_hw: tuple[int, int]) -> Preprocessing:
+        """As the paper's code evaluates: ViT squashes, bilinear; DeiT and DINO cover and crop."""
+        if self.family == "vit":
+            return Preprocessing("squash", image_hw, image_hw, "bilinear", self.mean, self.std)
+        return self._cover(image_hw, _DEIT_CROP_RATIO)
+
+    def timm_preprocessing_at(self, image_hw: tuple[int, int]) -> Preprocessing:
+        """What timm's pretrained_cfg says for this row's timm model."""
+        return self._cover(image_hw, self.timm_crop_ratio)
+
+    def _cover(self, image_hw: tuple[int, int], crop_ratio: float) -> Preprocessing:
+        height, width = (math.floor(side / crop_ratio) for side in image_hw)
+        return Preprocessing("cover", (height, width), image_hw, "bicubic", self.mean, self.std)
+
     @property
     def preprocessing(self) -> Preprocessing:
-        """The original one, which Hugging Face's processor follows: PIL bilinear squash, no crop."""
-        size_hw = (self.image_px, self.image_px)
-        return Preprocessing("squash", size_hw, size_hw, "bilinear", HALF, HALF)
+        """`preprocessing_at` the published size."""
+        return self.preprocessing_at((self.image_px, self.image_px))
 
     @property
     def timm_preprocessing(self) -> Preprocessing:
-        """What timm's pretrained_cfg says for this row's timm model."""
-        resized_px = int(self.image_px // self.timm_crop_ratio)
-        return Preprocessing(
-            "cover",
-            (resized_px, resized_px),
-            (self.image_px, self.image_px),
-            "bicubic",
-            self.timm_mean,
-            self.timm_std,
-        )
+        """`timm_preprocessing_at` the published size."""
+        return self.timm_preprocessing_at((self.image_px, self.image_px))
 
 
-def _augreg(size: str, patch: int, image: int, tag: str, **more: object) -> Variant:
-    """A row that only timm and the augreg JAX bucket have (ImageNet-21k, then ImageNet-1k)."""
+# The augreg runs that timm took, by (size, patch): the name of the ImageNet-21k run, and the
+# learning rate of its fine-tuning on ImageNet-1k.
+_AUGREG_RUNS = {
+    ("tiny", 16): ("Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0", 0.03),
+    ("small", 16): ("S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", 0.03),
+    ("small", 32): ("S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0", 0.03),
+    ("base", 8): ("B_8-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0", 0.01),
+    ("base", 16): ("B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0", 0.01),
+    ("base", 32): ("B_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.03-do_0.0-sd_0.0", 0.03),
+    ("large", 16): ("L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1", 0.01),
+}
+
+
+def _augreg(size: str, patch: int, image: int, hf: str | None = None) -> Variant:
+    """A row whose weights only augreg has: ImageNet-21k, then ImageNet-1k."""
+    run, learning_rate = _AUGREG_RUNS[size, patch]
     return Variant(
         f"{size}-patch{patch}-{image}",
         size,
         patch,
         image,
-        1000,
-        timm=f"vit_{size}_patch{patch}_{image}.{tag}",
-        timm_crop_ratio=0.9 if image == 224 else 1.0,
-        **more,  # type: ignore[arg-type]
+        num_classes=1000,
+        hf=hf,
+        timm=f"vit_{size}_patch{patch}_{image}.augreg_in21k_ft_in1k",
+        jax=f"augreg/{run}--imagenet2012-steps_20k-lr_{learning_rate}-res_{image}.npz",
     )
 
 
-_TUNED = "augreg_in21k_ft_in1k"
-_ORIGINAL = "orig_in21k_ft_in1k"
-_BOTH = "imagenet21k+imagenet2012"
+def _augreg_in21k(name: str, size: str, patch: int) -> Variant:
+    """A row with augreg's head of 21,843 classes."""
+    return Variant(
+        name,
+        size,
+        patch,
+        224,
+        num_classes=21843,
+        timm=f"vit_{size}_patch{patch}_224.augreg_in21k",
+        jax=f"augreg/{_AUGREG_RUNS[size, patch][0]}.npz",
+    )
+
+
+def _original(
+    size: str, patch: int, image: int, jax: str, timm_tag: str = "orig_in21k_ft_in1k"
+) -> Variant:
+    """A row of the paper itself: ImageNet-21k, then ImageNet-1k."""
+    return Variant(
+        f"{size}-patch{patch}-{image}",
+        size,
+        patch,
+        image,
+        num_classes=1000,
+        hf=f"google/vit-{size}-patch{patch}-{image}",
+        timm=f"vit_{size}_patch{patch}_{image}.{timm_tag}",
+        jax=f"imagenet21k+imagenet2012/{jax}",
+    )
+
+
+def _original_in21k(size: str, patch: int, jax: str) -> Variant:
+    """The paper on ImageNet-21k. Hugging Face and timm have no head, the .npz a zeroed one."""
+    return Variant(
+        f"{size}-patch{patch}-224-in21k",
+        size,
+        patch,
+        224,
+        num_classes=0,
+        hf=f"google/vit-{size}-patch{patch}-224-in21k",
+        timm=f"vit_{size}_patch{patch}_224.orig_in21k",
+        jax=f"imagenet21k/{jax}",
+        hf_pooler=True,
+    )
+
+
+def _dino(name: str, size: str, patch: int) -> Variant:
+    """DINO (arXiv:2104.14294): self-supervised features, no head."""
+    hf = f"facebook/dino-vit{size[0]}{patch}"
+    timm = f"vit_{size}_patch{patch}_224.dino"
+    return Variant(name, size, patch, 224, 0, hf=hf, timm=timm, family="deit")
+
+
+def _deit(size: str, image: int) -> Variant:
+    """DeiT without distillation (arXiv:2012.12877): ImageNet-1k alone."""
+    return Variant(
+        f"deit-{size}-patch16-{image}",
+        size,
+        16,
+        image,
+        num_classes=1000,
+        hf=f"facebook/deit-{size}-patch16-{image}",
+        timm=f"deit_{size}_patch16_{image}.fb_in1k",
+        family="deit",
+    )
+
+
+_AUGREG_TAG = "augreg_in21k_ft_in1k"  # timm dropped the paper's own weights of these
 
 _ROWS = (
     Variant("testing", "testing", 16, 64, 10),
     Variant("vit-cifar10", "cifar10", 4, 32, 10),
-    _augreg("tiny", 16, 224, _TUNED, hf="WinKawaks/vit-tiny-patch16-224"),
-    _augreg("tiny", 16, 384, _TUNED),
-    _augreg("small", 32, 224, _TUNED),
-    _augreg("small", 32, 384, _TUNED),
-    _augreg("small", 16, 224, _TUNED, hf="WinKawaks/vit-small-patch16-224"),
-    _augreg("small", 16, 384, _TUNED),
-    Variant(
-        "small-patch8-224",
-        "small",
-        8,
-        224,
-        0,
-        hf="facebook/dino-vits8",
-        timm="vit_small_patch8_224.dino",
-        timm_mean=IMAGENET_MEAN,
-        timm_std=IMAGENET_STD,
-    ),
-    _augreg("base", 32, 224, _TUNED),
-    Variant(
-        "base-patch32-384",
-        "base",
-        32,
-        384,
-        1000,
-        hf="google/vit-base-patch32-384",
-        timm="vit_base_patch32_384.augreg_in21k_ft_in1k",
-        jax=f"{_BOTH}/ViT-B_32.npz",
-        timm_crop_ratio=1.0,
-    ),
-    Variant(
-        "base-patch16-224",
-        "base",
-        16,
-        224,
-        1000,
-        hf="google/vit-base-patch16-224",
-        timm=f"vit_base_patch16_224.{_ORIGINAL}",
-        jax=f"{_BOTH}/ViT-B_16-224.npz",
-    ),
-    Variant(
-        "base-patch16-384",
-        "base",
-        16,
-        384,
-        1000,
-        hf="google/vit-base-patch16-384",
-        timm=f"vit_base_patch16_384.{_ORIGINAL}",
-        jax=f"{_BOTH}/ViT-B_16.npz",
-        timm_crop_ratio=1.0,
-    ),
-    _augreg("base", 8, 224, _TUNED),
-    Variant(
-        "large-patch32-384",
-        "large",
-        32,
-        384,
-        1000,
-        hf="google/vit-large-patch32-384",
-        timm=f"vit_large_patch32_384.{_ORIGINAL}",
-        jax=f"{_BOTH}/ViT-L_32.npz",
-        timm_crop_ratio=1.0,
-    ),
-    Variant(
-        "large-patch16-224",
-        "large",
-        16,
-        224,
-        1000,
-        hf="google/vit-large-patch16-224",
-        timm="vit_large_patch16_224.augreg_in21k_ft_in1k",
-        jax=f"{_BOTH}/ViT-L_16-224.npz",
-    ),
-    Variant(
-        "large-patch16-384",
-        "large",
-        16,
-        384,
-        1000,
-        hf="google/vit-large-patch16-384",
-        timm="vit_large_patch16_384.augreg_in21k_ft_in1k",
-        jax=f"{_BOTH}/ViT-L_16.npz",
-        timm_crop_ratio=1.0,
-    ),
-    # ImageNet-21k only. Hugging Face and timm carry no head, the .npz files a zeroed one.
-    Variant(
-        "base-patch16-224-in21k",
-        "base",
-        16,
-        224,
-        0,
-        hf="google/vit-base-patch16-224-in21k",
-        timm="vit_base_patch16_224.orig_in21k",
-        jax="imagenet21k/ViT-B_16.npz",
-        hf_pooler=True,
-    ),
-    Variant(
-        "base-patch32-224-in21k",
-        "base",
-        32,
-        224,
-        0,
-        hf="google/vit-base-patch32-224-in21k",
-        timm="vit_base_patch32_224.orig_in21k",
-        jax="imagenet21k/ViT-B_32.npz",
-        hf_pooler=True,
-    ),
-    Variant(
-        "large-patch16-224-in21k",
-        "large",
-        16,
-        224,
-        0,
-        hf="google/vit-large-patch16-224-in21k",
-        timm="vit_large_patch16_224.orig_in21k",
-        jax="imagenet21k/ViT-L_16.npz",
-        hf_pooler=True,
-    ),
-    Variant(
-        "large-patch32-224-in21k",
-        "large",
-        32,
-        224,
-        0,
-        hf="google/vit-large-patch32-224-in21k",
-        timm="vit_large_patch32_224.orig_in21k",
-        jax="imagenet21k/ViT-L_32.npz",
-        hf_pooler=True,
-    ),
-    Variant(
-        "huge-patch14-224-in21k",
-        "huge",
-        14,
-        224,
-        0,
-        hf="google/vit-huge-patch14-224-in21k",
-        timm="vit_huge_patch14_224.orig_in21k",
-        jax="imagenet21k/ViT-H_14.npz",
-        hf_pooler=True,
-    ),
-    # ImageNet-21k with the 21,843-class head of augreg.
-    Variant("tiny-patch16-224-in21k", "tiny", 16, 224, 21843, timm="vit_tiny_patch16_224.augreg_in21k"),
-    Variant("small-patch16-224-in21k", "small", 16, 224, 21843, timm="vit_small_patch16_224.augreg_in21k"),
-    Variant("small-patch32-224-in21k", "small", 32, 224, 21843, timm="vit_small_patch32_224.augreg_in21k"),
-    Variant("base-patch8-224-in21k", "base", 8, 224, 21843, timm="vit_base_patch8_224.augreg_in21k"),
+    _augreg("tiny", 16, 224, hf="WinKawaks/vit-tiny-patch16-224"),
+    _augreg("tiny", 16, 384),
+    _augreg("small", 32, 224),
+    _augreg("small", 32, 384),
+    _augreg("small", 16, 224, hf="WinKawaks/vit-small-patch16-224"),
+    _augreg("small", 16, 384),
+    _dino("small-patch8-224", "small", 8),
+    _augreg("base", 32, 224),
+    _original("base", 32, 384, "ViT-B_32.npz", _AUGREG_TAG),
+    _original("base", 16, 224, "ViT-B_16-224.npz"),
+    _original("base", 16, 384, "ViT-B_16.npz"),
+    _augreg("base", 8, 224),
+    _original("large", 32, 384, "ViT-L_32.npz"),
+    _original("large", 16, 224, "ViT-L_16-224.npz", _AUGREG_TAG),
+    _original("large", 16, 384, "ViT-L_16.npz", _AUGREG_TAG),
+    _original_in21k("base", 16, "ViT-B_16.npz"),
+    _original_in21k("base", 32, "ViT-B_32.npz"),
+    _original_in21k("large", 16, "ViT-L_16.npz"),
+    _original_in21k("large", 32, "ViT-L_32.npz"),
+    _original_in21k("huge", 14, "ViT-H_14.npz"),
+    _augreg_in21k("tiny-patch16-224-in21k", "tiny", 16),
+    _augreg_in21k("small-patch16-224-in21k", "small", 16),
+    _augreg_in21k("small-patch32-224-in21k", "small", 32),
+    _augreg_in21k("base-patch8-224-in21k", "base", 8),
+    _augreg_in21k("base-patch16-224-in21k-augreg", "base", 16),
+    _augreg_in21k("base-patch32-224-in21k-augreg", "base", 32),
+    _augreg_in21k("large-patch16-224-in21k-augreg", "large", 16),
+    _dino("dino-small-patch16-224", "small", 16),
+    _dino("dino-base-patch16-224", "base", 16),
+    _dino("dino-base-patch8-224", "base", 8),
+    _deit("tiny", 224),
+    _deit("small", 224),
+    _deit("base", 224),
+    _deit("base", 384),
 )
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}

@@ -10,15 +10,23 @@ A source is one module of this folder; its file name is its name on the command 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
+from vit_edge import plugins
+from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.manifest import Architecture, CheckpointRecord, PositionMethod, Preprocessing
 from vit_edge.variants import Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+EMBEDDED_VARIANT = "vit-cifar10"
 
 
 @dataclass(frozen=True)
@@ -41,3 +49,86 @@ class Checkpoint:
     labels: tuple[str, ...]  # one per class; empty without a head
     preprocessing: Preprocessing
     record: CheckpointRecord
+
+
+class Source(Protocol):
+    """What a module of this folder exports."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a bare path holds this kind of checkpoint."""
+
+    def load(self, reference: str, request: Request) -> Checkpoint:
+        """Read it."""
+
+
+def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
+    """Read a checkpoint from wherever SOURCE says.
+
+    Args:
+        source: `hf:ID_OR_DIR`, `timm:NAME_OR_FILE_OR_DIR`, `jax:FILE.npz`, `seeded:N`, `embedded`,
+            or a bare path, recognised by what it holds. None: where the variant was published.
+        request: What else was asked.
+
+    Returns:
+        Weights in float32, with all that belongs to them.
+
+    Raises:
+        UsageError: SOURCE names nothing known, or neither it nor a variant was given.
+        CheckpointError: The checkpoint is missing, damaged or contradicts itself or the request.
+        HubError: The hub is needed and does not answer.
+    """
+    if source is None:
+        source = published_source(request.variant)
+        log.info("no checkpoint given: using %s", source)
+    name, colon, reference = source.partition(":")
+    known = plugins.names(__name__)
+    if name in known and (colon or not Path(source).exists()):
+        return _source(name).load(reference, request)
+    path = Path(source)
+    if path.exists():
+        return _source(_recognised(path, known)).load(source, request)
+    if colon and "/" not in name and "\\" not in name:
+        raise UsageError(f"no checkpoint source {name!r}. There are: {', '.join(known)}")
+    raise CheckpointError(
+        f"{source}: no such file or directory. A model of the Hugging Face hub is written "
+        f"hf:{source}, one of timm timm:{source}"
+    )
+
+
+def published_source(variant: Variant | None) -> str:
+    """Where the weights of a variant were published: Hugging Face first, then timm.
+
+    Raises:
+        UsageError: Nowhere, or there is no variant.
+    """
+    if variant is None:
+        raise UsageError("name a checkpoint or a variant: --checkpoint SOURCE, --variant NAME")
+    if variant.name == EMBEDDED_VARIANT:
+        return "embedded"
+    if variant.hf is not None:
+        return f"hf:{variant.hf}"
+    if variant.timm is not None:
+        return f"timm:{variant.timm}"
+    raise UsageError(
+        f"no weights of {variant.name} were ever published. For random ones write "
+        "--checkpoint seeded:0"
+    )
+
+
+def _source(name: str) -> Source:
+    return cast(Source, plugins.load(__name__, name))
+
+
+def _recognised(path: Path, known: list[str]) -> str:
+    """The one source that knows what lies at `path`."""
+    found = [name for name in known if _source(name).recognises(path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ways = " or ".join(f"{name}:{path}" for name in found)
+        raise CheckpointError(f"{path}: more than one kind of checkpoint; write {ways}")
+    raise CheckpointError(
+        f"{path}: no checkpoint recognised. Expected a Hugging Face directory (config.json with "
+        "model_type vit), a timm directory or file (config.json with architecture, or tensors "
+        "named blocks.0.attn.qkv.weight), or a JAX .npz (Transformer/encoderblock_0/...)"
+    )

@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[N, tokens, D] -> [N, heads, tokens, D / heads]."""
-    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

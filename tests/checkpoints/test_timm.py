@@ -1,0 +1,245 @@
+"""timm checkpoints: equal to timm, and everything that is no plain ViT refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.checkpoints.foreign import (
+    HEADLESS,
+    SMALL,
+    assert_same_weights,
+    logits_of,
+    timm_config,
+    weights_of,
+    write_json,
+    write_timm,
+)
+from tests.data.timm_cases import CASES, pixels, weights
+from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
+from vit_edge.errors import CheckpointError
+from vit_edge.manifest import Preprocessing
+from vit_edge.variants import variant
+
+requires = ("torch", "safetensors")
+
+REFERENCE = np.load(Path(__file__).parents[1] / "data" / "timm_reference.npz")
+HALF = (0.5, 0.5, 0.5)
+
+
+def loaded_case(name: str, folder: Path) -> Checkpoint:
+    """The checkpoint of a case of timm_cases, through a timm file and our loader."""
+    case = CASES[name]
+    tensors = {n: torch.from_numpy(array) for n, array in weights(case).items()}
+    save_file(tensors, folder / "model.safetensors")
+    height, width = case.image_hw
+    config = timm_config(replace(SMALL, num_classes=case.classes), input_size=[3, height, width])
+    config["model_args"] = {"num_heads": case.heads, "img_size": [height, width]}
+    write_json(folder / "config.json", config)
+    return load_checkpoint(f"timm:{folder}", Request(image_hw=case.resized_hw))
+
+
+def relative_difference(name: str, checkpoint: Checkpoint, dtype: torch.dtype) -> float:
+    """max |ours - timm's| / max |timm's|."""
+    found = logits_of(checkpoint, torch.from_numpy(pixels(CASES[name])).to(dtype)).numpy()
+    expected = REFERENCE[f"{name}/{found.dtype}"]
+    difference = np.abs(found[:, : expected.shape[1]] - expected).max()
+    return float(difference / REFERENCE[f"{name}/largest"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_equal_those_of_timm(name: str, tmp_path: Path) -> None:
+    checkpoint = loaded_case(name, tmp_path)
+    assert relative_difference(name, checkpoint, torch.float32) <= 1e-5
+    # Positions are resampled in float32 on both sides, which is where those cases differ.
+    bound = 1e-6 if CASES[name].resized_hw else 1e-9
+    assert relative_difference(name, checkpoint, torch.float64) <= bound
+
+
+@pytest.mark.parametrize("method", ["bicubic", "zoom-bilinear"])
+def test_resampling_by_another_method_than_timm_is_seen(method: Any, tmp_path: Path) -> None:
+    """The comparison above must be able to fail."""
+    checkpoint = loaded_case("resized-down", tmp_path)
+    other = load_checkpoint(
+        f"timm:{tmp_path}", Request(None, CASES["resized-down"].resized_hw, method)
+    )
+    assert relative_difference("resized-down", checkpoint, torch.float32) <= 1e-5
+    assert relative_difference("resized-down", other, torch.float32) > 1e-3
+
+
+def test_logits_equal_those_of_the_installed_timm() -> None:
+    reference = pytest.importorskip(
+        "tests.data.make_timm_reference", reason="timm is not installed", exc_type=ImportError
+    )
+    for name, case in CASES.items():
+        found = reference.timm_logits(case, torch.float64).numpy()[:, :40]
+        np.testing.assert_allclose(found, REFERENCE[f"{name}/float64"], rtol=0, atol=1e-6)
+
+
+def changed(folder: Path, tensors: dict[str, torch.Tensor | None]) -> Path:
+    """A timm directory with tensors added, replaced or (None) removed."""
+    path = write_timm(folder / "x", SMALL, weights_of(SMALL))
+    state = load_file(path / "model.safetensors") | tensors
+    save_file({n: t for n, t in state.items() if t is not None}, path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("dist_token", "distillation token"),
+        ("head_dist.weight", "distillation token"),
+        ("fc_norm.weight", "fc_norm"),
+        ("norm_pre.weight", "before the first block"),
+        ("attn_pool.latent", "attention pooling"),
+        ("reg_token", "register tokens"),
+        ("blocks.0.ls1.gamma", "layer scale"),
+        ("blocks.1.gamma_2", "layer scale"),
+        ("blocks.0.attn.q_norm.weight", "normalised queries"),
+        ("blocks.0.mlp.w12.weight", "SwiGLU"),
+        ("blocks.0.attn.relative_position_bias_table", "relative positions"),
+        ("rope.periods", "rotary"),
+        ("patch_embed.backbone.stem.conv.weight", "ResNet before the patches"),
+    ],
+)
+def test_a_model_that_is_no_plain_vit_is_refused_by_its_feature(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    path = changed(tmp_path, {name: torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        load_checkpoint(f"timm:{path}", Request())
+    assert name in str(caught.value)
+
+
+def test_a_model_without_a_class_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no class token"):
+        load_checkpoint(f"timm:{changed(tmp_path, {'cls_token': None})}", Request())
+
+
+@pytest.mark.parametrize(
+    "name", ["patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "pos_embed"]
+)
+def test_a_tensor_the_shape_is_read_from_must_be_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_checkpoint(f"timm:{changed(tmp_path, {name: None})}", Request())
+    with pytest.raises(CheckpointError, match=f"{name} is of shape"):
+        load_checkpoint(f"timm:{changed(tmp_path, {name: torch.zeros(3)})}", Request())
+
+
+def test_pre_logits_are_understood(tmp_path: Path) -> None:
+    a = replace(HEADLESS, num_classes=4, pre_logits_dim=20)
+    path = write_timm(tmp_path / "x", a, weights_of(a))
+    loaded = load_checkpoint(str(path), Request())
+    assert loaded.architecture == a
+    assert_same_weights(loaded, weights_of(a))
+
+
+def test_a_headless_model_has_no_labels(tmp_path: Path) -> None:
+    path = write_timm(tmp_path / "x", HEADLESS, weights_of(HEADLESS))
+    loaded = load_checkpoint(str(path), Request())
+    assert (loaded.architecture.num_classes, loaded.labels) == (0, ())
+
+
+def loaded_with(folder: Path, config: dict[str, Any], image_hw: Any = None) -> Checkpoint:
+    path = write_timm(folder / "x", SMALL, weights_of(SMALL))
+    write_json(path / "config.json", config)
+    return load_checkpoint(f"timm:{path}", Request(image_hw=image_hw))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Preprocessing("cover", (35, 35), (32, 32), "bicubic", HALF, HALF)),
+        (
+            {"crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3]},
+            Preprocessing("cover", (32, 32), (32, 32), "bilinear", (0.1, 0.2, 0.3), HALF),
+        ),
+        (
+            {"crop_mode": "squash"},
+            Preprocessing("squash", (35, 35), (32, 32), "bicubic", HALF, HALF),
+        ),
+    ],
+    ids=str,
+)
+def test_pretrained_cfg_becomes_preprocessing(
+    changes: dict[str, Any], expected: Preprocessing, tmp_path: Path
+) -> None:
+    assert loaded_with(tmp_path, timm_config(SMALL, **changes)).preprocessing == expected
+
+
+def test_another_size_keeps_crop_pct(tmp_path: Path) -> None:
+    found = loaded_with(tmp_path, timm_config(SMALL), image_hw=(64, 40)).preprocessing
+    assert (found.resize_hw, found.crop_hw) == ((71, 44), (64, 40))
+
+
+def test_the_first_config_format_of_timm_is_read(tmp_path: Path) -> None:
+    flat = timm_config(SMALL)["pretrained_cfg"] | {"architecture": "vit_tiny_patch16_224"}
+    with pytest.raises(CheckpointError, match="number of heads"):
+        loaded_with(tmp_path, flat)
+    found = loaded_with(tmp_path, flat | {"model_args": {"num_heads": 2}})
+    assert found.preprocessing.resize_hw == (35, 35)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (timm_config(SMALL, crop_mode="border"), "crop_mode: 'border' is not supported"),
+        (timm_config(SMALL, interpolation="random"), "interpolation: 'random'"),
+        (timm_config(SMALL, crop_pct=0), "crop_pct: 0"),
+        (timm_config(SMALL, mean=None), "pretrained_cfg.mean: missing"),
+        (timm_config(SMALL, num_classes=7), "num_classes: 7, but the head has 5"),
+        (timm_config(SMALL, input_size=[3, 64, 64]), "img_size: .* contradicts input_size"),
+        (timm_config(SMALL, label_names=["a"]), "label_names: 1 labels, but the head has 5"),
+        (timm_config(SMALL) | {"global_pool": "avg"}, "global_pool: 'avg' is not supported"),
+        (timm_config(SMALL) | {"architecture": "vit_b_quickgelu"}, "uses another GELU"),
+        (timm_config(SMALL) | {"model_args": {"num_heads": 2, "pre_norm": True}}, "pre_norm"),
+        (timm_config(SMALL) | {"model_args": {"num_heads": 2, "warp": 1}}, "model_args.warp: unk"),
+        (timm_config(SMALL) | {"model_args": {"num_heads": "2"}}, "num_heads: '2'"),
+        (timm_config(SMALL) | {"model_args": {"num_heads": 3}}, "width 32 is not divisible by 3"),
+        (timm_config(SMALL) | {"model_args": [1]}, "model_args: expected an object"),
+        (timm_config(SMALL) | {"pretrained_cfg": 3}, "pretrained_cfg: expected an object"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_config_that_cannot_be_followed_names_the_field(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        loaded_with(tmp_path, config)
+
+
+def test_labels_are_described_where_timm_describes_them(tmp_path: Path) -> None:
+    names = [f"n{i}" for i in range(5)]
+    described = {"n3": "tulip"}
+    config = timm_config(SMALL, label_names=names, label_descriptions=described)
+    assert loaded_with(tmp_path, config).labels == ("n0", "n1", "n2", "tulip", "n4")
+
+
+def test_a_thousand_unnamed_classes_are_those_of_imagenet(tmp_path: Path) -> None:
+    a = replace(SMALL, num_classes=1000)
+    loaded = load_checkpoint(str(write_timm(tmp_path / "x", a, weights_of(a))), Request())
+    assert (len(loaded.labels), loaded.labels[281]) == (1000, "tabby, tabby cat")
+
+
+def test_without_a_config_the_preprocessing_is_never_guessed(tmp_path: Path) -> None:
+    row = variant("testing")
+    path = write_timm(tmp_path / "x", row.architecture, weights_of(row.architecture))
+    (path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="--variant"):
+        load_checkpoint(str(path), Request())
+    assert load_checkpoint(str(path), Request(row)).preprocessing == row.preprocessing
+
+
+def test_heads_come_from_the_table_where_only_one_row_fits(tmp_path: Path) -> None:
+    a = variant("vit-cifar10").architecture
+    path = write_timm(tmp_path / "x", a, weights_of(a))
+    config = timm_config(a)
+    del config["model_args"]
+    write_json(path / "config.json", config)
+    assert load_checkpoint(str(path), Request()).architecture == a

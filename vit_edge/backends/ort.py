@@ -1,0 +1,320 @@
+"""ONNX Runtime: the CPU provider, and the CUDA and TensorRT providers where they are installed."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge import cpus, trust, verify
+from vit_edge.backends import Availability, check_pixels
+from vit_edge.bundle import ENGINES_NAME, MODEL_NAME, Bundle, sha256_of
+from vit_edge.errors import BackendError, EngineError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_LOG = logging.getLogger(__name__)
+
+MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention, the last for 3.10
+WEIGHTS_NAME = "model.onnx.data"
+RECORD_NAME = "engine.json"
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+EngineUse = Literal["auto", "never", "required"]
+
+_PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+def available() -> Availability:
+    """Whether onnxruntime is installed, without importing it."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return Availability(False, 'onnxruntime is not installed: pip install "vit-edge[cpu]"')
+    version = _version()
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
+        return Availability(
+            False,
+            f'onnxruntime {version} is too old, 1.23 is needed: pip install -U "vit-edge[cpu]"',
+        )
+    return Availability(True, f"onnxruntime {version}")
+
+
+def key(bundle: Bundle) -> str:
+    """What prepacked weights depend on: the model, the runtime, the CPU and its features."""
+    parts = json.dumps(_key_parts(bundle), sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+
+
+def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
+    """Write the optimized graph with prepacked weights, ready to be mapped.
+
+    Args:
+        bundle: The bundle.
+        engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
+            where the bundle is read-only.
+
+    Returns:
+        The engine's directory. It is made aside and renamed: there is never half an engine.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the model.
+        ResourceError: No place to write to.
+    """
+    import onnxruntime
+
+    verify.ensure_verified(bundle, full=True)
+    parent = _writable_engines_dir(bundle, engines_dir)
+    target = parent / f"ort-{key(bundle)}"
+    stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
+    try:
+        options = _options(onnxruntime, threads=None)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.optimized_model_filepath = str(stage / MODEL_NAME)
+        for name, value in (
+            ("session.save_external_prepacked_constant_initializers", "1"),
+            ("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME),
+            ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
+        ):
+            options.add_session_config_entry(name, value)
+        _session(onnxruntime, bundle.model_path, options, "cpu")
+        hashes = {name: sha256_of(stage / name) for name in (MODEL_NAME, WEIGHTS_NAME)}
+        record = {"key": _key_parts(bundle), "sha256": hashes}
+        (stage / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+        if target.exists():
+            shutil.rmtree(target)
+        stage.rename(target)
+    except OSError as error:
+        raise ResourceError(f"{parent}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    trust.record_hashes(target, hashes)
+    return target
+
+
+def load(
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    provider: Provider = "cpu",
+    engine: EngineUse = "auto",
+    engines_dir: Path | None = None,
+) -> OrtBackend:
+    """Open a bundle in ONNX Runtime.
+
+    Args:
+        bundle: The bundle; its files are hashed at the first load on this machine.
+        threads: Of one run; by default what affinity and cgroup allow.
+        provider: What must run the graph, every node of it.
+        engine: Whether to use what `build` made: if it is there, never, or insist on it.
+        engines_dir: Where `build` was told to put it.
+
+    Raises:
+        IntegrityError: A file of the bundle is not what its manifest says.
+        EngineError: `engine="required"` and there is none for this model, runtime and CPU.
+        BackendError: The provider is not there, or refuses the model.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}")
+    if provider not in _PROVIDERS:
+        raise UsageError(f"no provider {provider!r}; there are: {', '.join(_PROVIDERS)}")
+    verify.ensure_verified(bundle)
+    found, reason = _find_engine(bundle, engines_dir)
+    if provider != "cpu":
+        found, reason = None, "prepacked weights are for the CPU provider"
+    if engine == "required" and found is None:
+        raise EngineError(
+            f"{bundle.path}: {reason}; make one with: "
+            f"python -m vit_edge.build {bundle.path} --backend ort"
+        )
+    if engine == "never":
+        found, reason = None, "not asked for"
+    return OrtBackend(bundle, found, reason, threads or cpus.usable_cpus(), provider)
+
+
+class OrtBackend:
+    """An open ONNX Runtime session. Thread-safe, as sessions are."""
+
+    def __init__(
+        self, bundle: Bundle, engine: Path | None, reason: str, threads: int, provider: Provider
+    ) -> None:
+        """Use `load`, which checks the arguments."""
+        import onnxruntime
+
+        self._bundle = bundle
+        self._arguments = (engine, reason, threads, provider)
+        options = _options(onnxruntime, threads)
+        if engine is not None:  # optimized and packed already
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        path = bundle.model_path if engine is None else engine / MODEL_NAME
+        self._session: onnxruntime.InferenceSession | None = _session(
+            onnxruntime, path, options, provider
+        )
+        self._outputs = [tensor.name for tensor in bundle.manifest.outputs]
+        self.facts: Mapping[str, str] = {
+            "backend": "ort",
+            "runtime": f"onnxruntime {onnxruntime.__version__}",
+            "device": cpus.cpu_model() if provider == "cpu" else provider,
+            "provider": self._session.get_providers()[0],
+            "precision": bundle.manifest.precision,
+            "threads": str(threads),
+            "engine": f"none ({reason})" if engine is None else engine.name,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled backend reopens its bundle."""
+        return (_reopen, (str(self._bundle.path), *self._arguments))
+
+    def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+        """See vit_edge.backends.Backend."""
+        if self._session is None:
+            raise UsageError("this backend is closed")
+        check_pixels(pixels, self._bundle.manifest)
+        feed = {self._bundle.manifest.input.name: np.ascontiguousarray(pixels)}
+        try:
+            answers = self._session.run(self._outputs, feed)
+        except Exception as error:  # the runtime's exceptions have no common base but this
+            raise BackendError(f"onnxruntime failed while running: {error}") from error
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def close(self) -> None:
+        """Give the session back."""
+        self._session = None
+
+
+def _reopen(
+    path: str, engine: Path | None, reason: str, threads: int, provider: Provider
+) -> OrtBackend:
+    use: EngineUse = "never" if engine is None else "auto"
+    engines_dir = None if engine is None else engine.parent
+    return load(
+        Bundle.read(path), threads=threads, provider=provider, engine=use, engines_dir=engines_dir
+    )
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    import onnxruntime  # built by the board's vendor, without a distribution's metadata
+
+    return str(onnxruntime.__version__)
+
+
+def _key_parts(bundle: Bundle) -> dict[str, str]:
+    return {
+        "model": bundle.model_sha256,
+        "runtime": f"onnxruntime {_version()}",
+        "cpu": cpus.cpu_model(),
+        "features": " ".join(cpus.cpu_features()),
+    }
+
+
+def _options(runtime: Any, threads: int | None) -> onnxruntime.SessionOptions:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors; they are raised as well
+    options.intra_op_num_threads = threads or cpus.usable_cpus()
+    options.inter_op_num_threads = 1
+    return options
+
+
+def _session(
+    runtime: Any, path: Path, options: Any, provider: Provider
+) -> onnxruntime.InferenceSession:
+    """Open a session on exactly this provider."""
+    wanted = _PROVIDERS[provider]
+    present = runtime.get_available_providers()
+    if wanted not in present:
+        raise BackendError(
+            f"onnxruntime {runtime.__version__} here has no {wanted}, only {', '.join(present)}: "
+            'pip install "vit-edge[gpu]" in an environment without plain onnxruntime'
+        )
+    if provider != "cpu":  # otherwise nodes fall back to the CPU one by one, unseen
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # the runtime's exceptions have no common base but this
+        raise BackendError(
+            f"{path}: onnxruntime {runtime.__version__} refuses it: {error}"
+        ) from error
+    _return_freed_memory()
+    if session.get_providers()[0] != wanted:
+        raise BackendError(
+            f"asked onnxruntime for {wanted}, got {session.get_providers()[0]}: the provider's "
+            "libraries (CUDA, cuDNN, TensorRT) did not load; see the runtime's requirements"
+        )
+    return session
+
+
+def _return_freed_memory() -> None:
+    """Hand the parsed file's memory back to the system: 230 MB for base in float32.
+
+    glibc keeps freed blocks for itself once the first large one was freed (mallopt(3)).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _engines_dirs(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
+    if engines_dir is not None:
+        return [engines_dir]
+    base = os.environ.get("XDG_CACHE_HOME")
+    cache = Path(base) if base else Path.home() / ".cache"
+    return [
+        bundle.path / ENGINES_NAME,
+        cache / "vit_edge" / ENGINES_NAME / bundle.model_sha256[:24],
+    ]
+
+
+def _writable_engines_dir(bundle: Bundle, engines_dir: Path | None) -> Path:
+    reasons = []
+    for folder in _engines_dirs(bundle, engines_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            reasons.append(f"{folder}: {error.strerror}")
+    raise ResourceError(
+        "no place for the engine; name one with --engines-dir:\n  " + "\n  ".join(reasons)
+    )
+
+
+def _find_engine(bundle: Bundle, engines_dir: Path | None) -> tuple[Path | None, str]:
+    """The engine for this model, runtime and CPU that we built ourselves, or why there is none."""
+    name = f"ort-{key(bundle)}"
+    others = False
+    for folder in _engines_dirs(bundle, engines_dir):
+        engine = folder / name
+        if engine.is_dir():
+            recorded = trust.recorded_hashes(engine)
+            if {MODEL_NAME, WEIGHTS_NAME} <= recorded.keys():
+                return engine, ""
+            reason = f"{engine} was not built here, or changed since; build it again"
+            _LOG.warning("%s", reason)
+            return None, reason
+        others = others or any(folder.glob("ort-*"))
+    if others:
+        reason = "the engine found is for another model, onnxruntime or CPU; build it again"
+        _LOG.warning("%s: %s", bundle.path, reason)
+        return None, reason
+    return None, "none was built"

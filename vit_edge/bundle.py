@@ -1,0 +1,302 @@
+"""The bundle: a directory that carries everything that decides an answer.
+
+base-patch16-224/
+manifest.json   what is in it; written last: no manifest, no bundle
+model.onnx      (and model.onnx.data where the weights exceed 2 GiB)
+golden.npz      the reference's answers
+labels.txt      one label a line
+parity.json     what was compared, what was allowed, what was found
+engines/        made on the device by `build`; no part of the bundle's identity
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vit_edge.errors import BundleError, ResourceError, UsageError
+from vit_edge.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
+
+MANIFEST_NAME = "manifest.json"
+MODEL_NAME = "model.onnx"
+GOLDEN_NAME = "golden.npz"
+LABELS_NAME = "labels.txt"
+PARITY_NAME = "parity.json"
+ENGINES_NAME = "engines"
+
+_MANIFEST_LIMIT_BYTES = 16 * 2**20  # a manifest is a few KB; more is no manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read: its manifest and labels; the other files stay on disk."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read and check a bundle's manifest, file sizes and labels; hashes are verify's work.
+
+        Raises:
+            BundleError: No such directory, no manifest, or anything in it that does not fit.
+        """
+        folder = Path(path)
+        manifest_path = folder / MANIFEST_NAME
+        if not folder.is_dir():
+            raise BundleError(
+                f"{folder}: no such directory; a bundle is what vit_edge.export makes"
+            )
+        try:
+            if manifest_path.stat().st_size > _MANIFEST_LIMIT_BYTES:
+                raise BundleError(f"{manifest_path}: larger than any manifest is")
+            text = manifest_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BundleError(f"{folder}: no {MANIFEST_NAME}, so this is no bundle") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{manifest_path}: cannot be read: {error}") from None
+        manifest = manifest_from_json(text, str(manifest_path))
+        problems = _file_problems(folder, manifest)
+        if problems:
+            raise BundleError(f"{folder}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+        return cls(folder, manifest, _read_labels(folder / LABELS_NAME, manifest))
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL_NAME
+
+    @property
+    def golden_path(self) -> Path:
+        """The reference's answers."""
+        return self.path / GOLDEN_NAME
+
+    @property
+    def model_sha256(self) -> str:
+        """What engines are keyed by: one hash over the model's files, in the order of names."""
+        files = self.manifest.files
+        names = sorted(name for name in files if name.startswith(MODEL_NAME))
+        if len(names) == 1:
+            return files[MODEL_NAME].sha256
+        return hashlib.sha256("".join(files[name].sha256 for name in names).encode()).hexdigest()
+
+
+def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
+    problems = []
+    for name, record in manifest.files.items():
+        if Path(name).name != name or name in {"", ".", "..", MANIFEST_NAME} or "\0" in name:
+            problems.append(f"files.{name!r}: not a plain file name")
+            continue
+        file = folder / name
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+        elif file.stat().st_size != record.size:
+            problems.append(
+                f"{name}: {file.stat().st_size} bytes, the manifest says {record.size}; "
+                "copy the bundle again or export it again"
+            )
+    return problems
+
+
+def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
+    try:
+        labels = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None
+    if len(labels) != manifest.architecture.num_classes:
+        raise BundleError(
+            f"{path}: {len(labels)} labels for {manifest.architecture.num_classes} classes"
+        )
+    return labels
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file (about 2 GB/s)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file of `folder` into the manifest and write it: the last step of a bundle."""
+    files = {
+        file.name: FileRecord(file.stat().st_size, sha256_of(file))
+        for file in sorted(folder.iterdir())
+        if file.is_file() and file.name != MANIFEST_NAME
+    }
+    manifest = dataclasses.replace(manifest, files=files)
+    (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest), encoding="utf-8")
+    return manifest
+
+
+@contextlib.contextmanager
+def staged(destination: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[Path]:
+    """Give a temporary directory that becomes `destination` when the block ends well.
+
+    The directory appears at once and whole: by a rename where nothing was, by an atomic exchange
+    where a bundle was. Until then, and after any error or kill -9, `destination` is what it was.
+    Directories that killed processes left behind are swept.
+
+    Args:
+        destination: Where the result shall be.
+        force: Replace an existing bundle; without it that is an error.
+        needed_bytes: Free space to insist on before anything is written.
+
+    Raises:
+        UsageError: `destination` exists (without force), or is something else than a bundle.
+        ResourceError: Not enough space, or the parent cannot be written.
+    """
+    check_destination(destination, force=force)
+    parent = destination.absolute().parent
+    prefix = f".{destination.name}.partial-"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent, prefix)
+        free = shutil.disk_usage(parent).free
+        if free < needed_bytes:
+            raise ResourceError(
+                f"{parent}: {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB needed; "
+                "make room or choose another --out"
+            )
+        stage, lock = _make_stage(parent, prefix)
+    except OSError as error:
+        raise ResourceError(f"{parent}: cannot be written: {error.strerror}") from error
+    try:
+        yield stage
+        _sync(stage)
+        _publish(stage, destination.absolute(), force=force)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise ResourceError(f"{destination}: cannot be written: {error.strerror}") from error
+        raise
+    finally:
+        os.close(lock)
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Refuse early what `staged` would refuse late.
+
+    Raises:
+        UsageError: `destination` exists and may not be replaced.
+    """
+    if not os.path.lexists(destination):
+        return
+    if destination.is_symlink() or not destination.is_dir():
+        raise UsageError(f"{destination}: exists and is no directory; choose another --out")
+    if any(destination.iterdir()):
+        if not (destination / MANIFEST_NAME).is_file():
+            raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
+        if not force:
+            raise UsageError(f"{destination}: exists; --force replaces it")
+
+
+def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new directory, and the lock on it that tells a sweeper somebody is at work there."""
+    while True:
+        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = os.open(stage, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stage.exists():  # else another process swept it before it was locked
+            stage.chmod(0o755)
+            return stage, lock
+        os.close(lock)
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove stages whose process is gone: a live one holds the lock on its directory."""
+    for stage in parent.glob(prefix.replace("[", "[[]") + "*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(stage, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(stage, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Push every file and the directory to the disk, so that a rename never precedes its data."""
+    for file in (*folder.rglob("*"), folder):
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def _publish(stage: Path, destination: Path, *, force: bool) -> None:
+    """Move `stage` to `destination` in one step; what was there ends up in `stage`."""
+    while True:
+        try:
+            _rename_new(stage, destination)
+            break
+        except FileExistsError:
+            check_destination(destination, force=force)
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile: try the plain rename
+            _exchange(stage, destination)
+            break
+    _sync_directory(destination.parent)
+
+
+def _sync_directory(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    """Rename a directory, failing with FileExistsError where `target` holds something."""
+    try:
+        _renameat2(source, target, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        try:  # a file system without flags: rename(2) itself refuses a directory with content
+            source.rename(target)
+        except OSError as refusal:
+            raise FileExistsError(str(target)) from refusal
+
+
+def _exchange(left: Path, right: Path) -> None:
+    """Swap two directories in one step."""
+    try:
+        _renameat2(left, right, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        raise ResourceError(
+            f"{right}: this file system cannot exchange two directories in one step; "
+            "remove the old bundle first, or choose another --out"
+        ) from error
+
+
+def _renameat2(source: Path, target: Path, flag: int) -> None:
+    """renameat2(2), which Python does not expose."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
+    result = libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag)
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))

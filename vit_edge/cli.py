@@ -1,0 +1,54 @@
+"""What the command lines share: dispatch, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from vit_edge.errors import VitEdgeError
+
+VERBS = {
+    "export": "vit_edge.export.__main__",
+    "verify": "vit_edge.verify",
+    "inspect": "vit_edge.inspect",
+    "build": "vit_edge.build",
+    "parity": "vit_edge.parity.__main__",
+    "predict": "vit_edge.__main__",
+}
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run a command; print our own errors without a traceback and return their exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("vit_edge").setLevel(logging.INFO)
+    try:
+        code = run()
+        sys.stdout.flush()
+    except VitEdgeError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`vit-edge <verb> ...`, the same as `python -m vit_edge.<verb> ...`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verbs = ", ".join(VERBS)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(f"usage: vit-edge VERB ...\n\nverbs: {verbs}\nhelp:  vit-edge VERB --help")
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"vit-edge: no verb {arguments[0]!r}; there are: {verbs}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(VERBS[arguments[0]])
+    code: int = module.main(arguments[1:])
+    return code

@@ -1,0 +1,162 @@
+"""The images that fix the reference's answers, and those answers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageOps
+
+from vit_edge.errors import InputError, UsageError
+from vit_edge.images import load_image
+from vit_edge.manifest import Preprocessing
+from vit_edge.models.reference import ReferenceDtype, reference_outputs
+from vit_edge.models.vit import ViT
+from vit_edge.parity.golden import Probe, write_golden
+from vit_edge.parity.probes import make_probes
+from vit_edge.preprocess import pixels_from_resized, resized_from_image
+
+PHOTOS = Path(__file__).resolve().parent.parent / "data" / "photos"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+KEPT = 16  # images in golden.npz; the gate itself runs over all of them
+REFERENCE_BATCH = 2  # float64 activations of two images stay below 200 MB up to 785 tokens
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """Resized images with the reference's answers; on disk, mapped, since there may be many."""
+
+    names: tuple[str, ...]
+    resized: NDArray[np.uint8]  # [N, H, W, 3]
+    expected: dict[str, NDArray[np.float32]]  # output -> [N, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def images(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """See parity.compare.Reference."""
+        return self.resized[list(indices)]
+
+    def answers(self, indices: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        """See parity.compare.Reference."""
+        return {output: values[list(indices)] for output, values in self.expected.items()}
+
+
+def golden_images(
+    folder: Path | None, preprocessing: Preprocessing, scratch: Path, progress: Progress
+) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Load and resize the golden images.
+
+    Args:
+        folder: Every image below it, in the order of names; None takes the package's photos, each
+            whole and as the mirrored middle of itself.
+        preprocessing: Resize and crop.
+        scratch: Where to put the mapped file.
+        progress: Called with 1 after each image.
+
+    Returns:
+        Names and uint8[N, H, W, 3].
+
+    Raises:
+        UsageError: No such folder, or no image in it.
+        ImageError: An image that cannot be used; the file is named.
+    """
+    files = image_files(PHOTOS if folder is None else folder)
+    copies = 2 if folder is None else 1
+    names: list[str] = []
+    resized = _mapped(scratch, (copies * len(files), *preprocessing.crop_hw, 3), np.uint8)
+    for file in files:
+        photo = load_image(file)
+        views = {file.name: photo}
+        if folder is None:
+            width, height = photo.size
+            box = (width // 5, height // 5, width - width // 5, height - height // 5)
+            views[f"{file.name}:mirrored-middle"] = ImageOps.mirror(photo.crop(box))
+        for name, view in views.items():
+            resized[len(names)] = resized_from_image(view, preprocessing)
+            names.append(name)
+        progress(1)
+    return tuple(names), resized
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every file below `folder` that is named like an image, sorted.
+
+    Raises:
+        UsageError: No such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such directory of golden images")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    if not files:
+        raise UsageError(f"{folder}: no images in it ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def reference_answers(
+    vit: ViT,
+    resized: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    outputs: Sequence[str],
+    dtype: ReferenceDtype,
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, NDArray[np.float32]]:
+    """Run the reference: this is where the truth is fixed.
+
+    Returns:
+        Output name -> float32[N, ...], mapped.
+
+    Raises:
+        InputError: The reference itself answers NaN or Inf.
+    """
+    answers: dict[str, NDArray[np.float32]] = {}
+    for start in range(0, len(resized), REFERENCE_BATCH):
+        batch = slice(start, start + REFERENCE_BATCH)
+        pixels = pixels_from_resized(resized[batch], preprocessing)
+        found = reference_outputs(vit, pixels, dtype)._asdict()
+        for output in outputs:
+            values = found[output].float().numpy()
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"the reference's {output} hold NaN or Inf: the weights are broken, or the "
+                    "preprocessing is not theirs"
+                )
+            if output not in answers:
+                shape = (len(resized), *values.shape[1:])
+                answers[output] = _mapped(scratch, shape, np.float32)
+            answers[output][batch] = values
+        progress(len(pixels))
+    return answers
+
+
+def write_golden_set(
+    path: Path, golden: GoldenSet, preprocessing: Preprocessing, reference_dtype: str
+) -> None:
+    """Write golden.npz: the probes, and up to KEPT images evenly spread over the set."""
+    kept = sorted(set(np.linspace(0, len(golden) - 1, KEPT).round().astype(int).tolist()))
+    photos = [np.asarray(load_image(file)) for file in image_files(PHOTOS)]
+    probes = [
+        Probe(name, data, resized_from_image(load_image(data), preprocessing))
+        for name, data in make_probes(photos).items()
+    ]
+    write_golden(
+        path,
+        probes=probes,
+        names=[golden.names[index] for index in kept],
+        images=golden.images(kept),
+        answers=golden.answers(kept),
+        reference_dtype=reference_dtype,
+    )
+
+
+def _mapped(scratch: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    with tempfile.TemporaryFile(dir=scratch) as file:  # stays mapped, has no name to clean up
+        return np.memmap(file, dtype, "w+", shape=shape)

@@ -1,0 +1,1 @@
+"""ONNX -> ONNX passes: a function each, which changes a model in place."""

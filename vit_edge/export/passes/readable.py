@@ -1,0 +1,50 @@
+"""Names and attributes that a reader of the graph expects."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import onnx_ir
+
+_SCOPES = "pkg.torch.onnx.name_scopes"  # ["", "blocks.0", ..., "blocks.0.mlp.fc1", "matmul_2"]
+
+
+def name_by_module(model: onnx_ir.Model) -> None:
+    """Name each node and its outputs after the module it comes from.
+
+    `blocks.0.mlp.fc1/MatMul` instead of `node_matmul_2`, and drop the tracer's notes that said so.
+    Graph inputs and outputs keep their names.
+    """
+    used: Counter[str] = Counter()
+    module_of: dict[onnx_ir.Value | None, str] = {}
+    kept = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        # a node that an operator's decomposition added has no scope: it stays with its input's
+        module = scopes[-2] if len(scopes) > 1 else module_of.get(node.inputs[0], "")
+        stem = f"{module}/{node.op_type}" if module else node.op_type
+        used[stem] += 1
+        node.name = stem if used[stem] == 1 else f"{stem}_{used[stem] - 1}"
+        for index, value in enumerate(node.outputs):
+            module_of[value] = module
+            if value.name not in kept:
+                value.name = f"{node.name}:{index}"
+        node.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.name = "vit"
+
+
+def drop_allowzero(model: onnx_ir.Model) -> None:
+    """Remove `allowzero` from Reshape nodes, which have no 0 in their shape; -1 is the batch."""
+    for node in model.graph:
+        if node.op_type == "Reshape":
+            shape = node.inputs[1]
+            constant = None if shape is None else shape.const_value
+            if constant is not None and 0 not in constant.numpy():
+                node.attributes.pop("allowzero", None)

@@ -1,0 +1,121 @@
+"""Read the bytes of an image file: never more than allowed, never from what would block."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from vit_edge.errors import ImageDecodeError, ImageTooLargeError, VitEdgeError
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """How large an image may be. Checked against its header, before anything is decoded."""
+
+    max_pixels: int = 50_000_000  # above every phone and most cameras; 200 MB decoded as RGBA
+    max_file_bytes: int = 200_000_000  # max_pixels of uncompressed RGBA
+    # A progressive JPEG makes the decoder walk the image once per scan. libjpeg's own script has
+    # 10, mozjpeg tries up to 64; a hostile file of a few kB can hold thousands.
+    max_jpeg_scans: int = 100
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> bytes:
+    """Read a regular file whole; a FIFO, socket or device is refused and never waited for.
+
+    Raises:
+        ImageDecodeError: It is no regular file, or cannot be read.
+        ImageTooLargeError: It is longer than limits.max_file_bytes.
+    """
+    # Opening some devices has effects, so the path is looked at first; it may change until it is
+    # opened, so the opened file is looked at again, and O_NONBLOCK keeps a FIFO from blocking.
+    path, flags = Path(path), os.O_RDONLY
+    for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, flag, 0)
+    try:
+        _require_regular(path.stat(), name, limits)
+        with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
+            _require_regular(os.fstat(file.fileno()), name, limits)
+            return _read_at_most(file, name, limits)
+    except FileNotFoundError:
+        link = " (a dangling link)" if path.is_symlink() else ""
+        raise ImageDecodeError(f"{name}: no such file{link}. Check the path.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageDecodeError(f"{name}: cannot be read: {reason}.") from None
+
+
+def read_stream(file: BinaryIO, name: str, limits: ImageLimits) -> bytes:
+    """Read a file object as Pillow does: from its start if it can seek, else from where it is.
+
+    Its position is put back and it stays open.
+
+    Raises:
+        ImageDecodeError: It does not give bytes, or fails.
+        ImageTooLargeError: It gives more than limits.max_file_bytes.
+    """
+    try:
+        seekable = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")
+        if not seekable:
+            return _read_at_most(file, name, limits)
+        position = file.tell()
+        file.seek(0)
+        try:
+            return _read_at_most(file, name, limits)
+        finally:
+            file.seek(position)
+    except VitEdgeError:
+        raise
+    except Exception as error:  # a foreign object: it may raise anything
+        raise ImageDecodeError(
+            f"{name}: cannot be read: {str(error) or type(error).__name__}."
+        ) from error
+
+
+def _require_regular(status: os.stat_result, name: str, limits: ImageLimits) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next(
+            (kind for is_kind, kind in _FILE_KINDS if is_kind(status.st_mode)), "a special file"
+        )
+        raise ImageDecodeError(f"{name}: not an image file: it is {kind}.")
+    if status.st_size > limits.max_file_bytes:
+        raise _too_long(name, f"{status.st_size:,}", limits)
+
+
+_FILE_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def _too_long(name: str, found: str, limits: ImageLimits) -> ImageTooLargeError:
+    return ImageTooLargeError(
+        f"{name}: {found} bytes, at most {limits.max_file_bytes:,} are read "
+        "(ImageLimits.max_file_bytes)."
+    )
+
+
+def _read_at_most(file: io.RawIOBase | BinaryIO, name: str, limits: ImageLimits) -> bytes:
+    """Read to the end, in as many pieces as the file likes, or to just past the limit."""
+    parts: list[bytes] = []
+    left = limits.max_file_bytes + 1
+    while left > 0:
+        part = file.read(min(left, 1 << 24))
+        if not isinstance(part, bytes):
+            raise ImageDecodeError(
+                f"{name}: reading gave {type(part).__name__}, not bytes. Open it in binary mode."
+            )
+        if not part:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.append(part)
+        left -= len(part)
+    raise _too_long(name, f"more than {limits.max_file_bytes:,}", limits)

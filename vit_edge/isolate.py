@@ -1,0 +1,249 @@
+"""Run a command in a child process, with a memory limit, and say what it cost and how it ended.
+
+What may die for lack of memory (compiling an engine, calibrating) or must be measured as a whole
+(a cold start) runs in a process of its own, so that the parent lives to tell what happened.
+
+    result = run_child([sys.executable, "-m", "vit_edge", ...], memory_limit_bytes=300 << 20)
+    plan = call_in_child("vit_edge.backends.trt.build:compile", model, timeout_s=600)
+
+Linux only: the numbers come from /proc. The limit is a memory cgroup where we may make one, which
+the kernel enforces and which counts the page cache too; elsewhere the process tree is watched and
+killed once its memory passes the limit, up to POLL_S late. `limited_by` says which it was.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from vit_edge import cgroups, processes
+from vit_edge.errors import ResourceError, UsageError
+
+POLL_S = 0.02  # what lives shorter is seen through the high-water marks only
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ChildResult:
+    """What a child process printed, cost and died of."""
+
+    returncode: int  # negative: killed by that signal
+    stdout: str
+    stderr: str
+    peak_rss_bytes: int  # of the process tree, the mapped part of the page cache included
+    peak_anonymous_bytes: int  # the part the kernel cannot take back; sampled every POLL_S
+    wall_s: float
+    death: str | None  # what ended it, unless it ended by itself
+    limited_by: Literal["cgroup", "watching"] | None  # None without a limit
+
+    def check(self, what: str) -> ChildResult:
+        """Return this result if the child ended by itself with exit code 0.
+
+        Raises:
+            ResourceError: It died or failed; the message ends with what it printed last.
+        """
+        if self.death is None and self.returncode == 0:
+            return self
+        last = "".join(f"\n  | {line}" for line in self.stderr.splitlines()[-10:])
+        raise ResourceError(
+            f"{what} did not finish: {self.death or f'exit code {self.returncode}'} "
+            f"(after {self.wall_s:.1f} s, peak {self.peak_rss_bytes / _MIB:.0f} MiB){last}"
+        )
+
+
+def run_child(
+    argv: Sequence[str],
+    *,
+    memory_limit_bytes: int | None = None,
+    timeout_s: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+) -> ChildResult:
+    """Run a command to its end, and measure the memory of it and of all its children.
+
+    Args:
+        argv: The command. Its standard input is empty.
+        memory_limit_bytes: It is killed when it and its children need more.
+        timeout_s: It is killed after this long.
+        env: Its whole environment; ours by default.
+        cwd: Where it runs; here by default.
+
+    Returns:
+        The result, also of a command that failed or was killed: see `death`, or call check().
+
+    Raises:
+        ResourceError: It could not be started.
+        UsageError: This is not Linux, or the limit is not positive.
+    """
+    if not sys.platform.startswith("linux"):
+        raise UsageError(f"measuring child processes needs Linux's /proc; this is {sys.platform}")
+    if memory_limit_bytes is not None and memory_limit_bytes <= 0:
+        raise UsageError(f"a memory limit must be positive, not {memory_limit_bytes} bytes")
+    group = cgroups.memory_group(memory_limit_bytes) if memory_limit_bytes else None
+    own_group = next(cgroups.own_groups("memory"), Path())
+    kills_before = cgroups.oom_kills(own_group)
+    # Files and not pipes: they never fill up, and keep what a killed child wrote.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        started = time.monotonic()
+        try:
+            child = subprocess.Popen(
+                group.command(list(argv)) if group else list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=None if env is None else dict(env),
+                cwd=cwd,
+                start_new_session=True,  # Ctrl-C is ours to handle, and killpg reaches all of it
+            )
+        except (OSError, ValueError) as error:
+            if group:
+                group.close()
+            raise ResourceError(f"{argv[0]} could not be started: {error}") from None
+        watch = _Watch(child.pid, None if group else memory_limit_bytes, timeout_s)
+        try:
+            child.returncode, peak_rss_bytes = watch.until_dead()
+            wall_s = time.monotonic() - started
+            by_limit = group is not None and cgroups.oom_kills(group.path) > 0
+        finally:
+            watch.kill()
+            if group:
+                group.close()
+        reason = watch.reason
+        if by_limit or reason == "memory":
+            reason = f"it needed more than its limit of {(memory_limit_bytes or 0) / _MIB:.0f} MiB"
+        elif child.returncode == -signal.SIGKILL and cgroups.oom_kills(own_group) > kills_before:
+            reason = "the kernel killed it: the memory of this machine or container ran out"
+        elif reason is None and child.returncode < 0:
+            reason = f"killed by {signal.Signals(-child.returncode).name}"
+        return ChildResult(
+            returncode=child.returncode,
+            stdout=_content(out),
+            stderr=_content(err),
+            peak_rss_bytes=peak_rss_bytes,
+            peak_anonymous_bytes=watch.peak_anonymous_bytes,
+            wall_s=wall_s,
+            death=reason,
+            limited_by=("cgroup" if group else "watching") if memory_limit_bytes else None,
+        )
+
+
+def call_in_child(
+    target: str,
+    *arguments: Any,
+    memory_limit_bytes: int | None = None,
+    timeout_s: float | None = None,
+) -> Any:
+    """Call "package.module:function" in a fresh Python process and return what it returns.
+
+    Args:
+        target: The function by name.
+        arguments: What it is called with; pickled, as is its result.
+        memory_limit_bytes: See run_child.
+        timeout_s: See run_child.
+
+    Raises:
+        ResourceError: The child died, or ended without an answer.
+        Exception: What the function raised.
+    """
+    with tempfile.TemporaryDirectory(prefix="vit_edge-") as folder:
+        request, answer = Path(folder, "request"), Path(folder, "answer")
+        request.write_bytes(pickle.dumps((target, arguments)))
+        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        run_child(
+            [sys.executable, "-m", "vit_edge.isolate", str(request), str(answer)],
+            memory_limit_bytes=memory_limit_bytes,
+            timeout_s=timeout_s,
+            env={**os.environ, "PYTHONPATH": path},
+        ).check(target)
+        # Our own child wrote it, into a folder that only we can read.
+        outcome, value = pickle.loads(answer.read_bytes())
+    if outcome == "raised":
+        raise value
+    return value
+
+
+class _Watch:
+    """Polls a process tree: what it uses, and whether it must be stopped."""
+
+    def __init__(self, pid: int, limit_bytes: int | None, timeout_s: float | None) -> None:
+        self.pid = pid
+        self.limit_bytes = math.inf if limit_bytes is None else limit_bytes
+        self.deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self.timeout_s = timeout_s
+        self.peak_bytes = 0
+        self.peak_anonymous_bytes = 0
+        self.reason: str | None = None
+
+    def until_dead(self) -> tuple[int, int]:
+        """Wait for the process; return its exit code and the tree's peak in bytes."""
+        exited = os.pidfd_open(self.pid)
+        try:
+            waiting = select.poll()
+            waiting.register(exited, select.POLLIN)
+            self.look()
+            while not waiting.poll(1000 * POLL_S):
+                self.look()
+        finally:
+            os.close(exited)
+            self.kill()  # what it left behind; itself, if we are being interrupted
+            _, status, usage = os.wait4(self.pid, 0)
+        # The kernel hands our own high-water mark on to a child that we start; only a larger one
+        # is the child's.
+        own_bytes = processes.status_bytes(os.getpid()).get("VmHWM", 0)
+        mark_bytes = 1024 * usage.ru_maxrss
+        peak_bytes = max(self.peak_bytes, mark_bytes if mark_bytes > own_bytes else 0)
+        return os.waitstatus_to_exitcode(status), peak_bytes
+
+    def look(self) -> None:
+        """Measure once; kill what is over its limit or its time."""
+        now_bytes, mark_bytes, anonymous_bytes = processes.tree_memory_bytes(self.pid)
+        self.peak_bytes = max(self.peak_bytes, now_bytes, mark_bytes)
+        self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, anonymous_bytes)
+        if now_bytes > self.limit_bytes:
+            self.reason = "memory"
+            self.kill()
+        elif time.monotonic() > self.deadline:
+            self.reason = f"it took longer than {self.timeout_s:g} s"
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process and all that it started."""
+        for pid in processes.process_tree(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def _content(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode("utf-8", "replace")
+
+
+def _main(request: str, answer: str) -> None:
+    """The child's side of call_in_child."""
+    target, arguments = pickle.loads(Path(request).read_bytes())
+    module, _, name = target.partition(":")
+    outcome: tuple[str, Any]
+    try:
+        outcome = "returned", getattr(importlib.import_module(module), name)(*arguments)
+    except Exception as error:
+        outcome = "raised", error
+    Path(answer).write_bytes(pickle.dumps(outcome))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Compare answers: across runtimes, precisions and machines."""

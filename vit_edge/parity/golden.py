@@ -1,0 +1,152 @@
+"""golden.npz: the reference's answers, so that a device without torch can check itself.
+
+    meta                    JSON: schema version, image names, dtype of the reference
+    probe/NAME              uint8[bytes]: a small encoded image file
+    probe_resized/NAME      uint8[H, W, 3]: what resize and crop must make of it
+    image/0000              uint8[H, W, 3]: resized image; its pixels follow from the manifest
+    logits/0000, ...        float32[...]: the reference's answer, one member per image and output
+
+Members are read one at a time: a comparison never holds more than one batch.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge.errors import BundleError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An encoded image file and the uint8 pixels that resize and crop must make of it."""
+
+    name: str
+    data: bytes
+    resized: NDArray[np.uint8]  # [H, W, 3]
+
+    @property
+    def levels_allowed(self) -> int:
+        """JPEG decoders differ between boards (libjpeg); PNG is exact."""
+        return 2 if self.name.endswith((".jpg", ".jpeg")) else 0
+
+
+def write_golden(
+    path: Path,
+    *,
+    probes: Sequence[Probe],
+    names: Sequence[str],
+    images: NDArray[np.uint8],
+    answers: Mapping[str, NDArray[np.float32]],
+    reference_dtype: str,
+) -> None:
+    """Write a golden file, the same bytes for the same content.
+
+    Args:
+        path: The .npz to write.
+        probes: Checks of the preprocessing.
+        names: One per image, for messages.
+        images: uint8[N, H, W, 3], resized.
+        answers: Output name -> float32[N, ...].
+        reference_dtype: What the reference computed in.
+    """
+    meta = {
+        "schema_version": SCHEMA_VERSION,
+        "reference_dtype": reference_dtype,
+        "images": list(names),
+        "outputs": list(answers),
+        "probes": [probe.name for probe in probes],
+    }
+    members = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+    for probe in probes:
+        members[f"probe/{probe.name}"] = np.frombuffer(probe.data, np.uint8)
+        members[f"probe_resized/{probe.name}"] = probe.resized
+    for index in range(len(names)):
+        members[f"image/{index:04d}"] = images[index]
+        for output, values in answers.items():
+            members[f"{output}/{index:04d}"] = values[index]
+    np.savez_compressed(path, **members)  # type: ignore[arg-type]
+
+
+class Golden:
+    """An open golden file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and check the index.
+
+        Raises:
+            BundleError: No such file, damaged, or of another schema version.
+        """
+        self.path = path
+        try:
+            self._file = np.load(path, allow_pickle=False)
+            meta: dict[str, Any] = json.loads(bytes(self._file["meta"]))
+            if meta.get("schema_version") != SCHEMA_VERSION:
+                raise BundleError(
+                    f"{path}: golden schema {meta.get('schema_version')!r}, "
+                    f"this vit_edge reads {SCHEMA_VERSION}; export the bundle again"
+                )
+            self.names: list[str] = list(meta["images"])
+            self.outputs: list[str] = list(meta["outputs"])
+            self.probe_names: list[str] = list(meta["probes"])
+            self.reference_dtype = str(meta["reference_dtype"])
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise BundleError(f"{path}: no golden file: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __enter__(self) -> Golden:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def probes(self) -> list[Probe]:
+        """All probes: a few small files."""
+        return [
+            Probe(n, bytes(self._member(f"probe/{n}")), self._member(f"probe_resized/{n}"))
+            for n in self.probe_names
+        ]
+
+    def images(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """uint8[N, H, W, 3], resized images."""
+        return np.stack([self._member(f"image/{i:04d}") for i in indices])
+
+    def answers(self, indices: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        """Output name -> float32[N, ...] of the reference."""
+        return {
+            output: np.stack([self._member(f"{output}/{i:04d}") for i in indices])
+            for output in self.outputs
+        }
+
+    def _member(self, name: str) -> NDArray[Any]:
+        try:
+            array: NDArray[Any] = self._file[name]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BundleError(f"{self.path}: {name} cannot be read: {error}") from None
+        return array

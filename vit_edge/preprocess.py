@@ -1,0 +1,180 @@
+"""Image -> pixels, as the manifest's `Preprocessing` says; Pillow and NumPy only.
+
+"squash" is what the PIL processor of transformers does (ViTImageProcessorPil), "cover" what timm's
+evaluation transform does; both to the bit with Pillow 13. Pillow resizes one axis after the other
+and rounds to 8 bits in between; Pillow 13 changed the order for tall images. Here the order is that
+of Pillow 13 whatever the version, so that a device with an older one makes the same pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vit_edge.decode import pillow_at_work
+from vit_edge.errors import ArrayError
+from vit_edge.images import DEFAULT_LIMITS, ImageLike, ImageLimits, describe, load_image
+from vit_edge.manifest import Preprocessing
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_SUPPORT_PX = 3  # of Lanczos, the widest filter (Pillow, src/libImaging/Resample.c)
+
+# Up to this many pixels (200 MB in Pillow, as much as the largest image that is decoded) the whole
+# image is resized and then cropped; beyond it, only what the crop keeps is computed.
+_MAX_RESIZED_PIXELS = 50_000_000
+
+
+def preprocess(
+    source: ImageLike, spec: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS
+) -> NDArray[np.float32]:
+    """Make float32[3, H, W] pixels of any image.
+
+    Raises:
+        ImageError: See `vit_edge.images.load_image`.
+    """
+    image = load_image(source, background=spec.background, limits=limits)
+    with pillow_at_work(describe(source)):
+        resized = resized_from_image(image, spec)
+    pixels: NDArray[np.float32] = pixels_from_resized(resized[None], spec)[0]
+    return pixels
+
+
+def resized_from_image(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
+    """Resize an RGB image and cut out its centre.
+
+    Equal to resizing the whole image and then cropping, except where the whole would be larger than
+    50 Mpx (a 10000:1 image that covers 248 x 248 would be 2.5 million pixels long). There only the
+    crop is computed, from the same source coordinates: equal within 1 level, but for "nearest" and
+    "box", which jump and may take the pixel beside.
+
+    Args:
+        image: Mode "RGB", as `load_image` gives it.
+        spec: resize, resize_hw, crop_hw and interpolation are used.
+
+    Returns:
+        uint8[H, W, 3], H and W as in spec.crop_hw.
+    """
+    new_size = _resized_size(image.size, spec)
+    crop_h, crop_w = spec.crop_hw
+    # CenterCrop of torchvision: Python's round, so that halves go to the even number.
+    left, top = round((new_size[0] - crop_w) / 2), round((new_size[1] - crop_h) / 2)
+    box = (left, top, left + crop_w, top + crop_h)
+    resample = _FILTERS[spec.interpolation]
+    if new_size[0] * new_size[1] > _MAX_RESIZED_PIXELS:
+        return np.asarray(_crop_of_resized(image, new_size, box, resample))
+    for axis in _axis_order(image.size, new_size):
+        size = _replaced(image.size, axis, new_size[axis])
+        if size != image.size:
+            image = image.resize(size, resample)
+    return np.asarray(image.crop(box) if new_size != (crop_w, crop_h) else image)
+
+
+def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.float32]:
+    """Scale and normalise: (value * rescale_factor - mean) / std.
+
+    Args:
+        resized: uint8[N, H, W, 3].
+        spec: rescale_factor, mean and std are used.
+
+    Returns:
+        float32[N, 3, H, W], contiguous.
+
+    Raises:
+        ArrayError: `resized` is something else.
+    """
+    if resized.dtype != np.uint8 or resized.ndim != 4 or resized.shape[3] != 3:
+        raise ArrayError(f"{describe(resized)}: expected uint8[N, H, W, 3].")
+    table = _levels(spec.rescale_factor, spec.mean, spec.std)
+    count, height, width, _ = resized.shape
+    pixels = np.empty((count, 3, height, width), np.float32)
+    for channel in range(3):
+        pixels[:, channel] = table[channel][resized[..., channel]]
+    return pixels
+
+
+@lru_cache(maxsize=16)
+def _levels(
+    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> NDArray[np.float32]:
+    """float32[3, 256]: what each level of each channel becomes.
+
+    In the arithmetic of transformers (image_transforms.rescale and normalize): the product in
+    float64, the rest in float32. timm divides by 255 in float32, which gives the same 256 values.
+    """
+    scaled = (np.arange(256, dtype=np.float64) * rescale_factor).astype(np.float32)
+    means, stds = np.array(mean, np.float32), np.array(std, np.float32)
+    return (scaled[None] - means[:, None]) / stds[:, None]
+
+
+def _resized_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:
+    """(width, height) after resizing an image of `size` = (width, height)."""
+    width, height = size
+    target_h, target_w = spec.resize_hw
+    if spec.resize == "squash":
+        return target_w, target_h
+    if target_h == target_w:  # torchvision.transforms.Resize(int): the shortest edge, truncating
+        short, long = min(size), max(size)
+        new_long = int(target_w * long / short)
+        return (target_w, new_long) if width <= height else (new_long, target_w)
+    ratio = min(height / target_h, width / target_w)  # timm.data.transforms.ResizeKeepRatio
+    return round(width / ratio), round(height / ratio)
+
+
+def _axis_order(size: tuple[int, int], new_size: tuple[int, int]) -> tuple[int, int]:
+    """Which axis is resized first (0: width, 1: height): the rule of Pillow 13.
+
+    Source: ImagingResampleInner in src/libImaging/Resample.c. Pillow before 13 always began with
+    the width. Either way nothing in between is much larger than the larger of the two images.
+    """
+    width_lost, height_lost = size[0] - new_size[0], size[1] - new_size[1]
+    return (1, 0) if height_lost > max(0, 2 * width_lost) else (0, 1)
+
+
+def _replaced(pair: tuple[int, int], axis: int, value: int) -> tuple[int, int]:
+    return (value, pair[1]) if axis == 0 else (pair[0], value)
+
+
+def _crop_of_resized(
+    image: Image.Image,
+    new_size: tuple[int, int],
+    box: tuple[int, int, int, int],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """`image.resize(new_size).crop(box)` in memory bounded by the image and the crop."""
+    left, top, right, bottom = box
+    first_x, last_x, *span_x = _window(image.width, new_size[0], left, right)
+    first_y, last_y, *span_y = _window(image.height, new_size[1], top, bottom)
+    order = _axis_order(image.size, new_size)
+    image = image.crop((first_x, first_y, last_x, last_y))
+    for axis in order:
+        size = _replaced(image.size, axis, (right - left, bottom - top)[axis])
+        (x0, x1), (y0, y1) = (
+            (span_x, (0, image.height)) if axis == 0 else ((0, image.width), span_y)
+        )
+        image = image.resize(size, resample, (x0, y0, x1, y1))
+    return image
+
+
+def _window(length: int, new_length: int, start: int, stop: int) -> tuple[int, int, float, float]:
+    """Where the pixels start..stop of a resized axis come from.
+
+    Returns:
+        The first and last pixel that the filter can reach, and the exact span within those: Pillow
+        keeps such coordinates in float32, too coarse for the whole of a long image.
+    """
+    scale = length / new_length
+    reach = math.ceil(_SUPPORT_PX * max(scale, 1)) + 1
+    first = max(math.floor(start * scale) - reach, 0)
+    last = min(math.ceil(stop * scale) + reach, length)
+    return first, last, start * scale - first, min(stop * scale, length) - first

@@ -1,0 +1,104 @@
+"""Check a bundle: every byte of it, and that its model is safe to hand to a runtime.
+
+`python -m vit_edge.verify BUNDLE` reads everything. `ensure_verified` does the same at the first
+load on a machine, and afterwards only looks whether the files are still those (see trust.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from vit_edge import cli, trust, wire
+from vit_edge.bundle import Bundle
+from vit_edge.errors import ModelError
+
+# What the newest runtime we know reads (onnxruntime 1.31: opset 26, IR 14); the bundle's own
+# numbers are far below, and each backend refuses what its version cannot read.
+MAX_OPSET = 26
+MAX_IR_VERSION = 14
+
+
+def ensure_verified(bundle: Bundle, *, full: bool = False) -> None:
+    """Check the bundle's files, thoroughly the first time and cheaply from then on.
+
+    Args:
+        bundle: The bundle.
+        full: Read every byte, whatever our record says.
+
+    Raises:
+        IntegrityError: A file is not what the manifest says.
+        ModelError: The model file is unsafe, damaged, or holds NaN or Inf.
+    """
+    expected = {name: record.sha256 for name, record in bundle.manifest.files.items()}
+    known = {} if full else trust.recorded_hashes(bundle.path)
+    if all(known.get(name) == sha256 for name, sha256 in expected.items()):
+        return
+    check_model(bundle)
+    trust.check_hashes(bundle.path, expected, full=True)
+
+
+def check_model(bundle: Bundle) -> None:
+    """Walk the ONNX file before any runtime parses it.
+
+    Raises:
+        ModelError: Damaged, unsafe external data, unknown operators, NaN or Inf, or tensors other
+            than the manifest's; all mismatches are listed.
+    """
+    path, manifest = bundle.model_path, bundle.manifest
+    facts = wire.read_model(path)
+    wire.check_external_data(path, facts)
+    wire.check_operators(facts, MAX_OPSET, MAX_IR_VERSION)
+    wire.check_finite(path, facts)
+    problems = []
+    initializers = {tensor.name for tensor in facts.initializers}
+    inputs = {i.name: i for i in facts.inputs if i.name not in initializers}
+    outputs = {output.name: output for output in facts.outputs}
+    for kind, found, specs in (
+        ("input", inputs, (manifest.input,)),
+        ("output", outputs, manifest.outputs),
+    ):
+        names = [spec.name for spec in specs]
+        if sorted(found) != sorted(names):
+            problems.append(f"{kind}s are {sorted(found)}, the manifest says {sorted(names)}")
+            continue
+        for spec in specs:
+            tensor = found[spec.name]
+            if tensor.dtype != spec.dtype:
+                problems.append(f"{kind} {spec.name} is {tensor.dtype}, not {spec.dtype}")
+            shape = tensor.shape or ()
+            if tuple(size if isinstance(size, int) else None for size in shape) != spec.shape:
+                problems.append(f"{kind} {spec.name} is {list(shape)}, not {list(spec.shape)}")
+    if problems:
+        raise ModelError(f"{path}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Verify a bundle from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_edge.verify",
+        description="Read every byte of a bundle and check that its model is safe to run.",
+        epilog="example: python -m vit_edge.verify bundles/base-patch16-224",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    arguments = parser.parse_args(argv)
+
+    def run() -> int:
+        bundle = Bundle.read(arguments.bundle)
+        ensure_verified(bundle, full=True)
+        files = bundle.manifest.files
+        if arguments.json:
+            names = sorted(files)
+            print(json.dumps({"bundle": str(bundle.path), "verified": True, "files": names}))
+        else:
+            total = sum(record.size for record in files.values())
+            print(f"{bundle.path}: {len(files)} files, {total / 1e6:.1f} MB, all as recorded")
+        return 0
+
+    return cli.guarded(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
