@@ -17,7 +17,7 @@ class ImageLimits:
     """How large an image may be. Checked against its header, before anything is decoded."""
 
     max_pixels: int = 50_000_000  # above every phone and most cameras; 200 MB decoded as RGBA
-    max_file_bytes: int = 200_000_000  # max_pixels of uncompressed RGBA
+    max_file_bytes: int = 250_000_000  # max_pixels of uncompressed RGBA, and metadata
     # A progressive JPEG makes the decoder walk the image once per scan. libjpeg's own script has
     # 10, mozjpeg tries up to 64; a hostile file of a few kB can hold thousands.
     max_jpeg_scans: int = 100
@@ -35,7 +35,7 @@ def read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> b
     """
     # Opening some devices has effects, so the path is looked at first; it may change until it is
     # opened, so the opened file is looked at again, and O_NONBLOCK keeps a FIFO from blocking.
-    path, flags = Path(path), os.O_RDONLY
+    path, flags = Path(os.fsdecode(path)), os.O_RDONLY
     for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, flag, 0)
     try:

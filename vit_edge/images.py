@@ -44,10 +44,11 @@ def load_image(
             bytes: an encoded file;
             a file object: read from its start if it can seek, as Pillow does; it stays open and its
             position is put back;
-            a Pillow image: its current frame; a lazy one is loaded, else it is left as it is;
+            a Pillow image: its current frame; a lazy one is loaded (under Pillow's own
+            switch for truncated files), else it is left as it is;
             an array: uint8[H, W, 3] in the order RGB, or uint8[H, W] grey; any strides.
         background: What transparency is composited on.
-        limits: What is refused, from the header.
+        limits: What is refused, from the header and before decoding.
 
     Returns:
         An image of mode "RGB". It may share its pixels with a Pillow image that was passed in.
@@ -56,10 +57,10 @@ def load_image(
         TIFF round(v * 255 / 4095); 16-bit colour and 16-bit grey with alpha arrive from Pillow as
         their upper bytes, v // 256, which differs by 1 at most. A TIFF or PFM of 32-bit integers or
         floats does not say what white is: it is the least of 1 (floats only), 255 and 65535 that no
-        sample exceeds; the choice is logged.
+        sample exceeds.
 
-        Transparency, frames left out and corrupt EXIF data are handled image by image; the last two
-        are said once for each image, as warnings of the logger "vit_edge".
+        Frames left out, corrupt EXIF data and guessed white levels are said once for each image, as
+        warnings of the logger "vit_edge"; nothing goes through the warnings module.
 
     Raises:
         ImageDecodeError: No image, or a damaged or truncated one.
@@ -160,6 +161,7 @@ def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Im
     """Lay a transparent image of any mode on an opaque background."""
     if image.mode == "La":
         image = image.convert("LA")
+    image = _with_matching_key(image)
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     if rgba.getchannel("A").getextrema() == (255, 255):
         return rgba.convert("RGB")
@@ -168,20 +170,32 @@ def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Im
     return canvas
 
 
+def _with_matching_key(image: Image.Image) -> Image.Image:
+    """Where a PNG names its transparent colour in other units than Pillow's pixels, convert it."""
+    key = image.info.get("transparency")
+    if image.mode == "1" and isinstance(key, int):  # Pillow 10 would ignore it
+        image = Image.frombytes("L", image.size, image.convert("L").tobytes())
+        image.info["transparency"] = 255 if key else 0
+    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        # 16-bit colour: Pillow keeps the upper bytes of the pixels, so compare those.
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image
+
+
 def _eight_bit_from_deep(image: Image.Image, name: str) -> Image.Image:
     """Scale 16-bit, 32-bit and float grey to 8 bits (mode L, LA with a transparent value)."""
     values = np.asarray(image)
-    white: float
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         white = _white_of_16_bit(image)
     else:
-        white = _guessed_white(image, name)
+        white = _guessed_white(values, name)
     if image.mode == "F":
         scaled = values * np.float32(255 / white)
         grey = np.rint(scaled, out=scaled).astype(np.uint8)
     else:
-        levels = np.minimum(np.arange(65536), int(white))
-        table = ((levels * 255 + int(white) // 2) // int(white)).astype(np.uint8)
+        levels = np.minimum(np.arange(65536), white)
+        table = ((levels * 255 + white // 2) // white).astype(np.uint8)
         grey = table[values.astype(np.uint16, copy=False)]
     result = Image.fromarray(grey)
     transparent = image.info.get("transparency")
@@ -197,19 +211,18 @@ def _white_of_16_bit(image: Image.Image) -> int:
     return int(2 ** bits[0]) - 1 if isinstance(bits, tuple) and 9 <= bits[0] <= 16 else 65535
 
 
-def _guessed_white(image: Image.Image, name: str) -> int:
+def _guessed_white(values: NDArray[np.generic], name: str) -> int:
     """What 255 stands for in samples that do not say; see `load_image`."""
-    values = np.asarray(image)
+    kind = "float" if values.dtype.kind == "f" else "32-bit"
     least, most = float(values.min()), float(values.max())
-    candidates = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    candidates = (1, 255, 65535) if kind == "float" else (255, 65535)
     white = next((white for white in candidates if least >= 0 and most <= white), None)
     if white is None:  # also for NaN, which compares false
         raise UnsupportedImageError(
-            f"{name}: {'float' if image.mode == 'F' else '32-bit'} samples from {least:g} to "
-            f"{most:g}; what is black and what is white cannot be told. Scale them to 0..255 and "
-            "save 8 bits."
+            f"{name}: {kind} samples from {least:g} to {most:g}; what is black and what is white "
+            "cannot be told. Scale them to 0..255 and save 8 bits."
         )
-    _logger.warning("%s: samples of 32 bits, up to %g; %d is taken as white", name, most, white)
+    _logger.warning("%s: %s samples up to %g; %d is taken as white", name, kind, most, white)
     return white
 
 

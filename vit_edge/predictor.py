@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections import deque
@@ -235,6 +236,8 @@ class Predictor:
                         "this predictor was opened before a fork, with a backend made by hand: "
                         "open it in the child, or pass the backend by name"
                     )
+                # The parent's runtime is never destroyed here: it would wait for its threads.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
                 self._backend = backends.module(self._backend_name).load(self._bundle)
                 self._pid = os.getpid()
             return self._backend

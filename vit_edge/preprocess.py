@@ -98,8 +98,9 @@ def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDAr
     table = _levels(spec.rescale_factor, spec.mean, spec.std)
     count, height, width, _ = resized.shape
     pixels = np.empty((count, 3, height, width), np.float32)
-    for channel in range(3):
-        pixels[:, channel] = table[channel][resized[..., channel]]
+    for image, planes in zip(resized, pixels, strict=True):
+        for channel in range(3):  # mode="clip" writes to `out` without a buffer in between
+            np.take(table[channel], image[..., channel], out=planes[channel], mode="clip")
     return pixels
 
 

@@ -78,6 +78,7 @@ def check_answers(
     expected: dict[str, NDArray[np.float32]],
 ) -> None:
     for name, values in backend.run(pixels).items():
+        assert values.shape == expected[name].shape, f"{values.shape} for {len(pixels)} images"
         assert close(values, expected[name], factor=5), f"{name} drifts from the reference"
 
 

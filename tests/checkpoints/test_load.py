@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +56,33 @@ def test_a_lone_weight_file_is_recognised_by_its_keys(tmp_path: Path) -> None:
     loaded = load_checkpoint(str(tmp_path / "trained.pth"), Request(row))
     assert_same_weights(loaded, weights)
     assert loaded.record.source == f"timm:{tmp_path / 'trained.pth'}"
+
+
+def test_a_lone_hugging_face_file_needs_its_config(tmp_path: Path) -> None:
+    path = WRITERS["hf"](tmp_path) / "model.safetensors"
+    assert_same_weights(load_checkpoint(str(path), Request()), weights_of(SMALL))
+    (path.parent / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: missing"):
+        load_checkpoint(str(path), Request())
+
+
+@pytest.mark.slow
+def test_loading_needs_little_more_memory_than_the_weights(tmp_path: Path) -> None:
+    """330 MB of float32 in a fresh process; a mapped or copied file would show as twice that."""
+    row = variant("base-patch16-224")
+    path = write_hf(tmp_path / "x", row.architecture, weights_of(row.architecture))
+    code = (
+        "import resource, sys, torch\n"
+        "from vit_edge.checkpoints import hf, load_checkpoint, Request\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak()\n"
+        "weights = load_checkpoint(sys.argv[1], Request()).weights\n"
+        "print((peak() - before) / sum(w.numel() * 4 for w in weights.values()))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert float(found.stdout) < 1.2
 
 
 def test_the_shape_of_a_row_gives_its_name(tmp_path: Path) -> None:

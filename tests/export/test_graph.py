@@ -205,7 +205,7 @@ def test_a_traced_graph_shares_the_weights_and_does_not_copy_them() -> None:
 
 
 def test_the_planted_wrong_scale_is_seen(tmp_path: Path) -> None:
-    """The comparison above must be able to fail: forget the scale that decomposed attention folds."""
+    """The comparison above must be able to fail: forget the scale that is folded into q."""
     vit = random_vit(TESTING)
     path = exported(vit, tmp_path, ("logits",), "decomposed", 20)
     vit.blocks[0].attention.qkv.weight.data[:, : TESTING.width] *= TESTING.head_dim**0.5

@@ -73,7 +73,7 @@ def golden_images(
     names: list[str] = []
     resized = _mapped(scratch, (copies * len(files), *preprocessing.crop_hw, 3), np.uint8)
     for file in files:
-        photo = load_image(file)
+        photo = load_image(file, background=preprocessing.background)
         views = {file.name: photo}
         if folder is None:
             width, height = photo.size
@@ -144,7 +144,13 @@ def write_golden_set(
     kept = sorted(set(np.linspace(0, len(golden) - 1, KEPT).round().astype(int).tolist()))
     photos = [np.asarray(load_image(file)) for file in image_files(PHOTOS)]
     probes = [
-        Probe(name, data, resized_from_image(load_image(data), preprocessing))
+        Probe(
+            name,
+            data,
+            resized_from_image(
+                load_image(data, background=preprocessing.background), preprocessing
+            ),
+        )
         for name, data in make_probes(photos).items()
     ]
     write_golden(

@@ -141,7 +141,9 @@ def check_probes(probes: Sequence[Probe], preprocessing: Preprocessing) -> list[
     """
     problems = []
     for probe in probes:
-        found = resized_from_image(load_image(probe.data), preprocessing)
+        found = resized_from_image(
+            load_image(probe.data, background=preprocessing.background), preprocessing
+        )
         if found.shape != probe.resized.shape:
             problems.append(f"probe {probe.name}: {found.shape}, expected {probe.resized.shape}")
             continue

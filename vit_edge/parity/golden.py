@@ -11,6 +11,7 @@ Members are read one at a time: a comparison never holds more than one batch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 import zlib
@@ -89,8 +90,15 @@ class Golden:
             BundleError: No such file, damaged, or of another schema version.
         """
         self.path = path
+        with contextlib.ExitStack() as on_error:
+            self._read_index(on_error)
+            on_error.pop_all()
+
+    def _read_index(self, on_error: contextlib.ExitStack) -> None:
+        path = self.path
         try:
-            self._file = np.load(path, allow_pickle=False)
+            self._handle = on_error.enter_context(path.open("rb"))
+            self._file = on_error.enter_context(np.load(self._handle, allow_pickle=False))
             meta: dict[str, Any] = json.loads(bytes(self._file["meta"]))
             if meta.get("schema_version") != SCHEMA_VERSION:
                 raise BundleError(
@@ -125,6 +133,7 @@ class Golden:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+        self._handle.close()
 
     def probes(self) -> list[Probe]:
         """All probes: a few small files."""

@@ -1,0 +1,210 @@
+"""ONNX Runtime: engines that are ours alone, providers that are what was asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vit_edge import build, verify
+from vit_edge.backends import ort
+from vit_edge.bundle import Bundle, write_manifest
+from vit_edge.errors import (
+    BackendError,
+    EngineError,
+    IntegrityError,
+    ModelError,
+    ResourceError,
+    UsageError,
+)
+
+requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@pytest.fixture
+def bundle(testing_bundle: Bundle, tmp_path: Path) -> Bundle:
+    shutil.copytree(testing_bundle.path, tmp_path / "bundle")
+    return Bundle.read(tmp_path / "bundle")
+
+
+def pixels(bundle: Bundle) -> Any:
+    shape = bundle.manifest.input.shape[1:]
+    return np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+
+
+def test_a_built_engine_answers_like_the_model_and_is_used_by_itself(bundle: Bundle) -> None:
+    plain = ort.load(bundle)
+    engine = ort.build(bundle)
+    assert engine.parent == bundle.path / "engines"
+    built = ort.load(bundle)
+    assert built.facts["engine"] == engine.name
+    expected, found = plain.run(pixels(bundle)), built.run(pixels(bundle))
+    for name, values in expected.items():
+        assert np.abs(found[name] - values).max() <= 1e-6 * np.abs(values).max()
+    assert ort.load(bundle, engine="never").facts["engine"].startswith("none")
+
+
+def test_weights_of_an_engine_are_packed_and_beside_the_graph(bundle: Bundle) -> None:
+    engine = ort.build(bundle)
+    assert sorted(path.name for path in engine.iterdir()) == [
+        "engine.json",
+        "model.onnx",
+        "model.onnx.data",
+    ]
+    graph, weights = (engine / name for name in ("model.onnx", "model.onnx.data"))
+    assert graph.stat().st_size < weights.stat().st_size
+    assert weights.stat().st_size > bundle.model_path.stat().st_size * 0.9
+
+
+def test_building_again_replaces_the_engine(bundle: Bundle) -> None:
+    first = ort.build(bundle)
+    (first / "left-behind").touch()
+    assert ort.build(bundle) == first
+    assert not (first / "left-behind").exists()
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_a_tampered_engine_is_never_run(
+    bundle: Bundle, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = ort.build(bundle)
+    data = bytearray((engine / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (engine / name).write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert ort.load(bundle).facts["engine"].startswith("none")
+    assert "changed since" in caplog.text
+    with pytest.raises(EngineError, match="vit_edge.build"):
+        ort.load(bundle, engine="required")
+
+
+def test_an_engine_that_came_with_a_bundle_is_never_run(bundle: Bundle, tmp_path: Path) -> None:
+    ort.build(bundle)
+    shutil.copytree(bundle.path, tmp_path / "shipped")
+    with pytest.raises(EngineError, match="was not built here"):
+        ort.load(Bundle.read(tmp_path / "shipped"), engine="required")
+
+
+def test_an_engine_for_another_machine_is_said_and_not_used(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ort.build(bundle)
+    monkeypatch.setattr(ort.cpus, "cpu_features", lambda: ("neon",))
+    with caplog.at_level(logging.WARNING):
+        assert ort.load(bundle).facts["engine"].startswith("none")
+    assert "another model, onnxruntime or CPU" in caplog.text
+
+
+def test_engines_go_where_they_are_told(bundle: Bundle, tmp_path: Path) -> None:
+    engine = ort.build(bundle, tmp_path / "elsewhere")
+    assert engine.parent == tmp_path / "elsewhere"
+    assert ort.load(bundle, engines_dir=tmp_path / "elsewhere").facts["engine"] == engine.name
+    assert ort.load(bundle).facts["engine"] == "none (none was built)"
+
+
+def test_a_read_only_bundle_gets_its_engine_in_the_cache(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in the place of engines/ stands for a read-only bundle: root can write anywhere."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (bundle.path / "engines").touch()
+    engine = ort.build(bundle)
+    assert tmp_path / "cache" in engine.parents
+    assert ort.load(bundle).facts["engine"] == engine.name
+
+
+def test_no_place_for_an_engine_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="--engines-dir"):
+        ort.build(bundle, tmp_path / "file")
+
+
+def test_a_changed_model_is_refused_before_the_runtime_sees_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(bundle.model_path.read_bytes())
+    data[-5] ^= 0xFF
+    bundle.model_path.write_bytes(data)
+    monkeypatch.setattr(ort, "_session", lambda *_: pytest.fail("parsed"))
+    with pytest.raises((IntegrityError, ModelError)):
+        ort.load(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"\xff" * 64, os.urandom(64)])
+def test_random_bytes_are_refused_before_the_runtime_sees_them(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Even with a manifest that agrees with them."""
+    bundle.model_path.write_bytes(content)
+    write_manifest(bundle.path, bundle.manifest)
+    monkeypatch.setattr(ort, "_session", lambda *_: pytest.fail("parsed"))
+    with pytest.raises(ModelError):
+        ort.load(Bundle.read(bundle.path))
+
+
+def test_a_provider_that_is_not_there_is_an_error(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="CUDAExecutionProvider"):
+        ort.load(bundle, provider="cuda")
+
+
+def test_a_provider_that_falls_back_is_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime-gpu lists CUDA where there is no GPU and then runs on the CPU."""
+    import onnxruntime
+
+    everything = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: real(path, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(BackendError, match="asked onnxruntime for CUDAExecutionProvider, got CPU"):
+        ort.load(bundle, provider="cuda")
+
+
+@pytest.mark.parametrize("arguments", [{"threads": 0}, {"provider": "npu"}])
+def test_wrong_options_are_refused(bundle: Bundle, arguments: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        ort.load(bundle, **arguments)
+
+
+def test_the_build_verb_prints_json(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main([str(bundle.path), "--json"]) == 0
+    assert Path(json.loads(capsys.readouterr().out)["engine"]).is_dir()
+
+
+def test_the_verify_verb_finds_one_changed_byte(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verify.main([str(bundle.path)]) == 0
+    golden = bytearray(bundle.golden_path.read_bytes())
+    golden[100] ^= 1
+    bundle.golden_path.write_bytes(golden)
+    assert verify.main([str(bundle.path)]) == 3
+    assert "golden.npz: sha256" in capsys.readouterr().err
+
+
+def test_a_model_that_contradicts_its_manifest_is_refused(bundle: Bundle) -> None:
+    import onnx
+
+    model = onnx.load(bundle.model_path)
+    model.graph.input[0].name = "image"
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == "pixel_values":
+                node.input[index] = "image"
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, bundle.model_path)
+    write_manifest(bundle.path, bundle.manifest)
+    with pytest.raises(ModelError, match=r"(?s)inputs are \['image'\].*output logits is \[1, 10\]"):
+        verify.ensure_verified(Bundle.read(bundle.path))
