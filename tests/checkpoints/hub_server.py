@@ -60,7 +60,7 @@ def served(hub: Hub) -> Iterator[Hub]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
             pass
