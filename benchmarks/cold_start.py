@@ -38,8 +38,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "bundle"
         subprocess.run(
-            [sys.executable, "-m", "vit_edge.export", "--variant", arguments.variant]
-            + ["--checkpoint", "seeded:0", "--max-batch", "4", "--out", str(path)],
+            [
+                sys.executable,
+                "-m",
+                "vit_edge.export",
+                "--variant",
+                arguments.variant,
+                "--checkpoint",
+                "seeded:0",
+                "--max-batch",
+                "4",
+                "--out",
+                str(path),
+            ],
             check=True,
             stdout=sys.stderr,
         )

@@ -43,8 +43,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         bundle_path = Path(scratch) / "bundle"
         subprocess.run(
-            [sys.executable, "-m", "vit_edge.export", "--variant", "base-patch16-224"]
-            + ["--checkpoint", "seeded:0", "--max-batch", "4", "--out", str(bundle_path)],
+            [
+                sys.executable,
+                "-m",
+                "vit_edge.export",
+                "--variant",
+                "base-patch16-224",
+                "--checkpoint",
+                "seeded:0",
+                "--max-batch",
+                "4",
+                "--out",
+                str(bundle_path),
+            ],
             check=True,
             stdout=sys.stderr,
         )

@@ -91,6 +91,14 @@ def testing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
     recipe = load_recipe("cpu-fp32").changed(opset=None, max_batch=4)
     out = tmp_path_factory.mktemp("bundles") / "testing"
-    return export_bundle(
-        ExportOptions(recipe, "seeded:0", Request(variant("testing")), out=out)
-    )
+    return export_bundle(ExportOptions(recipe, "seeded:0", Request(variant("testing")), out=out))
+
+
+@pytest.fixture(scope="session")
+def embedded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the checkpoint inside the package."""
+    from vit_edge.export.pipeline import ExportOptions, export_bundle
+    from vit_edge.export.recipe import load_recipe
+
+    out = tmp_path_factory.mktemp("bundles") / "embedded"
+    return export_bundle(ExportOptions(load_recipe("cpu-fp32"), "embedded", out=out))

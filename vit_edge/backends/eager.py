@@ -14,7 +14,7 @@ from vit_edge import cpus, verify, wire
 from vit_edge.backends import Availability, check_pixels
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, UsageError
-from vit_edge.manifest import Manifest
+from vit_edge.manifest import Architecture, Manifest
 
 if TYPE_CHECKING:
     from vit_edge.models.reference import ReferenceDtype
@@ -105,11 +105,7 @@ class EagerBackend:
 
 
 def _vit_from_bundle(bundle: Bundle) -> ViT:
-    """Undo what export.graph does to the parameters.
-
-    The class token is already added to position row 0; the last block's q and kv are apart; in
-    the decomposed form the query columns carry 1 / sqrt(head_dim).
-    """
+    """Undo what export.graph does to the parameters; what it folded stays where it went."""
     import torch
 
     from vit_edge.models.vit import parameter_shapes, vit_from_weights
@@ -117,25 +113,22 @@ def _vit_from_bundle(bundle: Bundle) -> ViT:
     architecture = bundle.manifest.architecture
     facts = wire.read_model(bundle.model_path)
     arrays = {
-        tensor.name: wire.initializer_array(bundle.model_path, tensor)
+        tensor.name: np.asarray(wire.initializer_array(bundle.model_path, tensor))
         for tensor in facts.initializers
     }
     scaled = "Attention" not in facts.operators.get("", {})
     weights = {}
     for name, shape in parameter_shapes(architecture).items():
-        array: NDArray[np.generic]
-        if name == "embedding.cls_token":
+        if name in arrays:
+            array = arrays[name]
+            if scaled and ".attention.qkv." in name:
+                array = array * _query_factors(architecture)
+        elif name == "embedding.cls_token":  # added to its position already
             array = np.zeros(shape, np.float32)
         elif ".attention.qkv." in name:
-            array = _fused_qkv(arrays, name, architecture.width)
-            if scaled:
-                factors = np.ones(3 * architecture.width, np.float32)
-                factors[: architecture.width] = architecture.head_dim**0.5
-                array = np.asarray(array, np.float32) * factors
-        elif name not in arrays and name.startswith(("readout.head", "readout.pre_logits")):
+            array = _qkv_of_class_token(arrays, name, architecture)
+        elif name.startswith(("readout.head", "readout.pre_logits")):
             array = np.zeros(shape, np.float32)  # no output of this bundle needs it
-        elif name in arrays:
-            array = arrays[name]
         else:
             raise BackendError(f"{bundle.model_path}: holds no weight {name}; not our export?")
         if array.shape != shape:
@@ -144,12 +137,25 @@ def _vit_from_bundle(bundle: Bundle) -> ViT:
     return vit_from_weights(architecture, weights)
 
 
-def _fused_qkv(
-    arrays: Mapping[str, NDArray[np.generic]], name: str, width: int
+def _query_factors(architecture: Architecture) -> NDArray[np.float32]:
+    """What takes 1 / sqrt(head_dim) out of the query columns of decomposed attention."""
+    factors = np.ones(3 * architecture.width, np.float32)
+    factors[: architecture.width] = architecture.head_dim**0.5
+    return factors
+
+
+def _qkv_of_class_token(
+    arrays: Mapping[str, NDArray[np.generic]], name: str, architecture: Architecture
 ) -> NDArray[np.generic]:
-    if name in arrays:
-        return arrays[name]
-    q, kv = (arrays.get(name.replace(".qkv.", part)) for part in (".q.", ".kv."))
-    if q is None or kv is None:
-        raise BackendError(f"model.onnx holds neither {name} nor its q and kv parts")
-    return np.concatenate([q, kv], axis=-1)
+    """Put q, k and v of export.graph.ClsAttention back together; k and v have no bias left."""
+    block, _, kind = name.partition(".qkv.")
+    try:
+        q = arrays[f"{block}.q.{kind}"]
+        if kind == "bias":
+            return np.concatenate([q, np.zeros(2 * architecture.width, np.float32)])
+        key = np.asarray(arrays[f"{block}.key"], np.float32) * architecture.head_dim**0.5
+        value = arrays[f"{block}.value"]
+    except KeyError as error:
+        raise BackendError(f"model.onnx holds neither {name} nor {error.args[0]}") from None
+    key, value = key.transpose(2, 0, 1), value.transpose(1, 0, 2)  # [D, heads, head_dim]
+    return np.concatenate([q, key.reshape(q.shape), value.reshape(q.shape)], axis=1)

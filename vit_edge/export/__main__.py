@@ -13,7 +13,7 @@ from vit_edge.errors import MissingExtraError, UsageError
 from vit_edge.manifest import PositionMethod
 from vit_edge.variants import VARIANTS, variant
 
-_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
+_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm")
 
 _EPILOG = """\
 SOURCE is one of

@@ -4,8 +4,8 @@ Three things differ from the reference, none of them visible in the answers:
 
 - the class token and its position are one constant row, put in front by a Pad, so that no Shape
   or Expand is needed for the dynamic batch;
-- where only the class token is asked for, the last block computes its query, projection and MLP
-  for that token alone: nobody reads the others (about 7 % of a 12-block model's multiply-adds);
+- where only the class token is asked for, the last block works for that token alone: nobody reads
+  the others (about 8 % of a 12-block model's multiply-adds);
 - attention is one ONNX `Attention` node (opset 23), or MatMul-Softmax-MatMul with the scale folded
   into the query weights, for runtimes whose opset ends earlier.
 """
@@ -44,8 +44,8 @@ AttentionForm = Literal["fused", "decomposed"]
 class Attention(Protocol):
     """softmax(q k^T / sqrt(head_dim)) v, in a form that a runtime is good at."""
 
-    def split(self, x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-        """float32[N, tokens, parts * D] -> `parts` tensors, laid out as `attend` wants them."""
+    def split(self, qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+        """float32[N, tokens, 3 * D] -> q, k and v, laid out as `attend` wants them."""
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -56,8 +56,8 @@ class Attention(Protocol):
 class FusedAttention:
     """One ONNX Attention node on rank-3 tensors; its default scale is 1 / sqrt(head_dim)."""
 
-    def split(self, x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-        return chunks(x, parts, dim=-1)
+    def split(self, qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+        return qkv.chunk(3, dim=-1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         y: Tensor = torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0]
@@ -67,8 +67,8 @@ class FusedAttention:
 class DecomposedAttention:
     """MatMul, Softmax, MatMul; the weights behind q carry the scale (see `scaled_query`)."""
 
-    def split(self, x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-        return chunks(split_heads(x, parts * heads), parts, dim=1)
+    def split(self, qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+        return split_heads(qkv, 3 * heads).chunk(3, dim=1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         return merge_heads((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v)
@@ -80,18 +80,18 @@ _FORMS: dict[AttentionForm, Attention] = {
 }
 
 
-def chunks(x: Tensor, parts: int, dim: int) -> tuple[Tensor, ...]:
-    """Like Tensor.chunk, but one part is no Split node."""
-    return (x,) if parts == 1 else x.chunk(parts, dim)
+def constant(tensor: Tensor) -> nn.Parameter:
+    """A weight of the exported form, contiguous and in memory of its own."""
+    return nn.Parameter(tensor.clone(memory_format=torch.contiguous_format), requires_grad=False)
 
 
 def columns(linear: Linear, start: int, stop: int) -> Linear:
     """The outputs start:stop of a Linear as one of its own, in fresh memory."""
     with torch.device("meta"):
         part = Linear(linear.weight.shape[0], stop - start, bias=linear.bias is not None)
-    part.weight = nn.Parameter(linear.weight[:, start:stop].clone(), requires_grad=False)
+    part.weight = constant(linear.weight[:, start:stop])
     if linear.bias is not None:
-        part.bias = nn.Parameter(linear.bias[start:stop].clone(), requires_grad=False)
+        part.bias = constant(linear.bias[start:stop])
     return part
 
 
@@ -112,9 +112,8 @@ class ExportEmbedding(nn.Module):
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
         self.patch = embedding.patch
-        position = embedding.position.clone()
-        position[:, :1] += embedding.cls_token
-        self.position = nn.Parameter(position, requires_grad=False)
+        self.position = constant(embedding.position)
+        self.position[:, :1] += embedding.cls_token
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch(pixels).flatten(2).transpose(1, 2)
@@ -133,27 +132,39 @@ class ExportAttention(nn.Module):
         self.form = _FORMS[form]
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.form.split(self.qkv(x), 3, self.heads)
+        q, k, v = self.form.split(self.qkv(x), self.heads)
         y: Tensor = self.out(self.form.attend(q, k, v, self.heads))
         return y
 
 
 class ClsAttention(nn.Module):
-    """Self-attention whose only query is the class token."""
+    """Self-attention whose only query is the class token: no key or value is ever computed.
 
-    def __init__(self, attention: SelfAttention, form: AttentionForm) -> None:
+    With one query per head, (y W_k) q = y (W_k q) and p (y W_v) = (p y) W_v: the tokens y meet one
+    vector per head instead of two matrices. The key's bias shifts all scores of a query alike,
+    which softmax does not see; the value's bias, under weights that sum to 1, moves into the
+    output's.
+    """
+
+    def __init__(self, attention: SelfAttention) -> None:
         super().__init__()
-        whole = ExportAttention(attention, form)
-        width = whole.qkv.weight.shape[0]
-        self.heads, self.out, self.form = whole.heads, whole.out, whole.form
-        self.q = columns(whole.qkv, 0, width)
-        self.kv = columns(whole.qkv, width, 3 * width)
+        width, heads = attention.qkv.weight.shape[0], attention.heads
+        head_dim = width // heads
+        self.q = columns(attention.qkv, 0, width)
+        key, value = attention.qkv.weight[:, width:].reshape(width, 2, heads, head_dim).unbind(1)
+        self.key = constant(key.permute(1, 2, 0) * head_dim**-0.5)  # [heads, head_dim, D]
+        self.value = constant(value.permute(1, 0, 2))  # [heads, D, head_dim]
+        self.out = columns(attention.out, 0, width)
+        if attention.qkv.bias is not None and self.out.bias is not None:
+            value_bias = attention.qkv.bias[2 * width :]
+            self.out.bias = constant(self.out.bias + value_bias @ self.out.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        (q,) = self.form.split(self.q(x[:, :1]), 1, self.heads)
-        k, v = self.form.split(self.kv(x), 2, self.heads)
-        y: Tensor = self.out(self.form.attend(q, k, v, self.heads))
-        return y
+    def forward(self, y: Tensor) -> Tensor:
+        heads, head_dim, width = self.key.shape
+        q = self.q(y[:, :1]).reshape(-1, heads, 1, head_dim)
+        scores = (q @ self.key).reshape(-1, heads, width) @ y.transpose(1, 2)
+        mixed = (scores.softmax(dim=-1) @ y).reshape(-1, heads, 1, width)
+        return self.out((mixed @ self.value).reshape(-1, 1, width))  # type: ignore[no-any-return]
 
 
 class ExportBlock(nn.Module):
@@ -173,10 +184,10 @@ class ExportBlock(nn.Module):
 class ClsBlock(nn.Module):
     """Eq. 2 and 3, from all tokens to the class token alone: [N, tokens, D] -> [N, 1, D]."""
 
-    def __init__(self, block: Block, form: AttentionForm) -> None:
+    def __init__(self, block: Block) -> None:
         super().__init__()
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.attention = ClsAttention(block.attention, form)
+        self.attention = ClsAttention(block.attention)
 
     def forward(self, x: Tensor) -> Tensor:
         cls = x[:, :1] + self.attention(self.norm1(x))
@@ -190,10 +201,9 @@ class ExportableViT(nn.Module):
     def __init__(self, model: ViT, outputs: Sequence[str], form: AttentionForm) -> None:
         super().__init__()
         *blocks, last = (cast(Block, block) for block in model.blocks)
-        last_form: type[ExportBlock | ClsBlock] = ExportBlock if "tokens" in outputs else ClsBlock
         self.embedding = ExportEmbedding(model.embedding)
         self.blocks = nn.ModuleList([ExportBlock(block, form) for block in blocks])
-        self.blocks.append(last_form(last, form))
+        self.blocks.append(ExportBlock(last, form) if "tokens" in outputs else ClsBlock(last))
         self.readout: Readout = model.readout
         self.outputs = tuple(outputs)
 
