@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vit_edge import bundle as bundles
-from vit_edge.bundle import Bundle, staged, write_manifest
+from vit_edge.bundle import Bundle, staged_bundle, write_manifest
 from vit_edge.errors import BundleError, ResourceError, UsageError
 from vit_edge.manifest import (
     CheckpointRecord,
@@ -142,13 +142,13 @@ def test_a_file_name_that_leaves_the_bundle_is_refused(folder: Path) -> None:
 
 
 def test_an_existing_bundle_needs_force(folder: Path) -> None:
-    with pytest.raises(UsageError, match="--force"), staged(folder, force=False):
+    with pytest.raises(UsageError, match="--force"), staged_bundle(folder, force=False):
         pytest.fail("entered")
 
 
 def test_force_replaces_the_whole_directory(folder: Path) -> None:
     (folder / "engines").mkdir()
-    with staged(folder, force=True) as stage:
+    with staged_bundle(folder, force=True) as stage:
         fill(stage, "new")
     assert (folder / "model.onnx").read_text() == "new"
     assert not (folder / "engines").exists()
@@ -158,12 +158,12 @@ def test_force_replaces_the_whole_directory(folder: Path) -> None:
 def test_force_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="no bundle"), staged(tmp_path / "home", force=True):
+    with pytest.raises(UsageError, match="no bundle"), staged_bundle(tmp_path / "home", force=True):
         pytest.fail("entered")
 
 
 def test_an_error_leaves_the_destination_as_it_was(folder: Path) -> None:
-    with pytest.raises(RuntimeError), staged(folder, force=True) as stage:
+    with pytest.raises(RuntimeError), staged_bundle(folder, force=True) as stage:
         (stage / "model.onnx").write_text("half")
         raise RuntimeError
     assert (folder / "model.onnx").read_text() == "x"
@@ -173,7 +173,7 @@ def test_an_error_leaves_the_destination_as_it_was(folder: Path) -> None:
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
     with (
         pytest.raises(ResourceError, match="MB free"),
-        staged(tmp_path / "b", force=False, needed_bytes=2**60),
+        staged_bundle(tmp_path / "b", force=False, needed_bytes=2**60),
     ):
         pytest.fail("entered")
     assert not list(tmp_path.iterdir())
@@ -181,9 +181,9 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> 
 
 def test_of_two_writers_to_one_path_one_wins_whole(tmp_path: Path) -> None:
     target = tmp_path / "b"
-    with pytest.raises(UsageError), staged(target, force=False) as loser:
+    with pytest.raises(UsageError), staged_bundle(target, force=False) as loser:
         fill(loser, "loser")
-        with staged(target, force=False) as winner:
+        with staged_bundle(target, force=False) as winner:
             fill(winner, "winner")
     assert (target / "model.onnx").read_text() == "winner"
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
@@ -193,9 +193,9 @@ def test_a_live_stage_is_not_swept_and_a_dead_one_is(tmp_path: Path) -> None:
     dead = tmp_path / ".b.partial-dead"
     dead.mkdir()
     (dead / "model.onnx").write_text("left behind")
-    with staged(tmp_path / "b", force=True) as live:
+    with staged_bundle(tmp_path / "b", force=True) as live:
         fill(live, "live")
-        with staged(tmp_path / "b", force=True) as other:
+        with staged_bundle(tmp_path / "b", force=True) as other:
             fill(other, "other")
             assert live.exists()
             assert not dead.exists()
@@ -207,12 +207,12 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from tests_fill import fill
-from vit_edge.bundle import staged
+from vit_edge.bundle import staged_bundle
 print("ready", flush=True)
 content = 0
 while True:
     content += 1
-    with staged(Path({target!r}), force=True) as stage:
+    with staged_bundle(Path({target!r}), force=True) as stage:
         fill(stage, str(content) * 200_000)
 """
 
@@ -242,6 +242,6 @@ def test_kill_9_at_any_moment_leaves_a_whole_bundle(tmp_path: Path) -> None:
             assert bundles.sha256_of(found.model_path) == found.model_sha256
             seen.add(model[:3])
     assert seen, "no bundle was ever published: the test killed too early to prove anything"
-    with staged(target, force=True) as stage:
+    with staged_bundle(target, force=True) as stage:
         fill(stage)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "helper"]

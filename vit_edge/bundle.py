@@ -12,19 +12,15 @@ engines/        made on the device by `build`; no part of the bundle's identity
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_edge.errors import BundleError, ResourceError, UsageError
+from vit_edge import staging
+from vit_edge.errors import BundleError, UsageError
 from vit_edge.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 
 MANIFEST_NAME = "manifest.json"
@@ -81,6 +77,12 @@ class Bundle:
     def golden_path(self) -> Path:
         """The reference's answers."""
         return self.path / GOLDEN_NAME
+
+    @property
+    def model_bytes(self) -> int:
+        """The size of the model's files."""
+        files = self.manifest.files
+        return sum(files[name].size for name in files if name.startswith(MODEL_NAME))
 
     @property
     def model_sha256(self) -> str:
@@ -143,52 +145,28 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 
 @contextlib.contextmanager
-def staged(destination: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[Path]:
-    """Give a temporary directory that becomes `destination` when the block ends well.
-
-    The directory appears at once and whole: by a rename where nothing was, by an atomic exchange
-    where a bundle was. Until then, and after any error or kill -9, `destination` is what it was.
-    Directories that killed processes left behind are swept.
+def staged_bundle(destination: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[Path]:
+    """Give a temporary directory that becomes the bundle when the block ends well.
 
     Args:
-        destination: Where the result shall be.
-        force: Replace an existing bundle; without it that is an error.
+        destination: Where the bundle shall be.
+        force: Replace an existing bundle, in one step; without it that is an error.
         needed_bytes: Free space to insist on before anything is written.
 
     Raises:
         UsageError: `destination` exists (without force), or is something else than a bundle.
         ResourceError: Not enough space, or the parent cannot be written.
     """
-    check_destination(destination, force=force)
-    parent = destination.absolute().parent
-    prefix = f".{destination.name}.partial-"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent, prefix)
-        free = shutil.disk_usage(parent).free
-        if free < needed_bytes:
-            raise ResourceError(
-                f"{parent}: {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB needed; "
-                "make room or choose another --out"
-            )
-        stage, lock = _make_stage(parent, prefix)
-    except OSError as error:
-        raise ResourceError(f"{parent}: cannot be written: {error.strerror}") from error
-    try:
+
+    def check() -> None:
+        check_destination(destination, force=force)
+
+    with staging.staged(destination, check=check, needed_bytes=needed_bytes) as stage:
         yield stage
-        _sync(stage)
-        _publish(stage, destination.absolute(), force=force)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise ResourceError(f"{destination}: cannot be written: {error.strerror}") from error
-        raise
-    finally:
-        os.close(lock)
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def check_destination(destination: Path, *, force: bool) -> None:
-    """Refuse early what `staged` would refuse late.
+    """Refuse to replace what is no bundle, and what is one without force.
 
     Raises:
         UsageError: `destination` exists and may not be replaced.
@@ -202,101 +180,3 @@ def check_destination(destination: Path, *, force: bool) -> None:
             raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
         if not force:
             raise UsageError(f"{destination}: exists; --force replaces it")
-
-
-def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
-    """A new directory, and the lock on it that tells a sweeper somebody is at work there."""
-    while True:
-        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        lock = os.open(stage, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if stage.exists():  # else another process swept it before it was locked
-            stage.chmod(0o755)
-            return stage, lock
-        os.close(lock)
-
-
-def _sweep(parent: Path, prefix: str) -> None:
-    """Remove stages whose process is gone: a live one holds the lock on its directory."""
-    for stage in parent.glob(prefix.replace("[", "[[]") + "*"):
-        with contextlib.suppress(OSError):
-            handle = os.open(stage, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(stage, ignore_errors=True)
-            finally:
-                os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    """Push every file and the directory to the disk, so that a rename never precedes its data."""
-    for file in (*folder.rglob("*"), folder):
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-_RENAME_NOREPLACE = 1  # linux/fs.h
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
-
-
-def _publish(stage: Path, destination: Path, *, force: bool) -> None:
-    """Move `stage` to `destination` in one step; what was there ends up in `stage`."""
-    while True:
-        try:
-            _rename_new(stage, destination)
-            break
-        except FileExistsError:
-            check_destination(destination, force=force)
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile: try the plain rename
-            _exchange(stage, destination)
-            break
-    _sync_directory(destination.parent)
-
-
-def _sync_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _rename_new(source: Path, target: Path) -> None:
-    """Rename a directory, failing with FileExistsError where `target` holds something."""
-    try:
-        _renameat2(source, target, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS):
-            raise
-        try:  # a file system without flags: rename(2) itself refuses a directory with content
-            source.rename(target)
-        except OSError as refusal:
-            raise FileExistsError(str(target)) from refusal
-
-
-def _exchange(left: Path, right: Path) -> None:
-    """Swap two directories in one step."""
-    try:
-        _renameat2(left, right, _RENAME_EXCHANGE)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS):
-            raise
-        raise ResourceError(
-            f"{right}: this file system cannot exchange two directories in one step; "
-            "remove the old bundle first, or choose another --out"
-        ) from error
-
-
-def _renameat2(source: Path, target: Path, flag: int) -> None:
-    """renameat2(2), which Python does not expose."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
-    result = libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag)
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(target))

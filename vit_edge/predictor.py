@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,21 @@ class Predictor:
             ImageError: The image cannot be used.
             PredictionError: The model answered NaN or Inf.
         """
-        return self.predict_batch([image], top_k)[0]  # type: ignore[return-value]
+        return self.predict_batch([image], top_k)[0]
+
+    @overload
+    def predict_batch(
+        self,
+        images: Sequence[ImageLike],
+        top_k: int = ...,
+        *,
+        on_error: Literal["raise", "skip"] = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict_batch(
+        self, images: Sequence[ImageLike], top_k: int = ..., *, on_error: OnError
+    ) -> list[Prediction | Failure]: ...
 
     def predict_batch(
         self,
@@ -137,7 +151,7 @@ class Predictor:
         top_k: int = DEFAULT_TOP_K,
         *,
         on_error: OnError = "raise",
-    ) -> list[Prediction | Failure]:
+    ) -> list[Prediction] | list[Prediction | Failure]:
         """Classify images, as many at once as the bundle's max batch allows.
 
         Args:
@@ -148,6 +162,26 @@ class Predictor:
         """
         batch = min(self._bundle.manifest.max_batch, max(len(images), 1))
         return list(self.stream(images, top_k, batch_size=batch, on_error=on_error))
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        top_k: int = ...,
+        *,
+        batch_size: int | None = ...,
+        on_error: Literal["raise", "skip"] = ...,
+    ) -> Iterator[Prediction]: ...
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        top_k: int = ...,
+        *,
+        batch_size: int | None = ...,
+        on_error: OnError,
+    ) -> Iterator[Prediction | Failure]: ...
 
     def stream(
         self,

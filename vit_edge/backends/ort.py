@@ -8,7 +8,6 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, trust, verify
+from vit_edge import cpus, staging, trust, verify
 from vit_edge.backends import Availability, check_pixels
 from vit_edge.bundle import ENGINES_NAME, MODEL_NAME, Bundle, sha256_of
 from vit_edge.errors import BackendError, EngineError, ResourceError, UsageError
@@ -69,7 +68,7 @@ def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
             where the bundle is read-only.
 
     Returns:
-        The engine's directory. It is made aside and renamed: there is never half an engine.
+        The engine's directory. It is made aside and moved into place: there is never half of one.
 
     Raises:
         BackendError: ONNX Runtime refuses the model.
@@ -78,10 +77,8 @@ def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
     import onnxruntime
 
     verify.ensure_verified(bundle, full=True)
-    parent = _writable_engines_dir(bundle, engines_dir)
-    target = parent / f"ort-{key(bundle)}"
-    stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
-    try:
+    target = _writable_engines_dir(bundle, engines_dir) / f"ort-{key(bundle)}"
+    with staging.staged(target, needed_bytes=2 * bundle.model_bytes) as stage:
         options = _options(onnxruntime, threads=None)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(stage / MODEL_NAME)
@@ -95,13 +92,6 @@ def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
         hashes = {name: sha256_of(stage / name) for name in (MODEL_NAME, WEIGHTS_NAME)}
         record = {"key": _key_parts(bundle), "sha256": hashes}
         (stage / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
-        if target.exists():
-            shutil.rmtree(target)
-        stage.rename(target)
-    except OSError as error:
-        raise ResourceError(f"{parent}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     trust.record_hashes(target, hashes)
     return target
 
@@ -253,7 +243,8 @@ def _session(
         session = runtime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # the runtime's exceptions have no common base but this
         raise BackendError(
-            f"{path}: onnxruntime {runtime.__version__} refuses it: {error}"
+            f"{path}: onnxruntime {runtime.__version__} refuses it: {error}. If it is newer than "
+            "the runtime, export it again with a lower --opset (python -m vit_edge.export --help)"
         ) from error
     _return_freed_memory()
     if session.get_providers()[0] != wanted:

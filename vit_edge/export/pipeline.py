@@ -27,7 +27,7 @@ from vit_edge.bundle import (
     PARITY_NAME,
     Bundle,
     check_destination,
-    staged,
+    staged_bundle,
     write_manifest,
 )
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
@@ -95,7 +95,9 @@ def export_bundle(options: ExportOptions) -> Bundle:
         checkpoint.record.source,
     )
     torch.set_num_threads(cpus.usable_cpus())
-    with staged(out, force=options.force, needed_bytes=int(weights_bytes * 1.1) + 2**26) as stage:
+    with staged_bundle(
+        out, force=options.force, needed_bytes=int(weights_bytes * 1.1) + 2**26
+    ) as stage:
         vit = vit_from_weights(architecture, dict(checkpoint.weights))
         checkpoint = dataclasses.replace(checkpoint, weights={})  # the model holds them now
         golden = _fix_reference(vit, checkpoint, options, dtype, stage)

@@ -1,0 +1,159 @@
+"""Directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vit_edge.errors import ResourceError
+
+
+@contextlib.contextmanager
+def staged(
+    destination: Path, *, check: Callable[[], object] = lambda: None, needed_bytes: int = 0
+) -> Iterator[Path]:
+    """Give a temporary directory that becomes `destination` when the block ends well.
+
+    The directory appears at once and whole: by a rename where nothing was, by an atomic exchange
+    where something was. Until then, and after any error or kill -9, `destination` is what it was.
+    Directories that killed processes left behind are swept.
+
+    Args:
+        destination: Where the result shall be.
+        check: Raises if what is at `destination` may not be replaced; asked first and last.
+        needed_bytes: Free space to insist on before anything is written.
+
+    Raises:
+        ResourceError: Not enough space, or the parent cannot be written.
+    """
+    check()
+    parent = destination.absolute().parent
+    prefix = f".{destination.name}.partial-"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent, prefix)
+        free = shutil.disk_usage(parent).free
+        if free < needed_bytes:
+            raise ResourceError(
+                f"{parent}: {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB needed; "
+                "make room or choose another --out"
+            )
+        stage, lock = _make_stage(parent, prefix)
+    except OSError as error:
+        raise ResourceError(f"{parent}: cannot be written: {error.strerror}") from error
+    try:
+        yield stage
+        _sync(stage)
+        _publish(stage, destination.absolute(), check)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise ResourceError(f"{destination}: cannot be written: {error.strerror}") from error
+        raise
+    finally:
+        os.close(lock)
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new directory, and the lock on it that tells a sweeper somebody is at work there."""
+    while True:
+        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = os.open(stage, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stage.exists():  # else another process swept it before it was locked
+            stage.chmod(0o755)
+            return stage, lock
+        os.close(lock)
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove stages whose process is gone: a live one holds the lock on its directory."""
+    for stage in parent.glob(prefix.replace("[", "[[]") + "*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(stage, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(stage, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Push every file and the directory to the disk, so that a rename never precedes its data."""
+    for file in (*folder.rglob("*"), folder):
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def _publish(stage: Path, destination: Path, check: Callable[[], object]) -> None:
+    """Move `stage` to `destination` in one step; what was there ends up in `stage`."""
+    while True:
+        try:
+            _rename_new(stage, destination)
+            break
+        except FileExistsError:
+            check()
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile: try the plain rename
+            _exchange(stage, destination)
+            break
+    _sync_directory(destination.parent)
+
+
+def _sync_directory(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    """Rename a directory, failing with FileExistsError where `target` holds something."""
+    try:
+        _renameat2(source, target, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        try:  # a file system without flags: rename(2) itself refuses a directory with content
+            source.rename(target)
+        except OSError as refusal:
+            raise FileExistsError(str(target)) from refusal
+
+
+def _exchange(left: Path, right: Path) -> None:
+    """Swap two directories in one step."""
+    try:
+        _renameat2(left, right, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        raise ResourceError(
+            f"{right}: this file system cannot exchange two directories in one step; "
+            "remove the old bundle first, or choose another --out"
+        ) from error
+
+
+def _renameat2(source: Path, target: Path, flag: int) -> None:
+    """renameat2(2), which Python does not expose."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
+    result = libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag)
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))
