@@ -84,6 +84,7 @@ def pytest_pycollect_makemodule(
 @pytest.fixture(scope="session")
 def testing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of the testing variant with seeded weights, batches up to 4."""
+    pytest.importorskip("torch", reason="making a bundle needs the export extra")
     from vit_edge.checkpoints import Request
     from vit_edge.export.pipeline import ExportOptions, export_bundle
     from vit_edge.export.recipe import load_recipe
@@ -97,6 +98,7 @@ def testing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def embedded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of the checkpoint inside the package."""
+    pytest.importorskip("torch", reason="making a bundle needs the export extra")
     from vit_edge.export.pipeline import ExportOptions, export_bundle
     from vit_edge.export.recipe import load_recipe
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from vit_edge.bundle import Bundle
 
 # Put together here, so that this file does not hold what it forbids.
 MACHINE_PATHS = re.compile(
@@ -107,6 +110,35 @@ def test_the_installed_wheel_imports_finds_its_data_and_has_a_console_script(
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_predicts_where_only_numpy_pillow_and_onnxruntime_are(
+    wheel: Path, tmp_path: Path, repository: Path, embedded_bundle: Bundle, photos: list[Path]
+) -> None:
+    venv.create(tmp_path / "env", system_site_packages=False, symlinks=True, with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [python, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    minor = f"py{sys.version_info.major}{sys.version_info.minor}"
+    pins = str(repository / "constraints" / f"{minor}.txt")
+    run("-m", "pip", "install", "--quiet", "-c", pins, f"vit-edge[cpu] @ {wheel.as_uri()}")
+    code = "import importlib.util as u; print([n for n in ('torch', 'onnx') if u.find_spec(n)])"
+    assert run("-c", code).strip() == "[]"
+    bundle = str(tmp_path / "bundle")
+    shutil.copytree(embedded_bundle.path, bundle)
+    run("-m", "vit_edge.build", bundle)
+    assert "parity holds" in run("-m", "vit_edge.parity", bundle)
+    cat = next(photo for photo in photos if photo.name == "cat.jpg")
+    code = "from vit_edge import Predictor; print(Predictor('bundle').predict({!r}).label)"
+    assert run("-c", code.format(str(cat))) == "cat\n"
 
 
 def test_the_installed_metadata_has_the_packages_version() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vit_edge.errors import CheckpointError
 from vit_edge.manifest import Architecture
@@ -108,7 +109,8 @@ def read_weights(
     if converted:
         log.info("%s: %s weights are converted to float32", where, ", ".join(converted))
     weights = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}
-    for name, rule in by_name.items():
+    # a bar on a terminal, on stderr; nothing in a log
+    for name, rule in tqdm(by_name.items(), "weights", unit="tensor", leave=False, disable=None):
         destination = weights[rule.ours].chunk(rule.parts, dim=-1)[rule.part]
         destination.copy_(rule.layout(stored[name].read()))
         if not torch.isfinite(destination).all():

@@ -15,9 +15,10 @@ class Limit:
     reason: str
 
 
-# Measured against the reference: onnxruntime 1.31 is off by 3e-7 (vit-cifar10) to 3e-6 (large, huge)
-# in logits and features alike. What must not pass, on vit-cifar10: LayerNorm epsilon 1e-12 for 1e-6
-# 3e-5, epsilon 1e-5 for 1e-6 3e-4, tanh GELU 7e-4, a dropped bias 3e-3 (tests/parity/test_limits.py).
+# Measured against the reference: onnxruntime 1.31 is off by 3e-7 (vit-cifar10) to 3e-6 (large,
+# huge) in logits and features alike. What must not pass, on vit-cifar10: LayerNorm epsilon 1e-12
+# for 1e-6 3e-5, epsilon 1e-5 for 1e-6 3e-4, tanh GELU 7e-4, a dropped bias 3e-3
+# (tests/parity/test_limits.py).
 LIMITS: dict[str, Limit] = {
     "fp32": Limit(1e-5, "float32 rounding over up to 32 blocks, with a factor of about 3 to spare"),
 }

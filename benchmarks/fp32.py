@@ -1,0 +1,110 @@
+"""base-patch16-224 in float32: latency against timm's export, and the cold start of a built bundle.
+
+    python benchmarks/fp32.py --timm-python .venv-timm/bin/python
+
+Latency: batch 1, both graphs in ONNX Runtime with the same options, taking turns. timm's side is
+made by peers/timm_onnx.py in an environment of its own; without one that part is left out. Weights
+are random on both sides: the time of a dense float32 graph does not depend on them.
+
+Cold start: from starting Python to the first answer, a process each time. The page cache is warm
+and the files' hashes are known, as on a device that has run the bundle before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import interleaved
+import numpy as np
+import onnxruntime
+
+from vit_edge import cpus
+from vit_edge.backends import ort
+from vit_edge.bundle import Bundle
+
+PHOTO = Path(__file__).resolve().parents[1] / "vit_edge" / "data" / "photos" / "cat.jpg"
+FIRST_ANSWER = """
+import sys
+from vit_edge import Bundle, Predictor
+from vit_edge.backends import ort
+bundle = Bundle.read(sys.argv[1])
+Predictor(bundle, ort.load(bundle, engine=sys.argv[2])).predict(sys.argv[3])
+"""
+TIMM = "timm, torch.onnx, opset 18"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--timm-python", type=Path, metavar="PYTHON")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--starts", type=int, default=20)
+    arguments = parser.parse_args()
+    print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs, {' '.join(cpus.cpu_features())}")
+    print(f"onnxruntime {onnxruntime.__version__}")
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = exported(Path(scratch) / "bundle")
+        if arguments.timm_python is not None:
+            print(f"\nlatency, batch 1, {arguments.rounds} rounds")
+            timm = timm_session(arguments.timm_python, Path(scratch) / "timm.onnx")
+            print(interleaved.report(latency(bundle, timm, arguments.rounds), TIMM, bar=0.9))
+        print(f"\nPython start to first answer, {arguments.starts} starts")
+        print(interleaved.report(cold_start(bundle, arguments.starts), "unbuilt", bar=0.7))
+    return 0
+
+
+def exported(path: Path) -> Bundle:
+    """Export and build the bundle that is measured."""
+    argv = [sys.executable, "-m", "vit_edge.export", "--variant", "base-patch16-224"]
+    argv += ["--checkpoint", "seeded:0", "--max-batch", "4", "--out", str(path)]
+    subprocess.run(argv, check=True, stdout=sys.stderr)
+    bundle = Bundle.read(path)
+    ort.build(bundle)
+    return bundle
+
+
+def timm_session(python: Path, path: Path) -> onnxruntime.InferenceSession:
+    """Export timm's model with timm's own environment, and open it."""
+    script = Path(__file__).with_name("peers") / "timm_onnx.py"
+    subprocess.run([python, script, "vit_base_patch16_224", path], check=True, stdout=sys.stderr)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cpus.usable_cpus()
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def latency(
+    bundle: Bundle, timm: onnxruntime.InferenceSession, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds per run."""
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    candidates: dict[str, Callable[[], object]] = {
+        TIMM: lambda: timm.run(None, {"x": pixels}),
+        "vit_edge": partial(ort.load(bundle, engine="never").run, pixels),
+        "vit_edge, built": partial(ort.load(bundle, engine="required").run, pixels),
+    }
+    return interleaved.timings(candidates, rounds)
+
+
+def cold_start(bundle: Bundle, starts: int) -> dict[str, list[float]]:
+    """Seconds per process."""
+
+    def first_answer(engine: str) -> None:
+        argv = [sys.executable, "-c", FIRST_ANSWER, str(bundle.path), engine, str(PHOTO)]
+        subprocess.run(argv, check=True)
+
+    candidates: dict[str, Callable[[], object]] = {
+        "unbuilt": partial(first_answer, "never"),
+        "built": partial(first_answer, "required"),
+        "python alone": partial(subprocess.run, [sys.executable, "-c", ""], check=True),
+    }
+    return interleaved.timings(candidates, starts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
