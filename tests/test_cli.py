@@ -21,7 +21,7 @@ from vit_edge.errors import (
     VitEdgeError,
 )
 
-requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+requires = ("onnxruntime",)
 
 
 @pytest.mark.parametrize("verb", sorted(cli.VERBS))

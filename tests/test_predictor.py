@@ -21,7 +21,7 @@ from PIL import Image
 from vit_edge import Bundle, Failure, ImageDecodeError, PredictionError, Predictor, UsageError
 from vit_edge.backends import ort
 
-requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+requires = ("onnxruntime",)
 
 
 @pytest.fixture(scope="module")

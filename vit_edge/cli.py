@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from vit_edge.errors import VitEdgeError
 
@@ -22,10 +23,9 @@ VERBS = {
 
 def guarded(run: Callable[[], int]) -> int:
     """Run a command; print our own errors without a traceback and return their exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("vit_edge").setLevel(logging.INFO)
     try:
-        code = run()
+        with _messages_on_stderr():
+            code = run()
         sys.stdout.flush()
     except VitEdgeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -37,6 +37,20 @@ def guarded(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+@contextlib.contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Show what vit_edge logs, from INFO on, and leave the logging of a caller as it was."""
+    logger = logging.getLogger("vit_edge")
+    level, handler = logger.level, logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def main(argv: list[str] | None = None) -> int:
