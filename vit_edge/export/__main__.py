@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from vit_edge import cli
 from vit_edge.errors import MissingExtraError, UsageError
@@ -43,6 +43,59 @@ def image_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+# flag -> arguments of argparse's add_argument
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--variant": {
+        "metavar": "NAME",
+        "help": "a row of the table (--list-variants); may be left out where --checkpoint tells",
+    },
+    "--list-variants": {"action": "store_true", "help": "print the table of variants and stop"},
+    "--checkpoint": {
+        "metavar": "SOURCE",
+        "help": "where the weights are, see below; default: the variant's own, from the hub",
+    },
+    "--revision": {"help": "commit, branch or tag of a hub repository"},
+    "--recipe": {
+        "default": "cpu-fp32",
+        "metavar": "NAME|FILE",
+        "help": "what to make: cpu-fp32 (default), gpu-fp32, or a .toml of your own",
+    },
+    "--image-size": {
+        "type": image_size,
+        "metavar": "HxW",
+        "help": "another size in pixels, such as 384 or 320x448: the position embeddings are "
+        "interpolated to it",
+    },
+    "--pos-interp": {
+        "choices": get_args(PositionMethod),
+        "help": "how they are interpolated; default: as the checkpoint's own library does",
+    },
+    "--outputs": {
+        "default": "logits,features",
+        "metavar": "A,B",
+        "help": "of logits, features, tokens, pre_logits; default: logits,features",
+    },
+    "--max-batch": {
+        "type": int,
+        "metavar": "N",
+        "help": "the largest batch that is proven and allowed; default: the recipe's, 32",
+    },
+    "--opset": {"type": int, "metavar": "N", "help": "ONNX operator set; default: the recipe's"},
+    "--golden-images": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "real images to prove parity on; default: the package's photos",
+    },
+    "--out": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "the bundle to write; default: bundles/VARIANT-PRECISION",
+    },
+    "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
+    "--json": {"action": "store_true", "help": "print the result as JSON on stdout"},
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
@@ -51,55 +104,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = made.add_argument
-    add("--variant", metavar="NAME", help="a row of the table, see --list-variants")
-    add("--list-variants", action="store_true", help="print the table of variants and stop")
-    add("--checkpoint", metavar="SOURCE", help="where the weights are; default: the variant's own")
-    add("--revision", help="commit, branch or tag of a hub repository")
-    add(
-        "--recipe",
-        default="cpu-fp32",
-        metavar="NAME|FILE",
-        help="cpu-fp32 (default), gpu-fp32 or a file",
-    )
-    add(
-        "--image-size",
-        type=image_size,
-        metavar="HxW",
-        help="interpolate positions to it",
-    )
-    add(
-        "--pos-interp",
-        choices=get_args(PositionMethod),
-        help="how; default: the source's way",
-    )
-    add(
-        "--outputs",
-        default=None,
-        metavar="A,B",
-        help="logits,features,tokens,pre_logits",
-    )
-    add(
-        "--max-batch",
-        type=int,
-        metavar="N",
-        help="largest batch to prove and allow",
-    )
-    add("--opset", type=int, metavar="N", help="ONNX operator set (default: recipe's)")
-    add(
-        "--golden-images",
-        type=Path,
-        metavar="DIR",
-        help="default: our photos",
-    )
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="default: bundles/VARIANT-PRECISION",
-    )
-    add("--force", action="store_true", help="replace an existing bundle, in one step")
-    add("--json", action="store_true", help="print the result as JSON on stdout")
+    for flag, options in _OPTIONS.items():
+        made.add_argument(flag, **options)
     return made
 
 
@@ -118,17 +124,16 @@ def _run(arguments: argparse.Namespace) -> int:
     row = None if arguments.variant is None else variant(arguments.variant)
     _require_extra()
     from vit_edge.checkpoints import Request
-    from vit_edge.export.pipeline import DEFAULT_OUTPUTS, ExportOptions, export_bundle
+    from vit_edge.export.pipeline import ExportOptions, export_bundle
     from vit_edge.export.recipe import load_recipe
 
-    outputs = arguments.outputs
     options = ExportOptions(
         recipe=load_recipe(arguments.recipe).changed(
             opset=arguments.opset, max_batch=arguments.max_batch
         ),
         checkpoint=arguments.checkpoint,
         request=Request(row, arguments.image_size, arguments.pos_interp, arguments.revision),
-        outputs=DEFAULT_OUTPUTS if outputs is None else tuple(outputs.split(",")),
+        outputs=tuple(arguments.outputs.split(",")),
         golden_images=arguments.golden_images,
         out=arguments.out,
         force=arguments.force,
