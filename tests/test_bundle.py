@@ -135,10 +135,80 @@ def test_a_label_too_few_is_refused(tmp_path: Path) -> None:
 def test_a_file_name_that_leaves_the_bundle_is_refused(folder: Path) -> None:
     path = folder / "manifest.json"
     data = json.loads(path.read_text())
-    data["files"]["../outside"] = {"size": 1, "sha256": "0"}
+    data["files"]["../outside"] = {"size": 1, "sha256": "0" * 64}
     path.write_text(json.dumps(data))
     with pytest.raises(BundleError, match="not a plain file name"):
         Bundle.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("preprocessing", "std"), [float("inf")] * 3),
+        (("preprocessing", "mean"), [float("nan")] * 3),
+        (("preprocessing", "rescale_factor"), 10**400),
+        (("preprocessing", "resize_hw"), [10**19, 64]),
+        (("architecture", "depth"), 10**12),
+        (("max_batch",), -1),
+        (("files", "model.onnx", "size"), -1),
+        (("files", "model.onnx", "sha256"), ""),
+    ],
+)
+def test_numbers_that_are_none_are_refused(
+    folder: Path, path: tuple[str, ...], value: object
+) -> None:
+    data = json.loads((folder / "manifest.json").read_text())
+    inner = data
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (folder / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(BundleError):
+        Bundle.read(folder)
+
+
+def test_a_label_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
+    fill(tmp_path)
+    labels = [f"class\u2028{i}\x0b" for i in range(10)]
+    (tmp_path / "labels.txt").write_text("".join(f"{x}\n" for x in labels), encoding="utf-8")
+    write_manifest(tmp_path, MANIFEST)
+    assert Bundle.read(tmp_path).labels == tuple(labels)
+
+
+def test_a_file_is_no_bundle_and_says_so(folder: Path) -> None:
+    with pytest.raises(BundleError, match="is a file; give its directory"):
+        Bundle.read(folder / "model.onnx")
+
+
+@pytest.mark.parametrize("out", [".", "..", "new/.."])
+def test_the_working_directory_is_never_exchanged_away(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError), staged_bundle(Path(out), force=True):
+        pytest.fail("entered")
+    with pytest.raises(UsageError, match="working directory"), staged_bundle(folder, force=True):
+        pytest.fail("entered")
+
+
+def test_a_fifo_that_looks_like_a_stage_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".b.partial-x")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".b.partial-link").symlink_to(tmp_path / "elsewhere")
+    with staged_bundle(tmp_path / "b", force=False) as stage:
+        fill(stage)
+    assert (tmp_path / "elsewhere").is_dir()
+    assert (tmp_path / ".b.partial-link").is_symlink()
+
+
+def test_the_umask_decides_who_may_read_a_bundle(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with staged_bundle(tmp_path / "b", force=False) as stage:
+            fill(stage)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o700
 
 
 def test_an_existing_bundle_needs_force(folder: Path) -> None:

@@ -59,7 +59,7 @@ def test_path_bytes_file_pillow_and_array_give_one_answer(
 def test_a_batch_answers_each_image_as_if_alone(predictor: Predictor, photos: list[Path]) -> None:
     alone = np.stack([predictor.predict(photo).logits for photo in photos])
     batch = predictor.predict_batch(photos)
-    together = np.stack([p.logits for p in batch if not isinstance(p, Failure)])
+    together = np.stack([p.logits for p in batch])
     assert together.shape == alone.shape
     assert np.abs(together - alone).max() <= 2e-6 * np.abs(alone).max()
 
@@ -120,7 +120,7 @@ def test_a_stream_keeps_the_order(predictor: Predictor, photos: list[Path]) -> N
     expected = [predictor.predict(photo).index for photo in photos]
     for batch_size in (1, 3, 4):
         found = predictor.stream(images, batch_size=batch_size)
-        indices = [p.index for p in found if not isinstance(p, Failure)]
+        indices = [p.index for p in found]
         assert indices == [expected[i % len(photos)] for i in range(37)]
 
 
@@ -131,8 +131,10 @@ def test_an_error_of_the_source_reaches_the_caller(
         yield photos[0]
         raise RuntimeError("camera unplugged")
 
+    stream = predictor.stream(failing())
+    assert next(stream).source == str(photos[0])
     with pytest.raises(RuntimeError, match="camera unplugged"):
-        list(predictor.stream(failing()))
+        next(stream)
 
 
 def test_many_threads_may_share_a_predictor(predictor: Predictor, photos: list[Path]) -> None:
@@ -190,6 +192,98 @@ def test_closing_gives_the_runtime_back(testing_bundle: Bundle) -> None:
     assert backend() is None
 
 
+def test_a_fork_while_another_thread_holds_the_lock_does_not_hang(
+    testing_bundle: Bundle, photos: list[Path]
+) -> None:
+    predictor = Predictor(testing_bundle)
+    expected = predictor.predict(photos[0]).index
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with predictor._lock:
+        child = context.Process(target=_predict_in_child, args=(predictor, photos[0], queue))
+        child.start()
+    assert queue.get(timeout=60) == expected
+    child.join()
+
+
+def test_a_skipped_image_can_be_told_by_the_sources_of_the_others(
+    predictor: Predictor, photos: list[Path]
+) -> None:
+    images = [photos[0], b"no image", photos[1]]
+    answered = predictor.predict_batch(images, on_error="skip")
+    assert [prediction.source for prediction in answered] == [str(photos[0]), str(photos[1])]
+
+
+def test_good_images_before_a_bad_one_are_answered_before_the_error(
+    predictor: Predictor, photos: list[Path]
+) -> None:
+    found = []
+    with pytest.raises(ImageDecodeError):
+        for prediction in predictor.stream([*photos[:6], b"bad", photos[7]], batch_size=4):
+            found.append(prediction)
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize("single", ["cat.jpg", Path("cat.jpg"), b"\xff\xd8", np.zeros((2, 2, 3))])
+def test_a_single_image_is_no_sequence_of_images(predictor: Predictor, single: Any) -> None:
+    for call in (predictor.predict_batch, predictor.stream, predictor.features):
+        with pytest.raises(UsageError, match="put a single one into a list"):
+            call(single)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, "3", None])
+def test_top_k_must_be_a_whole_number_from_1_on(predictor: Predictor, top_k: Any) -> None:
+    with pytest.raises(UsageError, match="top_k"):
+        predictor.stream([], top_k)
+
+
+def test_an_iterator_of_images_is_a_batch_too(predictor: Predictor, photos: list[Path]) -> None:
+    assert len(predictor.predict_batch(iter(photos))) == len(photos)
+
+
+def test_features_refuse_to_record(predictor: Predictor, photos: list[Path]) -> None:
+    with pytest.raises(UsageError, match="here, not 'record'"):
+        predictor.features(photos, on_error="record")  # type: ignore[arg-type]
+
+
+def test_every_output_of_the_bundle_can_be_had(predictor: Predictor, photos: list[Path]) -> None:
+    logits = predictor.output("logits", photos)
+    assert logits.shape == (len(photos), 10)
+    with pytest.raises(UsageError, match="--outputs logits,features,tokens"):
+        predictor.output("tokens", photos)
+
+
+class AnswersWrongly:
+    facts: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def run(self, pixels: Any) -> Any:
+        found: Any = self.change(np.zeros((len(pixels), 10), np.float32))
+        return {} if found is None else {"logits": found}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v[:-1],
+        lambda v: np.concatenate([v, v]),
+        lambda v: np.concatenate([v, v], axis=1),
+        lambda v: None,
+    ],
+)
+def test_answers_of_another_shape_are_no_answers(
+    testing_bundle: Bundle, photos: list[Path], change: Any
+) -> None:
+    predictor = Predictor(testing_bundle, AnswersWrongly(change))
+    with pytest.raises(PredictionError, match="should be"):
+        predictor.predict_batch(photos)
+
+
 class AnswersNaN:
     facts: dict[str, str] = {}  # noqa: RUF012
 
@@ -216,14 +310,14 @@ def test_logits_that_were_not_exported_are_explained(
     only = dataclasses.replace(manifest, outputs=manifest.outputs[1:])
     bundle = dataclasses.replace(testing_bundle, manifest=only)
     predictor = Predictor(bundle, AnswersNaN(bundle))
-    with pytest.raises(UsageError, match="--outputs logits"):
+    with pytest.raises(UsageError, match="--outputs features,logits"):
         predictor.predict(photos[0])
 
 
 @pytest.mark.parametrize("batch_size", [0, 5, -1])
 def test_a_batch_size_beyond_the_bundle_is_refused(predictor: Predictor, batch_size: int) -> None:
     with pytest.raises(UsageError, match="between 1 and 4"):
-        list(predictor.stream([], batch_size=batch_size))
+        predictor.stream([], batch_size=batch_size)
 
 
 def test_facts_say_what_really_runs(predictor: Predictor) -> None:

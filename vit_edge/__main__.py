@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
 from vit_edge import backends, cli
-from vit_edge.predictor import DEFAULT_TOP_K, Failure, Prediction, Predictor
+from vit_edge.predictor import DEFAULT_TOP_K, Failure, Predictor
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--backend", default="ort", metavar="NAME", help=f"one of {', '.join(backends.names())}"
     )
-    made.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, metavar="K")
+    made.add_argument(
+        "--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="classes to rank; default: 5"
+    )
     made.add_argument("--json", action="store_true", help="one JSON object a line, on stdout")
     return made
 
@@ -45,21 +46,14 @@ def _run(arguments: argparse.Namespace) -> int:
             failed = isinstance(outcome, Failure)
             failures += failed
             if arguments.json:
-                print(json.dumps({"image": image, **_row(outcome)}), flush=True)
+                print(json.dumps({"image": image, **outcome.as_dict()}), flush=True)
             elif isinstance(outcome, Failure):
                 print(f"{type(outcome.error).__name__}: {outcome.error}", file=sys.stderr)
             else:
-                print(image)
+                print(outcome.source)
                 for ranked in outcome.top:
                     print(f"  {ranked.score:7.2%}  {ranked.label}")
     return 3 if failures else 0
-
-
-def _row(outcome: Prediction | Failure) -> dict[str, Any]:
-    if isinstance(outcome, Failure):
-        return {"error": type(outcome.error).__name__, "message": str(outcome.error)}
-    top = [{"label": r.label, "index": r.index, "score": r.score} for r in outcome.top]
-    return {"label": outcome.label, "top": top}
 
 
 if __name__ == "__main__":

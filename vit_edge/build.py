@@ -8,8 +8,22 @@ import sys
 import time
 from pathlib import Path
 
-from vit_edge import backends, cli
+from vit_edge import backends, cli, isolate
 from vit_edge.bundle import Bundle
+
+
+def build(bundle: str, backend: str, engines_dir: Path | None = None) -> Path:
+    """Compile a bundle in this process.
+
+    Args:
+        bundle: Its directory.
+        backend: A backend's name.
+        engines_dir: Where to put the engine; by default in the bundle, or the user's cache.
+
+    Returns:
+        The engine's directory.
+    """
+    return backends.module(backend).build(Bundle.read(bundle), engines_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,9 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    bundle = Bundle.read(arguments.bundle)
     start = time.perf_counter()
-    engine = backends.module(arguments.backend).build(bundle, arguments.engines_dir)
+    # In a child process, whose death of too little memory is a message here.
+    engine = isolate.call_in_child(
+        "vit_edge.build:build", arguments.bundle, arguments.backend, arguments.engines_dir
+    )
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in engine.iterdir())
     if arguments.json:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from vit_edge import staging
 from vit_edge.errors import BundleError, UsageError
@@ -51,9 +53,8 @@ class Bundle:
         folder = Path(path)
         manifest_path = folder / MANIFEST_NAME
         if not folder.is_dir():
-            raise BundleError(
-                f"{folder}: no such directory; a bundle is what vit_edge.export makes"
-            )
+            what = "is a file; give its directory" if folder.is_file() else "no such directory"
+            raise BundleError(f"{folder}: {what}; python -m vit_edge.export makes bundles")
         try:
             if manifest_path.stat().st_size > _MANIFEST_LIMIT_BYTES:
                 raise BundleError(f"{manifest_path}: larger than any manifest is")
@@ -79,19 +80,36 @@ class Bundle:
         return self.path / GOLDEN_NAME
 
     @property
+    def model_files(self) -> dict[str, FileRecord]:
+        """model.onnx and what holds its weights beside it."""
+        files = self.manifest.files
+        return {name: files[name] for name in sorted(files) if name.startswith(MODEL_NAME)}
+
+    @property
     def model_bytes(self) -> int:
         """The size of the model's files."""
-        files = self.manifest.files
-        return sum(files[name].size for name in files if name.startswith(MODEL_NAME))
+        return sum(record.size for record in self.model_files.values())
 
     @property
     def model_sha256(self) -> str:
         """What engines are keyed by: one hash over the model's files, in the order of names."""
-        files = self.manifest.files
-        names = sorted(name for name in files if name.startswith(MODEL_NAME))
-        if len(names) == 1:
-            return files[MODEL_NAME].sha256
-        return hashlib.sha256("".join(files[name].sha256 for name in names).encode()).hexdigest()
+        hashes = [record.sha256 for record in self.model_files.values()]
+        return hashes[0] if len(hashes) == 1 else sha256(".".join(hashes).encode()).hexdigest()
+
+    def parity(self) -> dict[str, Any]:
+        """What the gate found at export.
+
+        Raises:
+            BundleError: parity.json is damaged.
+        """
+        path = self.path / PARITY_NAME
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BundleError(f"{path}: cannot be read: {error}") from None
+        if not isinstance(found, dict) or not {"passed", "limit", "facts"} <= found.keys():
+            raise BundleError(f"{path}: not what an export writes; export the bundle again")
+        return found
 
 
 def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
@@ -113,7 +131,8 @@ def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
 
 def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
     try:
-        labels = tuple(path.read_text(encoding="utf-8").splitlines())
+        # not splitlines: a label may hold any other character that counts as a line's end there
+        labels = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
     if len(labels) != manifest.architecture.num_classes:
@@ -125,7 +144,7 @@ def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
 
 def sha256_of(path: Path) -> str:
     """Hash a file (about 2 GB/s)."""
-    digest = hashlib.sha256()
+    digest = sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             digest.update(chunk)
@@ -161,7 +180,9 @@ def staged_bundle(destination: Path, *, force: bool, needed_bytes: int = 0) -> I
     def check() -> None:
         check_destination(destination, force=force)
 
-    with staging.staged(destination, check=check, needed_bytes=needed_bytes) as stage:
+    with staging.staged(
+        destination, option="--out", check=check, needed_bytes=needed_bytes
+    ) as stage:
         yield stage
 
 
@@ -171,8 +192,13 @@ def check_destination(destination: Path, *, force: bool) -> None:
     Raises:
         UsageError: `destination` exists and may not be replaced.
     """
+    if destination.name in ("", ".."):
+        raise UsageError(f"{destination}: give the bundle's directory a name, such as bundles/mine")
     if not os.path.lexists(destination):
         return
+    here = Path.cwd()
+    if destination.resolve() in (here, *here.parents):
+        raise UsageError(f"{destination}: the working directory lies in it; choose another --out")
     if destination.is_symlink() or not destination.is_dir():
         raise UsageError(f"{destination}: exists and is no directory; choose another --out")
     if any(destination.iterdir()):

@@ -10,19 +10,19 @@ import sys
 from typing import Any
 
 from vit_edge import cli, wire
-from vit_edge.bundle import ENGINES_NAME, PARITY_NAME, Bundle
+from vit_edge.bundle import ENGINES_NAME, Bundle
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
     """Everything a bundle says of itself, ready for JSON.
 
     Raises:
-        ModelError: The model file is damaged.
+        InputError: The model file or parity.json is damaged.
     """
     manifest = bundle.manifest
     facts = wire.read_model(bundle.model_path)
     engines = bundle.path / ENGINES_NAME
-    parity = json.loads((bundle.path / PARITY_NAME).read_text(encoding="utf-8"))
+    parity = bundle.parity()
     return {
         "bundle": str(bundle.path),
         "manifest": dataclasses.asdict(manifest),

@@ -162,12 +162,13 @@ def call_in_child(
         request, answer = Path(folder, "request"), Path(folder, "answer")
         request.write_bytes(pickle.dumps((target, arguments)))
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        run_child(
+        done = run_child(
             [sys.executable, "-m", "vit_edge.isolate", str(request), str(answer)],
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
             env={**os.environ, "PYTHONPATH": path},
         ).check(target)
+        sys.stderr.write(done.stderr)
         # Our own child wrote it, into a folder that only we can read.
         outcome, value = pickle.loads(answer.read_bytes())
     if outcome == "raised":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -16,6 +17,11 @@ from typing import Any, Literal
 from vit_edge.errors import BundleError
 
 SCHEMA_VERSION = 1
+
+_LARGEST = 2**53  # integers beyond it are not exact in every JSON reader; no field comes near
+
+_LARGEST_SIDE_PX = 2**16
+_LARGEST_SIZE = 2**16  # of a width, a depth, ...: the largest ViT known has 15,360 (ViT-22B)
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 PositionMethod = Literal["bicubic", "bicubic-antialias", "zoom-bilinear"]
@@ -54,10 +60,11 @@ class Architecture:
 
     def problems(self) -> list[str]:
         """Everything that makes these numbers no ViT; empty if nothing does."""
+        sizes = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels")
         found = [
-            f"{name} must be a positive integer, not {getattr(self, name)!r}"
-            for name in ("width", "depth", "heads", "mlp_dim", "patch_px", "channels")
-            if getattr(self, name) < 1
+            f"{name} must lie in 1..{_LARGEST_SIZE}, not {getattr(self, name)!r}"
+            for name in sizes
+            if not 1 <= getattr(self, name) <= _LARGEST_SIZE
         ]
         if found:
             return found
@@ -100,8 +107,8 @@ class Preprocessing:
         """Everything that makes this no usable preprocessing; empty if nothing does."""
         found = []
         for name in ("resize_hw", "crop_hw"):
-            if min(getattr(self, name)) < 1:
-                found.append(f"{name} must be positive, not {list(getattr(self, name))}")
+            if not 1 <= min(getattr(self, name)) <= max(getattr(self, name)) <= _LARGEST_SIDE_PX:
+                found.append(f"{name} must lie in 1..65536, not {list(getattr(self, name))}")
         if any(c > r for c, r in zip(self.crop_hw, self.resize_hw, strict=True)):
             found.append(
                 f"crop_hw {list(self.crop_hw)} is larger than resize_hw {list(self.resize_hw)}"
@@ -194,7 +201,7 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             type; all problems are listed.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not JSON: {error}") from None
     if not isinstance(data, dict):
@@ -214,6 +221,10 @@ def manifest_from_json(text: str, where: str) -> Manifest:
     if problems:
         raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
     return typing.cast(Manifest, manifest)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _consistency_problems(manifest: Manifest) -> list[str]:
@@ -244,6 +255,8 @@ def _consistency_problems(manifest: Manifest) -> list[str]:
                 f"output {tensor.name} has shape {list(tensor.shape)}; exactly the first axis "
                 "(the batch) must be dynamic (null)"
             )
+        elif min(size or 1 for size in tensor.shape) < 1:
+            found.append(f"output {tensor.name} has shape {list(tensor.shape)}")
     logits = manifest.output("logits")
     if logits is not None and logits.shape[1:] != (architecture.num_classes,):
         found.append(
@@ -252,6 +265,9 @@ def _consistency_problems(manifest: Manifest) -> list[str]:
     for name in ("model.onnx", "golden.npz", "labels.txt", "parity.json"):
         if name not in manifest.files:
             found.append(f"files does not list {name}")
+    for name, record in manifest.files.items():
+        if record.size < 0 or not re.fullmatch("[0-9a-f]{64}", record.sha256):
+            found.append(f"files.{name}: size {record.size}, sha256 {record.sha256!r}")
     return found
 
 
@@ -278,6 +294,9 @@ def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
             problems.append(f"{where}: expected an object, got {type(value).__name__}")
             return {}
         return {k: _read(arguments[1], v, f"{where}.{k}", problems) for k, v in value.items()}
+    if kind in (int, float) and type(value) in (int, float) and not abs(value) < _LARGEST:
+        problems.append(f"{where}: {str(value)[:20]} is out of any range")
+        return kind(0)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

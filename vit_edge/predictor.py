@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,7 @@ class Prediction:
 
     top: tuple[Ranked, ...]  # best first
     logits: NDArray[np.float32]  # float32[classes]
+    source: str  # the image's path, or what kind of object it was
 
     @property
     def label(self) -> str:
@@ -59,6 +62,10 @@ class Prediction:
         """The best class's softmax probability."""
         return self.top[0].score
 
+    def as_dict(self) -> dict[str, Any]:
+        """Label and ranking, ready for JSON; the logits are left out."""
+        return {"label": self.label, "top": [dataclasses.asdict(ranked) for ranked in self.top]}
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -66,6 +73,29 @@ class Failure:
 
     source: str
     error: ImageError
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error's type and message, ready for JSON."""
+        return {"error": type(self.error).__name__, "message": str(self.error)}
+
+
+class _Answer(NamedTuple):
+    """One row of an output, or before that the pixels, with the name of its image."""
+
+    source: str
+    values: NDArray[np.float32]
+
+
+_OPEN: weakref.WeakSet[Predictor] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child, a lock that another thread of the parent held would never open."""
+    for predictor in list(_OPEN):
+        predictor._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Predictor:
@@ -99,9 +129,14 @@ class Predictor:
         self._limits = image_limits or ImageLimits()
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        _OPEN.add(self)
         self._backend: Backend | None = (
             backends.module(backend).load(self._bundle) if isinstance(backend, str) else backend
         )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._backend is None else self._backend.facts.get("runtime", "open")
+        return f"Predictor({str(self._bundle.path)!r}, {state})"
 
     @property
     def bundle(self) -> Bundle:
@@ -134,7 +169,7 @@ class Predictor:
     @overload
     def predict_batch(
         self,
-        images: Sequence[ImageLike],
+        images: Iterable[ImageLike],
         top_k: int = ...,
         *,
         on_error: Literal["raise", "skip"] = ...,
@@ -142,12 +177,12 @@ class Predictor:
 
     @overload
     def predict_batch(
-        self, images: Sequence[ImageLike], top_k: int = ..., *, on_error: OnError
+        self, images: Iterable[ImageLike], top_k: int = ..., *, on_error: OnError
     ) -> list[Prediction | Failure]: ...
 
     def predict_batch(
         self,
-        images: Sequence[ImageLike],
+        images: Iterable[ImageLike],
         top_k: int = DEFAULT_TOP_K,
         *,
         on_error: OnError = "raise",
@@ -160,8 +195,10 @@ class Predictor:
             on_error: What a bad image does: end the batch, be left out, or leave a Failure in
                 its place.
         """
-        batch = min(self._bundle.manifest.max_batch, max(len(images), 1))
-        return list(self.stream(images, top_k, batch_size=batch, on_error=on_error))
+        _refuse_single(images)
+        listed = list(images)
+        batch = min(self._bundle.manifest.max_batch, max(len(listed), 1))
+        return list(self.stream(listed, top_k, batch_size=batch, on_error=on_error))
 
     @overload
     def stream(
@@ -193,7 +230,8 @@ class Predictor:
     ) -> Iterator[Prediction | Failure]:
         """Classify any number of images in order, decoding the next ones while the model runs.
 
-        Memory stays bounded: at most three batches of images are decoded or waiting.
+        Memory stays bounded: three batches are decoded or waiting, so the first answer comes when
+        that many images were given, or all.
 
         Args:
             images: Read as the answers are consumed.
@@ -201,17 +239,16 @@ class Predictor:
             batch_size: At most the bundle's max batch; by default 8 or that.
             on_error: As in `predict_batch`.
         """
-        self._require("logits", "python -m vit_edge.export --outputs logits,features")
-        if top_k < 1:
-            raise UsageError(f"top_k must be at least 1, not {top_k}")
-        for outcome in self._answers(images, "logits", batch_size, on_error):
-            if isinstance(outcome, Failure):
-                yield outcome
-            else:
-                yield self._prediction(outcome, top_k)
+        if type(top_k) is not int or top_k < 1:
+            raise UsageError(f"top_k must be a whole number from 1 on, not {top_k!r}")
+        answers = self._answers(images, "logits", batch_size, on_error)
+        return (
+            answer if isinstance(answer, Failure) else self._prediction(answer, top_k)
+            for answer in answers
+        )
 
     def features(
-        self, images: Sequence[ImageLike], *, on_error: Literal["raise", "skip"] = "raise"
+        self, images: Iterable[ImageLike], *, on_error: Literal["raise", "skip"] = "raise"
     ) -> NDArray[np.float32]:
         """The class token after the last LayerNorm: float32[N, D], one row per image.
 
@@ -219,16 +256,27 @@ class Predictor:
             images: Any number, also none.
             on_error: "skip" leaves bad images out.
         """
-        self._require("features", "python -m vit_edge.export --outputs logits,features")
-        if isinstance(images, (str, bytes, os.PathLike)):
-            raise UsageError("features takes a sequence of images; put a single one into a list")
-        rows = [
-            row
-            for row in self._answers(images, "features", None, on_error)
-            if not isinstance(row, Failure)
-        ]
-        width = self._bundle.manifest.architecture.width
-        return np.stack(rows) if rows else np.empty((0, width), np.float32)
+        return self.output("features", images, on_error=on_error)
+
+    def output(
+        self,
+        name: str,
+        images: Iterable[ImageLike],
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> NDArray[np.float32]:
+        """One output of the model as it is: float32[N, ...], one row per image.
+
+        Args:
+            name: As in the bundle's manifest: logits, features, tokens, pre_logits.
+            images: Any number, also none.
+            on_error: "skip" leaves bad images out.
+        """
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f'on_error must be "raise" or "skip" here, not {on_error!r}')
+        answers = self._answers(images, name, None, on_error)
+        rows = [answer.values for answer in answers if not isinstance(answer, Failure)]
+        return np.stack(rows) if rows else np.empty((0, *self._shape(name)), np.float32)
 
     def close(self) -> None:
         """Give the runtime back; a second call does nothing."""
@@ -276,82 +324,121 @@ class Predictor:
                 self._pid = os.getpid()
             return self._backend
 
-    def _require(self, output: str, remedy: str) -> None:
-        if self._bundle.manifest.output(output) is None:
-            names = [tensor.name for tensor in self._bundle.manifest.outputs]
-            raise UsageError(
-                f"{self._bundle.path} has no {output}, only {', '.join(names)}; "
-                f"export it again: {remedy}"
-            )
+    def _shape(self, output: str) -> tuple[int, ...]:
+        """The shape of one row of an output."""
+        tensor = self._bundle.manifest.output(output)
+        if tensor is not None:
+            return tuple(size for size in tensor.shape if size is not None)
+        there = ",".join(tensor.name for tensor in self._bundle.manifest.outputs)
+        if output == "logits" and not self._bundle.manifest.architecture.num_classes:
+            remedy = "the model has no head; Predictor.features gives embeddings"
+        else:
+            remedy = f"export it again: python -m vit_edge.export --outputs {there},{output}"
+        raise UsageError(f"{self._bundle.path} has no {output}, only {there}; {remedy}")
 
     def _answers(
-        self,
-        images: Iterable[ImageLike],
-        output: str,
-        batch_size: int | None,
-        on_error: OnError,
-    ) -> Iterator[NDArray[np.float32] | Failure]:
-        """One answer per image, in order; decoding runs ahead of the model by two batches."""
+        self, images: Iterable[ImageLike], output: str, batch_size: int | None, on_error: OnError
+    ) -> Iterator[_Answer | Failure]:
+        """Check the call now, and answer lazily: one answer per image, in order."""
+        shape = self._shape(output)
+        _refuse_single(images)
         if on_error not in ("raise", "skip", "record"):
             raise UsageError(f'on_error must be "raise", "skip" or "record", not {on_error!r}')
         max_batch = self._bundle.manifest.max_batch
         size = min(STREAM_BATCH, max_batch) if batch_size is None else batch_size
         if not 1 <= size <= max_batch:
             raise UsageError(f"batch_size must lie between 1 and {max_batch}, not {batch_size}")
-        if isinstance(images, Sequence) and len(images) < 2:  # no thread for a single image
-            yield from self._run([self._pixels(image) for image in images], output, on_error)
-            return
-        waiting: deque[Future[NDArray[np.float32] | Failure]] = deque()
+        self._opened()
+        if isinstance(images, Sequence) and len(images) < 2:  # no threads for a single image
+            decoded = (self._pixels(image) for image in images)
+            return self._run(list(decoded), output, shape, on_error)
+        return self._ahead(images, output, shape, size, on_error)
+
+    def _ahead(
+        self,
+        images: Iterable[ImageLike],
+        output: str,
+        shape: tuple[int, ...],
+        size: int,
+        on_error: OnError,
+    ) -> Iterator[_Answer | Failure]:
+        """Decode ahead of the model by two batches; what was read is answered before any error."""
+        source = iter(images)
+        failure: Exception | None = None
+        waiting: deque[Future[_Answer | Failure]] = deque()
         with ThreadPoolExecutor(cpus.usable_cpus(), "vit_edge-decode") as pool:
             try:
-                for image in images:
-                    waiting.append(pool.submit(self._pixels, image))
-                    if len(waiting) >= 3 * size:
-                        batch = [waiting.popleft().result() for _ in range(size)]
-                        yield from self._run(batch, output, on_error)
-                while waiting:
+                while True:
+                    while failure is None and len(waiting) < 3 * size:
+                        try:
+                            waiting.append(pool.submit(self._pixels, next(source)))
+                        except Exception as error:  # the end, or an error of the source's own
+                            failure = error
+                    if not waiting:
+                        break
                     count = min(size, len(waiting))
                     batch = [waiting.popleft().result() for _ in range(count)]
-                    yield from self._run(batch, output, on_error)
+                    yield from self._run(batch, output, shape, on_error)
             finally:
                 for future in waiting:
                     future.cancel()
+        if failure is not None and not isinstance(failure, StopIteration):
+            raise failure
 
-    def _pixels(self, image: ImageLike) -> NDArray[np.float32] | Failure:
+    def _pixels(self, image: ImageLike) -> _Answer | Failure:
         try:
-            return preprocess(image, self._bundle.manifest.preprocessing, self._limits)
+            pixels = preprocess(image, self._bundle.manifest.preprocessing, self._limits)
         except ImageError as error:
             return Failure(describe(image), error)
+        return _Answer(describe(image), pixels)
 
     def _run(
         self,
-        batch: Sequence[NDArray[np.float32] | Failure],
+        batch: Sequence[_Answer | Failure],
         output: str,
+        shape: tuple[int, ...],
         on_error: OnError,
-    ) -> Iterator[NDArray[np.float32] | Failure]:
+    ) -> Iterator[_Answer | Failure]:
         """Run the good images of a batch and put the bad ones where they belong."""
-        for item in batch:
-            if isinstance(item, Failure) and on_error == "raise":
-                raise item.error
+        if on_error == "raise":
+            for index, item in enumerate(batch):
+                if isinstance(item, Failure):
+                    yield from self._run(batch[:index], output, shape, on_error)
+                    raise item.error
         good = [item for item in batch if not isinstance(item, Failure)]
-        rows: Iterator[NDArray[np.float32]] = iter(())
-        if good:
-            answers = self._opened().run(np.stack(good))[output]
-            if not np.isfinite(answers).all():
-                raise PredictionError(
-                    f"{self._bundle.path}: the model answered NaN or Inf; check the bundle with "
-                    f"python -m vit_edge.parity {self._bundle.path}"
-                )
-            rows = iter(answers)
+        rows = iter(self._rows(np.stack([g.values for g in good]), output, shape) if good else ())
         for item in batch:
             if not isinstance(item, Failure):
-                yield next(rows)
+                yield _Answer(item.source, next(rows))
             elif on_error == "record":
                 yield item
 
-    def _prediction(self, logits: NDArray[np.float32], top_k: int) -> Prediction:
+    def _rows(
+        self, pixels: NDArray[np.float32], output: str, shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        """Run one batch, and refuse what is no answer to it."""
+        answers = self._opened().run(pixels).get(output)
+        expected = (len(pixels), *shape)
+        if answers is None or answers.shape != expected:
+            found = "nothing" if answers is None else f"{list(answers.shape)}"
+            raise PredictionError(f"{output} should be {list(expected)}, the runtime gave {found}")
+        if not np.isfinite(answers).all():
+            raise PredictionError(
+                f"{self._bundle.path}: the model answered NaN or Inf; check the bundle with "
+                f"python -m vit_edge.parity {self._bundle.path}"
+            )
+        return answers
+
+    def _prediction(self, answer: _Answer, top_k: int) -> Prediction:
+        logits = answer.values
         scores = np.exp(logits.astype(np.float64) - logits.max())
         scores /= scores.sum()
         order = np.argsort(-logits, kind="stable")[:top_k]
         top = tuple(Ranked(self.labels[i], int(i), float(scores[i])) for i in order)
-        return Prediction(top, logits)
+        return Prediction(top, logits, answer.source)
+
+
+def _refuse_single(images: object) -> None:
+    """A string is a sequence of strings too, and an array one of arrays: surely not meant."""
+    if isinstance(images, (str, bytes, os.PathLike, np.ndarray)):
+        raise UsageError("expected a sequence of images; put a single one into a list")

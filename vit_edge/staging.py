@@ -6,18 +6,26 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vit_edge.errors import ResourceError
 
+# Whatever else bears a stage's name, such as a FIFO or a link, is neither opened nor followed.
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 @contextlib.contextmanager
 def staged(
-    destination: Path, *, check: Callable[[], object] = lambda: None, needed_bytes: int = 0
+    destination: Path,
+    *,
+    option: str,
+    check: Callable[[], object] = lambda: None,
+    needed_bytes: int = 0,
 ) -> Iterator[Path]:
     """Give a temporary directory that becomes `destination` when the block ends well.
 
@@ -27,6 +35,7 @@ def staged(
 
     Args:
         destination: Where the result shall be.
+        option: The command line's option for it, to name in errors.
         check: Raises if what is at `destination` may not be replaced; asked first and last.
         needed_bytes: Free space to insist on before anything is written.
 
@@ -43,7 +52,7 @@ def staged(
         if free < needed_bytes:
             raise ResourceError(
                 f"{parent}: {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB needed; "
-                "make room or choose another --out"
+                f"make room or choose another {option}"
             )
         stage, lock = _make_stage(parent, prefix)
     except OSError as error:
@@ -51,7 +60,7 @@ def staged(
     try:
         yield stage
         _sync(stage)
-        _publish(stage, destination.absolute(), check)
+        _publish(stage, destination.absolute(), check, option)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise ResourceError(f"{destination}: cannot be written: {error.strerror}") from error
@@ -64,20 +73,23 @@ def staged(
 def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new directory, and the lock on it that tells a sweeper somebody is at work there."""
     while True:
-        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        lock = os.open(stage, os.O_RDONLY)
+        stage = parent / f"{prefix}{secrets.token_hex(4)}"
+        stage.mkdir()  # unlike mkdtemp, with the mode that the user's umask leaves
+        try:
+            lock = os.open(stage, _DIRECTORY)
+        except FileNotFoundError:  # swept between the two calls
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if stage.exists():  # else another process swept it before it was locked
-            stage.chmod(0o755)
+        if stage.exists():  # else swept before it was locked
             return stage, lock
         os.close(lock)
 
 
 def _sweep(parent: Path, prefix: str) -> None:
     """Remove stages whose process is gone: a live one holds the lock on its directory."""
-    for stage in parent.glob(prefix.replace("[", "[[]") + "*"):
+    for stage in parent.glob(glob.escape(prefix) + "*"):
         with contextlib.suppress(OSError):
-            handle = os.open(stage, os.O_RDONLY)
+            handle = os.open(stage, _DIRECTORY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(stage, ignore_errors=True)
@@ -100,7 +112,7 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def _publish(stage: Path, destination: Path, check: Callable[[], object]) -> None:
+def _publish(stage: Path, destination: Path, check: Callable[[], object], option: str) -> None:
     """Move `stage` to `destination` in one step; what was there ends up in `stage`."""
     while True:
         try:
@@ -109,7 +121,7 @@ def _publish(stage: Path, destination: Path, check: Callable[[], object]) -> Non
         except FileExistsError:
             check()
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile: try the plain rename
-            _exchange(stage, destination)
+            _exchange(stage, destination, option)
             break
     _sync_directory(destination.parent)
 
@@ -135,7 +147,7 @@ def _rename_new(source: Path, target: Path) -> None:
             raise FileExistsError(str(target)) from refusal
 
 
-def _exchange(left: Path, right: Path) -> None:
+def _exchange(left: Path, right: Path, option: str) -> None:
     """Swap two directories in one step."""
     try:
         _renameat2(left, right, _RENAME_EXCHANGE)
@@ -144,7 +156,7 @@ def _exchange(left: Path, right: Path) -> None:
             raise
         raise ResourceError(
             f"{right}: this file system cannot exchange two directories in one step; "
-            "remove the old bundle first, or choose another --out"
+            f"remove the old one first, or choose another {option}"
         ) from error
 
 

@@ -12,7 +12,7 @@ import sys
 
 from vit_edge import cli, trust, wire
 from vit_edge.bundle import Bundle
-from vit_edge.errors import ModelError
+from vit_edge.errors import IntegrityError, ModelError
 
 # What the newest runtime we know reads (onnxruntime 1.31: opset 26, IR 14); the bundle's own
 # numbers are far below, and each backend refuses what its version cannot read.
@@ -35,8 +35,20 @@ def ensure_verified(bundle: Bundle, *, full: bool = False) -> None:
     known = {} if full else trust.recorded_hashes(bundle.path)
     if all(known.get(name) == sha256 for name, sha256 in expected.items()):
         return
+    found = trust.fingerprints(bundle.path, expected)
+    changed = [
+        f"{name}: sha256 {found[name].sha256[:16]}..., recorded {sha256[:16]}..."
+        for name, sha256 in expected.items()
+        if found[name].sha256 != sha256
+    ]
+    if changed:
+        raise IntegrityError(
+            f"{bundle.path}: {len(changed)} file(s) changed since they were written:\n  "
+            + "\n  ".join(changed)
+            + "\nCopy the bundle again, or export it again."
+        )
     check_model(bundle)
-    trust.check_hashes(bundle.path, expected, full=True)
+    trust.record(bundle.path, found)
 
 
 def check_model(bundle: Bundle) -> None:
@@ -51,7 +63,11 @@ def check_model(bundle: Bundle) -> None:
     wire.check_external_data(path, facts)
     wire.check_operators(facts, MAX_OPSET, MAX_IR_VERSION)
     wire.check_finite(path, facts)
-    problems = []
+    places = {tensor.external.location for tensor in facts.tensors if tensor.external is not None}
+    problems = [
+        f"weights are in {place!r}, which the manifest does not list as part of the model"
+        for place in sorted(places - set(bundle.model_files))
+    ]
     initializers = {tensor.name for tensor in facts.initializers}
     inputs = {i.name: i for i in facts.inputs if i.name not in initializers}
     outputs = {output.name: output for output in facts.outputs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -157,3 +158,15 @@ def test_a_broken_double_is_rejected(
     ReusesItsBuffer.buffers.clear()
     with pytest.raises((AssertionError, RuntimeError, AttributeError)):
         check_contract(double(reference), testing_bundle.manifest, reference)
+
+
+def test_eager_in_float64_may_be_shared_by_threads(testing_bundle: Bundle) -> None:
+    from vit_edge.backends import eager
+
+    backend = eager.load(testing_bundle, dtype="float64")
+    shape = testing_bundle.manifest.input.shape[1:]
+    pixels = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    expected = backend.run(pixels)["logits"]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: backend.run(pixels)["logits"], range(12)):
+            assert np.array_equal(found, expected)

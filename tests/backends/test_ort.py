@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vit_edge.errors import (
     ResourceError,
     UsageError,
 )
+from vit_edge.manifest import json_from_manifest
 
 requires = ("onnxruntime",)
 
@@ -77,7 +79,10 @@ def test_a_tampered_engine_is_never_run(
     engine = ort.build(bundle)
     data = bytearray((engine / name).read_bytes())
     data[len(data) // 2] ^= 1
-    (engine / name).write_bytes(data)
+    before = (engine / name).stat()
+    with (engine / name).open("r+b") as file:
+        file.write(data)
+    os.utime(engine / name, ns=(before.st_atime_ns, before.st_mtime_ns))
     with caplog.at_level(logging.WARNING):
         assert ort.load(bundle).facts["engine"].startswith("none")
     assert "changed since" in caplog.text
@@ -192,6 +197,36 @@ def test_the_verify_verb_finds_one_changed_byte(
     bundle.golden_path.write_bytes(golden)
     assert verify.main([str(bundle.path)]) == 3
     assert "golden.npz: sha256" in capsys.readouterr().err
+
+
+def test_weights_outside_the_manifest_are_refused(bundle: Bundle) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(bundle.model_path)
+    onnx.save(model, bundle.model_path, save_as_external_data=True, location="w.bin")
+    manifest = write_manifest(bundle.path, bundle.manifest)
+    del manifest.files["w.bin"]
+    (bundle.path / "manifest.json").write_text(json_from_manifest(manifest))
+    with pytest.raises(ModelError, match=r"'w\.bin', which the manifest does not list"):
+        verify.ensure_verified(Bundle.read(bundle.path))
+
+
+def test_a_full_disk_is_not_taken_for_a_bad_model(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(bundle.path)
+    monkeypatch.setattr(ort.shutil, "disk_usage", lambda path: usage._replace(free=0))
+    monkeypatch.setattr(ort.staging.shutil, "disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(ResourceError, match="--engines-dir"):
+        ort.build(bundle)
+
+
+def test_a_pickled_backend_finds_its_bundle_from_anywhere(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle.path.parent)
+    data = pickle.dumps(ort.load(Bundle.read(bundle.path.name), threads=1))
+    monkeypatch.chdir("/")
+    assert pickle.loads(data).facts["threads"] == "1"
 
 
 def test_a_model_that_contradicts_its_manifest_is_refused(bundle: Bundle) -> None:

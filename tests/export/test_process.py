@@ -37,20 +37,23 @@ def test_an_export_killed_at_any_moment_leaves_the_old_bundle_or_the_new_one(
     subprocess.run(command("testing", out), check=True, capture_output=True)
     whole_s = time.monotonic() - start
     old = Bundle.read(out).model_sha256
-    survived = set()
-    attempts = 12
-    for attempt in range(attempts):
+    left = set()
+    for attempt in range(40):
         export = subprocess.Popen(
             command("testing", out, seed=1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # late moments are the interesting ones: that is when files are written and exchanged
-        time.sleep(whole_s * (0.6 + 0.5 * attempt / attempts))
+        time.sleep(whole_s * (0.7 + 0.6 * (attempt % 8) / 8))
         os.kill(export.pid, signal.SIGKILL)
         export.wait()
         found = Bundle.read(out)
         ensure_verified(found, full=True)
-        survived.add(found.model_sha256 == old)
-    assert survived
+        left.add("old" if found.model_sha256 == old else "new")
+        if attempt >= 7 and left == {"old", "new"}:
+            break
+        if left == {"new"}:  # every later export would replace new by new
+            subprocess.run(command("testing", out), check=True, capture_output=True)
+    assert left == {"old", "new"}, "no kill came before the exchange, or none after it"
     subprocess.run(command("testing", out), check=True, capture_output=True)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "a dead stage was not swept"
 

@@ -15,7 +15,7 @@ from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BundleError, UsageError
 from vit_edge.parity.__main__ import main
-from vit_edge.parity.compare import check_probes, compare_answers, gate_batches
+from vit_edge.parity.compare import Comparison, check_probes, compare_answers, gate_batches
 from vit_edge.parity.golden import Golden, Probe, write_golden
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.statistics import Difference, cosine
@@ -225,6 +225,53 @@ def test_the_verb_says_that_parity_holds(
     result = json.loads(capsys.readouterr().out)
     assert result["passed"]
     assert result["facts"]["backend"] == backend
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": []},
+        {"outputs": []},
+        {"outputs": ["features"]},
+        {"outputs": ["logits", "tokens"]},
+        {"schema_version": 7},
+    ],
+)
+def test_a_golden_file_that_proves_nothing_is_no_golden_file(
+    testing_bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+) -> None:
+    with np.load(testing_bundle.golden_path) as file:
+        members = dict(file)
+    meta = json.loads(bytes(members["meta"])) | change
+    members["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(tmp_path / "golden.npz", **members)
+    assert main([str(testing_bundle.path), "--golden", str(tmp_path / "golden.npz")]) == 3
+    assert "parity holds" not in capsys.readouterr().out
+
+
+def test_without_probes_parity_does_not_hold(
+    testing_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(testing_bundle.golden_path) as file:
+        members = dict(file)
+    meta = json.loads(bytes(members["meta"])) | {"probes": []}
+    members["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(tmp_path / "golden.npz", **members)
+    assert main([str(testing_bundle.path), "--golden", str(tmp_path / "golden.npz")]) == 4
+    assert "preprocessing was not checked" in capsys.readouterr().out
+
+
+def test_a_broken_probe_is_a_problem_and_no_crash(testing_bundle: Bundle) -> None:
+    broken = Probe("broken.png", b"no image", np.zeros((64, 64, 3), np.uint8))
+    (problem,) = check_probes([broken], testing_bundle.manifest.preprocessing)
+    assert "broken.png" in problem
+
+
+def test_a_comparison_of_nothing_does_not_pass() -> None:
+    assert Comparison({}, limit_for("fp32")).problems == ["nothing was compared"]
 
 
 def test_the_verb_exits_with_4_on_another_models_answers(

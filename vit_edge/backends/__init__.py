@@ -65,7 +65,7 @@ class BackendModule(Protocol):
 
     available: Callable[[], Availability]
     key: Callable[[Bundle], str]
-    build: Callable[[Bundle, Path], Path]
+    build: Callable[[Bundle, Path | None], Path]
     load: Callable[[Bundle], Backend]
 
 

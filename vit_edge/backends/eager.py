@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +78,7 @@ class EagerBackend:
         import torch
 
         self._vit: ViT | None = vit
+        self._lock = threading.Lock()
         self._manifest = manifest
         self._dtype: ReferenceDtype = dtype
         self.facts: Mapping[str, str] = {
@@ -96,7 +98,9 @@ class EagerBackend:
         if self._vit is None:
             raise UsageError("this backend is closed")
         check_pixels(pixels, self._manifest)
-        answers = reference_outputs(self._vit, pixels.astype(np.float32), self._dtype)._asdict()
+        with self._lock:  # the reference converts its weights in place, one module at a time
+            found = reference_outputs(self._vit, pixels.astype(np.float32), self._dtype)
+        answers = found._asdict()
         return {t.name: answers[t.name].float().numpy().copy() for t in self._manifest.outputs}
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from vit_edge import cpus, staging, trust, verify
 from vit_edge.backends import Availability, check_pixels
-from vit_edge.bundle import ENGINES_NAME, MODEL_NAME, Bundle, sha256_of
+from vit_edge.bundle import ENGINES_NAME, MODEL_NAME, Bundle
 from vit_edge.errors import BackendError, EngineError, ResourceError, UsageError
+from vit_edge.userdirs import cache_dir
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -78,7 +79,8 @@ def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
 
     verify.ensure_verified(bundle, full=True)
     target = _writable_engines_dir(bundle, engines_dir) / f"ort-{key(bundle)}"
-    with staging.staged(target, needed_bytes=2 * bundle.model_bytes) as stage:
+    needed_bytes = 2 * bundle.model_bytes  # the graph, the weights as they are, and packed
+    with staging.staged(target, option="--engines-dir", needed_bytes=needed_bytes) as stage:
         options = _options(onnxruntime, threads=None)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(stage / MODEL_NAME)
@@ -89,10 +91,11 @@ def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
         ):
             options.add_session_config_entry(name, value)
         _session(onnxruntime, bundle.model_path, options, "cpu")
-        hashes = {name: sha256_of(stage / name) for name in (MODEL_NAME, WEIGHTS_NAME)}
-        record = {"key": _key_parts(bundle), "sha256": hashes}
-        (stage / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
-    trust.record_hashes(target, hashes)
+        built = trust.fingerprints(stage, (MODEL_NAME, WEIGHTS_NAME))
+        hashes = {name: known.sha256 for name, known in built.items()}
+        content = {"key": _key_parts(bundle), "sha256": hashes}
+        (stage / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n")
+    trust.record(target, built)
     return target
 
 
@@ -122,17 +125,18 @@ def load(
         raise UsageError(f"threads must be at least 1, not {threads}")
     if provider not in _PROVIDERS:
         raise UsageError(f"no provider {provider!r}; there are: {', '.join(_PROVIDERS)}")
+    if engine not in ("auto", "never", "required"):
+        raise UsageError(f'engine must be "auto", "never" or "required", not {engine!r}')
     verify.ensure_verified(bundle)
-    found, reason = _find_engine(bundle, engines_dir)
-    if provider != "cpu":
-        found, reason = None, "prepacked weights are for the CPU provider"
-    if engine == "required" and found is None:
-        raise EngineError(
-            f"{bundle.path}: {reason}; make one with: "
-            f"python -m vit_edge.build {bundle.path} --backend ort"
-        )
+    found: Path | None = None
     if engine == "never":
-        found, reason = None, "not asked for"
+        reason = "not asked for"
+    elif provider != "cpu":
+        reason = "prepacked weights are for the CPU provider"
+    else:
+        found, reason = _find_engine(bundle, engines_dir)
+    if engine == "required" and found is None:
+        raise EngineError(f"{bundle.path}: {reason}")
     return OrtBackend(bundle, found, reason, threads or cpus.usable_cpus(), provider)
 
 
@@ -162,12 +166,12 @@ class OrtBackend:
             "provider": self._session.get_providers()[0],
             "precision": bundle.manifest.precision,
             "threads": str(threads),
-            "engine": f"none ({reason})" if engine is None else engine.name,
+            "engine": f"none ({reason.partition(';')[0]})" if engine is None else engine.name,
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled backend reopens its bundle."""
-        return (_reopen, (str(self._bundle.path), *self._arguments))
+        return (_reopen, (str(self._bundle.path.resolve()), *self._arguments))
 
     def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
         """See vit_edge.backends.Backend."""
@@ -242,6 +246,7 @@ def _session(
     try:
         session = runtime.InferenceSession(str(path), options, providers=[wanted])
     except Exception as error:  # the runtime's exceptions have no common base but this
+        _refuse_full_disk(options.optimized_model_filepath)
         raise BackendError(
             f"{path}: onnxruntime {runtime.__version__} refuses it: {error}. If it is newer than "
             "the runtime, export it again with a lower --opset (python -m vit_edge.export --help)"
@@ -253,6 +258,12 @@ def _session(
             "libraries (CUDA, cuDNN, TensorRT) did not load; see the runtime's requirements"
         )
     return session
+
+
+def _refuse_full_disk(output: str) -> None:
+    """The runtime does not say why it could not write its output."""
+    if output and shutil.disk_usage(Path(output).parent).free < 2**20:
+        raise ResourceError(f"{Path(output).parent}: the disk is full; use another --engines-dir")
 
 
 def _return_freed_memory() -> None:
@@ -268,12 +279,9 @@ def _return_freed_memory() -> None:
 def _engines_dirs(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
     if engines_dir is not None:
         return [engines_dir]
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(base) if base else Path.home() / ".cache"
-    return [
-        bundle.path / ENGINES_NAME,
-        cache / "vit_edge" / ENGINES_NAME / bundle.model_sha256[:24],
-    ]
+    cache = cache_dir()
+    in_cache = [] if cache is None else [cache / ENGINES_NAME / bundle.model_sha256[:24]]
+    return [bundle.path / ENGINES_NAME, *in_cache]
 
 
 def _writable_engines_dir(bundle: Bundle, engines_dir: Path | None) -> Path:
@@ -293,19 +301,19 @@ def _writable_engines_dir(bundle: Bundle, engines_dir: Path | None) -> Path:
 def _find_engine(bundle: Bundle, engines_dir: Path | None) -> tuple[Path | None, str]:
     """The engine for this model, runtime and CPU that we built ourselves, or why there is none."""
     name = f"ort-{key(bundle)}"
+    build_it = f"build one with: python -m vit_edge.build {bundle.path} --backend ort"
     others = False
     for folder in _engines_dirs(bundle, engines_dir):
         engine = folder / name
         if engine.is_dir():
-            recorded = trust.recorded_hashes(engine)
-            if {MODEL_NAME, WEIGHTS_NAME} <= recorded.keys():
+            if {MODEL_NAME, WEIGHTS_NAME} <= trust.recorded_hashes(engine).keys():
                 return engine, ""
-            reason = f"{engine} was not built here, or changed since; build it again"
+            reason = f"{engine} was not built here, or changed since; {build_it}"
             _LOG.warning("%s", reason)
             return None, reason
         others = others or any(folder.glob("ort-*"))
     if others:
-        reason = "the engine found is for another model, onnxruntime or CPU; build it again"
+        reason = f"the engine found is for another model, onnxruntime or CPU; {build_it}"
         _LOG.warning("%s: %s", bundle.path, reason)
         return None, reason
-    return None, "none was built"
+    return None, f"none was built; {build_it}"

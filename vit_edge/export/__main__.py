@@ -139,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     bundle = export_bundle(options)
-    parity = json.loads((bundle.path / "parity.json").read_text())
+    parity = bundle.parity()
     worst = max(parity["comparisons"], key=lambda row: float(row["relative"]))
     size = sum(record.size for record in bundle.manifest.files.values())
     if arguments.json:
@@ -156,8 +156,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
         print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
         print(
-            f"parity   {worst['output']} within {worst['relative']:.1e} of the reference's "
-            f"largest, allowed {worst['allowed_relative']:.0e}"
+            f"parity   holds; {worst['output']} differ most, by {worst['relative']:.1e} of the "
+            f"reference's largest, allowed {worst['allowed_relative']:.0e}"
         )
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,4 +167,6 @@ def write_golden_set(
 
 def _mapped(scratch: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     with tempfile.TemporaryFile(dir=scratch) as file:  # stays mapped, has no name to clean up
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk says so here, not as SIGBUS later
         return np.memmap(file, dtype, "w+", shape=shape)

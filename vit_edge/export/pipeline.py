@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -46,7 +46,8 @@ from vit_edge.parity.limits import limit_for
 
 _LOG = logging.getLogger(__name__)
 
-DEFAULT_OUTPUTS = ("logits", "features")
+OUTPUTS = ("logits", "features", "tokens", "pre_logits")
+DEFAULT_OUTPUTS = OUTPUTS[:2]
 # float64 costs huge about 15 s an image on two cores, so it is compared with float32 instead
 FLOAT64_LIMIT_BYTES = SINGLE_FILE_LIMIT_BYTES
 
@@ -80,6 +81,8 @@ def export_bundle(options: ExportOptions) -> Bundle:
     """
     if options.out is not None:
         check_destination(options.out, force=options.force)
+    _check_names(options.outputs, OUTPUTS)
+    golden_set.image_files(options.golden_images or golden_set.PHOTOS)
     _LOG.info("loading the checkpoint")
     checkpoint = load_checkpoint(options.checkpoint, options.request)
     architecture = checkpoint.architecture
@@ -111,11 +114,13 @@ def export_bundle(options: ExportOptions) -> Bundle:
         release_weights(model)
         del model
         manifest = _manifest(checkpoint, options.recipe, specs, dtype)
-        (stage / LABELS_NAME).write_text("".join(f"{x}\n" for x in checkpoint.labels))
+        labels = "".join(f"{label}\n" for label in checkpoint.labels)
+        (stage / LABELS_NAME).write_text(labels, encoding="utf-8")
         golden_set.write_golden_set(stage / GOLDEN_NAME, golden, checkpoint.preprocessing, dtype)
         bundle = Bundle(stage, manifest, checkpoint.labels)
         (stage / PARITY_NAME).write_text(json.dumps(_gate(bundle, golden), indent=2) + "\n")
         write_manifest(stage, manifest)
+        Bundle.read(stage)  # what cannot be read is not published
     _LOG.info("published %s", out)
     return Bundle.read(out)
 
@@ -141,13 +146,16 @@ def output_specs(
             f"{source} has no classification head (or a zeroed one), so there are no logits to "
             "export: ask for what it has, --outputs features"
         )
-    unknown = [name for name in outputs if name not in shapes]
-    if unknown or not outputs or len(set(outputs)) != len(outputs):
+    _check_names(outputs, shapes)
+    return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)
+
+
+def _check_names(outputs: Sequence[str], known: Iterable[str]) -> None:
+    if set(outputs) - set(known) or not outputs or len(set(outputs)) != len(outputs):
         raise UsageError(
-            f"--outputs must name some of {', '.join(sorted(shapes))}, each once, "
+            f"--outputs must name some of {', '.join(sorted(known))}, each once, "
             f"not {','.join(outputs)!r}"
         )
-    return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)
 
 
 def _fix_reference(

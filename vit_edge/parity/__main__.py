@@ -9,7 +9,13 @@ from pathlib import Path
 
 from vit_edge import backends, cli
 from vit_edge.bundle import Bundle
-from vit_edge.parity.compare import as_json, check_probes, compare_answers, gate_batches
+from vit_edge.parity.compare import (
+    as_json,
+    check_golden,
+    check_probes,
+    compare_answers,
+    gate_batches,
+)
 from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
 
@@ -44,8 +50,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
     manifest = bundle.manifest
-    backend = backends.module(arguments.backend).load(bundle)
     with Golden(arguments.golden or bundle.golden_path) as golden:
+        check_golden(golden, manifest)
+        backend = backends.module(arguments.backend).load(bundle)
         probes = golden.probes()
         comparison = compare_answers(
             backend,

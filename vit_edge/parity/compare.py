@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_edge.errors import BundleError, ImageError, PredictionError
 from vit_edge.images import load_image
-from vit_edge.manifest import Preprocessing
-from vit_edge.parity.golden import Probe
+from vit_edge.manifest import Manifest, Preprocessing
+from vit_edge.parity.golden import Golden, Probe
 from vit_edge.parity.limits import Limit
 from vit_edge.parity.statistics import Difference
 from vit_edge.preprocess import pixels_from_resized, resized_from_image
@@ -53,6 +54,8 @@ class Comparison:
     def problems(self) -> list[str]:
         """Everything that exceeds the limit; empty if the comparison passes."""
         found = list(self.probe_problems)
+        if not self.differences:
+            found.append("nothing was compared")
         for output, by_batch in self.differences.items():
             for batch, difference in by_batch.items():
                 if difference.non_finite:
@@ -118,7 +121,7 @@ def compare_answers(
             found = backend.run(pixels)
             for output, expected in reference.answers(indices).items():
                 if found[output].shape != expected.shape:
-                    raise ValueError(
+                    raise PredictionError(
                         f"{output} has shape {found[output].shape}, not {expected.shape}"
                     )
                 by_batch = differences.setdefault(output, {})
@@ -133,17 +136,42 @@ def gate_batches(max_batch: int) -> list[int]:
     return sorted({size for size in (1, 2, 3, max_batch) if size <= max_batch})
 
 
+def check_golden(golden: Golden, manifest: Manifest) -> None:
+    """Refuse a golden file that is of another model, or that would prove nothing.
+
+    Raises:
+        BundleError: No images, other outputs, or other shapes than the manifest's.
+    """
+    expected = {tensor.name: tensor.shape[1:] for tensor in manifest.outputs}
+    if not len(golden) or sorted(golden.outputs) != sorted(expected):
+        raise BundleError(
+            f"{golden.path}: holds {len(golden)} images with {golden.outputs}, "
+            f"the manifest has {list(expected)}: a golden file of another model, or none"
+        )
+    for index in range(len(golden)):
+        shapes = {name: values.shape[1:] for name, values in golden.answers([index]).items()}
+        size_hw = golden.images([index]).shape[1:]
+        if shapes != expected or size_hw != (*manifest.preprocessing.crop_hw, 3):
+            raise BundleError(
+                f"{golden.path}: image {index} is {list(size_hw)} with {shapes}, the manifest has "
+                f"{list(manifest.preprocessing.crop_hw)} px and {expected}"
+            )
+
+
 def check_probes(probes: Sequence[Probe], preprocessing: Preprocessing) -> list[str]:
     """Run the preprocessing over the probes.
 
     Returns:
         What differs, in words; empty if nothing does.
     """
-    problems = []
+    problems = [] if probes else ["there are no probes: the preprocessing was not checked"]
     for probe in probes:
-        found = resized_from_image(
-            load_image(probe.data, background=preprocessing.background), preprocessing
-        )
+        try:
+            image = load_image(probe.data, background=preprocessing.background)
+        except ImageError as error:
+            problems.append(f"probe {probe.name}: {error}")
+            continue
+        found = resized_from_image(image, preprocessing)
         if found.shape != probe.resized.shape:
             problems.append(f"probe {probe.name}: {found.shape}, expected {probe.resized.shape}")
             continue

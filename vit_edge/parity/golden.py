@@ -28,6 +28,21 @@ from vit_edge.errors import BundleError
 
 SCHEMA_VERSION = 1
 
+# What numpy, zipfile and zlib raise over bytes that are no archive, or no longer the one written.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -109,15 +124,7 @@ class Golden:
             self.outputs: list[str] = list(meta["outputs"])
             self.probe_names: list[str] = list(meta["probes"])
             self.reference_dtype = str(meta["reference_dtype"])
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except _DAMAGED as error:
             raise BundleError(f"{path}: no golden file: {error}") from None
 
     def __len__(self) -> int:
@@ -156,6 +163,6 @@ class Golden:
     def _member(self, name: str) -> NDArray[Any]:
         try:
             array: NDArray[Any] = self._file[name]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGED as error:
             raise BundleError(f"{self.path}: {name} cannot be read: {error}") from None
         return array
