@@ -49,6 +49,7 @@ def test_the_commands_and_then_the_python_run_in_a_checkout(
     assert "cat" in printed[0]
     answers = [run([sys.executable, "-c", body], tmp_path) for body in blocks(readme, "python")]
     assert answers[0].startswith("cat ")
+    assert "cat.jpg cat" in answers[1]
     assert "(8, 192) onnxruntime" in answers[1]
 
 

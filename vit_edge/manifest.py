@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 _LARGEST = 2**53  # integers beyond it are not exact in every JSON reader; no field comes near
 
 _LARGEST_SIDE_PX = 2**16
-_LARGEST_SIZE = 2**16  # of a width, a depth, ...: the largest ViT known has 15,360 (ViT-22B)
+_LARGEST_SIZE = 2**16  # of a width, a depth, ...: ViT-22B's MLP has 24,576 (arXiv:2302.05442)
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 PositionMethod = Literal["bicubic", "bicubic-antialias", "zoom-bilinear"]
