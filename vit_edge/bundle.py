@@ -151,14 +151,18 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Hash every file of `folder` into the manifest and write it: the last step of a bundle."""
-    files = {
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Hash every file of a bundle's folder but its manifest."""
+    return {
         file.name: FileRecord(file.stat().st_size, sha256_of(file))
         for file in sorted(folder.iterdir())
         if file.is_file() and file.name != MANIFEST_NAME
     }
-    manifest = dataclasses.replace(manifest, files=files)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file of `folder` into the manifest and write it: the last step of a bundle."""
+    manifest = dataclasses.replace(manifest, files=file_records(folder))
     (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest), encoding="utf-8")
     return manifest
 

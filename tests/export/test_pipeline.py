@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -12,13 +13,15 @@ import onnx
 import pytest
 from PIL import Image
 
+from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.checkpoints import Request
-from vit_edge.errors import ParityError, RecipeError, UsageError, VitEdgeError
+from vit_edge.errors import IntegrityError, ParityError, RecipeError, UsageError, VitEdgeError
 from vit_edge.export import pipeline
 from vit_edge.export.__main__ import image_size, main
 from vit_edge.export.pipeline import ExportOptions, export_bundle
 from vit_edge.export.recipe import load_recipe
+from vit_edge.parity import __main__ as parity
 from vit_edge.parity.golden import Golden
 from vit_edge.variants import variant
 from vit_edge.verify import ensure_verified
@@ -71,6 +74,25 @@ def test_the_same_export_twice_gives_the_same_files(testing_bundle: Bundle, tmp_
     again = export_bundle(options(tmp_path / "again"))
     for name in ("model.onnx", "golden.npz", "labels.txt"):
         assert again.manifest.files[name] == testing_bundle.manifest.files[name], name
+
+
+def test_a_model_too_large_for_one_file_is_proven_and_published_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for huge: 2.5 GB of weights exceed what one ONNX file may hold."""
+    small = functools.partial(pipeline.write_model, single_file_limit=1000)
+    monkeypatch.setattr(pipeline, "write_model", small)
+    bundle = export_bundle(options(tmp_path / "b"))
+    assert set(bundle.model_files) == {"model.onnx", "model.onnx.data"}
+    assert bundle.model_path.stat().st_size < 100_000
+    ensure_verified(bundle, full=True)
+    engine = ort.build(bundle)
+    assert ort.load(bundle).facts["engine"] == engine.name
+    assert parity.main([str(bundle.path)]) == 0
+    data = bundle.path / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-4096] + bytes(4096))
+    with pytest.raises(IntegrityError, match=r"model\.onnx\.data"):
+        ort.load(bundle)
 
 
 def test_a_graph_that_computes_something_else_is_not_published(

@@ -27,6 +27,7 @@ from vit_edge.bundle import (
     PARITY_NAME,
     Bundle,
     check_destination,
+    file_records,
     staged_bundle,
     write_manifest,
 )
@@ -117,7 +118,8 @@ def export_bundle(options: ExportOptions) -> Bundle:
         labels = "".join(f"{label}\n" for label in checkpoint.labels)
         (stage / LABELS_NAME).write_text(labels, encoding="utf-8")
         golden_set.write_golden_set(stage / GOLDEN_NAME, golden, checkpoint.preprocessing, dtype)
-        bundle = Bundle(stage, manifest, checkpoint.labels)
+        complete = dataclasses.replace(manifest, files=file_records(stage))
+        bundle = Bundle(stage, complete, checkpoint.labels)
         (stage / PARITY_NAME).write_text(json.dumps(_gate(bundle, golden), indent=2) + "\n")
         write_manifest(stage, manifest)
         Bundle.read(stage)  # what cannot be read is not published
