@@ -163,3 +163,37 @@ def test_the_report_of_pip_is_read_as_pip_writes_it(
     report = json.loads('{"install": [{"metadata": {"name": "hf_xet", "version": "1.8.0"}}]}')
     environment.announce(report["install"])
     assert "1 packages, about 25 MB" in capsys.readouterr().err
+
+
+def demo(repository: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/demo with a Python that only writes down that it was called."""
+    stub = tmp_path / "python3"
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit 1\n')
+    stub.chmod(0o755)
+    return subprocess.run(
+        [repository / "scripts" / "demo", *arguments],
+        env={**os.environ, "PYTHON": str(stub)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_demo_explains_itself_without_setting_anything_up(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = demo(repository, tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: scripts/demo [IMAGE ...]")
+    assert not (tmp_path / "calls").exists()
+
+
+def test_an_image_of_the_demo_must_exist_before_anything_is_set_up(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = demo(repository, tmp_path, str(tmp_path / "cat.jpg"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cat.jpg" in done.stderr
+    assert not (tmp_path / "calls").exists()
+
+
+def test_the_demo_says_what_the_model_knows_before_it_predicts(repository: Path) -> None:
+    script = (repository / "scripts" / "demo").read_text()
+    assert script.index("The model knows ten classes") < script.index('step "Predict"')

@@ -61,3 +61,25 @@ def test_no_published_id_stands_in_two_rows() -> None:
 def test_a_misspelt_variant_suggests_the_right_one() -> None:
     with pytest.raises(UsageError, match="Did you mean .*base-patch16-224"):
         variant("vit-base-patch16-224")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("google/vit-base-patch16-224", "Hugging Face"),
+        ("vit_base_patch16_224.orig_in21k_ft_in1k", "timm"),
+        ("imagenet21k+imagenet2012/ViT-B_16-224.npz", "JAX"),
+    ],
+)
+def test_the_id_of_a_source_names_its_variant(name: str, source: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        variant(name)
+    assert str(caught.value).endswith(
+        f"that is the {source} id of the variant base-patch16-224: --variant base-patch16-224"
+    )
+
+
+def test_an_unknown_variant_points_to_the_table_instead_of_printing_it() -> None:
+    with pytest.raises(UsageError, match="--list-variants") as caught:
+        variant("nothing-like-it")
+    assert len(str(caught.value)) < 150

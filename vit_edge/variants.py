@@ -264,10 +264,20 @@ def variant(name: str) -> Variant:
     """Look a variant up by name.
 
     Raises:
-        UsageError: No such row; the nearest names are suggested.
+        UsageError: No such row; the row that is published under this name, or the nearest names,
+            are suggested.
     """
     if name in VARIANTS:
         return VARIANTS[name]
+    for row in _ROWS:
+        for source, published in (("Hugging Face", row.hf), ("timm", row.timm), ("JAX", row.jax)):
+            if name == published:
+                raise UsageError(
+                    f"no variant {name!r}: that is the {source} id of the variant {row.name}: "
+                    f"--variant {row.name}"
+                )
     near = difflib.get_close_matches(name, VARIANTS, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise UsageError(f"no variant {name!r}.{hint} There are: {', '.join(VARIANTS)}")
+    raise UsageError(
+        f"no variant {name!r}.{hint} All names: python -m vit_edge.export --list-variants"
+    )

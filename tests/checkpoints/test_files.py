@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import pickle
+import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +22,7 @@ from tests.checkpoints.foreign import (
     SMALL,
     assert_same_weights,
     hf_tensors,
+    timm_tensors,
     weights_of,
     write_hf,
     write_json,
@@ -25,8 +30,11 @@ from tests.checkpoints.foreign import (
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.checkpoints import _pickled as pickled
 from vit_edge.checkpoints._files import open_weights
+from vit_edge.checkpoints._npz import open_npz
 from vit_edge.checkpoints._safetensors import open_safetensors
+from vit_edge.checkpoints._text import one_line
 from vit_edge.errors import CheckpointError
+from vit_edge.variants import variant
 
 requires = ("torch", "safetensors")
 
@@ -280,3 +288,167 @@ def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(CheckpointError, match="not a kind of weight file"):
         open_weights(tmp_path / "model.onnx")
+
+
+def damaged(data: bytes, generator: random.Random) -> bytes:
+    """Change, drop or double a few bytes; most changes meet the headers at both ends."""
+    changed = bytearray(data)
+    for _ in range(generator.randint(1, 6)):
+        reach = generator.choice([len(changed), min(200, len(changed))])
+        position = generator.randrange(reach)
+        if generator.random() < 0.5:
+            position = len(changed) - 1 - position
+        kind = generator.random()
+        if kind < 0.8:
+            changed[position] = generator.randrange(256)
+        elif kind < 0.9:
+            del changed[position : position + generator.randint(1, 9)]
+        else:
+            changed[position:position] = changed[position : position + 9]
+    return bytes(changed)
+
+
+def every_kind_of_weights(folder: Path) -> dict[str, bytes]:
+    """Small sound files: name -> bytes."""
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
+    torch.save(tensors, folder / "new.pth")
+    torch.save(tensors, folder / "old.pth", _use_new_zipfile_serialization=False)
+    np.savez(folder / "plain.npz", a=np.arange(6.0), b=np.ones(2))
+    np.savez_compressed(folder / "packed.npz", a=np.arange(6.0), b=np.ones(2))
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["new.pth", "old.pth", "plain.npz", "packed.npz"])
+def test_damaged_bytes_are_read_or_refused_but_nothing_else(name: str, tmp_path: Path) -> None:
+    sound = every_kind_of_weights(tmp_path)[name]
+    generator, refusals = random.Random(name), []
+    path = tmp_path / f"damaged-{name}"
+    for _ in range(400):
+        path.write_bytes(damaged(sound, generator))
+        try:
+            tensors = open_npz(path) if path.suffix == ".npz" else open_weights(path).tensors
+            assert sum(tensor.read().numel() for tensor in tensors.values()) < 100
+        except CheckpointError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 100
+    assert all(message.isprintable() for message in refusals)
+
+
+def test_an_encrypted_npz_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.ones(2))
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    data[6] |= 1  # of the local header
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # of the directory
+    (tmp_path / "x.npz").write_bytes(data)
+    with pytest.raises(CheckpointError, match="encrypted"):
+        open_npz(tmp_path / "x.npz")
+
+
+def test_an_npz_that_promises_more_than_it_has_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive, archive.open("a.npy", "w") as member:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
+        np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(CheckpointError, match="less data than its shape"):
+        open_npz(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(1 << 40),
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2).to_sparse(),
+        torch.zeros(1 << 40, device="meta"),
+    ],
+    ids=["expanded", "complex", "sparse", "meta"],
+)
+def test_a_tensor_that_is_not_there_whole_is_refused(tensor: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"a": tensor}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="x.pth"):
+        open_weights(tmp_path / "x.pth")
+
+
+def test_escapes_of_strangers_do_not_reach_the_terminal(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["\x1b[2J\x1b[31mred\nnext"] = torch.zeros(1)
+    save_file(tensors, folder / "model.safetensors")
+    assert "red next [1]" in refused(folder)
+    assert "\x1b" not in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        (" a\r\n\tb\u2028c\x00 ", "a b c"),
+        (
+            "caf\u00e9 \u732b \U0001f469\u200d\U0001f52c",
+            "caf\u00e9 \u732b \U0001f469\u200d\U0001f52c",
+        ),
+    ],
+)
+def test_text_of_strangers_becomes_one_line(text: str, expected: str) -> None:
+    assert one_line(text) == expected
+
+
+def trained(folder: Path, **more: Any) -> Path:
+    """What timm's train.py leaves behind, cut down."""
+    weights = weights_of(variant("testing").architecture)
+    averaged = weights_of(variant("testing").architecture, seed=1)
+    checkpoint = {
+        "epoch": 7,
+        "arch": "vit_tiny_patch16_224",
+        "state_dict": timm_tensors(weights),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+        "version": 2,
+        "args": argparse.Namespace(model="vit_tiny_patch16_224", lr=0.1, mean=None, amp=True),
+        "state_dict_ema": timm_tensors(averaged),
+        "metric": 81.2,
+        **more,
+    }
+    torch.save(checkpoint, folder / "model_best.pth.tar")
+    return folder / "model_best.pth.tar"
+
+
+@pytest.mark.parametrize("prefix", ["", "timm:"])
+def test_a_checkpoint_of_timms_training_is_read_and_each_choice_said_once(
+    prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = variant("testing")
+    with caplog.at_level(logging.INFO):
+        loaded = load_checkpoint(f"{prefix}{trained(tmp_path)}", Request(row))
+    assert_same_weights(loaded, weights_of(row.architecture))
+    assert caplog.text.count("reading 'state_dict', not arch, args, epoch") == 1
+    assert caplog.text.count("'state_dict_ema', are there and not used") == 1
+
+
+def test_other_objects_than_a_namespace_are_still_refused(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    path = trained(tmp_path, args=argparse.Namespace(hidden=Canary(canary)))
+    with pytest.raises(CheckpointError, match="Only tensors are loaded, never code"):
+        load_checkpoint(str(path), Request(variant("testing")))
+    assert not canary.exists()
+
+
+def test_a_namespace_is_let_through_for_that_call_alone(tmp_path: Path) -> None:
+    path = trained(tmp_path)
+    load_checkpoint(str(path), Request(variant("testing")))
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.npz", "x.safetensors", "x.pth.tar"])
+def test_a_damaged_file_without_a_source_gives_the_real_reason(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04 and nothing more")
+    with pytest.raises(CheckpointError, match="damaged|not a sound|not a safetensors") as caught:
+        load_checkpoint(str(tmp_path / name), Request())
+    assert "no checkpoint recognised" not in str(caught.value)
+
+
+def test_a_directory_with_a_damaged_config_gives_the_real_reason(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        load_checkpoint(str(folder), Request())

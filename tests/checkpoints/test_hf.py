@@ -270,6 +270,12 @@ def test_a_classifier_without_its_head_is_refused(tmp_path: Path) -> None:
     [
         ({"model_type": "deit"}, "model_type: 'deit' is another model"),
         ({"model_type": None}, "model_type: missing"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000 is too large; at most 1000"),
+        ({"num_hidden_layers": 10**4000}, "num_hidden_layers: a number of .* is too large"),
+        ({"hidden_size": 2**18}, "hidden_size: 262144 is too large"),
+        ({"intermediate_size": 10**12}, "intermediate_size: 1000000000000 is too large"),
+        ({"image_size": [32, 2**15]}, "image_size: .* is too large; at most 16384 px"),
+        ({"id2label": None, "num_labels": 10**9}, "num_labels: 4 classes|num_labels: .* classes"),
         ({"hidden_size": None}, "hidden_size: missing"),
         ({"hidden_size": 32.0}, "hidden_size: 32.0 is no positive integer"),
         ({"num_attention_heads": 5}, "num_attention_heads: 5 does not divide hidden_size 32"),
@@ -441,6 +447,27 @@ def test_another_size_keeps_the_ratio_of_crop_to_resize(tmp_path: Path) -> None:
     loaded = load_checkpoint(str(path), Request(image_hw=(64, 48)))
     assert loaded.preprocessing.resize_hw == (80, 60)
     assert loaded.preprocessing.crop_hw == (64, 48)
+
+
+def contradicting(folder: Path, size: Any) -> Path:
+    """A model of 32 px whose preprocessor_config.json says another size."""
+    path = write_hf(folder / "x", SMALL, weights_of(SMALL))
+    write_json(path / "preprocessor_config.json", hf_processor(SMALL, size=size))
+    return path
+
+
+@pytest.mark.parametrize("size", [None, {"height": 224, "width": 224}], ids=["missing", "224"])
+def test_an_asked_size_decides_between_contradicting_files(
+    size: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = contradicting(tmp_path, size)
+    with pytest.raises(CheckpointError, match="or decide with --image-size, such as .* 32x32"):
+        load_checkpoint(str(path), Request())
+    loaded = load_checkpoint(str(path), Request(image_hw=(32, 32)))
+    assert loaded.preprocessing == Preprocessing(
+        "squash", (32, 32), (32, 32), "bilinear", HALF, HALF
+    )
+    assert "--image-size decides: [32, 32] px" in caplog.text
 
 
 def test_hf_tensors_and_transformers_agree_on_the_names() -> None:

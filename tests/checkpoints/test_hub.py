@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from tests.checkpoints.foreign import (
     write_timm,
 )
 from tests.checkpoints.hub_server import Hub, served
-from vit_edge.checkpoints import Request, load_checkpoint
+from vit_edge.checkpoints import Request, _hub, load_checkpoint
 from vit_edge.errors import CheckpointError, HubError
 
 requires = ("torch", "safetensors", "huggingface_hub")
@@ -159,7 +161,100 @@ def test_a_hub_that_cannot_be_reached_is_said(hub: Hub, monkeypatch: pytest.Monk
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     message = refused()
     assert "the hub does not answer" in message
-    assert "HF_HUB_OFFLINE=1" in message
+    assert "refused" in message
+    assert "--checkpoint hf:DIR" in message
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Nobody answers; returns the addresses that were tried."""
+    tried: list[object] = []
+
+    def refuse(address: object, timeout: float | None = None, *_: object) -> None:
+        tried.append(address)
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(_hub, "getproxies", dict)
+    monkeypatch.setattr(_hub.socket, "create_connection", refuse)
+    return tried
+
+
+def test_without_a_network_the_cache_serves_and_no_request_is_made(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    (hub.folder / "preprocessor_config.json").unlink()  # the cache remembers that there is none
+    load_checkpoint(f"hf:{ID}", Request())
+    asked = len(hub.requests)
+    tried = request.getfixturevalue("no_network")
+    assert_same_weights(load_checkpoint(f"hf:{ID}", Request()), weights_of(SMALL))
+    assert (len(hub.requests), len(tried)) == (asked, 1)
+
+
+def test_without_a_network_what_is_not_known_to_be_absent_is_an_error(
+    hub: Hub, request: pytest.FixtureRequest
+) -> None:
+    load_checkpoint(f"hf:{ID}", Request())
+    for cached in Path(constants.HF_HUB_CACHE).rglob("preprocessor_config.json"):
+        cached.unlink()
+    request.getfixturevalue("no_network")
+    assert "cannot get preprocessor_config.json: the hub does not answer" in refused()
+
+
+def test_without_a_network_there_is_our_error_at_once_and_no_other_line(
+    hub: Hub, no_network: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        message = refused("timm:vit_tulip")
+    assert "the hub does not answer ([Errno 101] Network is unreachable)" in message
+    assert "--checkpoint timm:DIR" in message
+    assert "--checkpoint seeded:0 --variant NAME, or --checkpoint embedded" in message
+    assert {record.name for record in caplog.records} == {"vit_edge.checkpoints._hub"}
+    assert hub.requests == []
+
+
+def test_a_name_server_that_is_silent_is_not_waited_for(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = threading.Event()
+
+    def wait(*_: object) -> None:
+        silent.wait()
+        raise OSError
+
+    monkeypatch.setattr(_hub, "getproxies", dict)
+    monkeypatch.setattr(_hub.socket, "create_connection", wait)
+    monkeypatch.setattr(_hub, "_PROBE_TIMEOUT_S", 0.05)
+    assert "the hub does not answer (nothing within" in refused()
+    silent.set()
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:99999", "http://", "nonsense"])
+def test_an_endpoint_that_is_no_address_is_said(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setattr(_hub, "getproxies", dict)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    message = refused()
+    assert "the hub does not answer" in message
+    assert f"Looked at {endpoint} " in message
+
+
+def test_behind_a_proxy_the_hub_is_not_tried_directly(
+    hub: Hub, no_network: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_hub, "getproxies", lambda: {"https": "http://proxy.example:3128"})
+    assert _hub._silence_of_the_hub() is None
+    assert no_network == []
+
+
+def test_retries_of_the_library_stay_off_the_log(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.status = 503
+    level = logging.getLogger("huggingface_hub").level
+    refused()
+    assert "503" not in caplog.text
+    assert logging.getLogger("huggingface_hub").level == level
 
 
 @pytest.mark.parametrize(

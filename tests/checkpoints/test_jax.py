@@ -108,3 +108,10 @@ def test_a_flipped_byte_is_refused(tmp_path: Path) -> None:
 def test_another_npz_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     assert "google-research/vision_transformer" in refused(tmp_path / "x.npz")
+
+
+def test_a_block_number_without_end_is_refused_at_once(tmp_path: Path) -> None:
+    arrays = jax_arrays(weights_of(SMALL), SMALL.heads)
+    arrays["Transformer/encoderblock_999999999/LayerNorm_0/scale"] = np.zeros(32)
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert "depth: 1000000000 is too large; at most 1000" in refused(tmp_path / "x.npz")

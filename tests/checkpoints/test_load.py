@@ -18,14 +18,18 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints.foreign import (
     SMALL,
     assert_same_weights,
+    hf_config,
+    timm_config,
     timm_tensors,
     weights_of,
     write_hf,
     write_jax,
+    write_json,
     write_timm,
 )
 from vit_edge import plugins
 from vit_edge.checkpoints import Request, load_checkpoint, published_source
+from vit_edge.checkpoints._labels import imagenet_labels
 from vit_edge.errors import CheckpointError, UsageError, VitEdgeError
 from vit_edge.manifest import PositionInterpolation
 from vit_edge.models.vit import parameter_shapes
@@ -62,8 +66,11 @@ def test_a_lone_hugging_face_file_needs_its_config(tmp_path: Path) -> None:
     path = WRITERS["hf"](tmp_path) / "model.safetensors"
     assert_same_weights(load_checkpoint(str(path), Request()), weights_of(SMALL))
     (path.parent / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json: missing"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json: missing.*is a directory with"
+    ) as caught:
         load_checkpoint(str(path), Request())
+    assert f"looked in {path.parent}" in str(caught.value)
 
 
 @pytest.mark.slow
@@ -105,7 +112,20 @@ def test_a_path_that_holds_nothing_known_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "kind", "message"),
     [
-        ("google/vit-base-patch16-224", CheckpointError, "hf:google/vit-base-patch16-224"),
+        ("google/vit-base-patch16-224", CheckpointError, "written hf:google/vit-base-patch16-224$"),
+        ("vit_base_patch16_224.dino", CheckpointError, "written timm:vit_base_patch16_224.dino$"),
+        ("nothere.pth", CheckpointError, "nothere.pth: no such file or directory$"),
+        ("a/nothere.safetensors", CheckpointError, "nothere.safetensors: no such file or dir"),
+        ("timm:nothere.pth", CheckpointError, "^nothere.pth: no such file$"),
+        ("hf:nothere/model_best.pth.tar", CheckpointError, "model_best.pth.tar: no such file$"),
+        ("hf:nothere/dir/", CheckpointError, "^nothere/dir/: no such file or directory"),
+        ("hf:./nothere", CheckpointError, "^./nothere: no such file or directory"),
+        ("timm:/nothere", CheckpointError, "^/nothere: no such file or directory"),
+        ("timm:" + "x" * 5000 + "/a/b", CheckpointError, "no such file or directory"),
+        ("hf:a\0b", CheckpointError, "no such file or directory"),
+        ("hf:", UsageError, "hf: needs a model id, a file or a directory"),
+        ("timm", UsageError, "timm: needs a model id"),
+        ("jax:", UsageError, "jax: needs"),
         ("onnx:model", UsageError, "embedded, hf, jax, seeded, timm"),
         ("seeded", UsageError, "seeded:N needs a seed"),
         ("seeded:-1", UsageError, "seeded:N needs a seed"),
@@ -260,7 +280,7 @@ def test_nothing_is_interpolated_without_being_asked(tmp_path: Path) -> None:
 
 def test_a_size_between_patches_names_the_neighbours(tmp_path: Path) -> None:
     path = WRITERS["hf"](tmp_path)
-    with pytest.raises(CheckpointError, match=r"width 43 px .*; the nearest are 40 and 48"):
+    with pytest.raises(UsageError, match=r"width 43 px .*; the nearest are 40 and 48"):
         load_checkpoint(str(path), Request(image_hw=(40, 43)))
 
 
@@ -279,3 +299,48 @@ def test_only_plugins_can_be_loaded(name: str) -> None:
 def test_private_helpers_are_no_plugins() -> None:
     with pytest.raises(UsageError):
         plugins.load("vit_edge.checkpoints", "_hub")
+
+
+def test_an_impossible_size_is_refused_before_the_hub_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vit_edge.checkpoints import hf
+
+    monkeypatch.setattr(hf, "load", None)
+    with pytest.raises(UsageError, match="the nearest are 224 and 240"):
+        load_checkpoint(None, Request(variant("base-patch16-224"), image_hw=(225, 225)))
+    with pytest.raises(UsageError, match="more than 16384 px"):
+        load_checkpoint(None, Request(variant("base-patch16-224"), image_hw=(16400, 224)))
+
+
+@pytest.mark.parametrize("source", ["embedded", "seeded:0", *WRITERS, "bare"])
+def test_a_revision_of_what_has_none_is_a_usage_error(source: str, tmp_path: Path) -> None:
+    if source in WRITERS or source == "bare":
+        path = WRITERS["hf" if source == "bare" else source](tmp_path)
+        source = str(path) if source == "bare" else f"{source}:{path}"
+    row = variant("testing") if source == "seeded:0" else None
+    with pytest.raises(UsageError, match="--revision belongs to a hub repository"):
+        load_checkpoint(source, Request(row, revision="v1"))
+
+
+UNFIT = ["a\nb", " a \u2028 b", "a\x1b[31m\tb", "a\r\nb\x1e", "a\x85b\ud800"]
+
+
+def test_labels_are_one_line_each_whatever_the_source_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_hf(tmp_path / "hf", SMALL, weights_of(SMALL))
+    write_json(path / "config.json", hf_config(SMALL, id2label=dict(enumerate(UNFIT))))
+    hugging_face = load_checkpoint(str(path), Request())
+    path = write_timm(tmp_path / "timm", SMALL, weights_of(SMALL))
+    write_json(path / "config.json", timm_config(SMALL, label_names=[*UNFIT[:4], "\n"]))
+    timm = load_checkpoint(str(path), Request())
+    assert hugging_face.labels == ("a b", "a b", "a b", "a b", "a b")
+    assert timm.labels == ("a b", "a b", "a b", "a b", "class_4")
+    assert caplog.text.count("5 labels are empty or have line breaks") == 2
+
+
+def test_imagenets_labels_are_left_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    labels = load_checkpoint("seeded:0", Request(variant("tiny-patch16-224"))).labels
+    assert labels == imagenet_labels()
+    assert caplog.text == ""

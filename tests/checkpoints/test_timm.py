@@ -202,6 +202,9 @@ def test_the_first_config_format_of_timm_is_read(tmp_path: Path) -> None:
         (timm_config(SMALL) | {"model_args": {"num_heads": 2, "warp": 1}}, "model_args.warp: unk"),
         (timm_config(SMALL) | {"model_args": {"num_heads": "2"}}, "num_heads: '2'"),
         (timm_config(SMALL) | {"model_args": {"num_heads": 3}}, "width 32 is not divisible by 3"),
+        (timm_config(SMALL, label_names=list("abcde"), label_descriptions=["a"]), "label_descrip"),
+        (timm_config(SMALL) | {"model_args": {"num_heads": 10**9}}, "heads: 1000000000 is too lar"),
+        (timm_config(SMALL, input_size=[3, 10**9, 8]) | {"model_args": {"num_heads": 2}}, "image"),
         (timm_config(SMALL) | {"model_args": [1]}, "model_args: expected an object"),
         (timm_config(SMALL) | {"pretrained_cfg": 3}, "pretrained_cfg: expected an object"),
     ],
@@ -243,3 +246,9 @@ def test_heads_come_from_the_table_where_only_one_row_fits(tmp_path: Path) -> No
     del config["model_args"]
     write_json(path / "config.json", config)
     assert load_checkpoint(str(path), Request()).architecture == a
+
+
+def test_a_block_number_without_end_is_refused_at_once(tmp_path: Path) -> None:
+    path = changed(tmp_path, {"blocks.999999999.norm1.weight": torch.zeros(32)})
+    with pytest.raises(CheckpointError, match="depth: 1000000000 is too large; at most 1000"):
+        load_checkpoint(f"timm:{path}", Request())

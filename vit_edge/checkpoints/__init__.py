@@ -17,6 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vit_edge import plugins
+from vit_edge.checkpoints._request import (
+    check_image_size,
+    exists,
+    is_hub_id,
+    refuse_revision,
+)
 from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.manifest import Architecture, CheckpointRecord, PositionMethod, Preprocessing
 from vit_edge.variants import Variant
@@ -73,26 +79,27 @@ def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
         Weights in float32, with all that belongs to them.
 
     Raises:
-        UsageError: SOURCE names nothing known, or neither it nor a variant was given.
+        UsageError: SOURCE names nothing known, or neither it nor a variant was given; the image
+            size is no whole number of patches; a revision was given of what has none.
         CheckpointError: The checkpoint is missing, damaged or contradicts itself or the request.
         HubError: The hub is needed and does not answer.
     """
     if source is None:
         source = published_source(request.variant)
         log.info("no checkpoint given: using %s", source)
+    if request.variant is not None and request.image_hw is not None:
+        check_image_size(request.image_hw, request.variant.patch_px)
     name, colon, reference = source.partition(":")
     known = plugins.names(__name__)
-    if name in known and (colon or not Path(source).exists()):
+    if name in known and (colon or not exists(Path(source))):
         return _source(name).load(reference, request)
     path = Path(source)
-    if path.exists():
+    if exists(path):
+        refuse_revision(request.revision, source)
         return _source(_recognised(path, known)).load(source, request)
     if colon and "/" not in name and "\\" not in name:
         raise UsageError(f"no checkpoint source {name!r}. There are: {', '.join(known)}")
-    raise CheckpointError(
-        f"{source}: no such file or directory. A model of the Hugging Face hub is written "
-        f"hf:{source}, one of timm timm:{source}"
-    )
+    raise CheckpointError(f"{source}: no such file or directory{_hub_spelling(source)}")
 
 
 def published_source(variant: Variant | None) -> str:
@@ -115,18 +122,30 @@ def published_source(variant: Variant | None) -> str:
     )
 
 
+def _hub_spelling(source: str) -> str:
+    """How to ask a hub for what may be one of its names; empty if it can be none."""
+    if not is_hub_id(source):
+        return ""
+    if "/" in source:
+        return f". A model of the Hugging Face hub is written hf:{source}"
+    return f". A model of timm is written timm:{source}"
+
+
 def _source(name: str) -> Source:
     return cast(Source, plugins.load(__name__, name))
 
 
 def _recognised(path: Path, known: list[str]) -> str:
     """The one source that knows what lies at `path`."""
+    from vit_edge.checkpoints import _sniff  # needs torch
+
     found = [name for name in known if _source(name).recognises(path)]
     if len(found) == 1:
         return found[0]
     if found:
         ways = " or ".join(f"{name}:{path}" for name in found)
         raise CheckpointError(f"{path}: more than one kind of checkpoint; write {ways}")
+    _sniff.raise_reason(path)
     raise CheckpointError(
         f"{path}: no checkpoint recognised. Expected a Hugging Face directory (config.json with "
         "model_type vit), a timm directory or file (config.json with architecture, or tensors "

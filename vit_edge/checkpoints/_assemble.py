@@ -13,7 +13,9 @@ from torch import Tensor
 
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints._files import sha256_of
+from vit_edge.checkpoints._labels import one_line_labels
 from vit_edge.checkpoints._positions import interpolated
+from vit_edge.checkpoints._request import check_image_size
 from vit_edge.checkpoints._tensors import LazyTensor, Rule, read_weights
 from vit_edge.errors import CheckpointError
 from vit_edge.manifest import (
@@ -57,8 +59,9 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     """Check a foreign checkpoint against the request, read it, and bring it to the asked size.
 
     Raises:
-        CheckpointError: It is not the asked variant; the image size does not fit the patches; a
-            tensor is missing, left over, misshaped or not finite.
+        UsageError: The asked image size does not fit the patches.
+        CheckpointError: It is not the asked variant; a tensor is missing, left over, misshaped or
+            not finite.
     """
     problems = foreign.architecture.problems()
     if problems:
@@ -66,7 +69,8 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     if request.variant is not None:
         _check_variant(foreign, request.variant, request.image_hw is not None)
     image_hw = request.image_hw or foreign.architecture.image_hw
-    check_image_size(image_hw, foreign.architecture.patch_px)
+    if request.image_hw is not None:
+        check_image_size(image_hw, foreign.architecture.patch_px)
     preprocessing = foreign.preprocessing(image_hw)
     weights = read_weights(
         foreign.architecture, foreign.rules, foreign.tensors, foreign.where, foreign.ignored
@@ -78,7 +82,8 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     elif request.position_method is not None:
         log.warning("positions are not interpolated: the checkpoint has the asked size already")
     name = request.variant.name if request.variant is not None else _name(foreign)
-    labels = foreign.labels or tuple(plain_labels(architecture.num_classes))
+    stand_ins = plain_labels(architecture.num_classes)
+    labels = one_line_labels(foreign.labels, stand_ins, foreign.where) or tuple(stand_ins)
     return Checkpoint(
         name,
         architecture,
@@ -87,24 +92,6 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
         preprocessing,
         record,
     )
-
-
-def check_image_size(image_hw: tuple[int, int], patch_px: int) -> None:
-    """Refuse an image that is no whole number of patches.
-
-    Raises:
-        CheckpointError: The message names the nearest sizes that are.
-    """
-    problems = []
-    for axis, size_px in zip(("height", "width"), image_hw, strict=True):
-        if size_px < patch_px or size_px % patch_px:
-            below = max(size_px // patch_px, 1) * patch_px
-            problems.append(
-                f"image {axis} {size_px} px is no multiple of the patch size {patch_px} px; "
-                f"the nearest are {below} and {below + patch_px}"
-            )
-    if problems:
-        raise CheckpointError("; ".join(problems))
 
 
 def plain_labels(count: int) -> list[str]:

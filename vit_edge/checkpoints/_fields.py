@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_edge.checkpoints._request import MAX_IMAGE_PX
 from vit_edge.errors import CheckpointError
+from vit_edge.manifest import Architecture
+
+# Far above any Vision Transformer, and low enough that nothing is built that never ends.
+MAX_DEPTH = 1000
+MAX_SIZE = 2**17  # width, mlp_dim, patch_px ...
+MAX_CLASSES = 2**20
 
 
 class Fields:
@@ -24,13 +31,18 @@ class Fields:
         """Add a problem; `text` starts with the field's name."""
         self.problems.append(text)
 
-    def positive(self, name: str, default: int | None = None) -> int:
-        """A positive integer; without a default the field must be there."""
+    def positive(self, name: str, default: int | None = None, most: int = MAX_SIZE) -> int:
+        """A positive integer up to `most`; without a default the field must be there."""
         value = self.data.get(name, default)
-        if type(value) is int and value > 0:
+        if type(value) is int and 0 < value <= most:
             return value
+        if type(value) is int and value > most:
+            self.problem(f"{name}: {_shown(value)} is too large; at most {most} is supported")
+            return 1
         missing = name not in self.data
-        self.problem(f"{name}: {'missing' if missing else f'{value!r} is no positive integer'}")
+        self.problem(
+            f"{name}: {'missing' if missing else f'{_shown(value)} is no positive integer'}"
+        )
         return 1
 
     def number(self, name: str, default: float) -> float:
@@ -70,8 +82,15 @@ class Fields:
         value = self.data.get(name)
         height, width = value if isinstance(value, list) and len(value) == 2 else (value, value)
         if type(height) is int and type(width) is int and height > 0 and width > 0:
-            return height, width
-        shown = "missing" if value is None else f"{value!r} is neither a size nor [height, width]"
+            if max(height, width) <= MAX_IMAGE_PX:
+                return height, width
+            self.problem(
+                f"{name}: {_shown(value)} is too large; at most {MAX_IMAGE_PX} px is supported"
+            )
+            return 1, 1
+        shown = (
+            "missing" if value is None else f"{_shown(value)} is neither a size nor [height, width]"
+        )
         self.problem(f"{name}: {shown}")
         return 1, 1
 
@@ -97,3 +116,38 @@ class Fields:
             raise CheckpointError(
                 f"{self.where}: {len(self.problems)} problem(s):\n  " + "\n  ".join(self.problems)
             )
+
+
+def refuse_giants(architecture: Architecture, where: str) -> Architecture:
+    """Return a shape that was read off tensors, if none of its sizes is absurd.
+
+    Raises:
+        CheckpointError: The fields that are too large are named.
+    """
+    limits = {
+        "depth": MAX_DEPTH,
+        "width": MAX_SIZE,
+        "heads": MAX_SIZE,
+        "mlp_dim": MAX_SIZE,
+        "patch_px": MAX_SIZE,
+        "pre_logits_dim": MAX_SIZE,
+        "num_classes": MAX_CLASSES,
+    }
+    sizes = {name: getattr(architecture, name) or 0 for name in limits}
+    sizes["image_hw"], limits["image_hw"] = max(architecture.image_hw), MAX_IMAGE_PX
+    found = [
+        f"{name}: {_shown(size)} is too large; at most {limits[name]} is supported"
+        for name, size in sizes.items()
+        if size > limits[name]
+    ]
+    if found:
+        raise CheckpointError(f"{where}:\n  " + "\n  ".join(found))
+    return architecture
+
+
+def _shown(value: object) -> str:
+    """A value for a message: short, whatever it is."""
+    if type(value) is int and value.bit_length() > 200:  # Python refuses to print the longest
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + " ..."

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from vit_edge.checkpoints._pickled import open_pickled
+from vit_edge.checkpoints._pickled import Say, open_pickled
 from vit_edge.checkpoints._safetensors import open_safetensors
 from vit_edge.checkpoints._tensors import LazyTensor
 from vit_edge.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-PICKLES = (".bin", ".pt", ".pth")
+PICKLES = (".bin", ".pt", ".pth", ".tar")  # .pth.tar is what timm's training writes
 # In the order in which they are looked for: safetensors first, whole before sharded.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -36,14 +36,18 @@ class Weights:
     files: tuple[Path, ...]
 
 
-def open_weights(path: Path) -> Weights:
+def open_weights(path: Path, say: Say = log.info) -> Weights:
     """Open the weights of a directory, or one weight file.
+
+    Args:
+        path: The directory or file.
+        say: Where to log what was chosen.
 
     Raises:
         CheckpointError: There are none, or they are damaged.
     """
     if path.is_file():
-        return _open_file(path)
+        return _open_file(path, say)
     present = [name for name in WEIGHT_FILES if (path / name).is_file()]
     if not present:
         raise CheckpointError(
@@ -51,9 +55,9 @@ def open_weights(path: Path) -> Weights:
             f"There are: {', '.join(sorted(p.name for p in path.iterdir())) or 'no files'}"
         )
     if len(present) > 1:
-        log.info("%s: reading %s, not %s", path, present[0], ", ".join(present[1:]))
+        say("%s: reading %s, not %s", path, present[0], ", ".join(present[1:]))
     chosen = path / present[0]
-    return _open_sharded(chosen) if chosen.suffix == ".json" else _open_file(chosen)
+    return _open_sharded(chosen, say) if chosen.suffix == ".json" else _open_file(chosen, say)
 
 
 def shards_of_index(path: Path) -> dict[str, list[str]]:
@@ -89,7 +93,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing. It belongs to the checkpoint.") from None
+        raise CheckpointError(
+            f"{path}: missing. Looked in {path.parent.resolve()} for {path.name}, which belongs to "
+            "the checkpoint; download the whole directory."
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
@@ -109,17 +116,17 @@ def sha256_of(files: Iterable[Path]) -> dict[str, str]:
     return hashes
 
 
-def _open_file(path: Path) -> Weights:
+def _open_file(path: Path, say: Say) -> Weights:
     if path.suffix == ".safetensors":
         return Weights(path, open_safetensors(path), (path,))
     if path.suffix in PICKLES:
-        return Weights(path, open_pickled(path), (path,))
+        return Weights(path, open_pickled(path, say), (path,))
     raise CheckpointError(
         f"{path}: not a kind of weight file; expected .safetensors, {', '.join(PICKLES)}"
     )
 
 
-def _open_sharded(index: Path) -> Weights:
+def _open_sharded(index: Path, say: Say) -> Weights:
     shards = shards_of_index(index)
     missing = sorted(name for name in shards if not (index.parent / name).is_file())
     if missing:
@@ -127,7 +134,7 @@ def _open_sharded(index: Path) -> Weights:
     tensors: dict[str, LazyTensor] = {}
     problems = []
     for name, expected in shards.items():
-        found = _open_file(index.parent / name).tensors
+        found = _open_file(index.parent / name, say).tensors
         twice = sorted(found.keys() & tensors)
         problems += [
             f"{name}: {tensor} is missing" for tensor in sorted(set(expected) - set(found))

@@ -33,14 +33,15 @@ _UNSUPPORTED = ("do_pad", "do_thumbnail", "do_align_long_axis", "do_flip_channel
 
 
 def preprocessing_of(
-    path: Path, image_hw: tuple[int, int]
+    path: Path, image_hw: tuple[int, int], asked_hw: tuple[int, int] | None = None
 ) -> Callable[[tuple[int, int]], Preprocessing]:
     """Read a preprocessor_config.json.
 
     Args:
         path: The file; if it does not exist, ViTImageProcessor's own defaults hold, and the log
             says so.
-        image_hw: What the checkpoint's model takes; the file must end there.
+        image_hw: What the checkpoint's model takes; the file must end there ...
+        asked_hw: ... unless the user decides where.
 
     Returns:
         The preprocessing for any other image size: the ratio of crop to resize stays.
@@ -51,10 +52,16 @@ def preprocessing_of(
     if path.is_file():
         own = _read(path)
         if own.crop_hw != image_hw:
-            raise CheckpointError(
+            contradiction = (
                 f"{path}: size: images end at {list(own.crop_hw)} px, but image_size of "
-                f"config.json is {list(image_hw)} px. Correct one of the two."
+                f"config.json is {list(image_hw)} px"
             )
+            if asked_hw is None:
+                raise CheckpointError(
+                    f"{contradiction}. Correct one of the two, or decide with --image-size, such "
+                    f"as --image-size {'x'.join(map(str, image_hw))}"
+                )
+            log.warning("%s; --image-size decides: %s px", contradiction, list(asked_hw))
     else:
         log.info("%s: missing; taking ViTImageProcessor's defaults (squash, bilinear, 0.5)", path)
         own = Preprocessing("squash", image_hw, image_hw, "bilinear", HALF, HALF)
@@ -100,6 +107,9 @@ def _resize(fields: Fields) -> tuple[Literal["squash", "cover"], tuple[int, int]
     """`size`: an integer, {height, width} or {shortest_edge}."""
     size = fields.data.get("size")
     kind = fields.data.get("image_processor_type") or fields.data.get("feature_extractor_type")
+    if size is None and str(kind).startswith("ViT"):
+        log.info("%s: no size; taking ViTImageProcessor's default, 224 px", fields.where)
+        size = 224
     if type(size) is int and size > 0:
         if kind is None or str(kind).startswith(_SQUARE_SIZE):
             return "squash", (size, size)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib import resources
 
 from vit_edge.checkpoints._fields import Fields
+from vit_edge.checkpoints._text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,22 @@ def labels_or_imagenet(labels: tuple[str, ...], num_classes: int, where: str) ->
         return labels
     log.info("%s: carries no labels; its 1,000 classes are taken for those of ImageNet-1k", where)
     return imagenet_labels()
+
+
+def one_line_labels(labels: Sequence[str], stand_ins: Sequence[str], where: str) -> tuple[str, ...]:
+    """Make every label one line of printable text, as labels.txt needs it; changes are logged."""
+    clean = tuple(
+        one_line(label) or stand_in for label, stand_in in zip(labels, stand_ins, strict=False)
+    )
+    changed = sum(old != new for old, new in zip(labels, clean, strict=False))
+    if changed:
+        log.warning(
+            "%s: %d labels are empty or have line breaks, control characters or runs of spaces; "
+            "each run became one space, an empty label class_N",
+            where,
+            changed,
+        )
+    return clean
 
 
 def numbered_labels(fields: Fields, name: str) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from vit_edge.checkpoints._tensors import LazyTensor
+from vit_edge.checkpoints._text import one_line, reason
 from vit_edge.errors import CheckpointError
 
 # NumPy has no bfloat16: it is saved as two raw bytes.
@@ -24,7 +26,7 @@ def npz_names(path: Path) -> Collection[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # as in _sound
         return ()
 
 
@@ -34,15 +36,30 @@ def open_npz(path: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: Missing, no .npz, damaged, or holding pickled objects.
     """
+    with _sound(f"{path}: not a sound .npz file"), zipfile.ZipFile(path) as archive:
+        return {
+            name.removesuffix(".npy"): _lazy(path, archive, name) for name in archive.namelist()
+        }
+
+
+@contextmanager
+def _sound(complaint: str) -> Iterator[None]:
+    """Turn whatever a damaged or hostile archive makes zipfile and NumPy raise into one error.
+
+    Beside BadZipFile that is NotImplementedError (compression), RuntimeError (encryption),
+    EOFError, struct.error, zlib.error, MemoryError ...
+
+    Raises:
+        CheckpointError: Something was raised.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {
-                name.removesuffix(".npy"): _lazy(path, archive, name) for name in archive.namelist()
-            }
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a sound .npz file: {error}") from None
+        yield
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename}: no such file") from None
+    except Exception as error:
+        raise CheckpointError(f"{complaint}: {reason(error)}") from None
 
 
 def _lazy(path: Path, archive: zipfile.ZipFile, name: str) -> LazyTensor:
@@ -50,15 +67,20 @@ def _lazy(path: Path, archive: zipfile.ZipFile, name: str) -> LazyTensor:
         version = npy.read_magic(member)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read_header(member)
+    if archive.getinfo(name).file_size < math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has less data than its shape {list(shape)} needs")
     if dtype != _BFLOAT16 and dtype.kind not in "fiub":
-        raise CheckpointError(f"{path}: {name}: refused: of dtype {dtype}, expected numbers")
+        raise CheckpointError(
+            f"{path}: {one_line(name)}: refused: of dtype {dtype}, expected numbers"
+        )
 
     def read() -> Tensor:
-        try:
-            with zipfile.ZipFile(path) as again, again.open(name) as member:
-                array = npy.read_array(member, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise CheckpointError(f"{path}: {name} is damaged: {error}") from None
+        with (
+            _sound(f"{path}: {one_line(name)} is damaged"),
+            zipfile.ZipFile(path) as again,
+            again.open(name) as member,
+        ):
+            array = npy.read_array(member, allow_pickle=False)
         if array.dtype == _BFLOAT16:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(np.ascontiguousarray(array))

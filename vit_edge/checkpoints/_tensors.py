@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vit_edge.checkpoints._text import one_line
 from vit_edge.errors import CheckpointError
 from vit_edge.manifest import Architecture
 from vit_edge.models.vit import parameter_shapes
@@ -150,7 +151,7 @@ def _check_keys(
 
 def _listed(what: str, entries: Iterable[str]) -> list[str]:
     """One sorted, shortened list of a diff, or nothing."""
-    lines = sorted(entries)
+    lines = sorted(map(one_line, entries))
     if not lines:
         return []
     rest = [f"  ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []

@@ -182,6 +182,9 @@ def labels_from(cfg: Fields, fields: Fields, num_classes: int) -> tuple[str, ...
     else:
         labels = numbered_labels(holder, "label_names")
     described = fields.data.get("label_descriptions") or cfg.data.get("label_descriptions") or {}
+    if not isinstance(described, dict):
+        holder.problem("label_descriptions: expected an object, label -> description")
+        described = {}
     if len(labels) != num_classes:
         holder.problem(f"label_names: {len(labels)} labels, but the head has {num_classes} classes")
     return tuple(str(described.get(label, label)) for label in labels)

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from vit_edge.checkpoints import EMBEDDED_VARIANT, Checkpoint, Request, hf
+from vit_edge.checkpoints._request import refuse_revision
 from vit_edge.errors import UsageError
 
 
@@ -18,11 +19,12 @@ def load(reference: str, request: Request) -> Checkpoint:
     """Read the package's own weights (float16, Hugging Face names).
 
     Raises:
-        UsageError: Something stands behind `embedded:`.
+        UsageError: Something stands behind `embedded:`, or a revision was given.
         CheckpointError: Another variant was asked for.
     """
     if reference:
         raise UsageError(f"embedded takes nothing behind it, got {reference!r}")
+    refuse_revision(request.revision, "embedded")
     data = resources.files("vit_edge") / "data" / EMBEDDED_VARIANT
     with resources.as_file(data) as folder:
         return hf.load_files(folder, "embedded", EMBEDDED_VARIANT, request, None)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints._assemble import Foreign, checkpoint_from
-from vit_edge.checkpoints._fields import Fields
+from vit_edge.checkpoints._fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints._files import open_weights, read_json
 from vit_edge.checkpoints._hf_preprocessing import preprocessing_of
 from vit_edge.checkpoints._labels import numbered_labels
+from vit_edge.checkpoints._request import local_path
 from vit_edge.checkpoints._sniff import config_of, stem, tensor_names
 from vit_edge.checkpoints._tensors import (
     LazyTensor,
@@ -20,6 +21,7 @@ from vit_edge.checkpoints._tensors import (
     norm_rules,
     without_wrapper,
 )
+from vit_edge.errors import CheckpointError
 from vit_edge.manifest import Architecture
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -71,15 +73,16 @@ def load(reference: str, request: Request) -> Checkpoint:
     """Read a directory, a weight file with its config.json beside it, or a model of the hub.
 
     Raises:
+        UsageError: Nothing is named, or a revision of something local.
         CheckpointError: The files are missing, damaged, or describe no plain ViT.
         HubError: `reference` is no path, and the hub does not have it or does not answer.
     """
-    path = Path(reference)
-    if path.exists():
+    path = local_path("hf", reference, request.revision)
+    if path is not None:
         return load_files(path, f"hf:{reference}", stem(path), request, None)
     from vit_edge.checkpoints import _hub  # only here is huggingface_hub needed
 
-    snapshot = _hub.fetch(reference, request.revision, required=(CONFIG,), optional=(PROCESSOR,))
+    snapshot = _hub.fetch("hf", reference, request.revision, (CONFIG,), (PROCESSOR,))
     name = reference.rpartition("/")[2]
     return load_files(snapshot.path, f"hf:{reference}", name, request, snapshot.revision)
 
@@ -100,6 +103,12 @@ def load_files(
         CheckpointError: The files are missing, damaged, or describe no plain ViT.
     """
     folder = path if path.is_dir() else path.parent
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder / CONFIG}: missing. A Hugging Face checkpoint is a directory with {CONFIG}, "
+            f"{PROCESSOR} and model.safetensors (or another weight file, which may be named "
+            f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it."
+        )
     config = read_json(folder / CONFIG)
     weights = open_weights(path)
     tensors = without_wrapper(weights.tensors)
@@ -118,7 +127,7 @@ def load_files(
         rules=tuple(_rules(architecture, tensors, prefix)),
         tensors=tensors,
         labels=labels,
-        preprocessing=preprocessing_of(processor, architecture.image_hw),
+        preprocessing=preprocessing_of(processor, architecture.image_hw, request.image_hw),
         position_method="bicubic",
         ignored=ignored,
         files=(folder / CONFIG, *([processor] if processor.is_file() else []), *weights.files),
@@ -156,7 +165,7 @@ def _read_config(
         pre_logits_dim = pooler.shape[0] if pooler.shape else None
     architecture = Architecture(
         width=width,
-        depth=fields.positive("num_hidden_layers"),
+        depth=fields.positive("num_hidden_layers", most=MAX_DEPTH),
         heads=heads,
         mlp_dim=fields.positive("intermediate_size"),
         patch_px=patch_px,
@@ -176,7 +185,9 @@ def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, t
     if head is None and "ViTForImageClassification" not in fields.words("architectures"):
         return 0, ()
     labels = numbered_labels(fields, "id2label") if fields.has("id2label") else ()
-    claimed = len(labels) or (fields.positive("num_labels") if fields.has("num_labels") else 0)
+    claimed = len(labels)
+    if not claimed and fields.has("num_labels"):
+        claimed = fields.positive("num_labels", most=MAX_CLASSES)
     classes = head.shape[0] if head is not None and head.shape else claimed
     for name, count in (("id2label", len(labels)), ("num_labels", fields.data.get("num_labels"))):
         if fields.has(name) and count and count != classes:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints._assemble import Foreign, checkpoint_from
+from vit_edge.checkpoints._fields import refuse_giants
 from vit_edge.checkpoints._labels import labels_or_imagenet
 from vit_edge.checkpoints._npz import npz_names, open_npz
+from vit_edge.checkpoints._request import local_path
 from vit_edge.checkpoints._sniff import stem
 from vit_edge.checkpoints._tensors import LazyTensor, Rule
 from vit_edge.errors import CheckpointError
@@ -36,9 +38,12 @@ def load(reference: str, request: Request) -> Checkpoint:
     """Read a .npz file.
 
     Raises:
+        UsageError: Nothing is named, or a revision was given.
         CheckpointError: It is missing, damaged, or not such a checkpoint.
     """
-    path = Path(reference)
+    path = local_path("jax", reference, request.revision)
+    if path is None:
+        raise CheckpointError(f"{reference}: no such file")
     tensors = open_npz(path)
     architecture = _architecture(tensors, str(path))
 
@@ -75,7 +80,7 @@ def _architecture(tensors: Mapping[str, LazyTensor], where: str) -> Architecture
             f"{where}: {_POSITION} has {positions} rows, expected a square grid and the class token"
         )
     head, pre_logits = "head/kernel", "pre_logits/kernel"
-    return Architecture(
+    found = Architecture(
         width=width,
         depth=1 + max(map(int, blocks)),
         heads=heads,
@@ -90,6 +95,7 @@ def _architecture(tensors: Mapping[str, LazyTensor], where: str) -> Architecture
             _shape(tensors, pre_logits, 2, where)[1] if pre_logits in tensors else None
         ),
     )
+    return refuse_giants(found, where)
 
 
 def _shape(tensors: Mapping[str, LazyTensor], name: str, rank: int, where: str) -> tuple[int, ...]:

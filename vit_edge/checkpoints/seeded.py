@@ -8,6 +8,7 @@ from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints._assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints._draw import drawn_tensors
 from vit_edge.checkpoints._labels import default_labels
+from vit_edge.checkpoints._request import refuse_revision
 from vit_edge.checkpoints._tensors import Rule
 from vit_edge.errors import UsageError
 
@@ -25,13 +26,14 @@ def load(reference: str, request: Request) -> Checkpoint:
         request: Must name a variant.
 
     Raises:
-        UsageError: No seed, or no variant.
+        UsageError: No seed, no variant, or a revision.
     """
     if not (reference.isascii() and reference.isdigit()):
         raise UsageError(f"seeded:N needs a seed, an integer such as 0; got {reference!r}")
     row = request.variant
     if row is None:
         raise UsageError("seeded weights need a variant: --variant NAME")
+    refuse_revision(request.revision, f"seeded:{reference}")
     tensors = drawn_tensors(row.architecture, int(reference))
     foreign = Foreign(
         source=f"seeded:{int(reference)}",

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints._assemble import Foreign, checkpoint_from
-from vit_edge.checkpoints._fields import Fields
+from vit_edge.checkpoints._fields import Fields, refuse_giants
 from vit_edge.checkpoints._files import open_weights, read_json
 from vit_edge.checkpoints._labels import labels_or_imagenet
+from vit_edge.checkpoints._request import local_path
 from vit_edge.checkpoints._sniff import config_of, stem, tensor_names
 from vit_edge.checkpoints._tensors import (
     LazyTensor,
@@ -54,17 +55,18 @@ def load(reference: str, request: Request) -> Checkpoint:
     """Read a directory, a weight file, or a model of the hub.
 
     Raises:
+        UsageError: Nothing is named, or a revision of something local.
         CheckpointError: The files are missing or damaged, or the model is no plain ViT; the
             feature that makes it another model is named.
         HubError: `reference` is no path, and the hub does not have it or does not answer.
     """
-    path = Path(reference)
-    if path.exists():
+    path = local_path("timm", reference, request.revision)
+    if path is not None:
         return _load_files(path, f"timm:{reference}", stem(path), request, None)
     from vit_edge.checkpoints import _hub  # only here is huggingface_hub needed
 
     repository = reference if "/" in reference else f"timm/{reference}"
-    snapshot = _hub.fetch(repository, request.revision, required=(CONFIG,), optional=())
+    snapshot = _hub.fetch("timm", repository, request.revision, (CONFIG,))
     name = repository.rpartition("/")[2]
     return _load_files(snapshot.path, f"timm:{reference}", name, request, snapshot.revision)
 
@@ -129,7 +131,7 @@ def _architecture(
     if image_hw is None:
         image_hw = _square_hw(positions, patch_px, where)
     has_head, has_pre_logits = "head.weight" in tensors, "pre_logits.fc.weight" in tensors
-    return Architecture(
+    found = Architecture(
         width=width,
         depth=depth,
         heads=_heads(heads, width, depth, row, where),
@@ -144,6 +146,7 @@ def _architecture(
             _shape(tensors, "pre_logits.fc.weight", 2, where)[0] if has_pre_logits else None
         ),
     )
+    return refuse_giants(found, where)
 
 
 def _shape(tensors: Mapping[str, LazyTensor], name: str, rank: int, where: str) -> tuple[int, ...]:

@@ -1,0 +1,20 @@
+"""Text of strangers, made fit for a terminal and for a file of one name a line."""
+
+from __future__ import annotations
+
+import re
+
+_ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
+# Whitespace, C0 and C1 controls, line separators, direction overrides, lone surrogates.
+_UNFIT = re.compile("[\\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+
+
+def one_line(text: str) -> str:
+    """Drop terminal escapes; every run of white space and control characters is one space."""
+    return _UNFIT.sub(" ", _ANSI.sub("", text)).strip()
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of some library says, in one short line."""
+    text = one_line(str(error))
+    return text[:300] if text else type(error).__name__
