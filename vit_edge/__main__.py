@@ -6,29 +6,24 @@ import argparse
 import json
 import sys
 
-from vit_edge import backends, cli
+from vit_edge import cli
 from vit_edge.predictor import DEFAULT_TOP_K, Failure, Predictor
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m vit_edge",
-        description="Classify images with a bundle. A bad image is reported and does not stop the "
-        "others; the exit code is 3 then.",
-        epilog="example: python -m vit_edge bundles/base-patch16-224-fp32 cat.jpg --top-k 3\n"
+    made = cli.bundle_parser(
+        "python -m vit_edge",
+        "Classify images with a bundle. A bad image is reported and does not stop the others; the "
+        "exit code is 3 then. With --json one object a line.",
+        "python -m vit_edge bundles/base-patch16-224-fp32 cat.jpg --top-k 3\n"
         "other verbs: export, verify, inspect, build, parity (python -m vit_edge.VERB --help)",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
     made.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
-    made.add_argument(
-        "--backend", default="ort", metavar="NAME", help=f"one of {', '.join(backends.names())}"
-    )
+    cli.add_backend(made)
     made.add_argument(
         "--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="classes to rank; default: 5"
     )
-    made.add_argument("--json", action="store_true", help="one JSON object a line, on stdout")
     return made
 
 

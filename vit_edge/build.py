@@ -28,23 +28,19 @@ def build(bundle: str, backend: str, engines_dir: Path | None = None) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m vit_edge.build",
-        description="Compile a bundle for the device this runs on. The engine is a cache of "
-        "model.onnx, keyed by model, runtime and hardware; Predictor uses it by itself.",
-        epilog="example: python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort",
+    made = cli.bundle_parser(
+        "python -m vit_edge.build",
+        "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
+        "by model, runtime and hardware; Predictor uses it by itself.",
+        "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort",
     )
-    made.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
-    made.add_argument(
-        "--backend", default="ort", metavar="NAME", help=f"one of {', '.join(backends.names())}"
-    )
+    cli.add_backend(made)
     made.add_argument(
         "--engines-dir",
         type=Path,
         metavar="DIR",
         help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
     )
-    made.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     return made
 
 

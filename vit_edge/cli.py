@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import logging
@@ -9,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from vit_edge import backends
 from vit_edge.errors import VitEdgeError
 
 VERBS = {
@@ -37,6 +39,33 @@ def guarded(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+def bundle_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+    """What the verbs that work on a bundle have in common: BUNDLE and --json.
+
+    Args:
+        prog: As it is typed.
+        description: What it does.
+        example: A real call, and what else is worth a line at the end.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    return parser
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add --backend to a verb that runs one."""
+    names = ", ".join(backends.names())
+    parser.add_argument(
+        "--backend", default="ort", metavar="NAME", help=f"one of {names}; default: ort"
+    )
 
 
 @contextlib.contextmanager

@@ -35,13 +35,11 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Inspect a bundle from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.inspect",
-        description="Show what is in a bundle; `python -m vit_edge.verify` checks it.",
-        epilog="example: python -m vit_edge.inspect bundles/base-patch16-224-fp32",
+    parser = cli.bundle_parser(
+        "python -m vit_edge.inspect",
+        "Show what is in a bundle; `python -m vit_edge.verify` checks it.",
+        "python -m vit_edge.inspect bundles/base-patch16-224-fp32",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     arguments = parser.parse_args(argv)
     return cli.guarded(lambda: _run(arguments))
 

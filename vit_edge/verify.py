@@ -6,11 +6,10 @@ load on a machine, and afterwards only looks whether the files are still those (
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
-from vit_edge import cli, trust, wire
+from vit_edge import trust, wire
 from vit_edge.bundle import Bundle
 from vit_edge.errors import IntegrityError, ModelError
 
@@ -92,13 +91,13 @@ def check_model(bundle: Bundle) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Verify a bundle from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.verify",
-        description="Read every byte of a bundle and check that its model is safe to run.",
-        epilog="example: python -m vit_edge.verify bundles/base-patch16-224",
+    from vit_edge import cli  # every cold start imports this module, but not this
+
+    parser = cli.bundle_parser(
+        "python -m vit_edge.verify",
+        "Read every byte of a bundle and check that its model is safe to run.",
+        "python -m vit_edge.verify bundles/base-patch16-224-fp32",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args(argv)
 
     def run() -> int:

@@ -22,22 +22,17 @@ from vit_edge.parity.limits import limit_for
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m vit_edge.parity",
-        description="Compare a backend with the reference's answers in golden.npz: first the "
-        "preprocessing of its probe files, then every output at several batch sizes.",
-        epilog="example: python -m vit_edge.parity bundles/base-patch16-224-fp32 --backend ort\n"
+    made = cli.bundle_parser(
+        "python -m vit_edge.parity",
+        "Compare a backend with the reference's answers in golden.npz: first the preprocessing of "
+        "its probe files, then every output at several batch sizes.",
+        "python -m vit_edge.parity bundles/base-patch16-224-fp32 --backend ort\n"
         "exit codes: 0 within the limits, 4 not",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
-    made.add_argument(
-        "--backend", default="ort", metavar="NAME", help=f"one of {', '.join(backends.names())}"
-    )
+    cli.add_backend(made)
     made.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
     )
-    made.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     return made
 
 
