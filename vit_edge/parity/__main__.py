@@ -64,6 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_json(comparison, backend.facts), indent=2))
     else:
         print(f"{bundle.path} on {backend.facts['runtime']}, {backend.facts['device']}")
+        print(f"engine         {backend.facts['engine']}")
         print(f"preprocessing  {len(probes)} probe files")
         print(f"answers        {images} images against the {golden.reference_dtype} reference")
         print("output      batch  max|diff|  of max|ref|  allowed  top-1 agreement")
