@@ -30,7 +30,7 @@ from tests.checkpoints.foreign import (
     write_json,
 )
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
-from vit_edge.checkpoints._files import sha256_of
+from vit_edge.checkpoints._files import hashes_of
 from vit_edge.errors import CheckpointError
 from vit_edge.manifest import Preprocessing
 from vit_edge.models.vit import vit_from_weights
@@ -224,7 +224,7 @@ def test_shards_of_transformers_give_the_same_weights(tmp_path: Path) -> None:
 def test_every_read_file_is_hashed(tmp_path: Path) -> None:
     path = write_hf(tmp_path / "x", SMALL, weights_of(SMALL))
     loaded = load_checkpoint(str(path), Request())
-    assert loaded.record.sha256 == sha256_of(path.iterdir())
+    assert loaded.record.sha256 == hashes_of(path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

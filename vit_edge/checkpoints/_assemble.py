@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vit_edge.checkpoints import Checkpoint, Request
-from vit_edge.checkpoints._files import sha256_of
+from vit_edge.checkpoints._files import hashes_of
 from vit_edge.checkpoints._labels import one_line_labels
 from vit_edge.checkpoints._positions import interpolated
 from vit_edge.checkpoints._request import check_image_size
@@ -76,7 +76,7 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
         foreign.architecture, foreign.rules, foreign.tensors, foreign.where, foreign.ignored
     )
     architecture = _without_zeroed_head(foreign, weights)
-    record = CheckpointRecord(foreign.source, sha256_of(foreign.files), foreign.revision)
+    record = CheckpointRecord(foreign.source, hashes_of(foreign.files), foreign.revision)
     if image_hw != architecture.image_hw:
         architecture, record = _resized(foreign, architecture, record, weights, request, image_hw)
     elif request.position_method is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from vit_edge.bundle import sha256_of
 from vit_edge.checkpoints._pickled import Say, open_pickled
 from vit_edge.checkpoints._safetensors import open_safetensors
 from vit_edge.checkpoints._tensors import LazyTensor
@@ -104,16 +104,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def sha256_of(files: Iterable[Path]) -> dict[str, str]:
+def hashes_of(files: Iterable[Path]) -> dict[str, str]:
     """File name -> sha256 of its bytes."""
-    hashes = {}
-    for path in files:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        hashes[path.name] = digest.hexdigest()
-    return hashes
+    return {path.name: sha256_of(path) for path in files}
 
 
 def _open_file(path: Path, say: Say) -> Weights:
