@@ -54,7 +54,6 @@ class Variant:
     timm: str | None = None  # timm model name with its tag
     jax: str | None = None  # path below gs://vit_models
     family: Literal["vit", "deit"] = "vit"  # whose preprocessing; DINO follows DeiT
-    hf_layer_norm_eps: float = 1e-12  # as transformers has it; timm and JAX use 1e-6
     hf_pooler: bool = False  # a ViTModel repository with its pooler, the paper's pre_logits
     qkv_bias: bool = True
 

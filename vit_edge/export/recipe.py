@@ -18,7 +18,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-DEFAULT_RECIPE = "cpu-fp32"
 OLDEST_OPSET = 18  # of torch.onnx's dynamo exporter
 NEWEST_OPSET = 23  # the newest proven here
 FUSED_OPSET = 23  # brought the Attention operator
