@@ -148,7 +148,6 @@ def test_differences_are_those_of_the_definition() -> None:
     assert difference.max_abs_diff == 0.5
     assert difference.worst_image == 7
     assert difference.relative == 0.5 / 4.25
-    assert difference.agreement == 1.0
     assert np.allclose(cosine(left.astype(float), left.astype(float)), 1)
 
 
@@ -225,6 +224,25 @@ def test_the_verb_says_that_parity_holds(
     result = json.loads(capsys.readouterr().out)
     assert result["passed"]
     assert result["facts"]["backend"] == backend
+
+
+def test_the_verb_holds_a_target_and_shows_every_statistic(
+    testing_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(testing_bundle.path), "--target"]
+    assert main([*arguments, "top1_agreement=1,sqnr_centred_db=100"]) == 0
+    assert "target >= 100.0 dB" in capsys.readouterr().out
+    assert main([*arguments, "sqnr_centred_db=290", "--json"]) == 4
+    result = json.loads(capsys.readouterr().out)
+    assert result["target"] == {"sqnr_centred_db": 290}
+    assert len(result["problems"]) == 1
+
+
+def test_a_misspelt_target_is_wrong_usage(
+    testing_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(testing_bundle.path), "--target", "top1=0.9"]) == 2
+    assert "there are: top1_agreement" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from vit_edge.preprocess import pixels_from_resized
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
+RELATIVE = limit_for("fp32").logits.as_dict()["relative"]
+
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
@@ -72,7 +74,7 @@ def test_another_layer_norm_epsilon_is_seen(
     checkpoint: Checkpoint, pixels: torch.Tensor, eps: float
 ) -> None:
     difference = relative(logits(checkpoint, pixels, eps=eps), logits(checkpoint, pixels))
-    assert difference > 2 * limit_for("fp32").relative
+    assert difference > 2 * RELATIVE
 
 
 @pytest.mark.parametrize("fault", [drop_a_bias, swap_heads, shift_positions])
@@ -80,7 +82,7 @@ def test_a_fault_in_the_weights_is_seen(
     checkpoint: Checkpoint, pixels: torch.Tensor, fault: Callable[[ViT], None]
 ) -> None:
     difference = relative(logits(checkpoint, pixels, fault), logits(checkpoint, pixels))
-    assert difference > 100 * limit_for("fp32").relative
+    assert difference > 100 * RELATIVE
 
 
 def test_a_tanh_gelu_is_seen(
@@ -89,7 +91,7 @@ def test_a_tanh_gelu_is_seen(
     expected = logits(checkpoint, pixels)
     exact = functional.gelu
     monkeypatch.setattr(module.functional, "gelu", lambda x: exact(x, approximate="tanh"))
-    assert relative(logits(checkpoint, pixels), expected) > 20 * limit_for("fp32").relative
+    assert relative(logits(checkpoint, pixels), expected) > 20 * RELATIVE
 
 
 def test_rounding_to_float32_is_not(checkpoint: Checkpoint, pixels: torch.Tensor) -> None:
@@ -98,4 +100,4 @@ def test_rounding_to_float32_is_not(checkpoint: Checkpoint, pixels: torch.Tensor
     with torch.inference_mode():
         found = vit(pixels.float()).logits
     assert found is not None
-    assert 0 < relative(found.double(), expected) < limit_for("fp32").relative / 3
+    assert 0 < relative(found.double(), expected) < RELATIVE / 3

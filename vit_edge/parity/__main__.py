@@ -18,6 +18,8 @@ from vit_edge.parity.compare import (
 )
 from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
+from vit_edge.parity.tables import exact_table, statistics_table
+from vit_edge.parity.targets import STATISTICS, parse_target
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,11 +29,18 @@ def parser() -> argparse.ArgumentParser:
         "Compare a backend with the reference's answers in golden.npz: first the preprocessing of "
         "its probe files, then every output at several batch sizes.",
         "python -m vit_edge.parity bundles/base-patch16-224-fp32 --backend ort\n"
+        "python -m vit_edge.parity bundles/base-patch16-224-int8 --target top1_agreement=0.99\n"
         "exit codes: 0 within the limits, 4 not",
     )
     cli.add_backend(made)
     made.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
+    )
+    made.add_argument(
+        "--target",
+        metavar="NAME=NUMBER,...",
+        help="what the logits must reach besides the precision's limit; of "
+        + ", ".join(STATISTICS),
     )
     return made
 
@@ -43,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    target = None if arguments.target is None else parse_target(arguments.target)
     bundle = Bundle.read(arguments.bundle)
     manifest = bundle.manifest
     with Golden(arguments.golden or bundle.golden_path) as golden:
@@ -55,6 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
             manifest.preprocessing,
             batches=gate_batches(manifest.max_batch),
             limit=limit_for(manifest.precision),
+            target=target,
         )
         comparison.probe_problems.extend(check_probes(probes, manifest.preprocessing))
         images = len(golden)
@@ -67,14 +78,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"engine         {backend.facts['engine']}")
         print(f"preprocessing  {len(probes)} probe files")
         print(f"answers        {images} images against the {golden.reference_dtype} reference")
-        print("output      batch  max|diff|  of max|ref|  allowed  top-1 agreement")
-        for row in comparison.summary():
-            agreement = row["top1_agreement"]
-            print(
-                f"{row['output']:<11} {row['batch']:>5}  {row['max_abs_diff']:>9.2e}  "
-                f"{row['relative']:>11.2e}  {row['allowed_relative']:>7.0e}  "
-                + ("-" if agreement is None else f"{agreement:.2%}")
-            )
+        simulated = backend.facts.get("simulated")
+        if simulated is not None:
+            print(f"simulated      {simulated}")
+        exact = manifest.precision == "fp32" and target is None
+        for line in (exact_table if exact else statistics_table)(comparison):
+            print(line)
         for problem in problems:
             print(f"FAILED: {problem}")
         print("parity FAILED" if problems else "parity holds")

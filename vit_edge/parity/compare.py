@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,18 @@ from vit_edge.images import load_image
 from vit_edge.manifest import Manifest, Preprocessing
 from vit_edge.parity.golden import Golden, Probe
 from vit_edge.parity.limits import Limit
-from vit_edge.parity.statistics import Difference
+from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.statistics import Difference, Repeats
+from vit_edge.parity.targets import Target
 from vit_edge.preprocess import pixels_from_resized, resized_from_image
 
+SCHEMA_VERSION = 2  # of parity.json
+# What a batch size breaks, it breaks for any image: the largest size sees all of them, the others
+# this many, so that a gate on thousands of images costs one pass over them.
+OTHER_SIZES_IMAGES = 64
+LOGITS = "logits"  # the output that classifies; every other is compared as plain numbers
+
+Statistics: TypeAlias = Difference | LogitComparison
 Progress = Callable[[int], object]  # told how many more images are done
 
 
@@ -33,6 +43,10 @@ class Reference(Protocol):
         """Output name -> float32[N, ...]."""
         ...
 
+    def labels(self, indices: Sequence[int]) -> NDArray[np.int64] | None:
+        """int64[N], the true classes, -1 where unknown; None if no image has one."""
+        ...
+
 
 class Runs(Protocol):
     """The part of a backend that a comparison needs."""
@@ -46,46 +60,40 @@ class Runs(Protocol):
 class Comparison:
     """What was found, output by output and batch size by batch size."""
 
-    differences: dict[str, dict[int, Difference]]  # output -> batch size -> difference
+    found: dict[str, dict[int, Statistics]]  # output -> batch size -> statistics
     limit: Limit
+    target: Target | None = None  # what the user asks for on top of the limit
     probe_problems: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
-        """Everything that exceeds the limit; empty if the comparison passes."""
+        """Everything that exceeds the limit or misses the target; empty if all holds."""
         found = list(self.probe_problems)
-        if not self.differences:
+        if not self.found:
             found.append("nothing was compared")
-        for output, by_batch in self.differences.items():
-            for batch, difference in by_batch.items():
-                if difference.non_finite:
-                    found.append(f"{output}, batch {batch}: {difference.non_finite} NaN or Inf")
-                elif not difference.relative <= self.limit.relative:
-                    found.append(
-                        f"{output}, batch {batch}: max |diff| is {difference.relative:.2e} of "
-                        f"max |{output}|, allowed {self.limit.relative:.0e}; worst is image "
-                        f"{difference.worst_image}"
-                    )
+        batches: dict[tuple[str, str], list[str]] = {}  # what goes wrong alike is said once
+        for row in self.summary():
+            missed = self.limit.problems(row["output"], row)
+            if self.target is not None and self.is_targeted(row["output"]):
+                missed += [f"target: {problem}" for problem in self.target.judged(row).refuted(row)]
+            for problem in missed:
+                problem += f"; worst is image {row['worst_image']}"
+                batches.setdefault((row["output"], problem), []).append(str(row["batch"]))
+        for (output, problem), sizes in batches.items():
+            found.append(f"{output}, batch {', '.join(sizes)}: {problem}")
         return found
+
+    def is_targeted(self, output: str) -> bool:
+        """The target is held against the logits, or every output where there are none."""
+        return output == LOGITS or LOGITS not in self.found
 
     def summary(self) -> list[dict[str, Any]]:
         """One row per output and batch size, ready for JSON."""
+        allowed = self.limit.logits.as_dict().get("relative")
         return [
-            {
-                "output": output,
-                "batch": batch,
-                "images": difference.images,
-                "max_abs_diff": difference.max_abs_diff,
-                "max_abs_reference": difference.max_abs_reference,
-                "relative": difference.relative,
-                "allowed_relative": self.limit.relative,
-                "top1_agreement": difference.agreement if output == "logits" else None,
-                "cosine_min": difference.cosine_min,
-                "worst_image": difference.worst_image,
-                "non_finite": difference.non_finite,
-            }
-            for output, by_batch in self.differences.items()
-            for batch, difference in by_batch.items()
+            {"output": output, "batch": batch, "allowed_relative": allowed, **statistics.summary()}
+            for output, by_batch in self.found.items()
+            for batch, statistics in by_batch.items()
         ]
 
 
@@ -96,44 +104,64 @@ def compare_answers(
     *,
     batches: Sequence[int],
     limit: Limit,
+    target: Target | None = None,
     progress: Progress = lambda images: None,
 ) -> Comparison:
-    """Run every image of the reference at every batch size.
+    """Run every image of the reference at the largest batch size, and 64 of them at the others.
 
     The last batch of a size is filled up with the first images, so that the size itself is tried
-    even where there are fewer images.
+    even where there are fewer images; no image counts twice. Kept in memory are one batch and the
+    first logits of every image.
 
     Args:
         backend: Anything with `run`.
         reference: Resized images with their answers.
         preprocessing: How their pixels follow.
         batches: Batch sizes, each at most the backend's limit.
-        limit: What is allowed.
+        limit: What the precision allows.
+        target: What must be reached besides.
         progress: Called with the number of images done since its last call.
 
     Returns:
         The comparison; it does not raise when the limit is exceeded.
     """
-    differences: dict[str, dict[int, Difference]] = {}
-    for batch in batches:
-        for indices in _batches(len(reference), batch):
+    comparison = Comparison({}, limit, target)
+    repeats = Repeats()
+    for batch, images in compared_images(len(reference), batches).items():
+        for indices in _batches(images, batch):
             pixels = pixels_from_resized(reference.images(indices), preprocessing)
             found = backend.run(pixels)
+            labels = reference.labels(indices)
             for output, expected in reference.answers(indices).items():
                 if found[output].shape != expected.shape:
                     raise PredictionError(
                         f"{output} has shape {found[output].shape}, not {expected.shape}"
                     )
-                by_batch = differences.setdefault(output, {})
-                difference = by_batch.setdefault(batch, Difference())
-                difference.add(np.array(indices), found[output], expected)
+                by_batch = comparison.found.setdefault(output, {})
+                if batch not in by_batch:
+                    by_batch[batch] = (
+                        LogitComparison(repeats=repeats) if output == LOGITS else Difference()
+                    )
+                statistics = by_batch[batch]
+                if isinstance(statistics, LogitComparison):
+                    statistics.add(np.array(indices), found[output], expected, labels)
+                else:
+                    statistics.add(np.array(indices), found[output], expected)
             progress(len(indices))
-    return Comparison(differences, limit)
+    return comparison
 
 
 def gate_batches(max_batch: int) -> list[int]:
     """1, 2, 3 and the limit: sizes that were never traced, and the one that needs most memory."""
     return sorted({size for size in (1, 2, 3, max_batch) if size <= max_batch})
+
+
+def compared_images(images: int, batches: Sequence[int]) -> dict[int, int]:
+    """Batch size -> how many of a reference's images are compared at it."""
+    return {
+        batch: images if batch == max(batches) else min(images, OTHER_SIZES_IMAGES)
+        for batch in batches
+    }
 
 
 def check_golden(golden: Golden, manifest: Manifest) -> None:
@@ -190,12 +218,30 @@ def _batches(images: int, batch: int) -> Iterator[list[int]]:
 
 
 def as_json(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, Any]:
-    """What parity.json holds."""
+    """What parity.json holds.
+
+    Args:
+        comparison: What was found.
+        facts: Of the backend; under "simulated" how, if it cannot run this precision itself.
+    """
+    target = comparison.target
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "passed": not comparison.problems,
         "problems": comparison.problems,
-        "limit": {"relative": comparison.limit.relative, "reason": comparison.limit.reason},
+        "limit": comparison.limit.as_dict(),
+        "target": None if target is None else target.as_dict(),
+        "proofs": [] if target is None else _proofs(comparison, target),
+        "simulated": facts.get("simulated"),
         "facts": dict(facts),
         "comparisons": comparison.summary(),
     }
+
+
+def _proofs(comparison: Comparison, target: Target) -> list[dict[str, Any]]:
+    return [
+        {"output": row["output"], "batch": row["batch"], **dataclasses.asdict(proof)}
+        for row in comparison.summary()
+        if comparison.is_targeted(row["output"])
+        for proof in target.proved(row)
+    ]

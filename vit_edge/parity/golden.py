@@ -1,6 +1,7 @@
 """golden.npz: the reference's answers, so that a device without torch can check itself.
 
-    meta                    JSON: schema version, image names, dtype of the reference
+    meta                    JSON: schema version, image names, dtype of the reference; labels, one
+                            class per image (-1: unknown), where the images have some
     probe/NAME              uint8[bytes]: a small encoded image file
     probe_resized/NAME      uint8[H, W, 3]: what resize and crop must make of it
     image/0000              uint8[H, W, 3]: resized image; its pixels follow from the manifest
@@ -65,6 +66,7 @@ def write_golden(
     images: NDArray[np.uint8],
     answers: Mapping[str, NDArray[np.float32]],
     reference_dtype: str,
+    labels: Sequence[int] | None = None,
 ) -> None:
     """Write a golden file, the same bytes for the same content.
 
@@ -75,14 +77,17 @@ def write_golden(
         images: uint8[N, H, W, 3], resized.
         answers: Output name -> float32[N, ...].
         reference_dtype: What the reference computed in.
+        labels: The true class of each image, -1 where unknown; None without any.
     """
-    meta = {
+    meta: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "reference_dtype": reference_dtype,
         "images": list(names),
         "outputs": list(answers),
         "probes": [probe.name for probe in probes],
     }
+    if labels is not None:
+        meta["labels"] = [int(label) for label in labels]
     members = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
     for probe in probes:
         members[f"probe/{probe.name}"] = np.frombuffer(probe.data, np.uint8)
@@ -123,6 +128,7 @@ class Golden:
             self.outputs: list[str] = list(meta["outputs"])
             self.probe_names: list[str] = list(meta["probes"])
             self.reference_dtype = str(meta["reference_dtype"])
+            self._labels = _labels_from_meta(meta)
         except _DAMAGED as error:
             raise BundleError(f"{path}: no golden file: {error}") from None
 
@@ -154,9 +160,28 @@ class Golden:
             for output in self.outputs
         }
 
+    def labels(self, indices: Sequence[int]) -> NDArray[np.int64] | None:
+        """int64[N], the true classes, -1 where unknown; None if no image has one."""
+        return None if self._labels is None else self._labels[list(indices)]
+
     def _member(self, name: str) -> NDArray[Any]:
         try:
             array: NDArray[Any] = self._file[name]
         except _DAMAGED as error:
             raise BundleError(f"{self.path}: {name} cannot be read: {error}") from None
         return array
+
+
+def _labels_from_meta(meta: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    """Read the optional labels.
+
+    Raises:
+        ValueError: Not one class, or -1, per image.
+    """
+    labels = meta.get("labels")
+    if labels is None:
+        return None
+    usable = [type(label) is int and -1 <= label < 2**31 for label in labels]
+    if len(usable) != len(meta["images"]) or not all(usable):
+        raise ValueError(f"{len(meta['images'])} images, but their labels are {labels!r:.60}")
+    return np.array(labels, np.int64)

@@ -1,0 +1,218 @@
+"""How far the candidate's classification lies from the reference's: agreement, flips, accuracy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge.parity.intervals import mcnemar_interval, mcnemar_p_value, wilson_interval
+from vit_edge.parity.statistics import (
+    Difference,
+    Doubles,
+    Floats,
+    Repeats,
+    finite,
+    kl_divergence,
+    rows,
+)
+
+TOP = 5  # the other rank that ImageNet results are reported at (ILSVRC, arXiv:1409.0575, 4.1)
+FLIPS_SHOWN = 5  # enough to look at by hand
+UNKNOWN = -1  # the label of an image that has none
+
+
+class Flip(NamedTuple):
+    """An image whose largest logit is at another class than the reference's."""
+
+    image: int
+    reference_class: int
+    candidate_class: int  # -1 where the candidate's answer holds NaN or Inf
+    margin: float  # the reference's logits: its own class minus the candidate's
+
+
+@dataclass
+class LogitComparison:
+    """Running comparison of logits over many images, in float64.
+
+    `add` takes a batch. Kept are running sums, the flips, and two numbers per image. An image that
+    comes a second time counts for the extremes of `difference` only.
+
+    Margins are given relative to `spread`, the root mean square of what varies from image to image
+    in the reference's logits: the same scale as the signal of sqnr_centred_db, so that the noise
+    which a limit allows also says how large a margin it can flip.
+    """
+
+    repeats: Repeats | None = None  # shared between batch sizes, to compare them; None: not asked
+    batch_diff: float = 0.0  # the largest |difference| from an image's first answer
+    difference: Difference = field(default_factory=Difference)
+    top1: int = 0  # images where both have their largest logit at the same class
+    top5: int = 0  # images where the reference's class is among the candidate's five largest
+    divergences: list[float] = field(default_factory=list)  # one per image, in nats
+    reference_margins: list[float] = field(default_factory=list)  # one per image, first to second
+    kl_worst_image: int = -1
+    kl_max: float = -1.0
+    flips: list[Flip] = field(default_factory=list)
+    labelled: int = 0
+    right: int = 0  # the candidate, of the labelled images
+    lost: int = 0  # the reference right, the candidate wrong
+    won: int = 0  # the reverse
+
+    def add(
+        self,
+        indices: NDArray[np.int64],
+        found: Floats,
+        expected: Floats,
+        labels: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            indices: int64[N], the position of each image in the whole set.
+            found: float[N, classes], the candidate's logits.
+            expected: float[N, classes], the reference's, finite.
+            labels: int64[N], the true classes; -1 where unknown.
+        """
+        if self.repeats is not None:
+            self.batch_diff = max(self.batch_diff, self.repeats.add(indices, found))
+        fresh = self.difference.add(indices, found, expected)
+        if not fresh.any():
+            return
+        images, left, right = indices[fresh], rows(found)[fresh], rows(expected)[fresh]
+        whole = np.isfinite(left).all(axis=1)
+        theirs = right.argmax(axis=1)
+        ours = np.where(whole, left.argmax(axis=1), -1)
+        self.top1 += int(np.count_nonzero(ours == theirs))
+        self.top5 += int(np.count_nonzero(whole & (rank(left, theirs) < TOP)))
+        self.reference_margins += top_margin(right).tolist()
+        self._add_divergences(images, kl_divergence(right, left))
+        self._add_flips(images, ours, theirs, right)
+        if labels is not None:
+            self._add_labels(ours, theirs, labels[fresh])
+
+    def _add_divergences(self, images: NDArray[np.int64], divergences: Doubles) -> None:
+        self.divergences += divergences.tolist()
+        if divergences.max() > self.kl_max:
+            self.kl_max = float(divergences.max())
+            self.kl_worst_image = int(images[divergences.argmax()])
+
+    def _add_flips(
+        self,
+        images: NDArray[np.int64],
+        ours: NDArray[np.int64],
+        theirs: NDArray[np.int64],
+        expected: Doubles,
+    ) -> None:
+        for row in np.flatnonzero(ours != theirs).tolist():
+            logits = expected[row]
+            chosen = logits[ours[row]] if ours[row] >= 0 else logits.min()
+            margin = float(logits[theirs[row]] - chosen)
+            self.flips.append(Flip(int(images[row]), int(theirs[row]), int(ours[row]), margin))
+
+    def _add_labels(
+        self, ours: NDArray[np.int64], theirs: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> None:
+        known = labels != UNKNOWN
+        right, reference_right = known & (ours == labels), known & (theirs == labels)
+        self.labelled += int(np.count_nonzero(known))
+        self.right += int(np.count_nonzero(right))
+        self.lost += int(np.count_nonzero(reference_right & ~right))
+        self.won += int(np.count_nonzero(right & ~reference_right))
+
+    def relative_margin(self, margin: float) -> float | None:
+        """A margin in units of the spread; None where the reference's logits do not vary."""
+        spread = self.difference.noise.spread
+        if margin == 0:
+            return 0.0
+        return margin / spread if spread else None
+
+    def summary(self) -> dict[str, Any]:
+        """Every statistic by its name, ready for JSON: None where it is infinite or undefined.
+
+        top1_agreement: share of images with the largest logit at the reference's class.
+        top5_agreement: share of images whose reference class is among the candidate's five largest
+            logits, as in top-5 accuracy with the reference for a label; 1 for up to five classes.
+        kl_mean, kl_median, kl_max: KL(softmax(reference) || softmax(candidate)) in nats.
+        reference_margin_median: how far the reference's first class leads its second, relative to
+            the spread: where it is small, agreement says little.
+        flip_margin_max: the largest relative margin of a flip; 0 without flips.
+        margin_weighted_flips: the sum of the flips' relative margins over the number of images:
+            what the candidate's choice costs on average, judged by the reference's logits.
+        batch_relative: the largest |difference| between two answers to one image, in batches of
+            other sizes or other images, over max |reference|; None unless `repeats` was given.
+        """
+        images = self.difference.images
+        divergences = np.array(self.divergences)
+        margins = [flip.margin for flip in self.flips]
+        weighted = self.relative_margin(math.fsum(margins))
+        return self.difference.summary() | {
+            "top1_agreement": self.top1 / images if images else None,
+            "top1_agreement_interval": list(wilson_interval(self.top1, images)),
+            "top5_agreement": self.top5 / images if images else None,
+            "top5_agreement_interval": list(wilson_interval(self.top5, images)),
+            "kl_mean": finite(float(divergences.mean())) if images else None,
+            "kl_median": finite(float(np.median(divergences))) if images else None,
+            "kl_max": finite(self.kl_max) if images else None,
+            "kl_worst_image": self.kl_worst_image,
+            "reference_margin_median": (
+                self.relative_margin(float(np.median(self.reference_margins))) if images else None
+            ),
+            "flips": len(self.flips),
+            "flip_margin_max": self.relative_margin(max(margins, default=0.0)),
+            "margin_weighted_flips": None if weighted is None else weighted / max(images, 1),
+            "worst_flips": self._worst_flips(),
+            "batch_relative": self._batch_relative(),
+            **(self._accuracy() if self.labelled else {}),
+        }
+
+    def _batch_relative(self) -> float | None:
+        largest = self.difference.max_abs_reference
+        return None if self.repeats is None or not largest else finite(self.batch_diff / largest)
+
+    def _worst_flips(self) -> list[dict[str, Any]]:
+        worst = sorted(self.flips, key=lambda flip: (-flip.margin, flip.image))[:FLIPS_SHOWN]
+        return [
+            flip._asdict() | {"relative_margin": self.relative_margin(flip.margin)}
+            for flip in worst
+        ]
+
+    def _accuracy(self) -> dict[str, Any]:
+        reference_right = self.right + self.lost - self.won
+        return {
+            "labelled": self.labelled,
+            "accuracy": self.right / self.labelled,
+            "accuracy_interval": list(wilson_interval(self.right, self.labelled)),
+            "reference_accuracy": reference_right / self.labelled,
+            "accuracy_drop": (self.lost - self.won) / self.labelled,
+            "accuracy_drop_interval": list(mcnemar_interval(self.lost, self.won, self.labelled)),
+            "lost": self.lost,
+            "won": self.won,
+            "mcnemar_p": mcnemar_p_value(self.lost, self.won),
+        }
+
+
+def rank(logits: Doubles, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the classes ranked before a given one; of equal logits the first class leads.
+
+    Args:
+        logits: float64[N, classes].
+        classes: int64[N].
+
+    Returns:
+        int64[N], 0 where the class is the row's argmax.
+    """
+    own = np.take_along_axis(logits, classes[:, None], axis=1)
+    earlier = np.arange(logits.shape[1]) < classes[:, None]
+    result: NDArray[np.int64] = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
+    return result
+
+
+def top_margin(logits: Doubles) -> Doubles:
+    """How far each row's largest logit leads its second: float64[N]; 0 for a single class."""
+    if logits.shape[1] < 2:
+        return np.zeros(len(logits))
+    second, first = np.partition(logits, -2, axis=1)[:, -2:].T
+    return np.asarray(first - second)

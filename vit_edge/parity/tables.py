@@ -1,0 +1,80 @@
+"""A comparison as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vit_edge.parity.compare import LOGITS, Comparison
+from vit_edge.parity.targets import DECIDED, STATISTICS
+
+_SIGN = {"at least": ">=", "at most": "<="}
+
+
+def exact_table(comparison: Comparison) -> Iterator[str]:
+    """One line per output and batch size: what matters where only rounding may differ."""
+    yield "output      batch  max|diff|  of max|ref|  allowed  top-1 agreement"
+    for row in comparison.summary():
+        agreement = row.get("top1_agreement")
+        yield (
+            f"{row['output']:<11} {row['batch']:>5}  {_number(row['max_abs_diff']):>9}  "
+            f"{_number(row['relative']):>11}  {row['allowed_relative']:>7.0e}  "
+            + ("-" if agreement is None else f"{agreement:.2%}")
+        )
+
+
+def statistics_table(comparison: Comparison) -> Iterator[str]:
+    """One line per statistic, one column per batch size, and what is allowed."""
+    rows = comparison.summary()
+    for output in comparison.found:
+        columns = [row for row in rows if row["output"] == output]
+        yield f"{output:<33}" + "".join(f"{'batch ' + str(r['batch']):>11}" for r in columns)
+        allowed = _allowed(comparison, output, columns[0])
+        for name, statistic in STATISTICS.items():
+            if all(row.get(name) is None for row in columns):
+                continue
+            cells = ("-" if r.get(name) is None else statistic.written(r[name]) for r in columns)
+            line = f"  {statistic.words:<31}" + "".join(f"{cell:>11}" for cell in cells)
+            yield f"{line}  {allowed.get(name, '')}".rstrip()
+    if LOGITS in comparison.found:
+        yield from _flips(rows)
+
+
+def _allowed(comparison: Comparison, output: str, row: Mapping[str, Any]) -> dict[str, str]:
+    """What the limit says of each statistic of an output."""
+    limit = comparison.limit
+    target = limit.logits if output == LOGITS else limit.others
+    texts = {
+        name: f"{_SIGN[STATISTICS[name].direction]} {STATISTICS[name].written(bound)}"
+        for name, bound in target.bounds
+    }
+    if output == LOGITS and limit.top1_agreement is not None:
+        texts["top1_agreement"] = (
+            f">= {limit.top1_agreement:.2%} (within 95 %)"
+            if limit.judges_agreement(row)
+            else f"not judged: the reference's classes lead by less than {DECIDED:g} spreads"
+        )
+    if comparison.target is not None and comparison.is_targeted(output):
+        for name, bound in comparison.target.bounds:
+            asked = f"{_SIGN[STATISTICS[name].direction]} {STATISTICS[name].written(bound)}"
+            texts[name] = ", ".join([*filter(None, [texts.get(name)]), f"target {asked}"])
+    return texts
+
+
+def _flips(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The flips that matter most, at the batch size that has the worst."""
+    worst = max(
+        (row for row in rows if row["output"] == LOGITS),
+        key=lambda row: float(row["flip_margin_max"] or 0.0),
+    )
+    for flip in worst["worst_flips"]:
+        margin = flip["relative_margin"]
+        yield (
+            f"  flip at batch {worst['batch']}: image {flip['image']}, class "
+            f"{flip['reference_class']} -> {flip['candidate_class']}, margin "
+            + ("-" if margin is None else f"{margin:.3g} spreads")
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"
