@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from vit_edge.bundle import Bundle, staged_bundle, write_manifest
 from vit_edge.errors import BundleError, ResourceError, UsageError
 from vit_edge.manifest import (
     CheckpointRecord,
+    FileRecord,
     Manifest,
     TensorSpec,
     json_from_manifest,
@@ -61,13 +63,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_manifest_survives_being_written_and_read() -> None:
-    manifest = dataclasses.replace(
-        MANIFEST,
-        files={
-            name: bundles.FileRecord(1, "0" * 64)
-            for name in ("model.onnx", "golden.npz", "labels.txt", "parity.json")
-        },
-    )
+    manifest = with_files(MANIFEST)
     assert manifest_from_json(json_from_manifest(manifest), "m") == manifest
 
 
@@ -96,15 +92,61 @@ def test_parts_of_a_manifest_that_contradict_each_other_are_refused(folder: Path
         Bundle.read(folder)
 
 
+def foreign(**changes: Any) -> Manifest:
+    """The manifest of a graph that vit_edge does not take apart."""
+    source = CheckpointRecord("onnx:vit.onnx", {"vit.onnx": "0" * 64})
+    quantization = {"linears": 3, "kept_float": ["blocks.0.mlp.fc2"]}
+    return dataclasses.replace(
+        MANIFEST, architecture=None, checkpoint=source, quantization=quantization, **changes
+    )
+
+
+def with_files(manifest: Manifest) -> Manifest:
+    names = ("model.onnx", "golden.npz", "labels.txt", "parity.json")
+    return dataclasses.replace(manifest, files={name: FileRecord(1, "0" * 64) for name in names})
+
+
+def test_a_manifest_without_an_architecture_survives_too() -> None:
+    manifest = with_files(foreign())
+    assert manifest_from_json(json_from_manifest(manifest), "m") == manifest
+    assert manifest.num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"input": TensorSpec("x", "float32", "NCHW", (None, 3, 32, 32))},
+            r"the preprocessing needs NCHW \[None, 3, 64, 64\]",
+        ),
+        ({"input": TensorSpec("x", "float32", "NCHW", (None, 1, 64, 64))}, "preprocessing needs"),
+        ({"input": TensorSpec("x", "float32", "NHWC", (None, 64, 64, 3))}, "preprocessing needs"),
+        ({"input": TensorSpec("x", "float32", "NCHW", ())}, "preprocessing needs"),
+        ({"outputs": (TensorSpec("logits", "float32", "NC", (None, 5, 10)),)}, "logits has shape"),
+        ({"outputs": (TensorSpec("logits", "float32", "NC", (None, None)),)}, "must be dynamic"),
+    ],
+)
+def test_tensors_without_an_architecture_must_fit_the_images(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BundleError, match=said):
+        manifest_from_json(json_from_manifest(with_files(foreign(**changes))), "m")
+
+
+def test_without_a_head_there_are_no_classes() -> None:
+    features = (TensorSpec("features", "float32", "NC", (None, 64)),)
+    assert foreign(outputs=features).num_classes == 0
+
+
 def test_a_manifest_of_another_schema_says_which(folder: Path) -> None:
     path = folder / "manifest.json"
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"schema_version": 99}))
-    with pytest.raises(BundleError, match="schema_version is 99, this vit_edge reads 1"):
+    with pytest.raises(BundleError, match="schema_version is 99, this vit_edge reads 2"):
         Bundle.read(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"schema_version": 1}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"schema_version": 2}', "[" * 100_000])
 def test_what_is_no_manifest_is_a_typed_error(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(BundleError):

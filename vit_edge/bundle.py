@@ -135,10 +135,8 @@ def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
         labels = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
-    if len(labels) != manifest.architecture.num_classes:
-        raise BundleError(
-            f"{path}: {len(labels)} labels for {manifest.architecture.num_classes} classes"
-        )
+    if len(labels) != manifest.num_classes:
+        raise BundleError(f"{path}: {len(labels)} labels for {manifest.num_classes} classes")
     return labels
 
 

@@ -7,10 +7,12 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from vit_edge import cli, wire
 from vit_edge.bundle import ENGINES_NAME, Bundle
+from vit_edge.manifest import Manifest
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -28,7 +30,9 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "manifest": dataclasses.asdict(manifest),
         "nodes": {domain: dict(types.most_common()) for domain, types in facts.operators.items()},
         "parameters": sum(math.prod(tensor.dims) for tensor in facts.initializers),
-        "parity": {key: parity[key] for key in ("passed", "limit", "facts")},
+        "parity": {
+            key: parity.get(key) for key in ("passed", "limit", "target", "simulated", "facts")
+        },
         "engines": sorted(e.name for e in engines.iterdir()) if engines.is_dir() else [],
     }
 
@@ -51,9 +55,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print(json.dumps(description, indent=2))
         return 0
     manifest = bundle.manifest
-    shape, spec = manifest.architecture, manifest.preprocessing
+    spec = manifest.preprocessing
     nodes = {kind: n for types in description["nodes"].values() for kind, n in types.items()}
-    moved = manifest.checkpoint.position_interpolation
     rows = [
         ("bundle", str(bundle.path)),
         ("variant", manifest.variant),
@@ -61,25 +64,19 @@ def _run(arguments: argparse.Namespace) -> int:
             "weights",
             f"{manifest.checkpoint.source}, {description['parameters'] / 1e6:.1f} M values",
         ),
-        (
-            "shape",
-            f"width {shape.width}, depth {shape.depth}, heads {shape.heads}, mlp {shape.mlp_dim}, "
-            f"patch {shape.patch_px} px, image {shape.image_hw[0]}x{shape.image_hw[1]} px",
-        ),
-        (
-            "positions",
-            "as trained" if moved is None else f"{moved.method} from {moved.from_grid_hw}",
-        ),
+        ("shape", _shape(manifest)),
+        ("positions", _positions(manifest)),
         (
             "images",
             f"{spec.resize} to {spec.resize_hw[0]}x{spec.resize_hw[1]} ({spec.interpolation}), "
             f"crop {spec.crop_hw[0]}x{spec.crop_hw[1]}, mean {spec.mean}, std {spec.std}",
         ),
         ("precision", f"{manifest.precision}, opset {manifest.opset}, IR {manifest.ir_version}"),
+        *_quantization(manifest),
         ("batch", f"1 to {manifest.max_batch}"),
         ("outputs", ", ".join(f"{t.name} {list(t.shape[1:])}" for t in manifest.outputs)),
         ("nodes", f"{sum(nodes.values())}: " + ", ".join(f"{n} {k}" for k, n in nodes.items())),
-        ("parity", "held at export" if description["parity"]["passed"] else "FAILED"),
+        ("parity", _parity(bundle.parity())),
         (
             "engines",
             ", ".join(description["engines"]) or "none; python -m vit_edge.build makes one",
@@ -89,6 +86,47 @@ def _run(arguments: argparse.Namespace) -> int:
     for name, value in rows:
         print(f"{name:<10} {value}")
     return 0
+
+
+def _shape(manifest: Manifest) -> str:
+    shape = manifest.architecture
+    if shape is None:
+        height, width = manifest.preprocessing.crop_hw
+        return f"not known: a graph from another exporter; image {height}x{width} px"
+    return (
+        f"width {shape.width}, depth {shape.depth}, heads {shape.heads}, mlp {shape.mlp_dim}, "
+        f"patch {shape.patch_px} px, image {shape.image_hw[0]}x{shape.image_hw[1]} px"
+    )
+
+
+def _quantization(manifest: Manifest) -> list[tuple[str, str]]:
+    """The numbers and words of the quantizer's record; --json has the rest."""
+    if manifest.quantization is None:
+        return []
+    known = {k: v for k, v in manifest.quantization.items() if isinstance(v, str | int | float)}
+    return [("quantizer", ", ".join(f"{name} {value}" for name, value in known.items()))]
+
+
+def _positions(manifest: Manifest) -> str:
+    moved = manifest.checkpoint.position_interpolation
+    if moved is not None:
+        return f"{moved.method} from {moved.from_grid_hw}"
+    return "as trained" if manifest.architecture is not None else "in the graph"
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    """The verdict of the export, with its least signal-to-noise ratio and agreement."""
+    words = ["held at export" if parity["passed"] else "FAILED"]
+    rows = [row for row in parity.get("comparisons", ()) if row.get("sqnr_centred_db") is not None]
+    noisiest = min(rows, key=lambda row: float(row["sqnr_centred_db"]), default=None)
+    if noisiest is not None:
+        words.append(f"{noisiest['output']} {noisiest['sqnr_centred_db']:.0f} dB above the noise")
+    agreements = [row["top1_agreement"] for row in rows if "top1_agreement" in row]
+    if agreements:
+        words.append(f"top-1 agreement {min(agreements):.2%} on {rows[0]['images']} images")
+    if parity.get("simulated"):
+        words.append(f"simulated: {parity['simulated']}")
+    return "; ".join(words)
 
 
 if __name__ == "__main__":

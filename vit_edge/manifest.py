@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from vit_edge.errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no quantization and always an architecture
 
 _LARGEST = 2**53  # integers beyond it are not exact in every JSON reader; no field comes near
 
@@ -145,7 +145,7 @@ class PositionInterpolation:
 class CheckpointRecord:
     """Where the weights came from."""
 
-    source: str  # hf:ID, timm:NAME, jax:FILE, seeded:N, embedded
+    source: str  # hf:ID, timm:NAME, jax:FILE, seeded:N, embedded, onnx:FILE
     sha256: dict[str, str]  # file name -> sha256; empty for seeded weights
     revision: str | None = None  # of the hub, a commit
     position_interpolation: PositionInterpolation | None = None
@@ -164,7 +164,7 @@ class Manifest:
     """manifest.json, written last: no manifest, no bundle."""
 
     variant: str
-    architecture: Architecture
+    architecture: Architecture | None  # None: a graph from another exporter, not taken apart
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
     max_batch: int
@@ -177,7 +177,16 @@ class Manifest:
     reference_dtype: Literal["float64", "float32"]
     producer: dict[str, str]
     files: dict[str, FileRecord] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None  # the quantizer's record; None: it is float32
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels belong to the bundle; 0 without a head."""
+        if self.architecture is not None:
+            return self.architecture.num_classes
+        logits = self.output("logits")
+        return 0 if logits is None else logits.shape[-1] or 0
 
     def output(self, name: str) -> TensorSpec | None:
         """The output of that name, or None."""
@@ -215,12 +224,30 @@ def manifest_from_json(text: str, where: str) -> Manifest:
     problems: list[str] = []
     manifest = _read(Manifest, data, "manifest", problems)
     if not problems:
-        problems += [f"architecture: {p}" for p in manifest.architecture.problems()]
+        if manifest.architecture is not None:
+            problems += [f"architecture: {p}" for p in manifest.architecture.problems()]
         problems += [f"preprocessing: {p}" for p in manifest.preprocessing.problems()]
         problems += _consistency_problems(manifest)
     if problems:
         raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
     return typing.cast(Manifest, manifest)
+
+
+def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:
+    """Read the fields of a Preprocessing strictly; those that have a default may be left out.
+
+    Raises:
+        BundleError: Keys missing or unknown, or values of the wrong type or range; all are listed.
+    """
+    fields = dataclasses.fields(Preprocessing)
+    optional = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    problems: list[str] = []
+    found = _read(Preprocessing, json.loads(json.dumps(optional)) | data, "preprocessing", problems)
+    if not problems:
+        problems += found.problems()
+    if problems:
+        raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+    return typing.cast(Preprocessing, found)
 
 
 def _refuse_constant(name: str) -> None:
@@ -229,21 +256,9 @@ def _refuse_constant(name: str) -> None:
 
 def _consistency_problems(manifest: Manifest) -> list[str]:
     """What single fields cannot show: parts of the manifest that contradict each other."""
-    found = []
-    architecture = manifest.architecture
+    found = _input_problems(manifest)
     if manifest.max_batch < 1:
         found.append(f"max_batch must be at least 1, not {manifest.max_batch}")
-    expected = (None, architecture.channels, *architecture.image_hw)
-    if manifest.input.layout != "NCHW" or manifest.input.shape != expected:
-        found.append(
-            f"input is {manifest.input.layout} {list(manifest.input.shape)}, "
-            f"the architecture needs NCHW {list(expected)}"
-        )
-    if manifest.preprocessing.crop_hw != architecture.image_hw:
-        found.append(
-            f"preprocessing ends at {list(manifest.preprocessing.crop_hw)} px, "
-            f"the model takes {list(architecture.image_hw)} px"
-        )
     if not manifest.outputs:
         found.append("outputs is empty")
     names = [tensor.name for tensor in manifest.outputs]
@@ -258,9 +273,9 @@ def _consistency_problems(manifest: Manifest) -> list[str]:
         elif min(size or 1 for size in tensor.shape) < 1:
             found.append(f"output {tensor.name} has shape {list(tensor.shape)}")
     logits = manifest.output("logits")
-    if logits is not None and logits.shape[1:] != (architecture.num_classes,):
+    if logits is not None and logits.shape[1:] != (manifest.num_classes,):
         found.append(
-            f"logits has shape {list(logits.shape)}, expected [null, {architecture.num_classes}]"
+            f"logits has shape {list(logits.shape)}, expected [null, {manifest.num_classes}]"
         )
     for name in ("model.onnx", "golden.npz", "labels.txt", "parity.json"):
         if name not in manifest.files:
@@ -268,6 +283,27 @@ def _consistency_problems(manifest: Manifest) -> list[str]:
     for name, record in manifest.files.items():
         if record.size < 0 or not re.fullmatch("[0-9a-f]{64}", record.sha256):
             found.append(f"files.{name}: size {record.size}, sha256 {record.sha256!r}")
+    return found
+
+
+def _input_problems(manifest: Manifest) -> list[str]:
+    """Whether input, preprocessing and architecture speak of the same images."""
+    architecture, crop_hw = manifest.architecture, manifest.preprocessing.crop_hw
+    found = []
+    if architecture is None:
+        whose, expected = "preprocessing", (None, 3, *crop_hw)  # decoded images are RGB
+    else:
+        whose, expected = "architecture", (None, architecture.channels, *architecture.image_hw)
+        if crop_hw != architecture.image_hw:
+            found.append(
+                f"preprocessing ends at {list(crop_hw)} px, "
+                f"the model takes {list(architecture.image_hw)} px"
+            )
+    if manifest.input.layout != "NCHW" or manifest.input.shape != expected:
+        found.append(
+            f"input is {manifest.input.layout} {list(manifest.input.shape)}, "
+            f"the {whose} needs NCHW {list(expected)}"
+        )
     return found
 
 

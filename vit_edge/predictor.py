@@ -323,9 +323,12 @@ class Predictor:
         tensor = self._bundle.manifest.output(output)
         if tensor is not None:
             return tuple(size for size in tensor.shape if size is not None)
-        there = ",".join(tensor.name for tensor in self._bundle.manifest.outputs)
-        if output == "logits" and not self._bundle.manifest.architecture.num_classes:
+        manifest = self._bundle.manifest
+        there = ",".join(tensor.name for tensor in manifest.outputs)
+        if output == "logits" and not manifest.num_classes:
             remedy = "the model has no head; Predictor.features gives embeddings"
+        elif manifest.architecture is None:
+            remedy = "its graph comes from another exporter, of which only the logits are kept"
         else:
             remedy = f"export it again: python -m vit_edge.export --outputs {there},{output}"
         raise UsageError(f"{self._bundle.path} has no {output}, only {there}; {remedy}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.checkpoints import Request
 from vit_edge.errors import IntegrityError, ParityError, RecipeError, UsageError, VitEdgeError
-from vit_edge.export import pipeline
+from vit_edge.export import draft, pipeline
 from vit_edge.export.__main__ import image_size, main
 from vit_edge.export.pipeline import ExportOptions, export_bundle
 from vit_edge.export.recipe import load_recipe
@@ -80,8 +79,7 @@ def test_a_model_too_large_for_one_file_is_proven_and_published_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for huge: 2.5 GB of weights exceed what one ONNX file may hold."""
-    small = functools.partial(pipeline.write_model, single_file_limit=1000)
-    monkeypatch.setattr(pipeline, "write_model", small)
+    monkeypatch.setattr(pipeline, "SINGLE_FILE_LIMIT_BYTES", 1000)
     bundle = export_bundle(options(tmp_path / "b"))
     assert set(bundle.model_files) == {"model.onnx", "model.onnx.data"}
     assert bundle.model_path.stat().st_size < 100_000
@@ -98,14 +96,14 @@ def test_a_model_too_large_for_one_file_is_proven_and_published_too(
 def test_a_graph_that_computes_something_else_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = pipeline._finish_graph
+    finish = draft.finish_graph
 
     def drop_a_bias(model: Any, *rest: Any) -> None:
         finish(model, *rest)
         bias = model.graph.initializers["blocks.1.mlp.fc2.bias"].const_value
         bias.raw.data.zero_()
 
-    monkeypatch.setattr(pipeline, "_finish_graph", drop_a_bias)
+    monkeypatch.setattr(draft, "finish_graph", drop_a_bias)
     with pytest.raises(ParityError, match="nothing was published"):
         export_bundle(options(tmp_path / "b"))
     assert not list(tmp_path.iterdir())
@@ -119,7 +117,7 @@ def test_a_failed_forced_export_leaves_the_old_bundle(
     def fail(*_: Any) -> None:
         raise ParityError("planted")
 
-    monkeypatch.setattr(pipeline, "_gate", fail)
+    monkeypatch.setattr(pipeline, "gate", fail)
     with pytest.raises(ParityError, match="planted"):
         export_bundle(options(tmp_path / "b", force=True))
     ensure_verified(Bundle.read(tmp_path / "b"), full=True)
@@ -141,16 +139,16 @@ def test_another_size_moves_the_positions_and_says_so(tmp_path: Path) -> None:
 def test_a_headless_model_has_features_and_no_logits(tmp_path: Path) -> None:
     row = variant("base-patch16-224-in21k")
     assert not row.has_head
-    specs = pipeline.output_specs(("features", "tokens"), row.architecture, "x")
+    specs = draft.output_specs(("features", "tokens"), row.architecture, "x")
     assert [spec.name for spec in specs] == ["features", "tokens"]
     with pytest.raises(UsageError, match="--outputs features"):
-        pipeline.output_specs(("logits",), row.architecture, "x")
+        draft.output_specs(("logits",), row.architecture, "x")
 
 
 @pytest.mark.parametrize("outputs", [(), ("logits", "logits"), ("probabilities",), ("pre_logits",)])
 def test_outputs_that_do_not_exist_are_refused(outputs: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="--outputs must name some of"):
-        pipeline.output_specs(outputs, variant("testing").architecture, "x")
+        draft.output_specs(outputs, variant("testing").architecture, "x")
 
 
 def test_golden_images_of_ones_own(tmp_path: Path) -> None:
@@ -206,7 +204,7 @@ def test_the_parity_gate_exits_with_4(
     def fail(*_: Any) -> None:
         raise ParityError("planted")
 
-    monkeypatch.setattr(pipeline, "_gate", fail)
+    monkeypatch.setattr(pipeline, "gate", fail)
     assert main([*ARGUMENTS, "--out", str(tmp_path / "b")]) == 4
 
 

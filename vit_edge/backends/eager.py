@@ -61,13 +61,19 @@ def load(
             f"{bundle.path}: precision {bundle.manifest.precision} no longer holds the float32 "
             "weights; compare with the fp32 bundle or with golden.npz"
         )
+    architecture = bundle.manifest.architecture
+    if architecture is None:
+        raise BackendError(
+            f"{bundle.path}: made from {bundle.manifest.checkpoint.source}, a graph of another "
+            "exporter, which is not taken apart; use backend ort, or compare with golden.npz"
+        )
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     verify.ensure_verified(bundle)
     import torch
 
     torch.set_num_threads(threads or cpus.usable_cpus())
-    return EagerBackend(_vit_from_bundle(bundle), bundle.manifest, dtype)
+    return EagerBackend(_vit_from_bundle(bundle, architecture), bundle.manifest, dtype)
 
 
 class EagerBackend:
@@ -108,13 +114,12 @@ class EagerBackend:
         self._vit = None
 
 
-def _vit_from_bundle(bundle: Bundle) -> ViT:
+def _vit_from_bundle(bundle: Bundle, architecture: Architecture) -> ViT:
     """Undo what export.graph does to the parameters; what it folded stays where it went."""
     import torch
 
     from vit_edge.models.vit import parameter_shapes, vit_from_weights
 
-    architecture = bundle.manifest.architecture
     facts = wire.read_model(bundle.model_path)
     arrays = {
         tensor.name: np.asarray(wire.initializer_array(bundle.model_path, tensor))

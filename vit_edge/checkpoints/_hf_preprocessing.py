@@ -50,7 +50,7 @@ def preprocessing_of(
         CheckpointError: The file asks for something unknown, or ends at another size.
     """
     if path.is_file():
-        own = _read(path)
+        own = read_preprocessing(path)
         if own.crop_hw != image_hw:
             contradiction = (
                 f"{path}: size: images end at {list(own.crop_hw)} px, but image_size of "
@@ -76,8 +76,12 @@ def preprocessing_of(
     return at
 
 
-def _read(path: Path) -> Preprocessing:
-    """Every field that decides a pixel; what we cannot do is refused by name."""
+def read_preprocessing(path: Path) -> Preprocessing:
+    """Read every field that decides a pixel; what we cannot do is refused by name.
+
+    Raises:
+        CheckpointError: The file is damaged, or asks for something unknown.
+    """
     fields = Fields(read_json(path), str(path))
     for name in _UNSUPPORTED:
         if fields.truth(name, False):

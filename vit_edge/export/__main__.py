@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from vit_edge import cli
 from vit_edge.errors import MissingExtraError, UsageError
 from vit_edge.manifest import PositionMethod
+from vit_edge.parity.targets import STATISTICS
 from vit_edge.variants import VARIANTS, variant
+
+if TYPE_CHECKING:
+    from vit_edge.export.calibration import CalibrationRequest
+    from vit_edge.export.pipeline import ForeignFile
 
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm")
 
@@ -28,6 +34,7 @@ examples
   python -m vit_edge.export --variant base-patch16-224
   python -m vit_edge.export --checkpoint embedded --out bundles/cifar10
   python -m vit_edge.export --variant large-patch32-384 --checkpoint seeded:0 --recipe gpu-fp32
+  python -m vit_edge.export --variant base-patch16-224 --precision int8 --calibration photos/
 
 exit codes: 0 published, 2 wrong usage, 3 bad input, 4 the parity gate refused it
 """
@@ -54,11 +61,56 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "SOURCE",
         "help": "where the weights are, see below; default: the variant's own, from the hub",
     },
-    "--revision": {"help": "commit, branch or tag of a hub repository"},
-    "--recipe": {
-        "default": "cpu-fp32",
+    "--onnx": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "a graph that another exporter made, instead of a checkpoint: torch.onnx of a ViT "
+        "of timm's or transformers', opset 17 or newer; needs --preprocess",
+    },
+    "--preprocess": {
         "metavar": "NAME|FILE",
-        "help": "what to make: cpu-fp32 (default), gpu-fp32, or a .toml of your own",
+        "help": "how images become pixels for --onnx: google-vit, timm-augreg, deit, timm-deit, "
+        "torchvision; or a preprocessor_config.json, a timm config.json, a bundle's manifest.json",
+    },
+    "--labels": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "for --onnx: one label a line, or a config.json with id2label",
+    },
+    "--revision": {"help": "commit, branch or tag of a hub repository"},
+    "--precision": {
+        "metavar": "P",
+        "help": "fp32 (default), fp16, bf16, int8, int8-dynamic, int8-weights, int4 or fp8; lower "
+        "ones are published only if they keep the reference's answers",
+    },
+    "--recipe": {
+        "metavar": "NAME|FILE",
+        "help": "what to make, for which target: cpu-PRECISION (default), gpu-PRECISION, or a "
+        ".toml of your own",
+    },
+    "--calibration": {
+        "metavar": "DIR",
+        "help": "images to choose scales and ranges on, of the kind that the model will meet; "
+        "other ones than it is judged by. The word random asks for noise",
+    },
+    "--calibration-images": {
+        "type": int,
+        "metavar": "N",
+        "default": 128,
+        "help": "how many of them to take, drawn by the seed; default: 128",
+    },
+    "--calibration-seed": {"type": int, "metavar": "N", "default": 0, "help": "default: 0"},
+    "--parity-target": {
+        "metavar": "T",
+        "help": "what must hold, such as top1_agreement=0.99 or sqnr_centred_db=30,kl_median=1e-3: "
+        "the Linears that hurt most stay in float until it does; default: the recipe's",
+    },
+    "--set": {
+        "action": "append",
+        "default": [],
+        "metavar": "NAME=VALUE",
+        "help": "a setting of the quantizer, such as block_size=64 or float_budget=2; may be "
+        "repeated; `--set help` lists them",
     },
     "--image-size": {
         "type": image_size,
@@ -119,28 +171,36 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.list_variants:
         print(variants_table())
         return 0
-    if arguments.variant is None and arguments.checkpoint is None:
-        raise UsageError("nothing to export: give --variant, --checkpoint, or both (see --help)")
+    if "help" not in arguments.set:
+        _check_source(arguments)
     row = None if arguments.variant is None else variant(arguments.variant)
     _require_extra()
     from vit_edge.checkpoints import Request
     from vit_edge.export.pipeline import ExportOptions, export_bundle
-    from vit_edge.export.recipe import load_recipe
+    from vit_edge.export.recipe import find_recipe
 
+    recipe = find_recipe(arguments.recipe, arguments.precision)
+    if "help" in arguments.set:
+        print(settings_table(recipe.precision))
+        return 0
     options = ExportOptions(
-        recipe=load_recipe(arguments.recipe).changed(
-            opset=arguments.opset, max_batch=arguments.max_batch
+        recipe=recipe.changed(
+            opset=arguments.opset,
+            max_batch=arguments.max_batch,
+            parity_target=arguments.parity_target,
+            quantization=arguments.set,
         ),
+        foreign=_foreign(arguments),
         checkpoint=arguments.checkpoint,
         request=Request(row, arguments.image_size, arguments.pos_interp, arguments.revision),
         outputs=tuple(arguments.outputs.split(",")),
         golden_images=arguments.golden_images,
+        calibration=_calibration(arguments),
         out=arguments.out,
         force=arguments.force,
     )
     bundle = export_bundle(options)
     parity = bundle.parity()
-    worst = max(parity["comparisons"], key=lambda row: float(row["relative"]))
     size = sum(record.size for record in bundle.manifest.files.values())
     if arguments.json:
         result = {
@@ -149,17 +209,83 @@ def _run(arguments: argparse.Namespace) -> int:
             "checkpoint": bundle.manifest.checkpoint.source,
             "size_bytes": size,
             "model_sha256": bundle.model_sha256,
+            "precision": bundle.manifest.precision,
+            "quantization": bundle.manifest.quantization,
             "parity": parity,
         }
         print(json.dumps(result, indent=2))
-    else:
-        print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
-        print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
-        print(
-            f"parity   holds; {worst['output']} differ most, by {worst['relative']:.1e} of the "
+        return 0
+    quantization = bundle.manifest.quantization
+    if quantization is not None and quantization["table"]:
+        print(aligned(quantization["table"]) + "\n")
+    print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
+    print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
+    print(f"parity   {verdict(parity)}")
+    return 0
+
+
+def verdict(parity: Mapping[str, Any]) -> str:
+    """What the gate found, in a few lines."""
+    rows = parity["comparisons"]
+    if rows[0]["allowed_relative"] is not None:
+        worst = max(rows, key=lambda row: float(row["relative"]))
+        return (
+            f"holds; {worst['output']} differ most, by {worst['relative']:.1e} of the "
             f"reference's largest, allowed {worst['allowed_relative']:.0e}"
         )
-    return 0
+    logits = [row for row in rows if row["output"] == "logits"] or rows
+    row = max(logits, key=lambda row: int(row["images"]))
+    lines = [f"holds on {row['images']} images"]
+    for name, statistic in STATISTICS.items():
+        if row.get(name) is None:
+            continue
+        text = f"{statistic.words:<30} {statistic.written(row[name])}"
+        interval = row.get(statistic.interval or "")
+        if interval:
+            text += f" (95 %: {' to '.join(statistic.written(end) for end in interval)})"
+        lines.append(text)
+    if parity.get("simulated"):
+        lines.append(f"simulated: {parity['simulated']}")
+    return "\n         ".join(lines)
+
+
+def _check_source(arguments: argparse.Namespace) -> None:
+    """Insist on exactly one source."""
+    if arguments.onnx is None:
+        if arguments.variant is None and arguments.checkpoint is None:
+            raise UsageError(
+                "nothing to export: give --variant, --checkpoint, or both, or --onnx (see --help)"
+            )
+        useless = [n for n in ("preprocess", "labels") if getattr(arguments, n) is not None]
+        if useless:
+            raise UsageError(f"--{useless[0]} is for --onnx; a checkpoint brings its own")
+        return
+    if arguments.preprocess is None:
+        raise UsageError(
+            "--onnx needs --preprocess: the file does not say how images become pixels"
+        )
+    only = ("variant", "checkpoint", "revision", "image_size", "pos_interp", "opset")
+    both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
+    if both:
+        raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")
+
+
+def _foreign(arguments: argparse.Namespace) -> ForeignFile | None:
+    from vit_edge.export.pipeline import ForeignFile
+
+    if arguments.onnx is None:
+        return None
+    return ForeignFile(arguments.onnx, arguments.preprocess, arguments.labels)
+
+
+def _calibration(arguments: argparse.Namespace) -> CalibrationRequest | None:
+    from vit_edge.export.calibration import CalibrationRequest
+
+    if arguments.calibration is None:
+        return None
+    return CalibrationRequest(
+        arguments.calibration, arguments.calibration_images, arguments.calibration_seed
+    )
 
 
 def _require_extra() -> None:
@@ -179,7 +305,24 @@ def variants_table() -> str:
         (row.name, str(row.num_classes or "none"), row.hf or "-", row.timm or "-", row.jax or "-")
         for row in VARIANTS.values()
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return aligned(rows)
+
+
+def settings_table(precision: str) -> str:
+    """What --set can choose, as text."""
+    from vit_edge.export import quantizers
+
+    if precision == quantizers.FLOAT:
+        raise UsageError("fp32 has no settings; name a precision, --precision int8 --set help")
+    rows = [("setting", "default", "values")]
+    for name, default, values in quantizers.described_settings(precision):
+        rows.append((name, default, values))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 

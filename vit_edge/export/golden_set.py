@@ -26,7 +26,10 @@ from vit_edge.preprocess import pixels_from_resized, resized_from_image
 PHOTOS = Path(__file__).resolve().parent.parent / "data" / "photos"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 KEPT = 16  # images in golden.npz; the gate itself runs over all of them
-REFERENCE_BATCH = 2  # float64 activations of two images stay below 200 MB up to 785 tokens
+# Of one image's float64 tokens in a batch: two images of 785 tokens and width 1280, whose widest
+# activations, the MLP's, then take some 130 MB.
+REFERENCE_TOKEN_BYTES = 2 * 785 * 1280 * 8
+LARGEST_REFERENCE_BATCH = 64
 
 Progress = Callable[[int], object]
 
@@ -38,6 +41,7 @@ class GoldenSet:
     names: tuple[str, ...]
     resized: NDArray[np.uint8]  # [N, H, W, 3]
     expected: dict[str, NDArray[np.float32]]  # output -> [N, ...]
+    classes: NDArray[np.int64] | None = None  # [N], -1 where unknown
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,6 +53,10 @@ class GoldenSet:
     def answers(self, indices: Sequence[int]) -> dict[str, NDArray[np.float32]]:
         """See parity.compare.Reference."""
         return {output: values[list(indices)] for output, values in self.expected.items()}
+
+    def labels(self, indices: Sequence[int]) -> NDArray[np.int64] | None:
+        """See parity.compare.Reference."""
+        return None if self.classes is None else self.classes[list(indices)]
 
 
 def golden_images(
@@ -73,7 +81,7 @@ def golden_images(
     files = image_files(PHOTOS if folder is None else folder)
     copies = 2 if folder is None else 1
     names: list[str] = []
-    resized = _mapped(scratch, (copies * len(files), *preprocessing.crop_hw, 3), np.uint8)
+    resized = mapped(scratch, (copies * len(files), *preprocessing.crop_hw, 3), np.uint8)
     for file in files:
         photo = load_image(file, background=preprocessing.background)
         views = {file.name: photo}
@@ -86,6 +94,23 @@ def golden_images(
             names.append(name)
         progress(1)
     return tuple(names), resized
+
+
+def classes_from_folders(folder: Path | None, labels: Sequence[str]) -> NDArray[np.int64] | None:
+    """The class of each golden image, where the images lie in folders called like the labels.
+
+    Args:
+        folder: The golden images; None for the package's photos, which have no classes.
+        labels: Of the model.
+
+    Returns:
+        int64[N] in the order of `image_files`, -1 where the folder is no label; None if none is.
+    """
+    if folder is None:
+        return None
+    index_of = {label.casefold(): index for index, label in enumerate(labels)}
+    found = [index_of.get(file.parent.name.casefold(), -1) for file in image_files(folder)]
+    return np.array(found, np.int64) if max(found) >= 0 else None
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -120,8 +145,10 @@ def reference_answers(
         InputError: The reference itself answers NaN or Inf.
     """
     answers: dict[str, NDArray[np.float32]] = {}
-    for start in range(0, len(resized), REFERENCE_BATCH):
-        batch = slice(start, start + REFERENCE_BATCH)
+    image_bytes = vit.architecture.tokens * vit.architecture.width * 8
+    size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // image_bytes))
+    for start in range(0, len(resized), size):
+        batch = slice(start, start + size)
         pixels = pixels_from_resized(resized[batch], preprocessing)
         found = reference_outputs(vit, pixels, dtype)._asdict()
         for output in outputs:
@@ -133,7 +160,7 @@ def reference_answers(
                 )
             if output not in answers:
                 shape = (len(resized), *values.shape[1:])
-                answers[output] = _mapped(scratch, shape, np.float32)
+                answers[output] = mapped(scratch, shape, np.float32)
             answers[output][batch] = values
         progress(len(pixels))
     return answers
@@ -165,7 +192,8 @@ def write_golden_set(
     )
 
 
-def _mapped(scratch: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+def mapped(scratch: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """An array in a file that has no name: paged in and out as needed, gone with the process."""
     with tempfile.TemporaryFile(dir=scratch) as file:  # stays mapped, has no name to clean up
         size = math.prod(shape) * np.dtype(dtype).itemsize
         os.posix_fallocate(file.fileno(), 0, size)  # a full disk says so here, not as SIGBUS later

@@ -1,56 +1,77 @@
-"""From a checkpoint to a published bundle, step by step."""
+"""From a checkpoint, or another exporter's graph, to a published bundle, step by step."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
-import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import onnx
 import onnx_ir
-import torch
-from tqdm import tqdm
 
-import vit_edge
-from vit_edge import cpus, verify
+from vit_edge import cpus, userdirs, verify
 from vit_edge.backends import ort
 from vit_edge.bundle import (
     GOLDEN_NAME,
     LABELS_NAME,
+    MODEL_NAME,
     PARITY_NAME,
     Bundle,
     check_destination,
     file_records,
+    sha256_of,
     staged_bundle,
     write_manifest,
 )
-from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
-from vit_edge.errors import ModelError, ParityError, UsageError
-from vit_edge.export import golden_set
+from vit_edge.checkpoints import Request, load_checkpoint
+from vit_edge.errors import ParityError, UsageError
+from vit_edge.export import golden_set, quantizers
+from vit_edge.export.calibration import (
+    RANDOM,
+    Calibration,
+    CalibrationRequest,
+    chosen_files,
+    load_calibration,
+)
+from vit_edge.export.draft import (
+    Draft,
+    check_names,
+    check_standard,
+    draft_from_checkpoint,
+    output_specs,
+    progress,
+)
+from vit_edge.export.foreign import draft_from_foreign, foreign_source
 from vit_edge.export.golden_set import GoldenSet
-from vit_edge.export.graph import INPUT_NAME, model_from_vit, release_weights
-from vit_edge.export.passes.readable import drop_allowzero, name_by_module
+from vit_edge.export.interface import OLDEST_OPSET
+from vit_edge.export.quantizers import FLOAT, Quantized, Task
 from vit_edge.export.recipe import Recipe
-from vit_edge.export.serialize import SINGLE_FILE_LIMIT_BYTES, skeleton, write_model
-from vit_edge.manifest import Architecture, Manifest, TensorSpec
-from vit_edge.models.reference import ReferenceDtype
-from vit_edge.models.vit import ViT, vit_from_weights
-from vit_edge.parity.compare import as_json, compare_answers, gate_batches
+from vit_edge.export.serialize import SINGLE_FILE_LIMIT_BYTES, write_model
+from vit_edge.manifest import Manifest
+from vit_edge.models.vit import vit_from_weights
+from vit_edge.parity.compare import as_json, compare_answers, compared_images, gate_batches
 from vit_edge.parity.limits import limit_for
+from vit_edge.parity.targets import Target
 
 _LOG = logging.getLogger(__name__)
 
 OUTPUTS = ("logits", "features", "tokens", "pre_logits")
 DEFAULT_OUTPUTS = OUTPUTS[:2]
-# float64 costs huge about 15 s an image on two cores, so it is compared with float32 instead
-FLOAT64_LIMIT_BYTES = SINGLE_FILE_LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """Another exporter's graph, and what it does not say itself."""
+
+    path: Path
+    preprocess: str  # see conventions.preprocessing_for
+    labels: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,16 +79,18 @@ class ExportOptions:
     """What to export, and where to."""
 
     recipe: Recipe
+    foreign: ForeignFile | None = None  # instead of a checkpoint
     checkpoint: str | None = None  # SOURCE; None: the variant's published one
     request: Request = field(default_factory=Request)
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     golden_images: Path | None = None  # None: the package's own photos
+    calibration: CalibrationRequest | None = None
     out: Path | None = None  # None: bundles/<variant>-<precision>
     force: bool = False
 
 
 def export_bundle(options: ExportOptions) -> Bundle:
-    """Load, trace, write, prove and publish.
+    """Load, trace, write, lower the precision, prove and publish.
 
     Args:
         options: What to make.
@@ -76,193 +99,290 @@ def export_bundle(options: ExportOptions) -> Bundle:
         The published bundle.
 
     Raises:
-        ParityError: The exported graph does not compute the reference's answers; nothing was
-            published.
+        ParityError: The graph does not compute the reference's answers, in float32 or in the
+            recipe's precision; nothing was published.
         VitEdgeError: Whatever else is wrong with the input; nothing was published either.
     """
     if options.out is not None:
         check_destination(options.out, force=options.force)
-    _check_names(options.outputs, OUTPUTS)
-    golden_set.image_files(options.golden_images or golden_set.PHOTOS)
-    _LOG.info("loading the checkpoint")
-    checkpoint = load_checkpoint(options.checkpoint, options.request)
-    architecture = checkpoint.architecture
-    specs = output_specs(options.outputs, architecture, checkpoint.record.source)
-    out = options.out or Path("bundles") / f"{checkpoint.variant}-{options.recipe.precision}"
-    check_destination(out, force=options.force)
-    weights_bytes = sum(tensor.nbytes for tensor in checkpoint.weights.values())
-    dtype: ReferenceDtype = "float64" if weights_bytes < FLOAT64_LIMIT_BYTES else "float32"
-    _LOG.info(
-        "%s: %.1f M parameters from %s",
-        checkpoint.variant,
-        weights_bytes / 4e6,
-        checkpoint.record.source,
-    )
-    torch.set_num_threads(cpus.usable_cpus())
-    with staged_bundle(
-        out, force=options.force, needed_bytes=int(weights_bytes * 1.1) + 2**26
-    ) as stage:
-        vit = vit_from_weights(architecture, dict(checkpoint.weights))
-        checkpoint = dataclasses.replace(checkpoint, weights={})  # the model holds them now
-        golden = _fix_reference(vit, checkpoint, options, dtype, stage)
-        _LOG.info("tracing the graph")
-        model = model_from_vit(
-            vit, options.outputs, opset=options.recipe.opset, attention=options.recipe.attention
-        )
-        del vit
-        _finish_graph(model, checkpoint, options.recipe)
-        write_model(model, stage)
-        release_weights(model)
-        del model
-        manifest = _manifest(checkpoint, options.recipe, specs, dtype)
-        labels = "".join(f"{label}\n" for label in checkpoint.labels)
-        (stage / LABELS_NAME).write_text(labels, encoding="utf-8")
-        golden_set.write_golden_set(stage / GOLDEN_NAME, golden, checkpoint.preprocessing, dtype)
-        complete = dataclasses.replace(manifest, files=file_records(stage))
-        bundle = Bundle(stage, complete, checkpoint.labels)
-        (stage / PARITY_NAME).write_text(json.dumps(_gate(bundle, golden), indent=2) + "\n")
-        write_manifest(stage, manifest)
-        Bundle.read(stage)  # what cannot be read is not published
+    check_images(options)
+    if options.foreign is None:
+        out = _export_checkpoint(options)
+    else:
+        out = _export_foreign(options.foreign, options)
     _LOG.info("published %s", out)
     return Bundle.read(out)
 
 
-def output_specs(
-    outputs: Sequence[str], architecture: Architecture, source: str
-) -> tuple[TensorSpec, ...]:
-    """Describe the outputs asked for.
+def _export_checkpoint(options: ExportOptions) -> Path:
+    check_names(options.outputs, OUTPUTS)
+    _LOG.info("loading the checkpoint")
+    checkpoint = load_checkpoint(options.checkpoint, options.request)
+    source = checkpoint.record.source
+    output_specs(options.outputs, checkpoint.architecture, source)  # refused before any work
+    weights_bytes = sum(tensor.nbytes for tensor in checkpoint.weights.values())
+    _LOG.info("%s: %.1f M parameters from %s", checkpoint.variant, weights_bytes / 4e6, source)
+    with _stages(options, checkpoint.variant, weights_bytes) as stages:
+        vit = vit_from_weights(checkpoint.architecture, dict(checkpoint.weights))
+        checkpoint = dataclasses.replace(checkpoint, weights={})  # the model holds them now
+        draft = draft_from_checkpoint(
+            vit,
+            checkpoint,
+            options.recipe,
+            options.outputs,
+            options.golden_images,
+            stages.draft,
+            single_file_limit=stages.single_file_limit,
+        )
+        finish_bundle(draft, options, stages.bundle, stages.scratch)
+    return stages.out
+
+
+def _export_foreign(foreign: ForeignFile, options: ExportOptions) -> Path:
+    recipe = options.recipe
+    _LOG.info("reading %s", foreign.path)
+    with tempfile.TemporaryDirectory() as weights:
+        source = foreign_source(foreign.path, foreign.preprocess, foreign.labels, Path(weights))
+        size = sum(file.stat().st_size for file in Path(weights).rglob("*") if file.is_file())
+        with _stages(options, source.variant, size) as stages:
+            least = (
+                {} if recipe.precision == FLOAT else quantizers.module(recipe.precision).LEAST_OPSET
+            )
+            draft = draft_from_foreign(
+                source,
+                recipe,
+                options.golden_images,
+                stages.draft,
+                least_opset=least.get(recipe.target, OLDEST_OPSET),
+                single_file_limit=stages.single_file_limit,
+            )
+            finish_bundle(draft, options, stages.bundle, stages.scratch)
+    return stages.out
+
+
+class _Stages(NamedTuple):
+    """Where an export works."""
+
+    out: Path  # where the bundle will be
+    bundle: Path  # what becomes it
+    scratch: Path  # removed in the end
+    draft: Path  # where the float32 graph is written
+    single_file_limit: int
+
+
+@contextmanager
+def _stages(options: ExportOptions, variant: str, weights_bytes: int) -> Iterator[_Stages]:
+    """Give the folders of an export; the bundle is published when the block ends well."""
+    recipe = options.recipe
+    out = options.out or Path("bundles") / f"{variant}-{recipe.precision}"
+    needed = needed_bytes(weights_bytes, recipe)
+    with (
+        staged_bundle(out, force=options.force, needed_bytes=needed) as stage,
+        tempfile.TemporaryDirectory(dir=stage) as scratch,
+    ):
+        # a float32 graph is the bundle's own; any other precision starts from one with its
+        # weights in a file beside it, so that they are mapped while they are worked on
+        if recipe.precision == FLOAT:
+            yield _Stages(out, stage, Path(scratch), stage, SINGLE_FILE_LIMIT_BYTES)
+        else:
+            yield _Stages(out, stage, Path(scratch), Path(scratch), 0)
+
+
+def needed_bytes(weights_bytes: int, recipe: Recipe) -> int:
+    """Free space to insist on: the graph, and copies of it while the precision is lowered."""
+    copies = 1.1 if recipe.precision == FLOAT else 3.3
+    return int(weights_bytes * copies) + 2**26
+
+
+def finish_bundle(draft: Draft, options: ExportOptions, stage: Path, scratch: Path) -> None:
+    """From the float32 graph to everything a bundle holds, in `stage`.
 
     Raises:
-        UsageError: An output that this model does not have, or named twice.
+        ParityError: The float32 graph or the lowered one does not hold its limit.
     """
-    shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
-        "features": ("NC", (None, architecture.width)),
-        "tokens": ("NLC", (None, architecture.tokens, architecture.width)),
+    labels = "".join(f"{label}\n" for label in draft.labels)
+    (stage / LABELS_NAME).write_text(labels, encoding="utf-8")
+    golden_set.write_golden_set(
+        stage / GOLDEN_NAME,
+        draft.golden,
+        draft.manifest.preprocessing,
+        draft.manifest.reference_dtype,
+    )
+    if options.recipe.precision == FLOAT:
+        manifest = draft.manifest
+        parity = gate(draft.folder, draft, manifest)
+    else:
+        gate(draft.folder, draft, draft.manifest)
+        lowered = lower(draft, options, scratch)
+        write_model(lowered.model, stage)
+        manifest = dataclasses.replace(
+            draft.manifest,
+            precision=options.recipe.precision,
+            opset=lowered.model.graph.opset_imports[""],
+            ir_version=lowered.model.ir_version,
+            quantization={**lowered.record, "table": [list(row) for row in lowered.table]},
+        )
+        parity = gate_lowered(
+            stage, draft, manifest, lowered, options.recipe.target_bounds, scratch
+        )
+    (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
+    write_manifest(stage, manifest)
+    Bundle.read(stage)  # what cannot be read is not published
+
+
+def lower(draft: Draft, options: ExportOptions, scratch: Path) -> Quantized:
+    """Run the recipe's quantizer on the float32 graph.
+
+    Raises:
+        VitEdgeError: As the quantizer says.
+    """
+    recipe = options.recipe
+    quantizer = quantizers.module(recipe.precision)
+    calibration = None
+    if options.calibration is not None and quantizer.CALIBRATION != "unused":
+        count = options.calibration.count
+        with progress("calibration images", count) as bar:
+            calibration = load_calibration(
+                options.calibration, draft.manifest.preprocessing, scratch, bar.update
+            )
+    settings = quantizers.settings_from_table(recipe.precision, recipe.quantization, recipe.name)
+    task = Task(
+        model=onnx_ir.load(draft.folder / MODEL_NAME),
+        target=recipe.target,
+        calibration=calibration,
+        parity_target=recipe.target_bounds,
+        scratch=scratch,
+        journal=_journal(draft, recipe, calibration),
+        progress=progress,
+    )
+    _LOG.info("lowering the precision to %s", recipe.precision)
+    lowered = quantizer.quantize(task, settings)
+    check_standard(lowered.model)
+    return lowered
+
+
+def _journal(draft: Draft, recipe: Recipe, calibration: Calibration | None) -> Path | None:
+    """Where a search keeps what it found: the same for the same model, recipe and images."""
+    cache = userdirs.cache_dir()
+    if cache is None:
+        return None
+    parts = {
+        "files": {name: sha256_of(draft.folder / name) for name in _model_files(draft.folder)},
+        "recipe": {**dataclasses.asdict(recipe), "name": ""},
+        "calibration": None if calibration is None else calibration.as_dict(),
+        "producer": draft.manifest.producer,
     }
-    if architecture.num_classes:
-        shapes["logits"] = ("NC", (None, architecture.num_classes))
-    if architecture.pre_logits_dim is not None:
-        shapes["pre_logits"] = ("NC", (None, architecture.pre_logits_dim))
-    if "logits" in outputs and not architecture.num_classes:
-        raise UsageError(
-            f"{source} has no classification head (or a zeroed one), so there are no logits to "
-            "export: ask for what it has, --outputs features"
-        )
-    _check_names(outputs, shapes)
-    return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return cache / "searches" / f"{key[:24]}.jsonl"
 
 
-def _check_names(outputs: Sequence[str], known: Iterable[str]) -> None:
-    if set(outputs) - set(known) or not outputs or len(set(outputs)) != len(outputs):
-        raise UsageError(
-            f"--outputs must name some of {', '.join(sorted(known))}, each once, "
-            f"not {','.join(outputs)!r}"
-        )
+def _model_files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob(f"{MODEL_NAME}*"))
 
 
-def _fix_reference(
-    vit: ViT,
-    checkpoint: Checkpoint,
-    options: ExportOptions,
-    dtype: ReferenceDtype,
+def gate_lowered(
+    stage: Path,
+    draft: Draft,
+    manifest: Manifest,
+    lowered: Quantized,
+    target: Target | None,
     scratch: Path,
-) -> GoldenSet:
-    files = golden_set.image_files(options.golden_images or golden_set.PHOTOS)
-    with _progress("golden images", len(files)) as bar:
-        names, resized = golden_set.golden_images(
-            options.golden_images, checkpoint.preprocessing, scratch, bar.update
-        )
-    with _progress(f"reference in {dtype}", len(names)) as bar:
-        expected = golden_set.reference_answers(
-            vit, resized, checkpoint.preprocessing, options.outputs, dtype, scratch, bar.update
-        )
-    return GoldenSet(names, resized, expected)
+) -> Mapping[str, Any]:
+    """Hold the lowered graph, or its simulation, against the reference.
+
+    Raises:
+        ParityError: It does not keep the precision's limit, or misses the target.
+    """
+    if lowered.simulation is None:
+        return gate(stage, draft, manifest, target)
+    folder = scratch / "simulation"
+    folder.mkdir()
+    write_model(lowered.simulation, folder)
+    return gate(folder, draft, manifest, target, lowered.simulated)
 
 
-def _finish_graph(model: onnx_ir.Model, checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Clean the traced graph up, describe it, and check it as far as that needs no weights."""
-    name_by_module(model)
-    drop_allowzero(model)
-    model.ir_version = recipe.ir_version
-    model.producer_name, model.producer_version = "vit_edge", vit_edge.__version__
-    model.doc_string = ""
-    model.metadata_props.clear()
-    model.metadata_props["vit_edge.variant"] = checkpoint.variant
-    model.metadata_props["vit_edge.labels"] = json.dumps(checkpoint.labels)
-    model.metadata_props["vit_edge.preprocessing"] = json.dumps(
-        dataclasses.asdict(checkpoint.preprocessing)
-    )
-    foreign = sorted(set(model.opset_imports) - {""}) + [str(f) for f in model.functions]
-    if foreign:
-        raise ModelError(f"the traced graph needs more than standard operators: {foreign}")
-    try:
-        onnx.checker.check_model(skeleton(model), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"the traced graph is not valid ONNX: {error}") from error
-
-
-def _manifest(
-    checkpoint: Checkpoint, recipe: Recipe, outputs: tuple[TensorSpec, ...], dtype: ReferenceDtype
-) -> Manifest:
-    architecture = checkpoint.architecture
-    shape = (None, architecture.channels, *architecture.image_hw)
-    packages = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "pillow")
-    producer = {"vit_edge": vit_edge.__version__, "python": platform.python_version()}
-    return Manifest(
-        variant=checkpoint.variant,
-        architecture=architecture,
-        input=TensorSpec(INPUT_NAME, "float32", "NCHW", shape),
-        outputs=outputs,
-        max_batch=recipe.max_batch,
-        preprocessing=checkpoint.preprocessing,
-        precision=recipe.precision,
-        opset=recipe.opset,
-        ir_version=recipe.ir_version,
-        recipe=dataclasses.asdict(recipe),
-        checkpoint=checkpoint.record,
-        reference_dtype=dtype,
-        producer=producer | {name: _version(name) for name in packages},
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _gate(bundle: Bundle, golden: GoldenSet) -> Mapping[str, Any]:
+def gate(
+    folder: Path,
+    draft: Draft,
+    manifest: Manifest,
+    target: Target | None = None,
+    simulated: str | None = None,
+) -> Mapping[str, Any]:
     """Compare ONNX Runtime with the reference on every golden image.
+
+    Returns:
+        The content of parity.json.
 
     Raises:
         ParityError: They differ by more than the precision's limit.
     """
-    manifest = bundle.manifest
+    bundle = Bundle(folder, dataclasses.replace(manifest, files=file_records(folder)), draft.labels)
     verify.check_model(bundle)
     backend = ort.OrtBackend(bundle, None, "export gate", cpus.usable_cpus(), "cpu")
     batches = gate_batches(manifest.max_batch)
-    with _progress("parity", sum(-(-len(golden) // b) * b for b in batches)) as bar:
+    golden: GoldenSet = draft.golden
+    what = f"parity of {manifest.precision}"
+    images = compared_images(len(golden), batches)
+    with progress(what, sum(-(-n // batch) * batch for batch, n in images.items())) as bar:
         comparison = compare_answers(
             backend,
             golden,
             manifest.preprocessing,
             batches=batches,
             limit=limit_for(manifest.precision),
+            target=target,
             progress=bar.update,
         )
     backend.close()
     if comparison.problems:
         raise ParityError(
-            "the exported graph does not compute the reference's answers; nothing was published:"
-            "\n  " + "\n  ".join(comparison.problems)
+            f"the {manifest.precision} graph does not compute the reference's answers; nothing was "
+            "published:\n  " + "\n  ".join(comparison.problems)
         )
-    return as_json(comparison, backend.facts)
+    facts = dict(backend.facts)
+    if simulated is not None:
+        facts["simulated"] = simulated
+    return as_json(comparison, facts)
 
 
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[tqdm[Any]]:
-    """A bar on a terminal, one line in a log; both on stderr."""
-    _LOG.info("%s: %d images", what, total)
-    with tqdm(total=total, desc=what, unit="image", leave=False, disable=None) as bar:
-        yield bar
+def check_images(options: ExportOptions) -> None:
+    """Refuse what is wrong with the images before anything expensive starts.
+
+    Raises:
+        UsageError: No images, none to calibrate on where they are needed, or the same images to
+            calibrate on and to be judged by.
+    """
+    golden = golden_set.image_files(options.golden_images or golden_set.PHOTOS)
+    precision = options.recipe.precision
+    if precision == FLOAT:
+        return
+    need = quantizers.module(precision).CALIBRATION
+    request = options.calibration
+    if request is None:
+        if need == "required":
+            raise UsageError(
+                f"{precision} needs to see what the model sees: give a folder with 100 images or "
+                "more of the kind that it will meet, --calibration DIR (--calibration "
+                f"{RANDOM} takes noise instead, which fits no real image)"
+            )
+        return
+    if problems := request.problems():
+        raise UsageError("; ".join(problems))
+    if request.source == RANDOM:
+        _LOG.warning("calibrating on random noise, as asked for: expect the ranges to be wrong")
+        return
+    _refuse_overlap(golden, chosen_files(request), explicit=options.golden_images is not None)
+
+
+def _refuse_overlap(golden: list[Path], calibration: list[Path], *, explicit: bool) -> None:
+    judged = {sha256_of(file) for file in golden}
+    both = [file for file in calibration if sha256_of(file) in judged]
+    if not both:
+        return
+    found = f"{len(both)} of {len(calibration)} calibration images, such as {both[0]}, are golden "
+    if explicit:
+        raise UsageError(
+            f"{found}images too: a model must not be judged by what it was fitted to. Give "
+            "--calibration and --golden-images different images"
+        )
+    _LOG.warning("%simages too: name others with --golden-images for an honest verdict", found)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vit_edge.errors import RecipeError, UsageError
+from vit_edge.export import quantizers
 from vit_edge.export.graph import AttentionForm
-from vit_edge.parity.limits import LIMITS
+from vit_edge.parity.targets import Target, parse_target
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +38,13 @@ class Recipe:
     ir_version: int
     attention: AttentionForm
     max_batch: int
+    parity_target: str = ""  # such as top1_agreement=0.99; empty: the precision's limit alone
+    quantization: dict[str, Any] = dataclasses.field(default_factory=dict)  # see the quantizer
+
+    @property
+    def target_bounds(self) -> Target | None:
+        """The parity target, read."""
+        return parse_target(self.parity_target) if self.parity_target else None
 
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
@@ -54,23 +63,63 @@ class Recipe:
             )
         if not 1 <= self.max_batch <= 1024:
             found.append(f"max_batch must lie in 1..1024, not {self.max_batch}")
-        if self.precision not in LIMITS:
-            found.append(f"precision must be one of {list(LIMITS)}, not {self.precision!r}")
+        if self.precision not in quantizers.precisions():
+            known = quantizers.precisions()
+            found.append(f"precision must be one of {known}, not {self.precision!r}")
+        elif self.precision == quantizers.FLOAT:
+            if self.quantization or self.parity_target:
+                found.append("fp32 is not quantized: it takes no [quantization] and no target")
+        else:
+            found += self._quantization_problems()
         return found
 
-    def changed(self, *, opset: int | None, max_batch: int | None) -> Recipe:
+    def _quantization_problems(self) -> list[str]:
+        found = []
+        for check in (
+            lambda: quantizers.settings_from_table(
+                self.precision, self.quantization, "quantization"
+            ),
+            lambda: self.target_bounds,
+        ):
+            try:
+                check()
+            except (RecipeError, UsageError) as error:
+                found.append(str(error))
+        return found
+
+    def changed(
+        self,
+        *,
+        opset: int | None = None,
+        max_batch: int | None = None,
+        parity_target: str | None = None,
+        quantization: Sequence[str] = (),
+    ) -> Recipe:
         """The recipe with what the command line overrides.
+
+        Args:
+            opset: Another operator set.
+            max_batch: Another limit of the batch.
+            parity_target: Another target.
+            quantization: Settings of the quantizer, as NAME=VALUE.
 
         Raises:
             RecipeError: The result cannot be followed.
         """
-        changes: dict[str, int] = {}
+        changes: dict[str, Any] = {}
         if opset is not None:
             newer = max(self.ir_version, MINIMUM_IR.get(opset, 0))
             changes |= {"opset": opset, "ir_version": newer}
         if max_batch is not None:
             changes["max_batch"] = max_batch
-        recipe = dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        if parity_target is not None:
+            changes["parity_target"] = parity_target
+        if quantization:
+            if self.precision == quantizers.FLOAT:
+                raise RecipeError("--set is for quantizers, and fp32 has none; give --precision")
+            chosen = quantizers.settings_from_text(self.precision, quantization)
+            changes["quantization"] = {**self.quantization, **chosen}
+        recipe = dataclasses.replace(self, **changes)
         _refuse(recipe.name, recipe.problems())
         return recipe
 
@@ -80,6 +129,43 @@ def recipe_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "export"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, sorted."""
+    return sorted(file.stem for file in recipe_folder().glob("*.toml"))
+
+
+def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
+    """The recipe that the command line means.
+
+    Args:
+        name_or_file: As for `load_recipe`; None takes the first of cpu-PRECISION, gpu-PRECISION.
+        precision: None takes the recipe's, or fp32. With a recipe of ours for another precision
+            the one for the same target is taken: gpu-fp32 and int8 make gpu-int8.
+
+    Raises:
+        UsageError: There is none, or a file of the user's own says another precision.
+        RecipeError: It cannot be followed.
+    """
+    names = recipe_names()
+    if precision is not None and precision not in quantizers.precisions():
+        known = ", ".join(quantizers.precisions())
+        raise UsageError(f"no precision {precision!r}; there are: {known}")
+    if name_or_file is None:
+        wanted = precision or quantizers.FLOAT
+        found = [name for name in (f"cpu-{wanted}", f"gpu-{wanted}") if name in names]
+        return load_recipe(found[0] if found else f"cpu-{wanted}")
+    recipe = load_recipe(name_or_file)
+    if precision is None or recipe.precision == precision:
+        return recipe
+    sibling = f"{recipe.target}-{precision}"
+    if recipe.name not in names or sibling not in names:
+        raise UsageError(
+            f"recipe {name_or_file} makes {recipe.precision}, not {precision}; "
+            f"recipes of ours are {', '.join(names)}; in a file of your own, change its precision"
+        )
+    return load_recipe(sibling)
 
 
 def load_recipe(name_or_file: str) -> Recipe:
@@ -93,7 +179,7 @@ def load_recipe(name_or_file: str) -> Recipe:
     if path.suffix != ".toml":
         path = recipe_folder() / f"{name_or_file}.toml"
     if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in recipe_folder().glob("*.toml")))
+        names = ", ".join(recipe_names())
         raise UsageError(f"no recipe {name_or_file!r}; there are: {names}, or give a .toml file")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -105,10 +191,12 @@ def load_recipe(name_or_file: str) -> Recipe:
 def _recipe_from_table(path: Path, data: dict[str, Any]) -> Recipe:
     hints = {n: h for n, h in typing.get_type_hints(Recipe).items() if n != "name"}
     problems = [f"{key}: unknown key" for key in sorted(data.keys() - hints.keys())]
+    optional = {"parity_target", "quantization"}
     for key, hint in hints.items():
-        allowed = typing.get_args(hint)
+        allowed = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        hint = typing.get_origin(hint) or hint
         if key not in data:
-            problems.append(f"{key}: missing")
+            problems += [] if key in optional else [f"{key}: missing"]
         elif allowed and data[key] not in allowed:
             problems.append(f"{key}: {data[key]!r} is not one of {list(allowed)}")
         elif not allowed and type(data[key]) is not hint:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import onnx_ir
 
-_SCOPES = "pkg.torch.onnx.name_scopes"  # ["", "blocks.0", ..., "blocks.0.mlp.fc1", "matmul_2"]
+SCOPES = "pkg.torch.onnx.name_scopes"  # ["", "blocks.0", ..., "blocks.0.mlp.fc1", "matmul_2"]
 
 
 def name_by_module(model: onnx_ir.Model) -> None:
@@ -20,7 +20,7 @@ def name_by_module(model: onnx_ir.Model) -> None:
     module_of: dict[onnx_ir.Value | None, str] = {}
     kept = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
     for node in model.graph:
-        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
         # a node that an operator's decomposition added has no scope: it stays with its input's
         module = scopes[-2] if len(scopes) > 1 else module_of.get(node.inputs[0], "")
         stem = f"{module}/{node.op_type}" if module else node.op_type

@@ -1,0 +1,136 @@
+"""Choosing how activations are rescaled before they are rounded.
+
+The scale moves difficulty from activations to weights (SmoothQuant, arXiv:2211.10438, Eq. 4):
+
+    s_j = max|x_j|^alpha / max|W_j|^(1 - alpha)
+
+alpha is searched for each group by the error of what comes out of its Linears on calibration rows,
+and so is whether a shift of each channel's middle to zero helps (arXiv:2304.09145).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from vit_edge.export.quantizers import Progress
+from vit_edge.export.quantizers._folding import Group
+from vit_edge.export.quantizers._integers import Format, quantized_weight
+from vit_edge.export.quantizers._samples import Sample
+
+ALPHAS = tuple(round(0.05 * step, 2) for step in range(4, 20))  # 0.20 to 0.95
+
+# (sample of the input, weight float32[in, out]) -> squared error of the product, per row
+Error = Callable[[Sample, NDArray[np.float32]], float]
+
+
+class Choice(NamedTuple):
+    """How one group is rescaled."""
+
+    alpha: float | None  # None: not at all
+    shifted: bool
+    scale: NDArray[np.float64]  # [C]
+    shift: NDArray[np.float64]  # [C]
+    error: float  # relative to no rescaling
+
+
+def rounding_error(kind: Format, largest: int) -> Error:
+    """What is lost when an input is rounded over its whole range, and its weights by output.
+
+    Args:
+        kind: Of the input.
+        largest: Of the weights; see `quantized_weight`.
+    """
+
+    def error(sample: Sample, weight: NDArray[np.float32]) -> float:
+        scale_and_zero = kind.parameters(float(sample.low.min()), float(sample.high.max()))
+        rounded = kind.fake(sample.rows, *scale_and_zero)
+        rounded = rounded @ quantized_weight(weight, largest).dequantized()
+        rounded -= sample.rows @ weight
+        return float(np.square(rounded, dtype=np.float64).sum())
+
+    return error
+
+
+def smooth(
+    found: Sequence[Group],
+    samples: dict[onnx_ir.Value, Sample],
+    error: Error,
+    *,
+    shift: bool,
+    progress: Progress,
+) -> dict[str, Choice]:
+    """Choose and fold a scale for every group; the samples follow.
+
+    Args:
+        found: Their weights are rewritten.
+        samples: Of what enters their Linears; replaced by those of the rescaled values.
+        error: See `choose`.
+        shift: Whether channels may be moved as well.
+        progress: Shown meanwhile.
+
+    Returns:
+        What was done, by the name of the Linear.
+    """
+    choices: dict[str, Choice] = {}
+    with progress("smoothing", len(found), "group") as bar:
+        for group in found:
+            allowed = dataclasses.replace(group, can_shift=group.can_shift and shift)
+            choice = choose(allowed, samples[group.linears[0].input], error)
+            group.fold(choice.scale, choice.shift)
+            for value in {linear.input for linear in group.linears}:
+                samples[value] = samples[value].rescaled(choice.scale, choice.shift)
+            choices |= {linear.name: choice for linear in group.linears}
+            bar.update(1)
+    return choices
+
+
+def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] = ALPHAS) -> Choice:
+    """Find the scale and shift that leave the least error.
+
+    Args:
+        group: Its weights are read, not changed.
+        sample: Of what enters its Linears.
+        error: What rounding does to a Linear; the sum over the group's Linears is minimised.
+        alphas: To be tried, beside leaving the group as it is.
+    """
+    weights = [linear.matrix().astype(np.float32) for linear in group.linears]
+    largest_weight = np.max([np.abs(w).max(axis=1) for w in weights], axis=0).astype(np.float64)
+    nothing = np.zeros(len(sample.low))
+    middle = (sample.low.astype(np.float64) + sample.high) / 2
+    unscaled = sum(error(sample, weight) for weight in weights)
+    best = Choice(None, False, np.ones(len(sample.low)), nothing, 1.0)
+    for shift in [nothing, middle] if group.can_shift else [nothing]:
+        reach = np.maximum(np.abs(sample.low - shift), np.abs(sample.high - shift))
+        for alpha in alphas:
+            scale = smoothing_scale(reach, largest_weight, alpha)
+            moved = sample.rescaled(scale, shift)
+            found = sum(
+                error(moved, (weight * scale[:, None]).astype(np.float32)) for weight in weights
+            )
+            relative = found / unscaled if unscaled else 1.0
+            if relative < best.error:
+                best = Choice(alpha, shift is middle, scale, shift, relative)
+    return best
+
+
+def smoothing_scale(
+    reach: NDArray[np.floating], largest_weight: NDArray[np.floating], alpha: float
+) -> NDArray[np.float64]:
+    """SmoothQuant's scale of each channel; 1 for channels that are always zero.
+
+    Args:
+        reach: float[C], the largest |x| of each channel.
+        largest_weight: float[C], the largest |w| that meets it.
+        alpha: 0 leaves the difficulty in the activations, 1 moves all of it to the weights.
+    """
+    dead = (reach < 1e-9) | (largest_weight < 1e-9)
+    x, w = np.where(dead, 1, reach), np.where(dead, 1, largest_weight)
+    scale = x.astype(np.float64) ** alpha / w.astype(np.float64) ** (1 - alpha)
+    scale /= np.exp(np.log(scale[~dead]).mean()) if (~dead).any() else 1.0
+    return np.where(dead, 1.0, scale)

@@ -1,0 +1,358 @@
+"""INT8, static: explicit Q/DQ around the Linears of the blocks, everything else in float.
+
+Quantizing more is what breaks ViTs: LayerNormalization, softmax, GELU and the residual additions
+have no integer kernels that would be faster, and residuals of real ViTs reach 1400 beside 1
+(FQ-ViT, arXiv:2111.13824). Two flavours, by the recipe's target:
+
+- cpu: U8 activations with a zero point (or S8), S8 weights: what ONNX Runtime lowers to integer
+  products, and OpenVINO reads;
+- gpu: S8 with zero point 0, as TensorRT demands, in FP16 or FP32 surroundings.
+
+In order: activations are rescaled where that is exact (_folding, _smoothing), weights rounded per
+output, input ranges searched per Linear (_ranges), biases corrected, and the Linears that hurt most
+kept in float until the target holds on the calibration images (_sensitivity).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from vit_edge.errors import UsageError
+from vit_edge.export.quantizers import CalibrationUse, Quantized, Task
+from vit_edge.export.quantizers._folding import Group
+from vit_edge.export.quantizers._half import FLOAT16, convert, prepare, rounded_scale
+from vit_edge.export.quantizers._integers import (
+    INT8,
+    INT8_SYMMETRIC,
+    UINT8,
+    Format,
+    QuantizedWeight,
+    quantize_linears,
+    quantized_weight,
+    unrounded,
+)
+from vit_edge.export.quantizers._journal import Journal
+from vit_edge.export.quantizers._linears import (
+    Linear,
+    block_linears,
+    constant,
+    set_constant,
+)
+from vit_edge.export.quantizers._overflow import scan
+from vit_edge.export.quantizers._proving import proven
+from vit_edge.export.quantizers._ranges import Parameters, RangeMethod, parameters
+from vit_edge.export.quantizers._samples import Sample, collect_samples
+from vit_edge.export.quantizers._sensitivity import (
+    Judge,
+    Share,
+    Trial,
+    disproportionate,
+    search,
+    shares,
+)
+from vit_edge.export.quantizers._simulate import sentence, simulated
+from vit_edge.export.quantizers._smoothing import Choice, choose
+from vit_edge.export.quantizers._workspace import Workspace
+
+CALIBRATION: CalibrationUse = "required"
+LEAST_OPSET = {"cpu": 17, "gpu": 19}  # 19 brought FP16 scales
+
+HALF_PARTS = ("gelu",)  # beside the GEMMs, where FP16 is around the integers
+HALF_MARGIN = 4.0  # other images may go this much further than those calibrated on
+PROVING_IMAGES = 2
+
+LARGEST = 127  # symmetric weights: -128 is left out, so that both signs round alike
+LARGEST_REDUCED = 63  # U8 x S8 in 16-bit pairs saturates on AVX2 and AVX-512 without VNNI
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen."""
+
+    activations: Literal["uint8", "int8"] = "uint8"  # cpu; x86 prefers uint8, ARM int8
+    smoothing: bool = True
+    shift: bool = True
+    ranges: RangeMethod = "output"
+    bias_correction: bool = True
+    reduce_range: bool = False  # for x86 without VNNI
+    keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
+    float_share: float = (
+        0.25  # a Linear that does more than this share of the damage stays in float
+    )
+    float_budget: int = 4  # how many may stay in float for that or for the target
+    sensitivity_images: int = 32
+    around: Literal["fp32", "fp16"] = "fp32"  # gpu: what the rest of the graph computes in
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be followed; empty if nothing."""
+        found = []
+        if self.float_budget < 0:
+            found.append(f"float_budget must not be negative, not {self.float_budget}")
+        if not 0 < self.float_share <= 1:
+            found.append(f"float_share must lie between 0 and 1, not {self.float_share}")
+        if self.sensitivity_images < 1:
+            found.append(f"sensitivity_images must be at least 1, not {self.sensitivity_images}")
+        return found
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What a Linear becomes."""
+
+    weight: QuantizedWeight
+    activation: Parameters
+    bias: NDArray[np.float32] | None  # corrected; None where there is none to correct
+
+
+def quantize(task: Task, settings: Settings) -> Quantized:
+    """Quantize the Linears of the blocks.
+
+    Args:
+        task: With calibration images.
+        settings: What to do.
+
+    Returns:
+        The graph, the choices and findings, and the table of the Linears.
+
+    Raises:
+        ModelError: The graph is no ViT that this understands.
+        ParityError: The task's target does not hold within the float budget.
+        UsageError: keep_float names a Linear that is not there.
+    """
+    assert task.calibration is not None
+    kind = _format(task, settings)
+    workspace = Workspace(task.scratch / "int8")
+    model = workspace.settled(task.model)
+    linears = block_linears(model)
+    _check_names(settings.keep_float, linears)
+    samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
+    judge = Judge(workspace, model, judged_output(model), task.calibration)
+    choices: dict[str, Choice] = {}
+    if settings.smoothing:
+        found = proven(workspace, model, linears, task.calibration.pixels(0, PROVING_IMAGES))
+        choices = _smooth(found, samples, settings, kind, task)
+        model = workspace.settled(model)
+        linears = block_linears(model)
+        samples = _renamed(samples, linears)
+    rounded = _round(linears, samples, settings, kind, task)
+
+    def variant(names: Sequence[str]) -> onnx_ir.Model:
+        return _applied(model, {name: rounded[name] for name in names}, kind)
+
+    names = [linear.name for linear in linears if linear.name not in settings.keep_float]
+    journal = Journal(task.journal)
+    images = min(settings.sensitivity_images, len(task.calibration))
+    ranked = shares(judge, variant, names, images, journal, task.progress)
+    order = [share.name for share in ranked]
+    first = min(disproportionate(ranked, settings.float_share), settings.float_budget)
+    trials = search(
+        judge, variant, order, task.parity_target, first, settings.float_budget, task.progress
+    )
+    chosen = [name for name in names if name not in trials[-1].kept_float]
+    final = variant(chosen)
+    record = _record(settings, kind, choices, rounded, ranked, trials, task)
+    made = Quantized(final, record, _table(ranked, choices, trials[-1]))
+    if _half_around(task, settings):
+        made = _with_half_around(made, model, workspace, task)
+    journal.finish()
+    return made
+
+
+def _half_around(task: Task, settings: Settings) -> bool:
+    return task.target == "gpu" and settings.around == "fp16"
+
+
+def _with_half_around(
+    made: Quantized, model: onnx_ir.Model, workspace: Workspace, task: Task
+) -> Quantized:
+    """Let what is not quantized compute in FP16, except where that overflows.
+
+    Args:
+        made: Float32 around the integers.
+        model: The smoothed float32 graph, settled, with the same names.
+        workspace: Where to run it.
+        task: With calibration images.
+    """
+    assert task.calibration is not None
+    prepare(model)
+    prepare(made.model)
+    reach = scan(
+        model, workspace, task.calibration, FLOAT16, HALF_PARTS, (), HALF_MARGIN, task.progress
+    )
+    convert(made.model, FLOAT16, HALF_PARTS, reach.kept)
+    return Quantized(
+        made.model,
+        {**made.record, "overflow_scan": reach.as_dict()},
+        made.table,
+        simulated(made.model, FLOAT16),
+        sentence(FLOAT16),
+    )
+
+
+def _format(task: Task, settings: Settings) -> Format:
+    if task.target == "gpu":
+        return INT8_SYMMETRIC
+    return {"uint8": UINT8, "int8": INT8}[settings.activations]
+
+
+def _check_names(names: Sequence[str], linears: Sequence[Linear]) -> None:
+    known = [linear.name for linear in linears]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"keep_float names {', '.join(unknown)}, which the graph does not have; its Linears "
+            f"are {', '.join(known)}"
+        )
+
+
+def judged_output(model: onnx_ir.Model) -> str:
+    """The output by which Linears are compared: the logits, or whatever comes first."""
+    names = [str(output.name) for output in model.graph.outputs]
+    return "logits" if "logits" in names else names[0]
+
+
+def _smooth(
+    found: Sequence[Group],
+    samples: dict[onnx_ir.Value, Sample],
+    settings: Settings,
+    kind: Format,
+    task: Task,
+) -> dict[str, Choice]:
+    """Choose and fold a scale for every group; the samples follow."""
+    largest = LARGEST_REDUCED if settings.reduce_range else LARGEST
+
+    def error(sample: Sample, weight: NDArray[np.float32]) -> float:
+        scale_and_zero = kind.parameters(float(sample.low.min()), float(sample.high.max()))
+        rounded = kind.fake(sample.rows, *scale_and_zero)
+        rounded = rounded @ quantized_weight(weight, largest).dequantized()
+        rounded -= sample.rows @ weight
+        return float(np.square(rounded, dtype=np.float64).sum())
+
+    choices: dict[str, Choice] = {}
+    with task.progress("smoothing", len(found), "group") as bar:
+        for group in found:
+            allowed = dataclasses.replace(group, can_shift=group.can_shift and settings.shift)
+            choice = choose(allowed, samples[group.linears[0].input], error)
+            group.fold(choice.scale, choice.shift)
+            for value in {linear.input for linear in group.linears}:
+                samples[value] = samples[value].rescaled(choice.scale, choice.shift)
+            choices |= {linear.name: choice for linear in group.linears}
+            bar.update(1)
+    return choices
+
+
+def _renamed(
+    samples: Mapping[onnx_ir.Value, Sample], linears: Sequence[Linear]
+) -> dict[onnx_ir.Value, Sample]:
+    """The same samples for the values of a model that was written and read again."""
+    by_name = {value.name: sample for value, sample in samples.items()}
+    return {linear.input: by_name[linear.input.name] for linear in linears}
+
+
+def _round(
+    linears: Sequence[Linear],
+    samples: Mapping[onnx_ir.Value, Sample],
+    settings: Settings,
+    kind: Format,
+    task: Task,
+) -> dict[str, Rounded]:
+    """Round every Linear by itself."""
+    scale_type = rounded_scale if _half_around(task, settings) else unrounded
+    largest = LARGEST_REDUCED if settings.reduce_range else LARGEST
+    rounded = {}
+    with task.progress("ranges", len(linears), "Linear") as bar:
+        for linear in linears:
+            matrix, sample = linear.matrix().astype(np.float32), samples[linear.input]
+            weight = quantized_weight(matrix, largest, scale_type)
+            left = weight.dequantized()
+            scale, zero_point = parameters(settings.ranges, sample, left, kind)
+            activation = (np.float32(scale_type(np.array([scale]))[0]), zero_point)
+            bias = None
+            if settings.bias_correction and linear.bias is not None:
+                lost = sample.rows @ matrix - kind.fake(sample.rows, *activation) @ left
+                bias = constant(linear.bias) + lost.mean(axis=0, dtype=np.float64)
+                bias = bias.astype(np.float32)
+            rounded[linear.name] = Rounded(weight, activation, bias)
+            bar.update(1)
+    return rounded
+
+
+def _applied(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format) -> onnx_ir.Model:
+    """A copy of the model with these Linears quantized."""
+    copy = model.clone()
+    linears = [linear for linear in block_linears(copy) if linear.name in rounded]
+    for linear in linears:
+        bias = rounded[linear.name].bias
+        if bias is not None and linear.bias is not None:
+            set_constant(linear.bias, bias)
+    weights = {name: found.weight for name, found in rounded.items()}
+    activations = {name: found.activation for name, found in rounded.items()}
+    quantize_linears(copy, linears, weights, activations, kind)
+    return copy
+
+
+def _record(
+    settings: Settings,
+    kind: Format,
+    choices: Mapping[str, Choice],
+    rounded: Mapping[str, Rounded],
+    ranked: Sequence[Share],
+    trials: Sequence[Trial],
+    task: Task,
+) -> dict[str, Any]:
+    """What the manifest keeps: enough to see why the graph is as it is."""
+    assert task.calibration is not None
+    share_of = {share.name: share for share in ranked}
+    kept = {*settings.keep_float, *trials[-1].kept_float}
+    linears = []
+    for name, found in rounded.items():
+        choice, share = choices.get(name), share_of.get(name)
+        scale, zero_point = found.activation
+        linears.append(
+            {
+                "name": name,
+                "quantized": name not in kept,
+                "alpha": None if choice is None else choice.alpha,
+                "shifted": choice is not None and choice.shifted,
+                "input_scale": float(scale),
+                "input_zero_point": zero_point,
+                "noise": None if share is None else share.noise,
+                "share": None if share is None else share.share,
+            }
+        )
+    return {
+        "method": "static, Q/DQ on block Linears",
+        "target": task.target,
+        "activations": kind.dtype + (", symmetric" if kind.symmetric else ", asymmetric"),
+        "settings": dataclasses.asdict(settings),
+        "calibration": task.calibration.as_dict(),
+        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
+        "trials": [
+            {"kept_float": list(trial.kept_float), "missed": list(trial.missed)}
+            | {"summary": trial.summary}
+            for trial in trials
+        ],
+        "linears": linears,
+    }
+
+
+def _table(
+    ranked: Sequence[Share], choices: Mapping[str, Choice], chosen: Trial
+) -> tuple[tuple[str, ...], ...]:
+    """The Linears, the worst first, to print."""
+    rows = [("linear", "share of noise", "alpha", "precision")]
+    for share in ranked:
+        choice = choices.get(share.name)
+        alpha = "-" if choice is None or choice.alpha is None else f"{choice.alpha:.2f}"
+        if choice is not None and choice.shifted:
+            alpha += " shifted"
+        precision = "float" if share.name in chosen.kept_float else "int8"
+        rows.append((share.name, f"{share.share:.1%}", alpha, precision))
+    return tuple(rows)
