@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, staging, trust, verify
+from vit_edge import cpus, staging, trust, verify, wire
 from vit_edge.backends import Availability, check_pixels
 from vit_edge.bundle import ENGINES_NAME, MODEL_NAME, Bundle
 from vit_edge.errors import BackendError, EngineError, ResourceError, UsageError
@@ -33,6 +34,12 @@ RECORD_NAME = "engine.json"
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 EngineUse = Literal["auto", "never", "required"]
+# How MatMulNBits, which weight-only precisions become, computes: 0 in float32, 4 with inputs
+# rounded to int8 by blocks. 4 is the runtime's default, and several times faster.
+AccuracyLevel = Literal[0, 4]
+DEFAULT_LEVEL: AccuracyLevel = 4
+WEIGHT_ONLY = ("int4", "int8-weights")
+SIMULATED = {"fp8": "float8 values rounded, products computed in float32 (disable_quant_qdq)"}
 
 _PROVIDERS: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
@@ -54,46 +61,59 @@ def available() -> Availability:
     return Availability(True, f"onnxruntime {version}")
 
 
-def key(bundle: Bundle) -> str:
+def key(bundle: Bundle, accuracy_level: AccuracyLevel = DEFAULT_LEVEL) -> str:
     """What prepacked weights depend on: the model, the runtime, the CPU and its features."""
-    parts = json.dumps(_key_parts(bundle), sort_keys=True)
+    parts = json.dumps(_key_parts(bundle, accuracy_level), sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
-def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
+def build(
+    bundle: Bundle,
+    engines_dir: Path | None = None,
+    *,
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> Path:
     """Write the optimized graph with prepacked weights, ready to be mapped.
 
     Args:
         bundle: The bundle.
         engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
             where the bundle is read-only.
+        accuracy_level: Of weight-only precisions; `load` must be given the same.
 
     Returns:
         The engine's directory. It is made aside and moved into place: there is never half of one.
 
     Raises:
-        BackendError: ONNX Runtime refuses the model.
+        BackendError: ONNX Runtime refuses the model, or would rebuild float weights at every run.
         ResourceError: No place to write to.
     """
     import onnxruntime
 
+    _check_level(accuracy_level)
     verify.ensure_verified(bundle, full=True)
-    target = _writable_engines_dir(bundle, engines_dir) / f"ort-{key(bundle)}"
+    name = f"ort-{key(bundle, accuracy_level)}"
+    target = _writable_engines_dir(bundle, engines_dir) / name
     needed_bytes = 2 * bundle.model_bytes  # the graph, the weights as they are, and packed
     with staging.staged(target, option="--engines-dir", needed_bytes=needed_bytes) as stage:
-        options = _options(onnxruntime, threads=None)
+        options = _options(onnxruntime, None, bundle, accuracy_level)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(stage / MODEL_NAME)
+        weight_only = bundle.manifest.precision in WEIGHT_ONLY
+        # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
+        prepacked = "0" if weight_only else "1"
         for name, value in (
-            ("session.save_external_prepacked_constant_initializers", "1"),
+            ("session.save_external_prepacked_constant_initializers", prepacked),
             ("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME),
             ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
         ):
             options.add_session_config_entry(name, value)
         _session(onnxruntime, bundle.model_path, options, "cpu")
+        if weight_only:
+            _check_fusion(bundle.model_path, stage / MODEL_NAME)
         built = trust.fingerprints(stage, (MODEL_NAME, WEIGHTS_NAME))
         hashes = {name: known.sha256 for name, known in built.items()}
-        content = {"key": _key_parts(bundle), "sha256": hashes}
+        content = {"key": _key_parts(bundle, accuracy_level), "sha256": hashes}
         (stage / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n")
     trust.record(target, built)
     return target
@@ -106,6 +126,7 @@ def load(
     provider: Provider = "cpu",
     engine: EngineUse = "auto",
     engines_dir: Path | None = None,
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
 ) -> OrtBackend:
     """Open a bundle in ONNX Runtime.
 
@@ -115,6 +136,7 @@ def load(
         provider: What must run the graph, every node of it.
         engine: Whether to use what `build` made: if it is there, never, or insist on it.
         engines_dir: Where `build` was told to put it.
+        accuracy_level: Of weight-only precisions: 4 rounds inputs to int8 by blocks, 0 does not.
 
     Raises:
         IntegrityError: A file of the bundle is not what its manifest says.
@@ -127,6 +149,7 @@ def load(
         raise UsageError(f"no provider {provider!r}; there are: {', '.join(_PROVIDERS)}")
     if engine not in ("auto", "never", "required"):
         raise UsageError(f'engine must be "auto", "never" or "required", not {engine!r}')
+    _check_level(accuracy_level)
     verify.ensure_verified(bundle)
     found: Path | None = None
     if engine == "never":
@@ -134,24 +157,31 @@ def load(
     elif provider != "cpu":
         reason = "prepacked weights are for the CPU provider"
     else:
-        found, reason = _find_engine(bundle, engines_dir)
+        found, reason = _find_engine(bundle, engines_dir, accuracy_level)
     if engine == "required" and found is None:
         raise EngineError(f"{bundle.path}: {reason}")
-    return OrtBackend(bundle, found, reason, threads or cpus.usable_cpus(), provider)
+    threads = threads or cpus.usable_cpus()
+    return OrtBackend(bundle, found, reason, threads, provider, accuracy_level)
 
 
 class OrtBackend:
     """An open ONNX Runtime session. Thread-safe, as sessions are."""
 
     def __init__(
-        self, bundle: Bundle, engine: Path | None, reason: str, threads: int, provider: Provider
+        self,
+        bundle: Bundle,
+        engine: Path | None,
+        reason: str,
+        threads: int,
+        provider: Provider,
+        accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
     ) -> None:
         """Use `load`, which checks the arguments."""
         import onnxruntime
 
         self._bundle = bundle
-        self._arguments = (engine, reason, threads, provider)
-        options = _options(onnxruntime, threads)
+        self._arguments = (engine, reason, threads, provider, accuracy_level)
+        options = _options(onnxruntime, threads, bundle, accuracy_level)
         if engine is not None:  # optimized and packed already
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = bundle.model_path if engine is None else engine / MODEL_NAME
@@ -167,7 +197,7 @@ class OrtBackend:
             "precision": bundle.manifest.precision,
             "threads": str(threads),
             "engine": f"none ({reason.partition(';')[0]})" if engine is None else engine.name,
-        }
+        } | _precision_facts(bundle.manifest.precision, accuracy_level)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled backend reopens its bundle."""
@@ -191,12 +221,22 @@ class OrtBackend:
 
 
 def _reopen(
-    path: str, engine: Path | None, reason: str, threads: int, provider: Provider
+    path: str,
+    engine: Path | None,
+    reason: str,
+    threads: int,
+    provider: Provider,
+    accuracy_level: AccuracyLevel,
 ) -> OrtBackend:
     use: EngineUse = "never" if engine is None else "auto"
     engines_dir = None if engine is None else engine.parent
     return load(
-        Bundle.read(path), threads=threads, provider=provider, engine=use, engines_dir=engines_dir
+        Bundle.read(path),
+        threads=threads,
+        provider=provider,
+        engine=use,
+        engines_dir=engines_dir,
+        accuracy_level=accuracy_level,
     )
 
 
@@ -213,8 +253,9 @@ def _version() -> str:
     return str(onnxruntime.__version__)
 
 
-def _key_parts(bundle: Bundle) -> dict[str, str]:
-    return {
+def _key_parts(bundle: Bundle, accuracy_level: AccuracyLevel) -> dict[str, str]:
+    weight_only = bundle.manifest.precision in WEIGHT_ONLY
+    return ({"accuracy_level": str(accuracy_level)} if weight_only else {}) | {
         "model": bundle.model_sha256,
         "runtime": f"onnxruntime {_version()}",
         "cpu": cpus.cpu_model(),
@@ -222,11 +263,54 @@ def _key_parts(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def _options(runtime: Any, threads: int | None) -> onnxruntime.SessionOptions:
+def _check_level(accuracy_level: int) -> None:
+    if accuracy_level not in (0, 4):
+        raise UsageError(f"accuracy_level must be 0 (float32) or 4 (int8), not {accuracy_level!r}")
+
+
+def _precision_facts(precision: str, accuracy_level: AccuracyLevel) -> dict[str, str]:
+    """What the runtime is told to do with this precision."""
+    facts = {"accuracy_level": str(accuracy_level)} if precision in WEIGHT_ONLY else {}
+    if precision in SIMULATED:
+        facts["simulated"] = SIMULATED[precision]
+    return facts
+
+
+def _check_fusion(path: Path, optimized: Path) -> None:
+    """Refuse a graph some of whose weights are expanded to float32 at every run.
+
+    Raises:
+        BackendError: Fewer MatMulNBits than the weight-only model has blocks of weights.
+    """
+    expected = _count(path, "", "DequantizeLinear")
+    left = _count(optimized, "", "DequantizeLinear")
+    fused = _count(optimized, "com.microsoft", "MatMulNBits")
+    if left or fused != expected:
+        raise BackendError(
+            f"{path}: onnxruntime {_version()} fused {fused} of {expected} DequantizeLinear into "
+            f"MatMulNBits and left {left}: slower than float32 and no smaller in memory. Use a "
+            "newer onnxruntime (1.23 and 1.31 are known to fuse them), or another precision"
+        )
+
+
+def _count(path: Path, domain: str, operator: str) -> int:
+    return wire.read_model(path).operators.get(domain, Counter())[operator]
+
+
+def _options(
+    runtime: Any, threads: int | None, bundle: Bundle, accuracy_level: AccuracyLevel
+) -> onnxruntime.SessionOptions:
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = threads or cpus.usable_cpus()
     options.inter_op_num_threads = 1
+    precision = bundle.manifest.precision
+    if precision in WEIGHT_ONLY:
+        options.add_session_config_entry(
+            "session.qdq_matmulnbits_accuracy_level", str(accuracy_level)
+        )
+    if precision in SIMULATED:  # the default optimizations fail on float8
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 
@@ -298,9 +382,11 @@ def _writable_engines_dir(bundle: Bundle, engines_dir: Path | None) -> Path:
     )
 
 
-def _find_engine(bundle: Bundle, engines_dir: Path | None) -> tuple[Path | None, str]:
+def _find_engine(
+    bundle: Bundle, engines_dir: Path | None, accuracy_level: AccuracyLevel
+) -> tuple[Path | None, str]:
     """The engine for this model, runtime and CPU that we built ourselves, or why there is none."""
-    name = f"ort-{key(bundle)}"
+    name = f"ort-{key(bundle, accuracy_level)}"
     build_it = f"build one with: python -m vit_edge.build {bundle.path} --backend ort"
     others = False
     for folder in _engines_dirs(bundle, engines_dir):

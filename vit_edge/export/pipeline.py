@@ -220,7 +220,11 @@ def finish_bundle(draft: Draft, options: ExportOptions, stage: Path, scratch: Pa
             precision=options.recipe.precision,
             opset=lowered.model.graph.opset_imports[""],
             ir_version=lowered.model.ir_version,
-            quantization={**lowered.record, "table": [list(row) for row in lowered.table]},
+            quantization={
+                **lowered.record,
+                "gate": lowered.simulated or "the graph itself, on onnxruntime",
+                "table": [list(row) for row in lowered.table],
+            },
         )
         parity = gate_lowered(
             stage, draft, manifest, lowered, options.recipe.target_bounds, scratch

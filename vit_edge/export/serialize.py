@@ -149,5 +149,8 @@ def _aligned(size: int) -> int:
 
 
 def _write_array(file: BinaryIO, tensor: onnx_ir.TensorProtocol) -> None:
+    if tensor.dtype.bitwidth < 8:  # NumPy holds one value a byte, the file two or four
+        file.write(tensor.tobytes())
+        return
     array = np.ascontiguousarray(tensor.numpy())
     file.write(array.reshape(-1).view(np.uint8).data)

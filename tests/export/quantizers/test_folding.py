@@ -41,7 +41,9 @@ def test_any_scale_and_shift_leaves_the_logits(
     after = answers(model, images, tmp_path / "b")
     assert np.abs(after - before).max() < 1e-5 * np.abs(before).max()
     # not in vain: every Linear but fc2, which follows a GELU, has other weights now
-    same = [l.name for l in linears if np.array_equal(l.matrix(), weights[l.name])]
+    same = [
+        linear.name for linear in linears if np.array_equal(linear.matrix(), weights[linear.name])
+    ]
     assert same == [linear.name for linear in linears if linear.name.endswith("fc2")]
     assert sum(len(group.linears) for group in found) == 3 * len(linears) // 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -39,6 +40,7 @@ from vit_edge.export.quantizers._e4m3 import (
 from vit_edge.export.quantizers._linears import block_linears, constant, set_constant
 from vit_edge.export.quantizers._products import attention_products, centre_keys
 from vit_edge.export.quantizers._workspace import Workspace
+from vit_edge.manifest import Preprocessing
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes")
 
@@ -273,6 +275,24 @@ def test_the_simulation_computes_what_the_float16_file_means(
     exact = answers(made["fp32"].model, images, tmp_path / "x", fp8.SIMULATION)
     half = answers(made["fp16"].simulation, images, tmp_path / "h", fp8.SIMULATION)
     assert compared(half, exact)["sqnr_centred_db"] > 20  # E4M3 itself leaves about 19
+
+
+def test_another_exporters_graph_can_be_quantized(
+    foreign_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = foreign_file("timm-dynamo-20")
+    before = onnx_ir.load(path)
+    output, size = str(before.graph.outputs[0].name), 32
+    half = (0.5, 0.5, 0.5)
+    spec = Preprocessing("squash", (size, size), (size, size), "bilinear", half, half)
+    images = calibration(16, 1, spec)
+    exact = answers(before, images, tmp_path / "e", output=output)
+    given = task(onnx_ir.load(path), calibration(16, 0, spec), tmp_path / "q", target="gpu")
+    made = fp8.quantize(given, fp8.Settings(sensitivity_images=1, float_budget=0))
+    assert sum(part["name"].endswith(".products") for part in made.record["parts"]) == 2
+    assert made.simulation is not None
+    found = answers(made.simulation, images, tmp_path / "f", fp8.SIMULATION, output)
+    assert compared(found, exact)["sqnr_centred_db"] > 22  # found: 29
 
 
 def test_what_fp8_cannot_do_is_refused_with_the_way_out(

@@ -21,7 +21,8 @@ from vit_edge.export.serialize import write_model
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
-ALL = {"float_budget": 0}  # no Linear stays in float, however much it hurts
+FEW = {"sensitivity_images": 4}
+ALL = {**FEW, "float_budget": 0}  # no Linear stays in float, however much it hurts
 
 
 def operators(model: onnx_ir.Model) -> Counter[str]:
@@ -78,7 +79,7 @@ def test_names_shapes_batch_and_metadata_stay(
 
 
 def test_an_image_is_answered_alike_in_any_batch(testing_bundle: Bundle, tmp_path: Path) -> None:
-    after = quantized("int8", testing_bundle, tmp_path, {})
+    after = quantized("int8", testing_bundle, tmp_path, FEW)
     write_model(after.model, tmp_path)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     pixels = calibration(4, 7, testing_bundle.manifest.preprocessing).pixels(0, 4)
@@ -124,18 +125,20 @@ def test_a_linear_to_keep_that_is_not_there_is_named(
     testing_bundle: Bundle, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"blocks\.99\.mlp"):
-        quantized("int8", testing_bundle, tmp_path, {"keep_float": ["blocks.99.mlp"]})
+        quantized("int8", testing_bundle, tmp_path, {**FEW, "keep_float": ["blocks.99.mlp"]})
 
 
 def test_a_target_out_of_reach_is_refused(testing_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="float_budget"):
-        quantized("int8", testing_bundle, tmp_path, {"float_budget": 1}, goal="sqnr_centred_db=120")
+        quantized(
+            "int8", testing_bundle, tmp_path, {**FEW, "float_budget": 1}, goal="sqnr_centred_db=120"
+        )
 
 
 def test_the_same_images_give_the_same_graph(testing_bundle: Bundle, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        made = quantized("int8", testing_bundle, tmp_path / name, {}).model
+        made = quantized("int8", testing_bundle, tmp_path / name, FEW).model
         write_model(made, tmp_path / name)
     one, two = ((tmp_path / name / "model.onnx").read_bytes() for name in ("one", "two"))
     assert one == two
@@ -145,7 +148,7 @@ def test_the_same_images_give_the_same_graph(testing_bundle: Bundle, tmp_path: P
 def test_every_range_method_keeps_the_answers(
     ranges: str, embedded_bundle: Bundle, tmp_path: Path
 ) -> None:
-    found = quantized("int8", embedded_bundle, tmp_path, {"ranges": ranges})
+    found = quantized("int8", embedded_bundle, tmp_path, {**FEW, "ranges": ranges})
     summary = judged(embedded_bundle, found.model, tmp_path)
     assert summary["sqnr_centred_db"] > 28
     assert summary["top1_agreement"] > 0.95
@@ -192,7 +195,7 @@ def test_planted_outliers_are_survived_where_a_careless_recipe_is_not(
     expected = answers(onnx_ir.load(bundle.model_path), images, tmp_path / "float")
     same = answers(planted, images, tmp_path / "planted")
     assert np.abs(same - expected).max() < 1e-4 * np.abs(expected).max()
-    settings: dict[str, Any] = {"around": "fp32"}
+    settings: dict[str, Any] = {**FEW, "around": "fp32"}
     careful = quantized("int8", moved, tmp_path, settings, target=target)
     settings |= {"smoothing": False, "ranges": "minmax", "bias_correction": False}
     careless = quantized("int8", moved, tmp_path, settings | {"float_budget": 0}, target=target)

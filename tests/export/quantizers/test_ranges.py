@@ -17,7 +17,8 @@ SEARCHES: list[RangeMethod] = ["percentile", "entropy", "mse", "output"]
 
 def sample_of(rows: np.ndarray) -> Sample:
     rows = rows.astype(np.float32)
-    return Sample(rows.min(axis=0), rows.max(axis=0), rows)
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    return Sample(low, high, low, high, rows)
 
 
 def with_one_spike() -> tuple[Sample, np.ndarray]:

@@ -151,8 +151,8 @@ def test_planted_outliers_are_survived_where_plain_rounding_fails(
         work = task(planted(embedded_bundle, seed), calibrated_on, tmp_path / name)
         model = quantizers.module("int4").quantize(work, chosen).model
         found[name] = compared(answers(model, judged_on, tmp_path / name), expected)
-    assert found["careful"]["sqnr_centred_db"] > 20
-    assert found["plain"]["sqnr_centred_db"] < 12
+    assert found["careful"]["sqnr_centred_db"] > 25  # 33 to 34 with seeds 0 to 2
+    assert found["plain"]["sqnr_centred_db"] < 16  # 12 to 13
     assert found["careful"]["top1_agreement"] > found["plain"]["top1_agreement"]
 
 
@@ -165,17 +165,14 @@ def test_int8_weights_are_nearly_lossless(embedded_bundle: Bundle, tmp_path: Pat
     assert found["sqnr_centred_db"] > 50
 
 
-def test_each_step_of_the_recipe_lowers_the_error(embedded_bundle: Bundle, tmp_path: Path) -> None:
-    """Otherwise it would not be worth its lines."""
-
-    def error(**changes: Any) -> float:
-        found = quantized("int4", embedded_bundle, tmp_path / str(len(changes)), changes)
+def test_gptq_leaves_a_fraction_of_the_error_of_rounding(
+    embedded_bundle: Bundle, tmp_path: Path
+) -> None:
+    def error(rounding: str) -> float:
+        found = quantized("int4", embedded_bundle, tmp_path / rounding, {"rounding": rounding})
         return float(np.mean([linear["output_error"] for linear in found.record["linears"]]))
 
-    best = error()
-    assert error(rounding="nearest") > 1.5 * best
-    assert error(bias_correction=False, symmetric=False) > best
-    assert error(symmetric=True, block_size=64, rescale=True) > best
+    assert error("gptq") < 0.2 * error("nearest")  # a twentieth, measured
 
 
 def test_the_head_is_left_in_float_unless_asked_for(testing_bundle: Bundle, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ The scale moves difficulty from activations to weights (SmoothQuant, arXiv:2211.
 
     s_j = max|x_j|^alpha / max|W_j|^(1 - alpha)
 
-alpha is searched for each group by the error of what comes out of its Linears on calibration rows,
-and so is whether a shift of each channel's middle to zero helps (arXiv:2304.09145).
+alpha is searched for each group by the error of what comes out of its Linears, and so is whether a
+shift of each channel's middle to zero helps (arXiv:2304.09145). The scales that are tried come from
+one half of the calibration images, the error from the other: every channel that is scaled to the
+full range has nothing left for larger values, and only other images show what that costs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from vit_edge.export.quantizers._folding import Group
 from vit_edge.export.quantizers._integers import Format, quantized_weight
 from vit_edge.export.quantizers._samples import Sample
 
-ALPHAS = tuple(round(0.05 * step, 2) for step in range(4, 20))  # 0.20 to 0.95
+ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 # (sample of the input, weight float32[in, out]) -> squared error of the product, per row
 Error = Callable[[Sample, NDArray[np.float32]], float]
@@ -48,7 +50,8 @@ def rounding_error(kind: Format, largest: int) -> Error:
     """
 
     def error(sample: Sample, weight: NDArray[np.float32]) -> float:
-        scale_and_zero = kind.parameters(float(sample.low.min()), float(sample.high.max()))
+        ends = float(sample.fit_low.min()), float(sample.fit_high.max())
+        scale_and_zero = kind.parameters(*ends)
         rounded = kind.fake(sample.rows, *scale_and_zero)
         rounded = rounded @ quantized_weight(weight, largest).dequantized()
         rounded -= sample.rows @ weight
@@ -101,12 +104,11 @@ def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] =
     """
     weights = [linear.matrix().astype(np.float32) for linear in group.linears]
     largest_weight = np.max([np.abs(w).max(axis=1) for w in weights], axis=0).astype(np.float64)
-    nothing = np.zeros(len(sample.low))
-    middle = (sample.low.astype(np.float64) + sample.high) / 2
     unscaled = sum(error(sample, weight) for weight in weights)
-    best = Choice(None, False, np.ones(len(sample.low)), nothing, 1.0)
-    for shift in [nothing, middle] if group.can_shift else [nothing]:
-        reach = np.maximum(np.abs(sample.low - shift), np.abs(sample.high - shift))
+    ones, zeros = np.ones(len(sample.low)), np.zeros(len(sample.low))
+    best = Choice(None, False, ones, zeros, 1.0)
+    for shifted in [False, True] if group.can_shift else [False]:
+        shift, reach = _centred(sample.fit_low, sample.fit_high, shifted)
         for alpha in alphas:
             scale = smoothing_scale(reach, largest_weight, alpha)
             moved = sample.rescaled(scale, shift)
@@ -115,8 +117,20 @@ def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] =
             )
             relative = found / unscaled if unscaled else 1.0
             if relative < best.error:
-                best = Choice(alpha, shift is middle, scale, shift, relative)
-    return best
+                best = Choice(alpha, shifted, scale, shift, relative)
+    if best.alpha is None:
+        return best
+    shift, reach = _centred(sample.low, sample.high, best.shifted)  # now from all images
+    return best._replace(scale=smoothing_scale(reach, largest_weight, best.alpha), shift=shift)
+
+
+def _centred(
+    low: NDArray[np.float32], high: NDArray[np.float32], shifted: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The shift of each channel, and how far the channel reaches from there."""
+    wide_low, wide_high = low.astype(np.float64), high.astype(np.float64)
+    shift = (wide_low + wide_high) / 2 if shifted else np.zeros(len(low))
+    return shift, np.maximum(np.abs(wide_low - shift), np.abs(wide_high - shift))
 
 
 def smoothing_scale(

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from vit_edge.errors import UsageError
 from vit_edge.export.quantizers import CalibrationUse, Quantized, Task
-from vit_edge.export.quantizers._folding import Group
 from vit_edge.export.quantizers._half import FLOAT16, convert, prepare, rounded_scale
 from vit_edge.export.quantizers._integers import (
     INT8,
@@ -58,7 +57,7 @@ from vit_edge.export.quantizers._sensitivity import (
     shares,
 )
 from vit_edge.export.quantizers._simulate import sentence, simulated
-from vit_edge.export.quantizers._smoothing import Choice, choose
+from vit_edge.export.quantizers._smoothing import Choice, rounding_error, smooth
 from vit_edge.export.quantizers._workspace import Workspace
 
 CALIBRATION: CalibrationUse = "required"
@@ -137,7 +136,8 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     choices: dict[str, Choice] = {}
     if settings.smoothing:
         found = proven(workspace, model, linears, task.calibration.pixels(0, PROVING_IMAGES))
-        choices = _smooth(found, samples, settings, kind, task)
+        error = rounding_error(kind, _largest_weight(settings))
+        choices = smooth(found, samples, error, shift=settings.shift, progress=task.progress)
         model = workspace.settled(model)
         linears = block_linears(model)
         samples = _renamed(samples, linears)
@@ -212,40 +212,14 @@ def _check_names(names: Sequence[str], linears: Sequence[Linear]) -> None:
         )
 
 
+def _largest_weight(settings: Settings) -> int:
+    return LARGEST_REDUCED if settings.reduce_range else LARGEST
+
+
 def judged_output(model: onnx_ir.Model) -> str:
     """The output by which Linears are compared: the logits, or whatever comes first."""
     names = [str(output.name) for output in model.graph.outputs]
     return "logits" if "logits" in names else names[0]
-
-
-def _smooth(
-    found: Sequence[Group],
-    samples: dict[onnx_ir.Value, Sample],
-    settings: Settings,
-    kind: Format,
-    task: Task,
-) -> dict[str, Choice]:
-    """Choose and fold a scale for every group; the samples follow."""
-    largest = LARGEST_REDUCED if settings.reduce_range else LARGEST
-
-    def error(sample: Sample, weight: NDArray[np.float32]) -> float:
-        scale_and_zero = kind.parameters(float(sample.low.min()), float(sample.high.max()))
-        rounded = kind.fake(sample.rows, *scale_and_zero)
-        rounded = rounded @ quantized_weight(weight, largest).dequantized()
-        rounded -= sample.rows @ weight
-        return float(np.square(rounded, dtype=np.float64).sum())
-
-    choices: dict[str, Choice] = {}
-    with task.progress("smoothing", len(found), "group") as bar:
-        for group in found:
-            allowed = dataclasses.replace(group, can_shift=group.can_shift and settings.shift)
-            choice = choose(allowed, samples[group.linears[0].input], error)
-            group.fold(choice.scale, choice.shift)
-            for value in {linear.input for linear in group.linears}:
-                samples[value] = samples[value].rescaled(choice.scale, choice.shift)
-            choices |= {linear.name: choice for linear in group.linears}
-            bar.update(1)
-    return choices
 
 
 def _renamed(
@@ -265,7 +239,7 @@ def _round(
 ) -> dict[str, Rounded]:
     """Round every Linear by itself."""
     scale_type = rounded_scale if _half_around(task, settings) else unrounded
-    largest = LARGEST_REDUCED if settings.reduce_range else LARGEST
+    largest = _largest_weight(settings)
     rounded = {}
     with task.progress("ranges", len(linears), "Linear") as bar:
         for linear in linears:

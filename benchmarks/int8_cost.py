@@ -1,0 +1,90 @@
+"""What the INT8 recipe costs: time against running its images once in float32, and peak memory.
+
+    python benchmarks/int8_cost.py --calibration DIR [--variant base-patch16-224] [--count 128]
+
+The bars: 40 times one float32 pass over the images at batch 1, and 2 GB with 512 images (the word
+"random" as DIR takes noise, which costs the same). Weights are seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir
+
+from vit_edge.checkpoints import Request, load_checkpoint
+from vit_edge.export import draft as drafts
+from vit_edge.export import quantizers
+from vit_edge.export.calibration import CalibrationRequest, load_calibration
+from vit_edge.export.quantizers import Task
+from vit_edge.export.quantizers._workspace import Workspace
+from vit_edge.export.recipe import find_recipe
+from vit_edge.isolate import run_child
+from vit_edge.models.vit import vit_from_weights
+from vit_edge.variants import variant
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="base-patch16-224")
+    parser.add_argument("--calibration", required=True)
+    parser.add_argument("--count", type=int, default=128)
+    parser.add_argument("--in-child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.in_child:
+        measure(arguments)
+        return 0
+    result = run_child([sys.executable, *sys.argv, "--in-child"]).check("int8")
+    print(result.stdout, end="")
+    print(f"peak memory of the whole: {result.peak_rss_bytes / 1e6:.0f} MB")
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Print each step's time, and the ratio."""
+    checkpoint = load_checkpoint("seeded:0", Request(variant(arguments.variant)))
+    vit = vit_from_weights(checkpoint.architecture, dict(checkpoint.weights))
+    recipe = find_recipe("cpu-int8", None)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        fp32 = find_recipe("cpu-fp32", None)
+        made = drafts.draft_from_checkpoint(
+            vit, checkpoint, fp32, ("logits",), None, scratch, single_file_limit=0
+        )
+        request = CalibrationRequest(arguments.calibration, arguments.count)
+        images = load_calibration(request, made.manifest.preprocessing, scratch)
+        model = onnx_ir.load(scratch / "model.onnx")
+        once = time.perf_counter()
+        for _ in Workspace(scratch / "once").answers(model, images.batches(1), "logits"):
+            pass
+        once = time.perf_counter() - once
+        settings = quantizers.settings_from_table("int8", recipe.quantization, recipe.name)
+        task = Task(model, "cpu", images, None, scratch, None, timed)
+        started = time.perf_counter()
+        quantizers.module("int8").quantize(task, settings)
+        took = time.perf_counter() - started
+    print(f"{len(images)} images once in float32: {once:.1f} s; int8: {took:.1f} s")
+    print(f"ratio {took / once:.1f} (bar: 40)")
+
+
+class _Quiet:
+    def update(self, n: int) -> None:
+        """Show nothing."""
+
+
+@contextlib.contextmanager
+def timed(what: str, total: int, unit: str = "image") -> Iterator[_Quiet]:
+    """Progress that tells how long each step took."""
+    started = time.perf_counter()
+    yield _Quiet()
+    print(f"{what:<16} {total:>4} {unit}s {time.perf_counter() - started:>8.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+"""Weight-only precisions: the weights of the Linears in 4 or 8 bits, everything else in float.
+
+For devices where the size of the file and the memory decide. In order: inputs are rescaled where
+that is exact (_folding, _awq), each block's levels fitted (_blockwise), weights rounded so that
+what comes out changes least (_gptq), biases corrected by the mean that is lost, and, where a
+target asks for it, the Linears that hurt most kept in float (_sensitivity).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from vit_edge.errors import ModelError, UsageError
+from vit_edge.export.quantizers import Quantized, Task
+from vit_edge.export.quantizers._awq import Choice, choose
+from vit_edge.export.quantizers._blockwise import (
+    BlockFormat,
+    BlockWeight,
+    dequantize_in_graph,
+    rounded,
+)
+from vit_edge.export.quantizers._folding import Group, groups
+from vit_edge.export.quantizers._gptq import gptq
+from vit_edge.export.quantizers._journal import Journal
+from vit_edge.export.quantizers._linears import (
+    Linear,
+    all_linears,
+    block_linears,
+    constant,
+    set_constant,
+)
+from vit_edge.export.quantizers._moments import Moment, collect_moments, passes
+from vit_edge.export.quantizers._sensitivity import (
+    Judge,
+    Trial,
+    Variant,
+    search,
+    shares,
+)
+from vit_edge.export.quantizers._workspace import Workspace
+from vit_edge.export.quantizers.int8 import judged_output
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # what onnxruntime's MatMulNBits has kernels for
+OLDEST_OPSET = 21  # brought block_size and 4-bit integers to DequantizeLinear
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen."""
+
+    block_size: int = 32  # input channels that share a scale
+    symmetric: bool = False  # without zero points: a little smaller and less exact
+    rescale: bool = True  # AWQ
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    bias_correction: bool = True
+    head: bool = False  # the Linears behind the last LayerNormalization too
+    keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
+    float_budget: int = 4  # how many may stay in float for the target
+    sensitivity_images: int = 32
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be followed; empty if nothing."""
+        found = []
+        if self.block_size not in BLOCK_SIZES:
+            found.append(f"block_size must be one of {list(BLOCK_SIZES)}, not {self.block_size}")
+        if self.float_budget < 0:
+            found.append(f"float_budget must not be negative, not {self.float_budget}")
+        if self.sensitivity_images < 1:
+            found.append(f"sensitivity_images must be at least 1, not {self.sensitivity_images}")
+        return found
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What a Linear becomes."""
+
+    weight: BlockWeight
+    bias: NDArray[np.float32] | None  # corrected; None where there is none to correct
+    error: float  # of what comes out: mean square, relative to its variance
+
+
+def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
+    """Store the weights of the Linears in blocks of so many bits.
+
+    Args:
+        task: With calibration images.
+        settings: What to do.
+        bits: 4 or 8.
+
+    Returns:
+        The graph, the choices and findings, and the table of the Linears.
+
+    Raises:
+        ModelError: The graph is no ViT that this understands, or its opset is too old.
+        ParityError: The task's target does not hold within the float budget.
+        UsageError: keep_float names a Linear that is not there, or the target is no CPU.
+    """
+    assert task.calibration is not None
+    _check(task)
+    kind = BlockFormat(bits, settings.symmetric, settings.block_size)
+    workspace = Workspace(task.scratch / "weight-only")
+    reference = workspace.settled(task.model)
+    model = reference.clone()
+    found, choices = _round(task, settings, kind, workspace, reference, model)
+    model = workspace.settled(model)
+
+    def variant(names: Sequence[str]) -> onnx_ir.Model:
+        return _applied(model, {name: found[name] for name in names})
+
+    trials = _search(task, settings, workspace, reference, variant, list(found))
+    kept_float = trials[-1].kept_float if trials else ()
+    names = [name for name in found if name not in kept_float]
+    return Quantized(
+        variant(names),
+        _record(task, settings, kind, found, choices, names, trials),
+        _table(found, choices, names),
+    )
+
+
+def _check(task: Task) -> None:
+    if task.target != "cpu":
+        raise UsageError(
+            "weight-only precisions are for ONNX Runtime and OpenVINO on CPUs; for TensorRT choose "
+            "int8, fp8 or fp16, or take a cpu recipe"
+        )
+    opset = task.model.opset_imports.get("", 0)
+    if opset < OLDEST_OPSET:
+        raise ModelError(
+            f"the graph has opset {opset}; blocks need {OLDEST_OPSET} or newer (--opset 23)"
+        )
+
+
+def linears_of(model: onnx_ir.Model, head: bool) -> list[Linear]:
+    """The Linears of the blocks, and those of the readout if asked for."""
+    inside = block_linears(model)
+    if not head:
+        return inside
+    nodes = {linear.node for linear in inside}
+    return [*inside, *(linear for linear in all_linears(model) if linear.node not in nodes)]
+
+
+def _round(
+    task: Task,
+    settings: Settings,
+    kind: BlockFormat,
+    workspace: Workspace,
+    reference: onnx_ir.Model,
+    model: onnx_ir.Model,
+) -> tuple[dict[str, Rounded], dict[str, Choice]]:
+    """Rescale the model's groups in place and round its Linears, some of them at a time."""
+    assert task.calibration is not None
+    linears = linears_of(model, settings.head)
+    _check_names(settings.keep_float, linears)
+    tied = groups(model, linears) if settings.rescale else []
+    found: dict[str, Rounded] = {}
+    choices: dict[str, Choice] = {}
+    for run in passes(linears, tied):
+        seen = collect_moments(workspace, reference, run, task.calibration, task.progress)
+        weights = {linear.weight for linear in run}
+        with task.progress("rounding", len(run), "Linear") as bar:
+            for group in tied:
+                if weights.intersection(linear.weight for linear in group.linears):
+                    choices |= _rescale(group, seen, kind, settings.bias_correction)
+            for linear in run:
+                if linear.name not in settings.keep_float:
+                    moment = seen[str(linear.input.name)]
+                    found[linear.name] = _rounded(linear, moment, settings, kind)
+                bar.update(1)
+    return found, choices
+
+
+def _check_names(names: Sequence[str], linears: Sequence[Linear]) -> None:
+    known = [linear.name for linear in linears]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"keep_float names {', '.join(unknown)}, which the graph does not have; its Linears "
+            f"are {', '.join(known)}"
+        )
+
+
+def _rescale(
+    group: Group, seen: dict[str, Moment], kind: BlockFormat, centred: bool
+) -> dict[str, Choice]:
+    """Choose and fold the scale of a group; the moments of its inputs follow."""
+    corrected = centred and all(linear.bias is not None for linear in group.linears)
+
+    def error(weight: NDArray[np.float32], moment: Moment) -> float:
+        wrong = weight - kind.nearest(weight, kind.covering(weight))
+        of_weights = output_error(wrong, moment.covariance if corrected else moment.second)
+        return of_weights + input_noise(weight, moment, kind.block)
+
+    choice = choose(group, seen[str(group.linears[0].input.name)], error)
+    group.fold(choice.scale, np.zeros_like(choice.scale))
+    for name in {str(linear.input.name) for linear in group.linears}:
+        seen[name] = seen[name].rescaled(choice.scale)
+    return {linear.name: choice for linear in group.linears}
+
+
+def output_error(wrong: NDArray[np.float32], covariance: NDArray[np.float64]) -> float:
+    """The mean square of x E summed over the outputs: tr(E^T C E), for E float32[in, out]."""
+    return float(np.vdot(wrong, covariance.astype(np.float32) @ wrong))
+
+
+def input_noise(weight: NDArray[np.float32], moment: Moment, block: int) -> float:
+    """What int8 inputs add to `output_error`: MatMulNBits rounds each token's by blocks.
+
+    A block's step is its largest |x| / 127, the mean square of its rounding a twelfth of the
+    step's. The mean of the largest x^2 is taken as the Euclidean norm of the channels' mean
+    squares: exact where one channel stands out, 5.7 variances for 32 alike (normal ones: 5.3).
+
+    Args:
+        weight: float32[in, out].
+        moment: Of the input.
+        block: Channels that share a step.
+    """
+    starts = range(0, len(weight), block)
+    largest = np.sqrt(np.add.reduceat(np.diag(moment.second) ** 2, starts))
+    gain = np.add.reduceat(np.square(weight, dtype=np.float64).sum(axis=1), starts)
+    return float(largest @ gain) / (12 * 127**2)
+
+
+def _rounded(linear: Linear, moment: Moment, settings: Settings, kind: BlockFormat) -> Rounded:
+    """Round one Linear. Where its bias takes the mean, only the covariance counts."""
+    weight = np.ascontiguousarray(linear.matrix(), np.float32)
+    corrects = settings.bias_correction and linear.bias is not None
+    covariance = moment.covariance if corrects else moment.second
+    grid = kind.fitting(weight, np.diag(covariance))
+    if settings.rounding == "gptq":
+        made = gptq(weight, covariance, grid, kind)
+    else:
+        made = rounded(weight, grid, kind)
+    wrong = weight - made.dequantized()
+    bias = None
+    if corrects and linear.bias is not None:
+        bias = (constant(linear.bias) + moment.mean @ wrong).astype(np.float32)
+    exact = output_error(weight, moment.covariance)
+    return Rounded(made, bias, output_error(wrong, covariance) / max(exact, 1e-30))
+
+
+def _applied(model: onnx_ir.Model, found: Mapping[str, Rounded]) -> onnx_ir.Model:
+    """A copy of the model with these Linears quantized."""
+    copy = model.clone()
+    for linear in all_linears(copy):
+        if linear.name in found:
+            bias = found[linear.name].bias
+            if bias is not None and linear.bias is not None:
+                set_constant(linear.bias, bias)
+            dequantize_in_graph(copy, linear, found[linear.name].weight)
+    return copy
+
+
+def _search(
+    task: Task,
+    settings: Settings,
+    workspace: Workspace,
+    reference: onnx_ir.Model,
+    variant: Variant,
+    names: Sequence[str],
+) -> list[Trial]:
+    """Look whether the target holds with all of them, and only if not, which to keep in float."""
+    if task.parity_target is None:
+        return []
+    assert task.calibration is not None
+    judge = Judge(workspace, reference, judged_output(reference), task.calibration)
+    summary = judge.summary(variant(names))
+    first = Trial((), tuple(task.parity_target.judged(summary).missed(summary)), summary)
+    if not first.missed:
+        return [first]
+    journal = Journal(task.journal)
+    images = min(settings.sensitivity_images, len(task.calibration))
+    ranked = shares(judge, variant, names, images, journal, task.progress)
+    order, budget = [share.name for share in ranked], settings.float_budget
+    found = search(judge, variant, order, task.parity_target, min(1, budget), budget, task.progress)
+    journal.finish()
+    return [first, *found]
+
+
+def _record(
+    task: Task,
+    settings: Settings,
+    kind: BlockFormat,
+    found: Mapping[str, Rounded],
+    choices: Mapping[str, Choice],
+    names: Sequence[str],
+    trials: Sequence[Trial],
+) -> dict[str, Any]:
+    """What the manifest keeps: enough to see why the graph is as it is."""
+    assert task.calibration is not None
+    return {
+        "method": f"weight-only, {kind.dtype.name.lower()} in blocks of {kind.block}",
+        "settings": dataclasses.asdict(settings),
+        "calibration": task.calibration.as_dict(),
+        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
+        "trials": [
+            {"kept_float": list(trial.kept_float), "missed": list(trial.missed)}
+            | {"summary": trial.summary}
+            for trial in trials
+        ],
+        "weight_bytes": sum(found[name].weight.stored_bytes for name in names),
+        "linears": [
+            {
+                "name": name,
+                "quantized": name in names,
+                "exponent": choices[name].exponent if name in choices else None,
+                "output_error": linear.error,
+            }
+            for name, linear in found.items()
+        ],
+    }
+
+
+def _table(
+    found: Mapping[str, Rounded], choices: Mapping[str, Choice], names: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The Linears, the worst first, to print."""
+    rows = [("linear", "output error", "exponent", "weights")]
+    for name in sorted(found, key=lambda name: -found[name].error):
+        linear = found[name]
+        exponent = f"{choices[name].exponent:.1f}" if name in choices else "-"
+        stored = linear.weight.kind.dtype.name.lower() if name in names else "float"
+        rows.append((name, f"{linear.error:.1e}", exponent, stored))
+    return tuple(rows)

@@ -1,0 +1,16 @@
+"""INT8 weights: 8-bit weights in blocks, float activations. See _weight_only."""
+
+from __future__ import annotations
+
+from vit_edge.export.quantizers import CalibrationUse, Quantized, Task, _weight_only
+from vit_edge.export.quantizers._weight_only import Settings
+
+__all__ = ["CALIBRATION", "Settings", "quantize"]
+
+CALIBRATION: CalibrationUse = "required"
+LEAST_OPSET = {"cpu": 21, "gpu": 21}
+
+
+def quantize(task: Task, settings: Settings) -> Quantized:
+    """Store the weights of the Linears in 8 bits; see `_weight_only.quantize`."""
+    return _weight_only.quantize(task, settings, bits=8)
