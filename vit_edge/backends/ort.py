@@ -38,7 +38,8 @@ EngineUse = Literal["auto", "never", "required"]
 # rounded to int8 by blocks. 4 is the runtime's default, and several times faster.
 AccuracyLevel = Literal[0, 4]
 DEFAULT_LEVEL: AccuracyLevel = 4
-WEIGHT_ONLY = ("int4", "int8-weights")
+# The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.
+WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}
 SIMULATED = {"fp8": "float8 values rounded, products computed in float32 (disable_quant_qdq)"}
 
 _PROVIDERS: dict[Provider, str] = {
@@ -53,7 +54,7 @@ def available() -> Availability:
     if importlib.util.find_spec("onnxruntime") is None:
         return Availability(False, 'onnxruntime is not installed: pip install "vit-edge[cpu]"')
     version = _version()
-    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
+    if _release(version) < MINIMUM_VERSION:
         return Availability(
             False,
             f'onnxruntime {version} is too old, 1.23 is needed: pip install -U "vit-edge[cpu]"',
@@ -91,6 +92,7 @@ def build(
     import onnxruntime
 
     _check_level(accuracy_level)
+    _check_version(bundle)
     verify.ensure_verified(bundle, full=True)
     name = f"ort-{key(bundle, accuracy_level)}"
     target = _writable_engines_dir(bundle, engines_dir) / name
@@ -141,7 +143,7 @@ def load(
     Raises:
         IntegrityError: A file of the bundle is not what its manifest says.
         EngineError: `engine="required"` and there is none for this model, runtime and CPU.
-        BackendError: The provider is not there, or refuses the model.
+        BackendError: The provider is not there, refuses the model, or is too old for its precision.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
@@ -150,6 +152,7 @@ def load(
     if engine not in ("auto", "never", "required"):
         raise UsageError(f'engine must be "auto", "never" or "required", not {engine!r}')
     _check_level(accuracy_level)
+    _check_version(bundle)
     verify.ensure_verified(bundle)
     found: Path | None = None
     if engine == "never":
@@ -253,6 +256,10 @@ def _version() -> str:
     return str(onnxruntime.__version__)
 
 
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
 def _key_parts(bundle: Bundle, accuracy_level: AccuracyLevel) -> dict[str, str]:
     weight_only = bundle.manifest.precision in WEIGHT_ONLY
     return ({"accuracy_level": str(accuracy_level)} if weight_only else {}) | {
@@ -266,6 +273,21 @@ def _key_parts(bundle: Bundle, accuracy_level: AccuracyLevel) -> dict[str, str]:
 def _check_level(accuracy_level: int) -> None:
     if accuracy_level not in (0, 4):
         raise UsageError(f"accuracy_level must be 0 (float32) or 4 (int8), not {accuracy_level!r}")
+
+
+def _check_version(bundle: Bundle) -> None:
+    """Refuse weights that this version would expand to float32 at every run.
+
+    Here by the version, which costs nothing; `build` looks at the optimized graph itself.
+    """
+    precision = bundle.manifest.precision
+    needed = WEIGHT_ONLY.get(precision, MINIMUM_VERSION)
+    if _release(_version()) < needed:
+        raise BackendError(
+            f"{bundle.path}: onnxruntime {_version()} would expand {precision} to float32 at every "
+            f"run; {'.'.join(map(str, needed))} or newer multiplies it as it is. Update it, or "
+            "export with --precision int4 or int8"
+        )
 
 
 def _precision_facts(precision: str, accuracy_level: AccuracyLevel) -> dict[str, str]:
@@ -288,8 +310,8 @@ def _check_fusion(path: Path, optimized: Path) -> None:
     if left or fused != expected:
         raise BackendError(
             f"{path}: onnxruntime {_version()} fused {fused} of {expected} DequantizeLinear into "
-            f"MatMulNBits and left {left}: slower than float32 and no smaller in memory. Use a "
-            "newer onnxruntime (1.23 and 1.31 are known to fuse them), or another precision"
+            f"MatMulNBits and left {left}, which it would expand to float32 at every run: use "
+            "another onnxruntime (1.31.1 is known to fuse them) or export another precision"
         )
 
 

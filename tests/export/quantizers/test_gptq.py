@@ -16,12 +16,12 @@ requires = ("onnx_ir",)
 KIND = BlockFormat(4, False, 32)
 
 
-def inputs(rows: int, seed: int) -> NDArray[np.float64]:
+def inputs(rows: int, seed: int) -> NDArray[np.float32]:
     """The covariance of correlated channels of different strength."""
     rng = np.random.default_rng(seed)
     mixed = rng.standard_normal((4 * rows, rows)) @ rng.standard_normal((rows, rows))
     mixed *= np.exp(rng.uniform(-2, 2, rows))
-    return np.asarray(np.cov(mixed.T))
+    return np.cov(mixed.T).astype(np.float32)
 
 
 def weights(rows: int, outputs: int, seed: int) -> NDArray[np.float32]:
@@ -29,19 +29,19 @@ def weights(rows: int, outputs: int, seed: int) -> NDArray[np.float32]:
 
 
 def lost(
-    matrix: NDArray[np.float32], left: NDArray[np.float32], covariance: NDArray[np.float64]
+    matrix: NDArray[np.float32], left: NDArray[np.float32], covariance: NDArray[np.float32]
 ) -> float:
     wrong = (matrix - left).astype(np.float64)
     return float(np.vdot(wrong, covariance @ wrong))
 
 
 def paper(
-    matrix: NDArray[np.float32], covariance: NDArray[np.float64], grid: Grid, damping: float
+    matrix: NDArray[np.float32], covariance: NDArray[np.float32], grid: Grid, damping: float
 ) -> NDArray[np.float64]:
     """Algorithm 1 of arXiv:2210.17323 in float64: the inverse, and weights bent as it goes."""
     rows = len(matrix)
     order = np.argsort(-np.diag(covariance), kind="stable")
-    hessian = covariance[np.ix_(order, order)]
+    hessian = covariance[np.ix_(order, order)].astype(np.float64)
     hessian += damping * np.diag(hessian).mean() * np.eye(rows)
     upper = np.linalg.cholesky(np.linalg.inv(hessian)).T
     bent = matrix[order].astype(np.float64)
@@ -84,7 +84,7 @@ def test_less_is_lost_than_by_rounding_to_the_nearest(
 
 def test_independent_channels_are_rounded_to_the_nearest() -> None:
     matrix = weights(50, 4, 0)
-    variances = np.diag(np.random.default_rng(1).uniform(1, 2, 50))
+    variances = np.diag(np.random.default_rng(1).uniform(1, 2, 50)).astype(np.float32)
     grid = KIND.covering(matrix)
     found, expected = gptq(matrix, variances, grid, KIND), rounded(matrix, grid, KIND)
     assert np.array_equal(found.levels.astype(int), expected.levels.astype(int))
@@ -112,7 +112,7 @@ def test_channels_that_are_always_zero_do_no_harm(dead: list[int]) -> None:
 def test_fewer_images_than_channels_are_enough() -> None:
     """The covariance is singular then; the damping decides what was not seen."""
     rng = np.random.default_rng(0)
-    covariance = np.cov(rng.standard_normal((10, 80)).T)
+    covariance = np.cov(rng.standard_normal((10, 80)).T).astype(np.float32)
     matrix = weights(80, 6, 0)
     left = gptq(matrix, covariance, KIND.covering(matrix), KIND).dequantized()
     assert np.isfinite(left).all()

@@ -119,6 +119,18 @@ def test_a_pickled_backend_keeps_its_accuracy_level(bundle: Bundle) -> None:
     assert again.facts["accuracy_level"] == "0"
 
 
+@pytest.mark.parametrize(("precision", "version"), [("int8-weights", "1.24.2"), ("int4", "1.22.1")])
+def test_a_runtime_that_would_expand_the_weights_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, precision: str, version: str
+) -> None:
+    manifest = dataclasses.replace(bundle.manifest, precision=precision)
+    older = dataclasses.replace(bundle, manifest=manifest)
+    monkeypatch.setattr(ort, "_version", lambda: version)
+    for open_it in (ort.load, ort.build):
+        with pytest.raises(BackendError, match=f"onnxruntime {version} would expand {precision}"):
+            open_it(older)
+
+
 @pytest.mark.parametrize("level", [1, 3, -1])
 def test_other_accuracy_levels_are_refused(bundle: Bundle, level: Any) -> None:
     with pytest.raises(UsageError, match="accuracy_level must be 0"):

@@ -146,7 +146,7 @@ def test_fitting_never_leaves_more_error_than_covering(
 ) -> None:
     rng = np.random.default_rng(seed)
     matrix = rng.standard_t(3, (rows, 5)).astype(np.float32)
-    importance = np.exp(rng.uniform(-3, 3, rows))
+    importance = np.exp(rng.uniform(-3, 3, rows)).astype(np.float32)
 
     def error(left: NDArray[np.float32]) -> float:
         return float(importance @ np.square(left - matrix, dtype=np.float64).sum(axis=1))
@@ -160,7 +160,7 @@ def test_fitting_clips_what_hardly_counts() -> None:
     """A single large weight behind a channel that is nearly silent."""
     matrix = np.random.default_rng(0).uniform(-1, 1, (32, 1)).astype(np.float32)
     matrix[7] = 1.7
-    importance = np.ones(32)
+    importance = np.ones(32, np.float32)
     importance[7] = 1e-6
     kind = BlockFormat(4, False, 32)
     assert kind.fitting(matrix, importance).scale[0, 0] < 0.9 * kind.covering(matrix).scale[0, 0]
@@ -169,6 +169,6 @@ def test_fitting_clips_what_hardly_counts() -> None:
 def test_blocks_of_zeros_stay_zero() -> None:
     for kind in (BlockFormat(4, False, 32), BlockFormat(4, True, 32), BlockFormat(8, True, 32)):
         matrix = np.zeros((40, 3), np.float32)
-        grid = kind.fitting(matrix, np.ones(40))
+        grid = kind.fitting(matrix, np.ones(40, np.float32))
         assert np.isfinite(grid.scale).all()
         assert not rounded(matrix, grid, kind).dequantized().any()

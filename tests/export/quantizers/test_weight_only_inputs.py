@@ -16,7 +16,7 @@ from vit_edge.export.quantizers._blockwise import BlockFormat
 from vit_edge.export.quantizers._folding import groups
 from vit_edge.export.quantizers._linears import block_linears, constant, set_constant
 from vit_edge.export.quantizers._moments import Moment, _Sums, collect_moments, passes
-from vit_edge.export.quantizers._weight_only import input_noise, output_error
+from vit_edge.export.quantizers._rounding import input_noise, output_error
 from vit_edge.export.quantizers._workspace import Workspace
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -117,7 +117,7 @@ def test_the_search_finds_what_protects_planted_outliers(testing_bundle: Bundle,
     channels = group.linears[0].matrix().shape[0]
     strength = np.ones(channels)
     strength[rng.choice(channels, 3, replace=False)] = rng.uniform(15, 40, 3)
-    moment = Moment(np.zeros(channels), np.diag(strength**2))
+    moment = Moment(np.zeros(channels), np.diag(strength**2).astype(np.float32))
     kind = BlockFormat(4, False, 32)
 
     def error(weight: np.ndarray, moved: Moment) -> float:
@@ -138,5 +138,5 @@ def test_the_noise_of_int8_inputs_is_what_is_simulated() -> None:
     step = np.abs(blocks).max(axis=2, keepdims=True) / 127
     wrong = (np.rint(blocks / step) * step - blocks).reshape(x.shape)
     simulated = np.square(wrong @ weight).sum(axis=1).mean()
-    moment = Moment(np.zeros(96), np.diag(strength**2))
+    moment = Moment(np.zeros(96), np.diag(strength**2).astype(np.float32))
     assert input_noise(weight, moment, 32) == pytest.approx(simulated, rel=0.3)

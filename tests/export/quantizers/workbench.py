@@ -78,14 +78,19 @@ def task(
 
 
 def quantized(
-    precision: str, bundle: Bundle, scratch: Path, settings: Mapping[str, Any], **options: Any
+    precision: str,
+    bundle: Bundle,
+    scratch: Path,
+    settings: Mapping[str, Any],
+    images: int = 32,
+    **options: Any,
 ) -> Quantized:
-    """Quantize a bundle's graph on 32 crops."""
+    """Quantize a bundle's graph on crops."""
     module = quantizers.module(precision)
-    images = calibration(32, 0, bundle.manifest.preprocessing)
+    seen = calibration(images, 0, bundle.manifest.preprocessing)
     model = onnx_ir.load(bundle.model_path)
     chosen = quantizers.settings_from_table(precision, settings, "test")
-    return module.quantize(task(model, images, scratch, **options), chosen)
+    return module.quantize(task(model, seen, scratch, **options), chosen)
 
 
 def answers(

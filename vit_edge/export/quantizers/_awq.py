@@ -43,7 +43,7 @@ def choose(group: Group, moment: Moment, error: Error) -> Choice:
         error: What rounding does to a Linear; the sum over the group's Linears is minimised.
     """
     weights = [linear.matrix().astype(np.float32) for linear in group.linears]
-    strength = np.sqrt(np.diag(moment.second))
+    strength = np.sqrt(moment.mean_square)
     found = []
     for exponent in EXPONENTS:
         scale = scale_of(strength, exponent)

@@ -87,17 +87,17 @@ class BlockFormat:
         zero = np.zeros_like(scale) if self.symmetric else np.rint(-low / scale)
         return Grid(scale, zero)
 
-    def fitting(self, weight: NDArray[np.float32], importance: NDArray[np.float64]) -> Grid:
+    def fitting(self, weight: NDArray[np.float32], importance: NDArray[np.float32]) -> Grid:
         """The levels that leave the least squared error in each block.
 
         Args:
             weight: float32[in, out].
-            importance: float64[in], how much the square of each row's error counts.
+            importance: float32[in], how much the square of each row's error counts.
         """
         starts = list(self.starts(len(weight)))
         best = self.covering(weight)
         least = np.full(best.scale.shape, np.inf, np.float32)
-        counts = importance.astype(np.float32)[:, None]
+        counts = importance[:, None]
         for share in SHARES:
             found = self.covering(weight, share)
             wrong = self.nearest(weight, found)

@@ -23,7 +23,7 @@ BATCH = 128  # rows between two products of whole matrices, as in GPTQ's own cod
 
 def gptq(
     weight: NDArray[np.float32],
-    covariance: NDArray[np.float64],
+    covariance: NDArray[np.float32],
     grid: Grid,
     kind: BlockFormat,
     damping: float = DAMPING,
@@ -35,7 +35,7 @@ def gptq(
 
     Args:
         weight: float32[in, out].
-        covariance: float64[in, in] of the inputs.
+        covariance: float32[in, in] of the inputs.
         grid: One row of levels for each block.
         kind: The integers, and how long a block is.
         damping: Of the mean variance; keeps what the images did not show from being bent freely.
@@ -59,9 +59,9 @@ def gptq(
     return BlockWeight(levels.astype(kind.dtype.numpy()), grid, kind)
 
 
-def triangular(covariance: NDArray[np.float64], damping: float) -> NDArray[np.float32]:
+def triangular(covariance: NDArray[np.float32], damping: float) -> NDArray[np.float32]:
     """The upper triangular R with R R^T = covariance + damping, as float32."""
-    damped = covariance.copy()
+    damped = covariance.astype(np.float64)
     mean = float(np.diag(covariance).mean())
     damped[np.diag_indices_from(damped)] += damping * mean if mean > 0 else 1.0
     lower = np.linalg.cholesky(damped[::-1, ::-1])  # the Cholesky factor of the reversed matrix

@@ -26,16 +26,22 @@ class Moment:
     """The first two moments of a Linear's input."""
 
     mean: NDArray[np.float64]  # [in]
-    covariance: NDArray[np.float64]  # [in, in]
+    covariance: NDArray[np.float32]  # [in, in]
 
     @property
-    def second(self) -> NDArray[np.float64]:
-        """float64[in, in]: the mean of x x^T, which is what counts where no bias takes the mean."""
-        return self.covariance + np.outer(self.mean, self.mean)
+    def second(self) -> NDArray[np.float32]:
+        """float32[in, in]: the mean of x x^T, which is what counts where no bias takes the mean."""
+        return self.covariance + np.outer(self.mean, self.mean).astype(np.float32)
+
+    @property
+    def mean_square(self) -> NDArray[np.float64]:
+        """float64[in]: of each channel."""
+        return np.diag(self.covariance) + self.mean**2
 
     def rescaled(self, scale: NDArray[np.float64]) -> Moment:
         """The moments of x / scale, for a positive scale [in]."""
-        return Moment(self.mean / scale, self.covariance / np.outer(scale, scale))
+        inverse = (1 / scale).astype(np.float32)
+        return Moment(self.mean / scale, self.covariance * inverse[:, None] * inverse)
 
 
 class _Sums:
@@ -56,9 +62,11 @@ class _Sums:
         self._rows += len(x)
 
     def moment(self) -> Moment:
+        """What has been counted; ends the counting, for the memory is handed on."""
         off = self._first / self._rows
-        covariance = self._second.astype(np.float64) / self._rows - np.outer(off, off)
-        return Moment(self._middle + off, covariance)
+        self._second /= np.float32(self._rows)
+        self._second -= np.outer(off, off).astype(np.float32)
+        return Moment(self._middle + off, self._second)
 
 
 def collect_moments(

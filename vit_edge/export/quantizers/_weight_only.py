@@ -11,32 +11,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import onnx_ir
-from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.export.quantizers import Quantized, Task
-from vit_edge.export.quantizers._awq import Choice, choose
+from vit_edge.export.quantizers._awq import Choice
 from vit_edge.export.quantizers._blockwise import (
     BlockFormat,
-    BlockWeight,
     dequantize_in_graph,
-    rounded,
 )
-from vit_edge.export.quantizers._folding import Group, groups
-from vit_edge.export.quantizers._gptq import gptq
+from vit_edge.export.quantizers._folding import groups
 from vit_edge.export.quantizers._journal import Journal
 from vit_edge.export.quantizers._linears import (
     Linear,
     all_linears,
     block_linears,
-    constant,
     set_constant,
 )
-from vit_edge.export.quantizers._moments import Moment, collect_moments, passes
+from vit_edge.export.quantizers._moments import collect_moments, passes
+from vit_edge.export.quantizers._rounding import Rounded, Rounding, rescale, rounded_linear
 from vit_edge.export.quantizers._sensitivity import (
     Judge,
     Trial,
@@ -58,7 +53,7 @@ class Settings:
     block_size: int = 32  # input channels that share a scale
     symmetric: bool = False  # without zero points: a little smaller and less exact
     rescale: bool = True  # AWQ
-    rounding: Literal["gptq", "nearest"] = "gptq"
+    rounding: Rounding = "gptq"
     bias_correction: bool = True
     head: bool = False  # the Linears behind the last LayerNormalization too
     keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
@@ -75,15 +70,6 @@ class Settings:
         if self.sensitivity_images < 1:
             found.append(f"sensitivity_images must be at least 1, not {self.sensitivity_images}")
         return found
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """What a Linear becomes."""
-
-    weight: BlockWeight
-    bias: NDArray[np.float32] | None  # corrected; None where there is none to correct
-    error: float  # of what comes out: mean square, relative to its variance
 
 
 def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
@@ -159,6 +145,7 @@ def _round(
     linears = linears_of(model, settings.head)
     _check_names(settings.keep_float, linears)
     tied = groups(model, linears) if settings.rescale else []
+    corrects = settings.bias_correction
     found: dict[str, Rounded] = {}
     choices: dict[str, Choice] = {}
     for run in passes(linears, tied):
@@ -167,11 +154,13 @@ def _round(
         with task.progress("rounding", len(run), "Linear") as bar:
             for group in tied:
                 if weights.intersection(linear.weight for linear in group.linears):
-                    choices |= _rescale(group, seen, kind, settings.bias_correction)
+                    choices |= rescale(group, seen, kind, correct_bias=corrects)
             for linear in run:
                 if linear.name not in settings.keep_float:
                     moment = seen[str(linear.input.name)]
-                    found[linear.name] = _rounded(linear, moment, settings, kind)
+                    found[linear.name] = rounded_linear(
+                        linear, moment, kind, settings.rounding, correct_bias=corrects
+                    )
                 bar.update(1)
     return found, choices
 
@@ -184,65 +173,6 @@ def _check_names(names: Sequence[str], linears: Sequence[Linear]) -> None:
             f"keep_float names {', '.join(unknown)}, which the graph does not have; its Linears "
             f"are {', '.join(known)}"
         )
-
-
-def _rescale(
-    group: Group, seen: dict[str, Moment], kind: BlockFormat, centred: bool
-) -> dict[str, Choice]:
-    """Choose and fold the scale of a group; the moments of its inputs follow."""
-    corrected = centred and all(linear.bias is not None for linear in group.linears)
-
-    def error(weight: NDArray[np.float32], moment: Moment) -> float:
-        wrong = weight - kind.nearest(weight, kind.covering(weight))
-        of_weights = output_error(wrong, moment.covariance if corrected else moment.second)
-        return of_weights + input_noise(weight, moment, kind.block)
-
-    choice = choose(group, seen[str(group.linears[0].input.name)], error)
-    group.fold(choice.scale, np.zeros_like(choice.scale))
-    for name in {str(linear.input.name) for linear in group.linears}:
-        seen[name] = seen[name].rescaled(choice.scale)
-    return {linear.name: choice for linear in group.linears}
-
-
-def output_error(wrong: NDArray[np.float32], covariance: NDArray[np.float64]) -> float:
-    """The mean square of x E summed over the outputs: tr(E^T C E), for E float32[in, out]."""
-    return float(np.vdot(wrong, covariance.astype(np.float32) @ wrong))
-
-
-def input_noise(weight: NDArray[np.float32], moment: Moment, block: int) -> float:
-    """What int8 inputs add to `output_error`: MatMulNBits rounds each token's by blocks.
-
-    A block's step is its largest |x| / 127, the mean square of its rounding a twelfth of the
-    step's. The mean of the largest x^2 is taken as the Euclidean norm of the channels' mean
-    squares: exact where one channel stands out, 5.7 variances for 32 alike (normal ones: 5.3).
-
-    Args:
-        weight: float32[in, out].
-        moment: Of the input.
-        block: Channels that share a step.
-    """
-    starts = range(0, len(weight), block)
-    largest = np.sqrt(np.add.reduceat(np.diag(moment.second) ** 2, starts))
-    gain = np.add.reduceat(np.square(weight, dtype=np.float64).sum(axis=1), starts)
-    return float(largest @ gain) / (12 * 127**2)
-
-
-def _rounded(linear: Linear, moment: Moment, settings: Settings, kind: BlockFormat) -> Rounded:
-    """Round one Linear. Where its bias takes the mean, only the covariance counts."""
-    weight = np.ascontiguousarray(linear.matrix(), np.float32)
-    corrects = settings.bias_correction and linear.bias is not None
-    covariance = moment.covariance if corrects else moment.second
-    grid = kind.fitting(weight, np.diag(covariance))
-    if settings.rounding == "gptq":
-        made = gptq(weight, covariance, grid, kind)
-    else:
-        made = rounded(weight, grid, kind)
-    wrong = weight - made.dequantized()
-    bias = None
-    if corrects and linear.bias is not None:
-        bias = (constant(linear.bias) + moment.mean @ wrong).astype(np.float32)
-    exact = output_error(weight, moment.covariance)
-    return Rounded(made, bias, output_error(wrong, covariance) / max(exact, 1e-30))
 
 
 def _applied(model: onnx_ir.Model, found: Mapping[str, Rounded]) -> onnx_ir.Model:
