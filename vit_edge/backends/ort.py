@@ -35,7 +35,8 @@ RECORD_NAME = "engine.json"
 Provider = Literal["cpu", "cuda", "tensorrt"]
 EngineUse = Literal["auto", "never", "required"]
 # How MatMulNBits, which weight-only precisions become, computes: 0 in float32, 4 with inputs
-# rounded to int8 by blocks. 4 is the runtime's default, and several times faster.
+# rounded to int8 by blocks. 4 is the runtime's own default, and a fifth faster: base in 4 bits
+# takes 334 and 268 ms on one AVX512-VNNI thread, float32 328.
 AccuracyLevel = Literal[0, 4]
 DEFAULT_LEVEL: AccuracyLevel = 4
 # The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.

@@ -79,12 +79,12 @@ class ExportOptions:
     """What to export, and where to."""
 
     recipe: Recipe
-    foreign: ForeignFile | None = None  # instead of a checkpoint
     checkpoint: str | None = None  # SOURCE; None: the variant's published one
     request: Request = field(default_factory=Request)
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     golden_images: Path | None = None  # None: the package's own photos
     calibration: CalibrationRequest | None = None
+    foreign: ForeignFile | None = None  # instead of a checkpoint
     out: Path | None = None  # None: bundles/<variant>-<precision>
     force: bool = False
 

@@ -50,7 +50,7 @@ OLDEST_OPSET = 21  # brought block_size and 4-bit integers to DequantizeLinear
 class Settings:
     """What can be chosen."""
 
-    block_size: int = 32  # input channels that share a scale
+    block_size: int = 64  # input channels that share a scale; OpenVINO wants a divisor of the width
     symmetric: bool = False  # without zero points: a little smaller and less exact
     rescale: bool = True  # AWQ
     rounding: Rounding = "gptq"
