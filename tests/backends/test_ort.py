@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -244,3 +245,12 @@ def test_a_model_that_contradicts_its_manifest_is_refused(bundle: Bundle) -> Non
     write_manifest(bundle.path, bundle.manifest)
     with pytest.raises(ModelError, match=r"(?s)inputs are \['image'\].*output logits is \[1, 10\]"):
         verify.ensure_verified(Bundle.read(bundle.path))
+
+
+def test_bf16_is_refused_on_the_cpu_with_the_way_out(bundle: Bundle) -> None:
+    manifest = dataclasses.replace(bundle.manifest, precision="bf16")
+    write_manifest(bundle.path, manifest)
+    with pytest.raises(BackendError, match=r"no BF16 MatMul.*cuda"):
+        ort.load(Bundle.read(bundle.path))
+    with pytest.raises(BackendError, match="no BF16 MatMul"):
+        ort.build(Bundle.read(bundle.path))

@@ -94,6 +94,7 @@ def build(
 
     _check_level(accuracy_level)
     _check_version(bundle)
+    _check_provider(bundle, "cpu")
     verify.ensure_verified(bundle, full=True)
     name = f"ort-{key(bundle, accuracy_level)}"
     target = _writable_engines_dir(bundle, engines_dir) / name
@@ -154,6 +155,7 @@ def load(
         raise UsageError(f'engine must be "auto", "never" or "required", not {engine!r}')
     _check_level(accuracy_level)
     _check_version(bundle)
+    _check_provider(bundle, provider)
     verify.ensure_verified(bundle)
     found: Path | None = None
     if engine == "never":
@@ -288,6 +290,15 @@ def _check_version(bundle: Bundle) -> None:
             f"{bundle.path}: onnxruntime {_version()} would expand {precision} to float32 at every "
             f"run; {'.'.join(map(str, needed))} or newer multiplies it as it is. Update it, or "
             "export with --precision int4 or int8"
+        )
+
+
+def _check_provider(bundle: Bundle, provider: Provider) -> None:
+    if bundle.manifest.precision == "bf16" and provider == "cpu":
+        raise BackendError(
+            f"{bundle.path}: onnxruntime's CPU provider has no BF16 MatMul. Run it with "
+            'ort.load(bundle, provider="cuda"), on OpenVINO or on TensorRT, or export another '
+            "precision for this device; its parity was proven at export (see parity.json)"
         )
 
 

@@ -244,7 +244,8 @@ def lower(draft: Draft, options: ExportOptions, scratch: Path) -> Quantized:
     quantizer = quantizers.module(recipe.precision)
     calibration = None
     if options.calibration is not None and quantizer.CALIBRATION != "unused":
-        count = options.calibration.count
+        request = options.calibration
+        count = request.count if request.source == RANDOM else len(chosen_files(request))
         with progress("calibration images", count) as bar:
             calibration = load_calibration(
                 options.calibration, draft.manifest.preprocessing, scratch, bar.update
