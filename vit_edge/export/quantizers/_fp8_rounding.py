@@ -17,13 +17,12 @@ from vit_edge.export.quantizers._e4m3 import (
     SOFTMAX_SCALE,
     activation_scale,
     covering_scale,
-    fake,
     quantized_weight,
     weight_scale,
 )
 from vit_edge.export.quantizers._half import rounded_scale
 from vit_edge.export.quantizers._integers import QuantizedWeight, quantize_input, quantize_linears
-from vit_edge.export.quantizers._linears import Linear, block_linears, constant, set_constant
+from vit_edge.export.quantizers._linears import Linear, block_linears
 from vit_edge.export.quantizers._products import Products, attention_products
 from vit_edge.export.quantizers._samples import Sample
 
@@ -36,7 +35,6 @@ class RoundedLinear:
 
     weight: QuantizedWeight
     input_scale: np.float32
-    bias: NDArray[np.float32] | None  # corrected; None to leave it
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,6 @@ class Rounded:
             if products.name in names:
                 _quantize_products(copy, products, self.products[products.name])
         chosen = [linear for linear in block_linears(copy) if linear.name in names]
-        for linear in chosen:
-            bias = self.linears[linear.name].bias
-            if bias is not None and linear.bias is not None:
-                set_constant(linear.bias, bias)
         weights = {linear.name: self.linears[linear.name].weight for linear in chosen}
         inputs = {linear.name: (self.linears[linear.name].input_scale, 0) for linear in chosen}
         quantize_linears(copy, chosen, weights, inputs, E4M3)
@@ -78,8 +72,6 @@ def round_all(
     products: Sequence[Products],
     samples: Mapping[onnx_ir.Value, Sample],
     method: ScaleMethod,
-    *,
-    correct_biases: bool,
     progress: Progress,
 ) -> Rounded:
     """Round every Linear by itself, and choose the scales of every attention.
@@ -89,14 +81,13 @@ def round_all(
         products: Of the attentions that are to be quantized.
         samples: Of what enters them.
         method: Cover the largest number seen, or search the scale of least error.
-        correct_biases: Add what rounding takes from the mean of the outputs.
         progress: Shown meanwhile.
     """
     rounded, scales = {}, {}
     with progress("rounding", len(linears) + len(products), "part") as bar:
         for linear in linears:
             sample = samples[linear.input]
-            rounded[linear.name] = _rounded_linear(linear, sample, method, correct_biases)
+            rounded[linear.name] = _rounded_linear(linear, sample, method)
             bar.update(1)
         for attention in products:
             found = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
@@ -105,18 +96,11 @@ def round_all(
     return Rounded(rounded, scales)
 
 
-def _rounded_linear(
-    linear: Linear, sample: Sample, method: ScaleMethod, correct_biases: bool
-) -> RoundedLinear:
+def _rounded_linear(linear: Linear, sample: Sample, method: ScaleMethod) -> RoundedLinear:
     matrix = linear.matrix().astype(np.float32)
     importance = sample.mean_square if method == "search" else None
     weight = quantized_weight(matrix, rounded_scale(weight_scale(matrix, importance)))
-    input_scale = _input_scale(sample, method, matrix)
-    if not correct_biases or linear.bias is None:
-        return RoundedLinear(weight, input_scale, None)
-    lost = sample.rows @ matrix - fake(sample.rows, input_scale) @ weight.dequantized()
-    bias = constant(linear.bias) + lost.mean(axis=0, dtype=np.float64)
-    return RoundedLinear(weight, input_scale, bias.astype(np.float32))
+    return RoundedLinear(weight, _input_scale(sample, method, matrix))
 
 
 def _input_scale(

@@ -76,7 +76,7 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
     """Store the weights of the Linears in blocks of so many bits.
 
     Args:
-        task: With calibration images.
+        task: With calibration images; its model gives up its weights.
         settings: What to do.
         bits: 4 or 8.
 
@@ -93,6 +93,8 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
     kind = BlockFormat(bits, settings.symmetric, settings.block_size)
     workspace = Workspace(task.scratch / "weight-only")
     reference = workspace.settled(task.model)
+    for value in task.model.graph.initializers.values():
+        value.const_value = None  # the task's copy of the weights: 346 MB of base
     model = reference.clone()
     found, choices = _round(task, settings, kind, workspace, reference, model)
     model = workspace.settled(model)
@@ -162,6 +164,7 @@ def _round(
                         linear, moment, kind, settings.rounding, correct_bias=corrects
                     )
                 bar.update(1)
+        seen.clear()  # before the next pass fills its own
     return found, choices
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,9 +26,9 @@ class Workspace:
     """A folder in which a model and its variants share one file of weights."""
 
     def __init__(self, folder: Path) -> None:
-        """Use an empty or new folder; whoever made it removes it."""
+        """Make a folder below this one; whoever made that removes it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._numbers = itertools.count()
 
     def settled(self, model: onnx_ir.Model) -> onnx_ir.Model:

@@ -9,6 +9,10 @@ A float's error grows with its magnitude, so what helps INT8 does not help here:
 keep their errors, and outliers cost their neighbours nothing. What helps is to take constant
 offsets out of the activations first, which is exact: of what enters the Linears (_centring), and of
 the keys, since softmax ignores what all keys have in common. The rest stays in FP16 or FP32.
+
+On vit-cifar10 and its outlier checkpoint, in dB of the logits' centred SQNR: 33 and 14 as it is, 34
+and 26 with activations centred, the latter 30 with its keys too, and 34 to 37 both with up to four
+of 39 parts in float. Rounded weights alone leave 43, and bias correction changes nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +63,6 @@ class Settings:
         attention: Quantize the products q k^T and p v too.
         centre: Shift what enters the Linears, and the keys, to zero mean first, which is exact.
         scales: Cover the largest number seen, or search the scale of least error.
-        bias_correction: Add what rounding takes from the mean of a Linear's outputs to its bias.
         keep_float: Linears and blocks.N.attention.products that are not quantized in any case.
         float_share: What does more than this share of the damage stays in float.
         float_budget: How many may stay in float for that or for the target.
@@ -70,7 +73,6 @@ class Settings:
     attention: bool = True
     centre: bool = True
     scales: ScaleMethod = "search"
-    bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
     float_share: float = 0.15
     float_budget: int = 4
@@ -153,14 +155,7 @@ def _rounded(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: S
     operands = [operand for found in products for operand in found.measured]
     readers: list[Reader] = [*linears, *operands]
     samples = collect_samples(workspace, model, readers, task.calibration, task.progress)
-    rounded = round_all(
-        linears,
-        products,
-        samples,
-        settings.scales,
-        correct_biases=settings.bias_correction,
-        progress=task.progress,
-    )
+    rounded = round_all(linears, products, samples, settings.scales, task.progress)
     unknown = [name for name in settings.keep_float if name not in rounded.names]
     if unknown:
         raise UsageError(
