@@ -232,6 +232,15 @@ def test_every_precision_has_a_recipe_and_a_limit() -> None:
     assert made == set(quantizers.precisions()) == set(LIMITS)
 
 
+@pytest.mark.parametrize("precision", quantizers.precisions()[1:])
+def test_every_quantizer_exports_what_the_contract_says(precision: str) -> None:
+    module = quantizers.module(precision)
+    assert module.CALIBRATION in ("required", "optional", "unused")
+    assert set(module.LEAST_OPSET) == {"cpu", "gpu"}
+    assert module.Settings().problems() == []
+    assert callable(module.quantize)
+
+
 def test_the_settings_of_a_quantizer_can_be_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

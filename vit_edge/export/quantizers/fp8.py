@@ -48,7 +48,7 @@ from vit_edge.export.quantizers.int8 import judged_output
 
 CALIBRATION: CalibrationUse = "required"
 
-OLDEST_OPSET = 19  # with FLOAT8E4M3FN in QuantizeLinear and FP16 scales
+LEAST_OPSET = {"cpu": 19, "gpu": 19}  # with FLOAT8E4M3FN in QuantizeLinear and FP16 scales
 # ONNX Runtime's CPU provider has kernels for E4M3 Q/DQ, and optimizer rules that trip over them
 SIMULATION = {"session.disable_quant_qdq": "1"}
 HALF_PARTS = ("gelu",)  # in FP16 beside the GEMMs, and
@@ -137,8 +137,9 @@ def _check(task: Task) -> None:
     if task.calibration is None:
         raise UsageError("fp8 needs real images to fit its scales to: give --calibration DIR")
     opset = task.model.opset_imports.get("", 0)
-    if opset < OLDEST_OPSET:
-        raise ModelError(f"FLOAT8E4M3FN needs opset {OLDEST_OPSET} or newer, not {opset}")
+    if opset < LEAST_OPSET[task.target]:
+        least = LEAST_OPSET[task.target]
+        raise ModelError(f"FLOAT8E4M3FN needs opset {least} or newer, not {opset}")
 
 
 def _centred(workspace: Workspace, model: onnx_ir.Model, task: Task) -> list[str]:

@@ -37,6 +37,7 @@ from vit_edge.export.quantizers._workspace import Workspace
 from vit_edge.export.quantizers.int8 import LARGEST, LARGEST_REDUCED, PROVING_IMAGES
 
 CALIBRATION: CalibrationUse = "optional"
+LEAST_OPSET = {"cpu": 17, "gpu": 17}
 
 BATCH_DEPENDENCE = (
     "one range for all images of a batch: an image's answer depends on the others; batch_relative "
