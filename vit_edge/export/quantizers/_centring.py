@@ -13,8 +13,8 @@ import onnx_ir
 
 from vit_edge.export.calibration import Calibration
 from vit_edge.export.quantizers import Progress
-from vit_edge.export.quantizers._folding import groups
 from vit_edge.export.quantizers._linears import block_linears
+from vit_edge.export.quantizers._proving import IMAGES, proven
 from vit_edge.export.quantizers._samples import collect_samples
 from vit_edge.export.quantizers._workspace import Workspace
 
@@ -34,7 +34,8 @@ def centre(
         The names of what was shifted.
     """
     linears = block_linears(model)
-    movable = [group for group in groups(model, linears) if group.can_shift]
+    found = proven(workspace, model, linears, calibration.pixels(0, IMAGES))
+    movable = [group for group in found if group.can_shift]
     read = [group.linears[0] for group in movable]
     samples = collect_samples(workspace, model, read, calibration, progress)
     for group in movable:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from vit_edge.export.quantizers._linears import Linear
 
+LARGEST = 127  # symmetric weights: -128 is left out, so that both signs round alike
+LARGEST_REDUCED = 63  # U8 x S8 in 16-bit pairs saturates on AVX2 and AVX-512 without VNNI
 SMALLEST_SCALE = 1e-12  # of a channel that is zero; any positive number does
 
 

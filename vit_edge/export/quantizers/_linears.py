@@ -8,14 +8,14 @@ bias if there is one. Those of the blocks are quantized; those behind the last L
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from vit_edge.errors import ModelError
+from vit_edge.errors import ModelError, UsageError
 
 # What may hold weights beside the Linears in a ViT: the patch embedding.
 _STEP = re.compile(r"/[^/]*$")  # the operator at the end of a node's name
@@ -89,6 +89,20 @@ def block_linears(model: onnx_ir.Model) -> list[Linear]:
             )
         owners[linear.weight] = linear.name
     return found
+
+
+def check_names(keep_float: Sequence[str], known: Sequence[str]) -> None:
+    """See that everything to keep in float is there.
+
+    Raises:
+        UsageError: Something is not; what there is is listed.
+    """
+    unknown = [name for name in keep_float if name not in known]
+    if unknown:
+        raise UsageError(
+            f"keep_float names {', '.join(unknown)}, which the graph does not have; it has "
+            f"{', '.join(known)}"
+        )
 
 
 def all_linears(model: onnx_ir.Model) -> list[Linear]:

@@ -21,6 +21,7 @@ _LOG = logging.getLogger(__name__)
 # A right fold changes the answers by rounding alone: 4e-7 of the largest is what is found, also on
 # checkpoints with outliers. A wrong one changes channels by up to e^2.
 ALLOWED_RELATIVE = 1e-4
+IMAGES = 2  # that a group is tried on
 _LOG_SCALE = 2.0  # scales are drawn from e^-2 to e^2, more than smoothing asks for
 _CHUNK_BYTES = 96 * 2**20  # of weights that are rewritten, and so held in memory, at once
 

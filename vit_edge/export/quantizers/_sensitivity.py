@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx_ir
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from vit_edge.errors import ParityError
 from vit_edge.export.calibration import Calibration
-from vit_edge.export.quantizers import Progress
+from vit_edge.export.quantizers import Progress, Task
 from vit_edge.export.quantizers._journal import Journal
-from vit_edge.export.quantizers._workspace import LARGEST_BATCH, Workspace
+from vit_edge.export.quantizers._workspace import Workspace, answering_batch
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import Target
 
@@ -37,27 +37,64 @@ class Trial(NamedTuple):
     summary: dict[str, object]
 
 
+class SearchSettings(Protocol):
+    """Of a quantizer's Settings, those of the search."""
+
+    @property
+    def float_share(self) -> float:
+        """A Linear that does more than this share of the damage stays in float."""
+        ...
+
+    @property
+    def float_budget(self) -> int:
+        """How many may stay in float for that or for the target."""
+        ...
+
+    @property
+    def sensitivity_images(self) -> int:
+        """On how many images the damage is measured."""
+        ...
+
+
+def search_problems(settings: SearchSettings) -> list[str]:
+    """Everything in them that cannot be followed; empty if nothing."""
+    found = []
+    if settings.float_budget < 0:
+        found.append(f"float_budget must not be negative, not {settings.float_budget}")
+    if not 0 < settings.float_share <= 1:
+        found.append(f"float_share must lie between 0 and 1, not {settings.float_share}")
+    if settings.sensitivity_images < 1:
+        found.append(f"sensitivity_images must be at least 1, not {settings.sensitivity_images}")
+    return found
+
+
+def judged_output(model: onnx_ir.Model) -> str:
+    """The output by which variants are compared: the logits, or whatever comes first."""
+    names = [str(output.name) for output in model.graph.outputs]
+    return "logits" if "logits" in names else names[0]
+
+
 class Judge:
-    """Compares variants with the float graph, by one of the model's outputs."""
+    """Compares variants with the float graph, by its judged output."""
 
     def __init__(
         self,
         workspace: Workspace,
         model: onnx_ir.Model,
-        output: str,
         calibration: Calibration,
         entries: Mapping[str, str] | None = None,
     ) -> None:
         """Run the float graph once; `entries` are those of Workspace.session."""
         self._workspace = workspace
         self._entries = entries
-        self._output = output
+        self._output = judged_output(model)
         self._calibration = calibration
+        self._batch = answering_batch(calibration)
         self.reference = self.answers(model, len(calibration))
 
     def answers(self, model: onnx_ir.Model, images: int) -> NDArray[np.float32]:
         """float32[images, ...]: what a graph answers to the first images."""
-        batches = self._calibration.first(images).batches(LARGEST_BATCH)
+        batches = self._calibration.first(images).batches(self._batch)
         answers = self._workspace.answers(model, batches, self._output, self._entries)
         return np.concatenate(list(answers))
 
@@ -148,3 +185,46 @@ def search(
         "images:\n  " + "\n  ".join(trials[-1].missed) + "\nAllow more of them in float (--set "
         f"float_budget=N) or ask for less; the worst are {', '.join(ranked[: budget + 3])}"
     )
+
+
+def ranked_search(
+    judge: Judge,
+    variant: Variant,
+    names: Sequence[str],
+    task: Task,
+    settings: SearchSettings,
+    least: int = 0,
+) -> tuple[list[Share], list[Trial]]:
+    """Measure what each Linear costs, keep the disproportionate in float, and more for the target.
+
+    Args:
+        judge: Compares.
+        variant: Makes the graph.
+        names: What may be quantized.
+        task: Its journal keeps what was measured until the search has ended.
+        settings: Of the search.
+        least: How many stay in float at the first try, where the budget allows it.
+
+    Returns:
+        The names by what they cost, the worst first, and every try, the last one chosen.
+
+    Raises:
+        ParityError: The task's target does not hold within the budget.
+    """
+    journal = Journal(task.journal)
+    images = min(settings.sensitivity_images, len(judge.reference))
+    ranked = shares(judge, variant, names, images, journal, task.progress)
+    budget = settings.float_budget
+    first = min(max(disproportionate(ranked, settings.float_share), least), budget)
+    order = [share.name for share in ranked]
+    trials = search(judge, variant, order, task.parity_target, first, budget, task.progress)
+    journal.finish()
+    return ranked, trials
+
+
+def trials_as_json(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """For the manifest."""
+    return [
+        {"kept_float": list(t.kept_float), "missed": list(t.missed), "summary": t.summary}
+        for t in trials
+    ]

@@ -41,6 +41,12 @@ class Choice(NamedTuple):
     error: float  # relative to no rescaling
 
 
+def written(choice: Choice | None) -> str:
+    """A choice as a cell of a table."""
+    alpha = "-" if choice is None or choice.alpha is None else f"{choice.alpha:.2f}"
+    return f"{alpha} shifted" if choice is not None and choice.shifted else alpha
+
+
 def rounding_error(kind: Format, largest: int) -> Error:
     """What is lost when an input is rounded over its whole range, and its weights by output.
 

@@ -22,28 +22,28 @@ from vit_edge.export.quantizers._blockwise import (
     BlockFormat,
     dequantize_in_graph,
 )
-from vit_edge.export.quantizers._folding import groups
-from vit_edge.export.quantizers._journal import Journal
 from vit_edge.export.quantizers._linears import (
     Linear,
     all_linears,
     block_linears,
+    check_names,
     set_constant,
 )
 from vit_edge.export.quantizers._moments import collect_moments, passes
+from vit_edge.export.quantizers._proving import IMAGES, proven
 from vit_edge.export.quantizers._rounding import Rounded, Rounding, rescale, rounded_linear
 from vit_edge.export.quantizers._sensitivity import (
     Judge,
     Trial,
     Variant,
-    search,
-    shares,
+    ranked_search,
+    search_problems,
+    trials_as_json,
 )
 from vit_edge.export.quantizers._workspace import Workspace
-from vit_edge.export.quantizers.int8 import judged_output
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what onnxruntime's MatMulNBits has kernels for
-OLDEST_OPSET = 21  # brought block_size and 4-bit integers to DequantizeLinear
+LEAST_OPSET = {"cpu": 21, "gpu": 21}  # brought block_size and 4-bit integers to DequantizeLinear
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,15 @@ class Settings:
     bias_correction: bool = True
     head: bool = False  # the Linears behind the last LayerNormalization too
     keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
+    float_share: float = 0.25  # where a target is missed: the share of damage to stay in float for
     float_budget: int = 4  # how many may stay in float for the target
     sensitivity_images: int = 32
 
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
-        found = []
+        found = search_problems(self)
         if self.block_size not in BLOCK_SIZES:
             found.append(f"block_size must be one of {list(BLOCK_SIZES)}, not {self.block_size}")
-        if self.float_budget < 0:
-            found.append(f"float_budget must not be negative, not {self.float_budget}")
-        if self.sensitivity_images < 1:
-            found.append(f"sensitivity_images must be at least 1, not {self.sensitivity_images}")
         return found
 
 
@@ -119,10 +116,9 @@ def _check(task: Task) -> None:
             "int8, fp8 or fp16, or take a cpu recipe"
         )
     opset = task.model.opset_imports.get("", 0)
-    if opset < OLDEST_OPSET:
-        raise ModelError(
-            f"the graph has opset {opset}; blocks need {OLDEST_OPSET} or newer (--opset 23)"
-        )
+    least = LEAST_OPSET[task.target]
+    if opset < least:
+        raise ModelError(f"the graph has opset {opset}; blocks need {least} or newer (--opset 23)")
 
 
 def linears_of(model: onnx_ir.Model, head: bool) -> list[Linear]:
@@ -145,8 +141,9 @@ def _round(
     """Rescale the model's groups in place and round its Linears, some of them at a time."""
     assert task.calibration is not None
     linears = linears_of(model, settings.head)
-    _check_names(settings.keep_float, linears)
-    tied = groups(model, linears) if settings.rescale else []
+    check_names(settings.keep_float, [linear.name for linear in linears])
+    pixels = task.calibration.pixels(0, IMAGES)
+    tied = proven(workspace, model, linears, pixels) if settings.rescale else []
     corrects = settings.bias_correction
     found: dict[str, Rounded] = {}
     choices: dict[str, Choice] = {}
@@ -166,16 +163,6 @@ def _round(
                 bar.update(1)
         seen.clear()  # before the next pass fills its own
     return found, choices
-
-
-def _check_names(names: Sequence[str], linears: Sequence[Linear]) -> None:
-    known = [linear.name for linear in linears]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(
-            f"keep_float names {', '.join(unknown)}, which the graph does not have; its Linears "
-            f"are {', '.join(known)}"
-        )
 
 
 def _applied(model: onnx_ir.Model, found: Mapping[str, Rounded]) -> onnx_ir.Model:
@@ -202,17 +189,12 @@ def _search(
     if task.parity_target is None:
         return []
     assert task.calibration is not None
-    judge = Judge(workspace, reference, judged_output(reference), task.calibration)
+    judge = Judge(workspace, reference, task.calibration)
     summary = judge.summary(variant(names))
     first = Trial((), tuple(task.parity_target.judged(summary).missed(summary)), summary)
     if not first.missed:
         return [first]
-    journal = Journal(task.journal)
-    images = min(settings.sensitivity_images, len(task.calibration))
-    ranked = shares(judge, variant, names, images, journal, task.progress)
-    order, budget = [share.name for share in ranked], settings.float_budget
-    found = search(judge, variant, order, task.parity_target, min(1, budget), budget, task.progress)
-    journal.finish()
+    _, found = ranked_search(judge, variant, names, task, settings, least=1)
     return [first, *found]
 
 
@@ -232,11 +214,7 @@ def _record(
         "settings": dataclasses.asdict(settings),
         "calibration": task.calibration.as_dict(),
         "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
-        "trials": [
-            {"kept_float": list(trial.kept_float), "missed": list(trial.missed)}
-            | {"summary": trial.summary}
-            for trial in trials
-        ],
+        "trials": trials_as_json(trials),
         "weight_bytes": sum(found[name].weight.stored_bytes for name in names),
         "linears": [
             {

@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from vit_edge import cpus
 from vit_edge.errors import ModelError
+from vit_edge.export.calibration import Calibration
 from vit_edge.export.serialize import write_model
 
 OBSERVED_BYTES = 96 * 2**20  # of activations held at once; the batch follows from it
 LARGEST_BATCH = 32
+PIXEL_BYTES = (
+    5 * 2**20
+)  # of a batch that is only answered: 8 images of 224 x 224, activations 100 MB
 
 
 class Workspace:
@@ -115,6 +119,12 @@ class Workspace:
         input_name = session.get_inputs()[0].name
         for pixels in batches:
             yield session.run([output], {input_name: pixels})[0]
+
+
+def answering_batch(calibration: Calibration) -> int:
+    """How many images at once, where nothing but answers is observed."""
+    image = calibration.pixels(0, 1)
+    return max(1, min(LARGEST_BATCH, PIXEL_BYTES // image.nbytes))
 
 
 def batch_size(observed: Sequence[onnx_ir.Value]) -> int:

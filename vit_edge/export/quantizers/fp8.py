@@ -28,31 +28,27 @@ from vit_edge.errors import ModelError, UsageError
 from vit_edge.export.quantizers import CalibrationUse, Quantized, Task
 from vit_edge.export.quantizers._centring import centre
 from vit_edge.export.quantizers._fp8_rounding import Rounded, ScaleMethod, round_all
-from vit_edge.export.quantizers._half import FLOAT16, convert, prepare
-from vit_edge.export.quantizers._journal import Journal
-from vit_edge.export.quantizers._linears import block_linears
-from vit_edge.export.quantizers._overflow import scan
+from vit_edge.export.quantizers._half import FLOAT16, prepare
+from vit_edge.export.quantizers._linears import block_linears, check_names
+from vit_edge.export.quantizers._overflow import halve_around
 from vit_edge.export.quantizers._products import attention_products, centre_keys
 from vit_edge.export.quantizers._samples import Reader, collect_samples
 from vit_edge.export.quantizers._sensitivity import (
     Judge,
     Share,
     Trial,
-    disproportionate,
-    search,
-    shares,
+    ranked_search,
+    search_problems,
+    trials_as_json,
 )
 from vit_edge.export.quantizers._simulate import sentence, simulated
 from vit_edge.export.quantizers._workspace import Workspace
-from vit_edge.export.quantizers.int8 import judged_output
 
 CALIBRATION: CalibrationUse = "required"
 
 LEAST_OPSET = {"cpu": 19, "gpu": 19}  # with FLOAT8E4M3FN in QuantizeLinear and FP16 scales
 # ONNX Runtime's CPU provider has kernels for E4M3 Q/DQ, and optimizer rules that trip over them
 SIMULATION = {"session.disable_quant_qdq": "1"}
-HALF_PARTS = ("gelu",)  # in FP16 beside the GEMMs, and
-HALF_MARGIN = 4.0  # how far from overflow: the defaults of fp16
 
 
 @dataclass(frozen=True)
@@ -81,14 +77,7 @@ class Settings:
 
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
-        found = []
-        if self.float_budget < 0:
-            found.append(f"float_budget must not be negative, not {self.float_budget}")
-        if not 0 < self.float_share <= 1:
-            found.append(f"float_share must lie between 0 and 1, not {self.float_share}")
-        if self.sensitivity_images < 1:
-            found.append(f"sensitivity_images must be at least 1, not {self.sensitivity_images}")
-        return found
+        return search_problems(self)
 
 
 def quantize(task: Task, settings: Settings) -> Quantized:
@@ -123,7 +112,9 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     table = _table(ranked, trials[-1], settings)
     if settings.around == "fp32":
         return Quantized(final, record, table)
-    record["overflow_scan"] = _halved(workspace, model, final, task)
+    assert task.calibration is not None
+    reach = halve_around(final, model, workspace, task.calibration, task.progress)
+    record["overflow_scan"] = reach.as_dict()
     how = f"{sentence(FLOAT16)}; products of E4M3 numbers as products of float32"
     return Quantized(final, record, table, simulated(final, FLOAT16), how)
 
@@ -157,12 +148,7 @@ def _rounded(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: S
     readers: list[Reader] = [*linears, *operands]
     samples = collect_samples(workspace, model, readers, task.calibration, task.progress)
     rounded = round_all(linears, products, samples, settings.scales, task.progress)
-    unknown = [name for name in settings.keep_float if name not in rounded.names]
-    if unknown:
-        raise UsageError(
-            f"keep_float names {', '.join(unknown)}, which the graph does not have; it has "
-            f"{', '.join(rounded.names)}"
-        )
+    check_names(settings.keep_float, rounded.names)
     return rounded
 
 
@@ -176,28 +162,8 @@ def _searched(
     def variant(chosen: Sequence[str]) -> onnx_ir.Model:
         return rounded.applied(model, chosen)
 
-    judge = Judge(workspace, model, judged_output(model), task.calibration, SIMULATION)
-    journal = Journal(task.journal)
-    images = min(settings.sensitivity_images, len(task.calibration))
-    ranked = shares(judge, variant, names, images, journal, task.progress)
-    order = [share.name for share in ranked]
-    budget = settings.float_budget
-    first = min(disproportionate(ranked, settings.float_share), budget)
-    trials = search(judge, variant, order, task.parity_target, first, budget, task.progress)
-    journal.finish()
-    return ranked, trials
-
-
-def _halved(
-    workspace: Workspace, model: onnx_ir.Model, final: onnx_ir.Model, task: Task
-) -> dict[str, Any]:
-    """Make FP16 of the quantized graph's float32 where its range allows, in place."""
-    assert task.calibration is not None
-    reach = scan(
-        model, workspace, task.calibration, FLOAT16, HALF_PARTS, (), HALF_MARGIN, task.progress
-    )
-    convert(final, FLOAT16, HALF_PARTS, reach.kept)
-    return reach.as_dict()
+    judge = Judge(workspace, model, task.calibration, SIMULATION)
+    return ranked_search(judge, variant, names, task, settings)
 
 
 def _record(
@@ -230,10 +196,7 @@ def _record(
         "calibration": task.calibration.as_dict(),
         "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
         "centred": list(centred),
-        "trials": [
-            {"kept_float": list(t.kept_float), "missed": list(t.missed), "summary": t.summary}
-            for t in trials
-        ],
+        "trials": trials_as_json(trials),
         "parts": parts,
     }
 

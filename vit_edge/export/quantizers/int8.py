@@ -24,12 +24,13 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from vit_edge.errors import UsageError
 from vit_edge.export.quantizers import CalibrationUse, Quantized, Task
-from vit_edge.export.quantizers._half import FLOAT16, convert, prepare, rounded_scale
+from vit_edge.export.quantizers._half import FLOAT16, rounded_scale
 from vit_edge.export.quantizers._integers import (
     INT8,
     INT8_SYMMETRIC,
+    LARGEST,
+    LARGEST_REDUCED,
     UINT8,
     Format,
     QuantizedWeight,
@@ -37,38 +38,31 @@ from vit_edge.export.quantizers._integers import (
     quantized_weight,
     unrounded,
 )
-from vit_edge.export.quantizers._journal import Journal
 from vit_edge.export.quantizers._linears import (
     Linear,
     block_linears,
+    check_names,
     constant,
     set_constant,
 )
-from vit_edge.export.quantizers._overflow import scan
-from vit_edge.export.quantizers._proving import proven
+from vit_edge.export.quantizers._overflow import halve_around
+from vit_edge.export.quantizers._proving import IMAGES, proven
 from vit_edge.export.quantizers._ranges import Parameters, RangeMethod, parameters
 from vit_edge.export.quantizers._samples import Sample, collect_samples
 from vit_edge.export.quantizers._sensitivity import (
     Judge,
     Share,
     Trial,
-    disproportionate,
-    search,
-    shares,
+    ranked_search,
+    search_problems,
+    trials_as_json,
 )
 from vit_edge.export.quantizers._simulate import sentence, simulated
-from vit_edge.export.quantizers._smoothing import Choice, rounding_error, smooth
+from vit_edge.export.quantizers._smoothing import Choice, rounding_error, smooth, written
 from vit_edge.export.quantizers._workspace import Workspace
 
 CALIBRATION: CalibrationUse = "required"
 LEAST_OPSET = {"cpu": 17, "gpu": 19}  # 19 brought FP16 scales
-
-HALF_PARTS = ("gelu",)  # beside the GEMMs, where FP16 is around the integers
-HALF_MARGIN = 4.0  # other images may go this much further than those calibrated on
-PROVING_IMAGES = 2
-
-LARGEST = 127  # symmetric weights: -128 is left out, so that both signs round alike
-LARGEST_REDUCED = 63  # U8 x S8 in 16-bit pairs saturates on AVX2 and AVX-512 without VNNI
 
 
 @dataclass(frozen=True)
@@ -82,23 +76,14 @@ class Settings:
     bias_correction: bool = True
     reduce_range: bool = False  # for x86 without VNNI
     keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
-    float_share: float = (
-        0.25  # a Linear that does more than this share of the damage stays in float
-    )
+    float_share: float = 0.25  # a Linear with more than this share of the damage stays in float
     float_budget: int = 4  # how many may stay in float for that or for the target
     sensitivity_images: int = 32
     around: Literal["fp32", "fp16"] = "fp32"  # gpu: what the rest of the graph computes in
 
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
-        found = []
-        if self.float_budget < 0:
-            found.append(f"float_budget must not be negative, not {self.float_budget}")
-        if not 0 < self.float_share <= 1:
-            found.append(f"float_share must lie between 0 and 1, not {self.float_share}")
-        if self.sensitivity_images < 1:
-            found.append(f"sensitivity_images must be at least 1, not {self.sensitivity_images}")
-        return found
+        return search_problems(self)
 
 
 @dataclass(frozen=True)
@@ -130,12 +115,12 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     workspace = Workspace(task.scratch / "int8")
     model = workspace.settled(task.model)
     linears = block_linears(model)
-    _check_names(settings.keep_float, linears)
+    check_names(settings.keep_float, [linear.name for linear in linears])
     samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
-    judge = Judge(workspace, model, judged_output(model), task.calibration)
+    judge = Judge(workspace, model, task.calibration)
     choices: dict[str, Choice] = {}
     if settings.smoothing:
-        found = proven(workspace, model, linears, task.calibration.pixels(0, PROVING_IMAGES))
+        found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
         error = rounding_error(kind, _largest_weight(settings))
         choices = smooth(found, samples, error, shift=settings.shift, progress=task.progress)
         model = workspace.settled(model)
@@ -147,53 +132,20 @@ def quantize(task: Task, settings: Settings) -> Quantized:
         return _applied(model, {name: rounded[name] for name in names}, kind)
 
     names = [linear.name for linear in linears if linear.name not in settings.keep_float]
-    journal = Journal(task.journal)
-    images = min(settings.sensitivity_images, len(task.calibration))
-    ranked = shares(judge, variant, names, images, journal, task.progress)
-    order = [share.name for share in ranked]
-    first = min(disproportionate(ranked, settings.float_share), settings.float_budget)
-    trials = search(
-        judge, variant, order, task.parity_target, first, settings.float_budget, task.progress
-    )
+    ranked, trials = ranked_search(judge, variant, names, task, settings)
     chosen = [name for name in names if name not in trials[-1].kept_float]
     final = variant(chosen)
     record = _record(settings, kind, choices, rounded, ranked, trials, task)
-    made = Quantized(final, record, _table(ranked, choices, trials[-1]))
-    if _half_around(task, settings):
-        made = _with_half_around(made, model, workspace, task)
-    journal.finish()
-    return made
+    table = _table(ranked, choices, trials[-1])
+    if not _half_around(task, settings):
+        return Quantized(final, record, table)
+    reach = halve_around(final, model, workspace, task.calibration, task.progress)
+    record["overflow_scan"] = reach.as_dict()
+    return Quantized(final, record, table, simulated(final, FLOAT16), sentence(FLOAT16))
 
 
 def _half_around(task: Task, settings: Settings) -> bool:
     return task.target == "gpu" and settings.around == "fp16"
-
-
-def _with_half_around(
-    made: Quantized, model: onnx_ir.Model, workspace: Workspace, task: Task
-) -> Quantized:
-    """Let what is not quantized compute in FP16, except where that overflows.
-
-    Args:
-        made: Float32 around the integers.
-        model: The smoothed float32 graph, settled, with the same names.
-        workspace: Where to run it.
-        task: With calibration images.
-    """
-    assert task.calibration is not None
-    prepare(model)
-    prepare(made.model)
-    reach = scan(
-        model, workspace, task.calibration, FLOAT16, HALF_PARTS, (), HALF_MARGIN, task.progress
-    )
-    convert(made.model, FLOAT16, HALF_PARTS, reach.kept)
-    return Quantized(
-        made.model,
-        {**made.record, "overflow_scan": reach.as_dict()},
-        made.table,
-        simulated(made.model, FLOAT16),
-        sentence(FLOAT16),
-    )
 
 
 def _format(task: Task, settings: Settings) -> Format:
@@ -202,24 +154,8 @@ def _format(task: Task, settings: Settings) -> Format:
     return {"uint8": UINT8, "int8": INT8}[settings.activations]
 
 
-def _check_names(names: Sequence[str], linears: Sequence[Linear]) -> None:
-    known = [linear.name for linear in linears]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(
-            f"keep_float names {', '.join(unknown)}, which the graph does not have; its Linears "
-            f"are {', '.join(known)}"
-        )
-
-
 def _largest_weight(settings: Settings) -> int:
     return LARGEST_REDUCED if settings.reduce_range else LARGEST
-
-
-def judged_output(model: onnx_ir.Model) -> str:
-    """The output by which Linears are compared: the logits, or whatever comes first."""
-    names = [str(output.name) for output in model.graph.outputs]
-    return "logits" if "logits" in names else names[0]
 
 
 def _renamed(
@@ -308,11 +244,7 @@ def _record(
         "settings": dataclasses.asdict(settings),
         "calibration": task.calibration.as_dict(),
         "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
-        "trials": [
-            {"kept_float": list(trial.kept_float), "missed": list(trial.missed)}
-            | {"summary": trial.summary}
-            for trial in trials
-        ],
+        "trials": trials_as_json(trials),
         "linears": linears,
     }
 
@@ -323,10 +255,7 @@ def _table(
     """The Linears, the worst first, to print."""
     rows = [("linear", "share of noise", "alpha", "precision")]
     for share in ranked:
-        choice = choices.get(share.name)
-        alpha = "-" if choice is None or choice.alpha is None else f"{choice.alpha:.2f}"
-        if choice is not None and choice.shifted:
-            alpha += " shifted"
         precision = "float" if share.name in chosen.kept_float else "int8"
+        alpha = written(choices.get(share.name))
         rows.append((share.name, f"{share.share:.1%}", alpha, precision))
     return tuple(rows)

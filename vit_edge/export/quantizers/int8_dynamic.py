@@ -24,17 +24,18 @@ from numpy.typing import NDArray
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.export.quantizers import CalibrationUse, Quantized, Task
 from vit_edge.export.quantizers._integers import (
+    LARGEST,
+    LARGEST_REDUCED,
     UINT8,
     QuantizedWeight,
     add_constant,
     quantized_weight,
 )
-from vit_edge.export.quantizers._linears import Linear, block_linears
-from vit_edge.export.quantizers._proving import proven
+from vit_edge.export.quantizers._linears import Linear, block_linears, check_names
+from vit_edge.export.quantizers._proving import IMAGES, proven
 from vit_edge.export.quantizers._samples import collect_samples
-from vit_edge.export.quantizers._smoothing import Choice, rounding_error, smooth
+from vit_edge.export.quantizers._smoothing import Choice, rounding_error, smooth, written
 from vit_edge.export.quantizers._workspace import Workspace
-from vit_edge.export.quantizers.int8 import LARGEST, LARGEST_REDUCED, PROVING_IMAGES
 
 CALIBRATION: CalibrationUse = "optional"
 LEAST_OPSET = {"cpu": 17, "gpu": 17}
@@ -94,7 +95,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     elif settings.smoothing:
         model, choices = _smoothed(task, settings, largest)
     linears = block_linears(model)
-    _check_names(settings.keep_float, linears)
+    check_names(settings.keep_float, [linear.name for linear in linears])
     chosen = [linear for linear in linears if linear.name not in settings.keep_float]
     ranges: dict[onnx_ir.Value, onnx_ir.Node] = {}
     for linear in chosen:
@@ -103,16 +104,6 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     return Quantized(
         model, _record(task, settings, linears, choices), _table(linears, settings, choices)
     )
-
-
-def _check_names(names: tuple[str, ...], linears: list[Linear]) -> None:
-    known = [linear.name for linear in linears]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(
-            f"keep_float names {', '.join(unknown)}, which the graph does not have; its Linears "
-            f"are {', '.join(known)}"
-        )
 
 
 def _smoothed(
@@ -124,7 +115,7 @@ def _smoothed(
     model = workspace.settled(task.model)
     linears = block_linears(model)
     samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
-    found = proven(workspace, model, linears, task.calibration.pixels(0, PROVING_IMAGES))
+    found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
     error = rounding_error(UINT8, largest)
     return model, smooth(found, samples, error, shift=settings.shift, progress=task.progress)
 
@@ -217,10 +208,6 @@ def _table(
     """The Linears in the order of the graph, to print."""
     rows = [("linear", "alpha", "precision")]
     for linear in linears:
-        choice = choices.get(linear.name)
-        alpha = "-" if choice is None or choice.alpha is None else f"{choice.alpha:.2f}"
-        if choice is not None and choice.shifted:
-            alpha += " shifted"
         kept = linear.name in settings.keep_float
-        rows.append((linear.name, alpha, "float" if kept else "int8"))
+        rows.append((linear.name, written(choices.get(linear.name)), "float" if kept else "int8"))
     return tuple(rows)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from vit_edge.export.quantizers import CalibrationUse, Quantized, Task, _weight_only
 from vit_edge.export.quantizers._weight_only import Settings
 
-__all__ = ["CALIBRATION", "Settings", "quantize"]
+__all__ = ["CALIBRATION", "LEAST_OPSET", "Settings", "quantize"]
 
 CALIBRATION: CalibrationUse = "required"
-LEAST_OPSET = {"cpu": 21, "gpu": 21}
+LEAST_OPSET = _weight_only.LEAST_OPSET
 
 
 def quantize(task: Task, settings: Settings) -> Quantized:
