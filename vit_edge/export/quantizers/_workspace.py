@@ -21,9 +21,7 @@ from vit_edge.export.serialize import write_model
 
 OBSERVED_BYTES = 96 * 2**20  # of activations held at once; the batch follows from it
 LARGEST_BATCH = 32
-PIXEL_BYTES = (
-    5 * 2**20
-)  # of a batch that is only answered: 8 images of 224 x 224, activations 100 MB
+PIXEL_BYTES = 5 * 2**20  # of a batch that is only answered: 8 images of 224 x 224
 
 
 class Workspace:
