@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
-import json
 import logging
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, staging, trust, verify, wire
+from vit_edge import cpus, engines, verify, wire
 from vit_edge.backends import Availability, check_pixels
-from vit_edge.bundle import ENGINES_NAME, MODEL_NAME, Bundle
+from vit_edge.bundle import MODEL_NAME, Bundle
 from vit_edge.errors import BackendError, EngineError, ResourceError, UsageError
-from vit_edge.userdirs import cache_dir
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -30,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention, the last for 3.10
 WEIGHTS_NAME = "model.onnx.data"
-RECORD_NAME = "engine.json"
+ENGINE_FILES = (MODEL_NAME, WEIGHTS_NAME)
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 EngineUse = Literal["auto", "never", "required"]
@@ -65,8 +61,7 @@ def available() -> Availability:
 
 def key(bundle: Bundle, accuracy_level: AccuracyLevel = DEFAULT_LEVEL) -> str:
     """What prepacked weights depend on: the model, the runtime, the CPU and its features."""
-    parts = json.dumps(_key_parts(bundle, accuracy_level), sort_keys=True)
-    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+    return engines.key_of(_key_parts(bundle, accuracy_level))
 
 
 def build(
@@ -96,10 +91,12 @@ def build(
     _check_version(bundle)
     _check_provider(bundle, "cpu")
     verify.ensure_verified(bundle, full=True)
-    name = f"ort-{key(bundle, accuracy_level)}"
-    target = _writable_engines_dir(bundle, engines_dir) / name
     needed_bytes = 2 * bundle.model_bytes  # the graph, the weights as they are, and packed
-    with staging.staged(target, option="--engines-dir", needed_bytes=needed_bytes) as stage:
+    parts = _key_parts(bundle, accuracy_level)
+    with engines.made(bundle, "ort", parts, ENGINE_FILES, engines_dir, needed_bytes) as (
+        stage,
+        target,
+    ):
         options = _options(onnxruntime, None, bundle, accuracy_level)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(stage / MODEL_NAME)
@@ -115,11 +112,6 @@ def build(
         _session(onnxruntime, bundle.model_path, options, "cpu")
         if weight_only:
             _check_fusion(bundle.model_path, stage / MODEL_NAME)
-        built = trust.fingerprints(stage, (MODEL_NAME, WEIGHTS_NAME))
-        hashes = {name: known.sha256 for name, known in built.items()}
-        content = {"key": _key_parts(bundle, accuracy_level), "sha256": hashes}
-        (stage / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n")
-    trust.record(target, built)
     return target
 
 
@@ -163,7 +155,8 @@ def load(
     elif provider != "cpu":
         reason = "prepacked weights are for the CPU provider"
     else:
-        found, reason = _find_engine(bundle, engines_dir, accuracy_level)
+        parts = _key_parts(bundle, accuracy_level)
+        found, reason = engines.find(bundle, "ort", parts, ENGINE_FILES, engines_dir)
     if engine == "required" and found is None:
         raise EngineError(f"{bundle.path}: {reason}")
     threads = threads or cpus.usable_cpus()
@@ -392,48 +385,3 @@ def _return_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def _engines_dirs(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
-    if engines_dir is not None:
-        return [engines_dir]
-    cache = cache_dir()
-    in_cache = [] if cache is None else [cache / ENGINES_NAME / bundle.model_sha256[:24]]
-    return [bundle.path / ENGINES_NAME, *in_cache]
-
-
-def _writable_engines_dir(bundle: Bundle, engines_dir: Path | None) -> Path:
-    reasons = []
-    for folder in _engines_dirs(bundle, engines_dir):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError as error:
-            reasons.append(f"{folder}: {error.strerror}")
-    raise ResourceError(
-        "no place for the engine; name one with --engines-dir:\n  " + "\n  ".join(reasons)
-    )
-
-
-def _find_engine(
-    bundle: Bundle, engines_dir: Path | None, accuracy_level: AccuracyLevel
-) -> tuple[Path | None, str]:
-    """The engine for this model, runtime and CPU that we built ourselves, or why there is none."""
-    name = f"ort-{key(bundle, accuracy_level)}"
-    build_it = f"build one with: python -m vit_edge.build {bundle.path} --backend ort"
-    others = False
-    for folder in _engines_dirs(bundle, engines_dir):
-        engine = folder / name
-        if engine.is_dir():
-            if {MODEL_NAME, WEIGHTS_NAME} <= trust.recorded_hashes(engine).keys():
-                return engine, ""
-            reason = f"{engine} was not built here, or changed since; {build_it}"
-            _LOG.warning("%s", reason)
-            return None, reason
-        others = others or any(folder.glob("ort-*"))
-    if others:
-        reason = f"the engine found is for another model, onnxruntime or CPU; {build_it}"
-        _LOG.warning("%s: %s", bundle.path, reason)
-        return None, reason
-    return None, f"none was built; {build_it}"

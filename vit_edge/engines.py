@@ -1,0 +1,140 @@
+"""Engines: what a runtime made of a bundle on this device, found by its key, trusted by its hash.
+
+An engine is a directory, `<backend>-<key>`, in the bundle's engines/, in the user's cache where the
+bundle is read-only, or wherever the user says. It is a cache of model.onnx, and native code or
+close to it: only what our own build made here, and recorded (see trust.py), is ever opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from vit_edge import staging, trust
+from vit_edge.bundle import ENGINES_NAME, Bundle
+from vit_edge.errors import ResourceError
+from vit_edge.userdirs import cache_dir
+
+_LOG = logging.getLogger(__name__)
+
+RECORD_NAME = "engine.json"
+
+
+class Found(NamedTuple):
+    """An engine, or why there is none."""
+
+    path: Path | None
+    reason: str  # empty if there is one
+
+
+class Stage(NamedTuple):
+    """An engine while it is made."""
+
+    path: Path  # the directory to write into
+    target: Path  # where it will be
+
+
+def key_of(parts: Mapping[str, str]) -> str:
+    """What an engine depends on, as 24 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def made(
+    bundle: Bundle,
+    backend: str,
+    parts: Mapping[str, str],
+    files: Collection[str],
+    engines_dir: Path | None,
+    needed_bytes: int,
+) -> Iterator[Stage]:
+    """Give a directory to build in; it is recorded, and moved into place when the block ends well.
+
+    Args:
+        bundle: The bundle.
+        backend: Its name is part of the engine's.
+        parts: What the engine depends on.
+        files: That the block writes; hashed, and nothing else of the directory is opened later.
+        engines_dir: Where to put it; None: the bundle's engines/, or the user's cache.
+        needed_bytes: Free space to insist on.
+
+    Raises:
+        ResourceError: No place to write to, or too little of it.
+    """
+    target = writable_folder(bundle, engines_dir) / f"{backend}-{key_of(parts)}"
+    with staging.staged(target, option="--engines-dir", needed_bytes=needed_bytes) as path:
+        yield Stage(path, target)
+        built = trust.fingerprints(path, files)
+        hashes = {name: known.sha256 for name, known in built.items()}
+        content = {"key": parts, "sha256": hashes}
+        (path / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n")
+    trust.record(target, built)
+
+
+def find(
+    bundle: Bundle,
+    backend: str,
+    parts: Mapping[str, str],
+    files: Collection[str],
+    engines_dir: Path | None,
+) -> Found:
+    """Find the engine of these parts that was built here, or say why there is none.
+
+    Args:
+        bundle: The bundle.
+        backend: As `made` was told.
+        parts: As `made` was told.
+        files: That must be those that were built.
+        engines_dir: The only place to look in, if given.
+    """
+    name = f"{backend}-{key_of(parts)}"
+    build_it = f"build one with: python -m vit_edge.build {bundle.path} --backend {backend}"
+    others = False
+    for folder in folders(bundle, engines_dir):
+        engine = folder / name
+        if engine.is_dir():
+            if set(files) <= trust.recorded_hashes(engine).keys():
+                return Found(engine, "")
+            reason = f"{engine} was not built here, or changed since; {build_it}"
+            _LOG.warning("%s", reason)
+            return Found(None, reason)
+        others = others or any(folder.glob(f"{backend}-*"))
+    if others:
+        reason = f"the engine found is for another model, runtime or machine; {build_it}"
+        _LOG.warning("%s: %s", bundle.path, reason)
+        return Found(None, reason)
+    return Found(None, f"none was built; {build_it}")
+
+
+def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
+    """Where engines of a bundle may lie, the preferred place first."""
+    if engines_dir is not None:
+        return [engines_dir]
+    cache = cache_dir()
+    in_cache = [] if cache is None else [cache / ENGINES_NAME / bundle.model_sha256[:24]]
+    return [bundle.path / ENGINES_NAME, *in_cache]
+
+
+def writable_folder(bundle: Bundle, engines_dir: Path | None) -> Path:
+    """The first of them that can be written to, made if need be.
+
+    Raises:
+        ResourceError: None can.
+    """
+    reasons = []
+    for folder in folders(bundle, engines_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            reasons.append(f"{folder}: {error.strerror}")
+    raise ResourceError(
+        "no place for the engine; name one with --engines-dir:\n  " + "\n  ".join(reasons)
+    )
