@@ -23,7 +23,9 @@ ALLOWED = {
 # What the core may import beside the standard library; everything else finds it by name.
 CORE_PACKAGES = {"numpy", "PIL", PACKAGE}
 # Core, but above the backends: a runtime that imported them would go in a circle.
-ABOVE_RUNTIMES = {"vit_edge.predictor", "vit_edge.cli", "vit_edge.build", "vit_edge.__main__"}
+ABOVE_RUNTIMES = {
+    f"vit_edge.{name}" for name in ("predictor", "cli", "build", "tune", "tuned", "__main__")
+}
 
 
 class Import(NamedTuple):

@@ -1,4 +1,4 @@
-"""python -m vit_edge.build: compile a bundle for this device, by whichever runtime."""
+"""python -m vit_edge.build: compile a bundle for this device, or find out how it runs best here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 
 from vit_edge import backends, cli, isolate
 from vit_edge.bundle import Bundle
+from vit_edge.errors import UsageError
+
+TUNE_BATCHES = "1,8"
+_FOR_TUNE = ("batches", "memory_limit", "parity_target")
 
 
 def build(bundle: str, backend: str, engines_dir: Path | None = None) -> Path:
@@ -31,15 +35,37 @@ def parser() -> argparse.ArgumentParser:
     made = cli.bundle_parser(
         "python -m vit_edge.build",
         "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
-        "by model, runtime and hardware; Predictor uses it by itself.",
-        "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort",
+        "by model, runtime and hardware; Predictor uses it by itself. With --tune every runtime "
+        "that is installed is built, checked and timed, and Predictor takes the fastest from then "
+        "on.",
+        "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort\n"
+        "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8",
     )
-    cli.add_backend(made)
+    names = ", ".join(backends.names())
+    made.add_argument(
+        "--backend",
+        metavar="NAME",
+        help=f"one of {names}; default: ort, with --tune all that are installed",
+    )
     made.add_argument(
         "--engines-dir",
         type=Path,
         metavar="DIR",
         help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
+    )
+    made.add_argument("--tune", action="store_true", help="try everything, record the fastest")
+    made.add_argument(
+        "--batches", metavar="N,N", help=f"batch sizes to tune for; default: {TUNE_BATCHES}"
+    )
+    made.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="tune: what the process may take, such as 100MB; what needs more is not chosen",
+    )
+    made.add_argument(
+        "--parity-target",
+        metavar="NAME=NUMBER,...",
+        help="tune: what the answers must reach besides the precision's limit",
     )
     return made
 
@@ -47,14 +73,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Build from the command line."""
     arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: _run(arguments))
+    return cli.guarded(lambda: (_tune if arguments.tune else _build)(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _build(arguments: argparse.Namespace) -> int:
+    useless = [name for name in _FOR_TUNE if getattr(arguments, name) is not None]
+    if useless:
+        raise UsageError(f"--{useless[0].replace('_', '-')} is for --tune")
     start = time.perf_counter()
     # In a child process, whose death of too little memory is a message here.
     engine = isolate.call_in_child(
-        "vit_edge.build:build", arguments.bundle, arguments.backend, arguments.engines_dir
+        "vit_edge.build:build", arguments.bundle, arguments.backend or "ort", arguments.engines_dir
     )
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in engine.iterdir())
@@ -63,6 +92,30 @@ def _run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
     else:
         print(f"engine   {engine} ({size / 1e6:.1f} MB, built in {seconds:.1f} s)")
+    return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from vit_edge.parity.targets import parse_target
+    from vit_edge.tune import tune
+
+    target = None if arguments.parity_target is None else parse_target(arguments.parity_target)
+    limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
+    tried = tune(
+        Bundle.read(arguments.bundle),
+        cli.whole_numbers(arguments.batches or TUNE_BATCHES, "--batches"),
+        only=[arguments.backend] if arguments.backend else [],
+        engines_dir=arguments.engines_dir,
+        memory_limit_bytes=limit,
+        target=target,
+    )
+    if arguments.json:
+        print(json.dumps(tried.as_dict(), indent=2))
+        return 0
+    print(cli.table(tried.rows()))
+    for batch, index in tried.chosen.items():
+        print(f"batch {batch:<3} {tried.measured[index].name}")
+    print(f"record    {tried.record}")
     return 0
 
 

@@ -7,11 +7,12 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from vit_edge import backends
-from vit_edge.errors import VitEdgeError
+from vit_edge import backends, tuned
+from vit_edge.errors import UsageError, VitEdgeError
 
 VERBS = {
     "export": "vit_edge.export.__main__",
@@ -21,6 +22,10 @@ VERBS = {
     "parity": "vit_edge.parity.__main__",
     "predict": "vit_edge.__main__",
 }
+
+_UNITS = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
+}  # fmt: skip
 
 
 def guarded(run: Callable[[], int]) -> int:
@@ -62,10 +67,46 @@ def bundle_parser(prog: str, description: str, example: str) -> argparse.Argumen
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add --backend to a verb that runs one."""
-    names = ", ".join(backends.names())
+    names = ", ".join((tuned.AUTO, *backends.names()))
     parser.add_argument(
-        "--backend", default="ort", metavar="NAME", help=f"one of {names}; default: ort"
+        "--backend",
+        default=tuned.AUTO,
+        metavar="NAME",
+        help=f"one of {names}; default: {tuned.AUTO}, what `build --tune` found best, or else "
+        f"{tuned.DEFAULT}",
     )
+
+
+def size_bytes(text: str) -> int:
+    """Read a size such as 100MB, 64MiB or 2GB.
+
+    Raises:
+        UsageError: It is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None or float(found[1]) == 0:
+        raise UsageError(f"{text!r} is no size; write a number with {', '.join(_UNITS)}: 100MB")
+    return int(float(found[1]) * unit)
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Read whole numbers separated by commas.
+
+    Raises:
+        UsageError: They are not.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected whole numbers, such as 1,8") from None
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 @contextlib.contextmanager

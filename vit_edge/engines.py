@@ -83,6 +83,7 @@ def find(
     parts: Mapping[str, str],
     files: Collection[str],
     engines_dir: Path | None,
+    build_it: str | None = None,
 ) -> Found:
     """Find the engine of these parts that was built here, or say why there is none.
 
@@ -92,24 +93,26 @@ def find(
         parts: As `made` was told.
         files: That must be those that were built.
         engines_dir: The only place to look in, if given.
+        build_it: The command that makes one, unless it is the usual one.
     """
     name = f"{backend}-{key_of(parts)}"
-    build_it = f"build one with: python -m vit_edge.build {bundle.path} --backend {backend}"
+    command = build_it or f"python -m vit_edge.build {bundle.path} --backend {backend}"
+    remedy = f"build one with: {command}"
     others = False
     for folder in folders(bundle, engines_dir):
         engine = folder / name
         if engine.is_dir():
             if set(files) <= trust.recorded_hashes(engine).keys():
                 return Found(engine, "")
-            reason = f"{engine} was not built here, or changed since; {build_it}"
+            reason = f"{engine} was not built here, or changed since; {remedy}"
             _LOG.warning("%s", reason)
             return Found(None, reason)
         others = others or any(folder.glob(f"{backend}-*"))
     if others:
-        reason = f"the engine found is for another model, runtime or machine; {build_it}"
+        reason = f"the engine found is for another model, runtime or machine; {remedy}"
         _LOG.warning("%s: %s", bundle.path, reason)
         return Found(None, reason)
-    return Found(None, f"none was built; {build_it}")
+    return Found(None, f"none was built; {remedy}")
 
 
 def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:

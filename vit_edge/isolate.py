@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 from vit_edge import cgroups, processes
 from vit_edge.errors import ResourceError, UsageError
@@ -140,6 +140,13 @@ def run_child(
         )
 
 
+class Call(NamedTuple):
+    """What a function called in a child returned, and what the child cost."""
+
+    value: Any
+    child: ChildResult
+
+
 def call_in_child(
     target: str,
     *arguments: Any,
@@ -147,6 +154,21 @@ def call_in_child(
     timeout_s: float | None = None,
 ) -> Any:
     """Call "package.module:function" in a fresh Python process and return what it returns.
+
+    See `measured_call`.
+    """
+    return measured_call(
+        target, *arguments, memory_limit_bytes=memory_limit_bytes, timeout_s=timeout_s
+    ).value
+
+
+def measured_call(
+    target: str,
+    *arguments: Any,
+    memory_limit_bytes: int | None = None,
+    timeout_s: float | None = None,
+) -> Call:
+    """Call "package.module:function" in a fresh Python process, and measure that process.
 
     Args:
         target: The function by name.
@@ -173,7 +195,7 @@ def call_in_child(
         outcome, value = pickle.loads(answer.read_bytes())
     if outcome == "raised":
         raise value
-    return value
+    return Call(value, done)
 
 
 class _Watch:

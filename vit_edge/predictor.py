@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import backends, cpus
+from vit_edge import cpus, tuned
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ImageError, PredictionError, UsageError
@@ -107,7 +107,7 @@ class Predictor:
     def __init__(
         self,
         bundle: str | os.PathLike[str] | Bundle,
-        backend: str | Backend = "ort",
+        backend: str | Backend = tuned.AUTO,
         *,
         image_limits: ImageLimits | None = None,
     ) -> None:
@@ -115,8 +115,9 @@ class Predictor:
 
         Args:
             bundle: Its directory, or a Bundle that was read.
-            backend: A backend's name for its defaults, or one that was loaded with options:
-                `ort.load(Bundle.read(path), threads=2)`.
+            backend: "auto" takes what `python -m vit_edge.build BUNDLE --tune` found to be best
+                here, and ort where that was not tried; or a backend's name, for its defaults; or
+                one that was loaded with options: `ort.load(Bundle.read(path), threads=2)`.
             image_limits: What images are refused for; see images.ImageLimits.
 
         Raises:
@@ -130,7 +131,7 @@ class Predictor:
         self._pid = os.getpid()
         _OPEN.add(self)
         self._backend: Backend | None = (
-            backends.module(backend).load(self._bundle) if isinstance(backend, str) else backend
+            tuned.load_named(backend, self._bundle) if isinstance(backend, str) else backend
         )
 
     def __repr__(self) -> str:
@@ -314,7 +315,7 @@ class Predictor:
                     )
                 # The parent's runtime is never destroyed here: it would wait for its threads.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
-                self._backend = backends.module(self._backend_name).load(self._bundle)
+                self._backend = tuned.load_named(self._backend_name, self._bundle)
                 self._pid = os.getpid()
             return self._backend
 

@@ -218,7 +218,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_model(
 ) -> None:
     usage = shutil.disk_usage(bundle.path)
     monkeypatch.setattr(ort.shutil, "disk_usage", lambda path: usage._replace(free=0))
-    monkeypatch.setattr(ort.engines.staging.shutil, "disk_usage", lambda path: usage._replace(free=0))
+    monkeypatch.setattr(ort.engines.staging.shutil, "disk_usage", lambda _: usage._replace(free=0))
     with pytest.raises(ResourceError, match="--engines-dir"):
         ort.build(bundle)
 

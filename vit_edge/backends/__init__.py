@@ -4,7 +4,10 @@ A backend module exports
 
     available() -> Availability            whether its runtime is here, and if not why
     key(bundle) -> str                     what an engine of it depends on: model, runtime, machine
+    BUILD_OPTIONS                          names of those options of `load` that `build` takes too
     build(bundle, engines_dir, ...) -> Path    compile on this device; options are the backend's own
+    find(bundle, engines_dir, ...) -> Found    what `build` made with the same options, if anything
+    configurations(bundle)                 options of `load` worth trying, for `build --tune`
     load(bundle, *, ...) -> Backend        open the bundle; options are the backend's own
 
 The module's file name is its name on the command line, in manifests and in reports. The contract
@@ -13,7 +16,7 @@ is held by tests/backends/test_contract.py, which runs over every module found h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +24,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from vit_edge import plugins
 from vit_edge.bundle import Bundle
+from vit_edge.choose import Option
+from vit_edge.engines import Found
 from vit_edge.errors import BackendError, UsageError
 from vit_edge.manifest import Manifest
 
@@ -65,13 +70,22 @@ class BackendModule(Protocol):
 
     available: Callable[[], Availability]
     key: Callable[[Bundle], str]
+    BUILD_OPTIONS: frozenset[str]
     build: Callable[[Bundle, Path | None], Path]
+    find: Callable[[Bundle, Path | None], Found]
+    configurations: Callable[[Bundle], Sequence[Mapping[str, Option]]]
     load: Callable[[Bundle], Backend]
 
 
 def names() -> list[str]:
     """The backends on disk, whether their runtimes are installed or not."""
     return plugins.names(__name__)
+
+
+def installed() -> dict[str, str]:
+    """The backends that can be used here, and the versions of their runtimes."""
+    found = {name: plugins.load(__name__, name).available() for name in names()}
+    return {name: availability.reason for name, availability in found.items() if availability.ok}
 
 
 def module(name: str) -> BackendModule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from vit_edge import cpus, verify, wire
 from vit_edge.backends import Availability, check_pixels
 from vit_edge.bundle import Bundle
+from vit_edge.choose import Option
+from vit_edge.engines import Found
 from vit_edge.errors import BackendError, UsageError
 from vit_edge.manifest import Architecture, Manifest
 
@@ -32,6 +34,19 @@ def available() -> Availability:
 def key(bundle: Bundle) -> str:
     """Nothing is built, so nothing but the model matters."""
     return bundle.model_sha256
+
+
+BUILD_OPTIONS: frozenset[str] = frozenset()
+
+
+def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
+    """None: the reference is not for devices."""
+    return []
+
+
+def find(bundle: Bundle, engines_dir: Path | None = None) -> Found:
+    """Never anything: PyTorch runs as it is."""
+    return Found(None, "PyTorch runs as it is")
 
 
 def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:

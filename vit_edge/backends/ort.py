@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from vit_edge import cpus, engines, verify, wire
 from vit_edge.backends import Availability, check_pixels
 from vit_edge.bundle import MODEL_NAME, Bundle
+from vit_edge.choose import Option
+from vit_edge.engines import Found
 from vit_edge.errors import BackendError, EngineError, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _LOG = logging.getLogger(__name__)
 MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention, the last for 3.10
 WEIGHTS_NAME = "model.onnx.data"
 ENGINE_FILES = (MODEL_NAME, WEIGHTS_NAME)
+BUILD_OPTIONS = frozenset({"accuracy_level"})
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 EngineUse = Literal["auto", "never", "required"]
@@ -62,6 +65,24 @@ def available() -> Availability:
 def key(bundle: Bundle, accuracy_level: AccuracyLevel = DEFAULT_LEVEL) -> str:
     """What prepacked weights depend on: the model, the runtime, the CPU and its features."""
     return engines.key_of(_key_parts(bundle, accuracy_level))
+
+
+def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
+    """What is worth trying here; see the measurements in docs/cpu.md."""
+    if bundle.manifest.precision in ("bf16", *SIMULATED):
+        return []
+    return [{}]
+
+
+def find(
+    bundle: Bundle,
+    engines_dir: Path | None = None,
+    *,
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> Found:
+    """The engine that `build` made of this bundle here, or why there is none."""
+    parts = _key_parts(bundle, accuracy_level)
+    return engines.find(bundle, "ort", parts, ENGINE_FILES, engines_dir)
 
 
 def build(
@@ -155,8 +176,7 @@ def load(
     elif provider != "cpu":
         reason = "prepacked weights are for the CPU provider"
     else:
-        parts = _key_parts(bundle, accuracy_level)
-        found, reason = engines.find(bundle, "ort", parts, ENGINE_FILES, engines_dir)
+        found, reason = find(bundle, engines_dir, accuracy_level=accuracy_level)
     if engine == "required" and found is None:
         raise EngineError(f"{bundle.path}: {reason}")
     threads = threads or cpus.usable_cpus()

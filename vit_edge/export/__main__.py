@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -217,7 +217,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     quantization = bundle.manifest.quantization
     if quantization is not None and quantization["table"]:
-        print(aligned(quantization["table"]) + "\n")
+        print(cli.table(quantization["table"]) + "\n")
     print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
     print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
     print(f"parity   {verdict(parity)}")
@@ -305,7 +305,7 @@ def variants_table() -> str:
         (row.name, str(row.num_classes or "none"), row.hf or "-", row.timm or "-", row.jax or "-")
         for row in VARIANTS.values()
     ]
-    return aligned(rows)
+    return cli.table(rows)
 
 
 def settings_table(precision: str) -> str:
@@ -317,14 +317,7 @@ def settings_table(precision: str) -> str:
     rows = [("setting", "default", "values")]
     for name, default, values in quantizers.described_settings(precision):
         rows.append((name, default, values))
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return cli.table(rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from vit_edge import backends, cli
+from vit_edge import cli, tuned
 from vit_edge.bundle import Bundle
 from vit_edge.parity.compare import (
     as_json,
@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
     manifest = bundle.manifest
     with Golden(arguments.golden or bundle.golden_path) as golden:
         check_golden(golden, manifest)
-        backend = backends.module(arguments.backend).load(bundle)
+        backend = tuned.load_named(arguments.backend, bundle)
         probes = golden.probes()
         comparison = compare_answers(
             backend,
