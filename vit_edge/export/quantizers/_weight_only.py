@@ -90,8 +90,6 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
     kind = BlockFormat(bits, settings.symmetric, settings.block_size)
     workspace = Workspace(task.scratch / "weight-only")
     reference = workspace.settled(task.model)
-    for value in task.model.graph.initializers.values():
-        value.const_value = None  # the task's copy of the weights: 346 MB of base
     model = reference.clone()
     found, choices = _round(task, settings, kind, workspace, reference, model)
     model = workspace.settled(model)

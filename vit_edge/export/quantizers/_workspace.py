@@ -38,10 +38,15 @@ class Workspace:
 
         What was changed in memory so far takes none afterwards, and variants of the result are
         files of a few kilobytes plus their own tensors.
+
+        Args:
+            model: Gives up its weights, so that they are not held or mapped twice.
         """
         folder = self._folder / f"weights-{next(self._numbers)}"
         folder.mkdir()
         write_model(model, folder, single_file_limit=0)
+        for value in model.graph.initializers.values():
+            value.const_value = None
         return onnx_ir.load(folder / "model.onnx")
 
     def session(

@@ -114,24 +114,15 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     kind = _format(task, settings)
     workspace = Workspace(task.scratch / "int8")
     model = workspace.settled(task.model)
-    linears = block_linears(model)
-    check_names(settings.keep_float, [linear.name for linear in linears])
-    samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
+    every = [linear.name for linear in block_linears(model)]
+    check_names(settings.keep_float, every)
     judge = Judge(workspace, model, task.calibration)
-    choices: dict[str, Choice] = {}
-    if settings.smoothing:
-        found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
-        error = rounding_error(kind, _largest_weight(settings))
-        choices = smooth(found, samples, error, shift=settings.shift, progress=task.progress)
-        model = workspace.settled(model)
-        linears = block_linears(model)
-        samples = _renamed(samples, linears)
-    rounded = _round(linears, samples, settings, kind, task)
+    model, choices, rounded = _smoothed_and_rounded(workspace, model, settings, kind, task)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:
         return _applied(model, {name: rounded[name] for name in names}, kind)
 
-    names = [linear.name for linear in linears if linear.name not in settings.keep_float]
+    names = [name for name in every if name not in settings.keep_float]
     ranked, trials = ranked_search(judge, variant, names, task, settings)
     chosen = [name for name in names if name not in trials[-1].kept_float]
     final = variant(chosen)
@@ -142,6 +133,34 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     reach = halve_around(final, model, workspace, task.calibration, task.progress)
     record["overflow_scan"] = reach.as_dict()
     return Quantized(final, record, table, simulated(final, FLOAT16), sentence(FLOAT16))
+
+
+def _smoothed_and_rounded(
+    workspace: Workspace, model: onnx_ir.Model, settings: Settings, kind: Format, task: Task
+) -> tuple[onnx_ir.Model, dict[str, Choice], dict[str, Rounded]]:
+    """The float32 graph with its activations rescaled, how they were, and every Linear rounded.
+
+    A function of its own, so that the samples (264 MB of base) are gone when it returns.
+
+    Args:
+        workspace: Where to run.
+        model: Settled; it is rewritten, and gives up its weights.
+        settings: What to do.
+        kind: Of the activations.
+        task: With calibration images.
+    """
+    assert task.calibration is not None
+    linears = block_linears(model)
+    samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
+    choices: dict[str, Choice] = {}
+    if settings.smoothing:
+        found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
+        error = rounding_error(kind, _largest_weight(settings))
+        choices = smooth(found, samples, error, shift=settings.shift, progress=task.progress)
+        model = workspace.settled(model)
+        linears = block_linears(model)
+        samples = _renamed(samples, linears)
+    return model, choices, _round(linears, samples, settings, kind, task)
 
 
 def _half_around(task: Task, settings: Settings) -> bool:
