@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vit_edge import build, verify
+from vit_edge import build, cpus, staging, verify
 from vit_edge.backends import ort
-from vit_edge.bundle import Bundle, write_manifest
+from vit_edge.backends.ort import engine, session
+from vit_edge.bundle import MODEL_NAME, Bundle, write_manifest
 from vit_edge.errors import (
     BackendError,
     EngineError,
@@ -26,6 +27,7 @@ from vit_edge.errors import (
     UsageError,
 )
 from vit_edge.manifest import json_from_manifest
+from vit_edge.wire import packed
 
 requires = ("onnxruntime",)
 
@@ -104,7 +106,7 @@ def test_an_engine_for_another_machine_is_said_and_not_used(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ort.build(bundle)
-    monkeypatch.setattr(ort.cpus, "cpu_features", lambda: ("neon",))
+    monkeypatch.setattr(cpus, "cpu_features", lambda: ("neon",))
     with caplog.at_level(logging.WARNING):
         assert ort.load(bundle).facts["engine"].startswith("none")
     assert "another model, runtime or machine" in caplog.text
@@ -140,7 +142,7 @@ def test_a_changed_model_is_refused_before_the_runtime_sees_it(
     data = bytearray(bundle.model_path.read_bytes())
     data[-5] ^= 0xFF
     bundle.model_path.write_bytes(data)
-    monkeypatch.setattr(ort, "_session", lambda *_: pytest.fail("parsed"))
+    monkeypatch.setattr(ort, "open_session", lambda *_: pytest.fail("parsed"))
     with pytest.raises((IntegrityError, ModelError)):
         ort.load(bundle)
 
@@ -152,7 +154,7 @@ def test_random_bytes_are_refused_before_the_runtime_sees_them(
     """Even with a manifest that agrees with them."""
     bundle.model_path.write_bytes(content)
     write_manifest(bundle.path, bundle.manifest)
-    monkeypatch.setattr(ort, "_session", lambda *_: pytest.fail("parsed"))
+    monkeypatch.setattr(ort, "open_session", lambda *_: pytest.fail("parsed"))
     with pytest.raises(ModelError):
         ort.load(Bundle.read(bundle.path))
 
@@ -180,7 +182,9 @@ def test_a_provider_that_falls_back_is_an_error(
         ort.load(bundle, provider="cuda")
 
 
-@pytest.mark.parametrize("arguments", [{"threads": 0}, {"provider": "npu"}])
+@pytest.mark.parametrize(
+    "arguments", [{"threads": 0}, {"provider": "npu"}, {"micro_batch": 0}, {"engine": "maybe"}]
+)
 def test_wrong_options_are_refused(bundle: Bundle, arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ort.load(bundle, **arguments)
@@ -217,8 +221,8 @@ def test_a_full_disk_is_not_taken_for_a_bad_model(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(bundle.path)
-    monkeypatch.setattr(ort.shutil, "disk_usage", lambda path: usage._replace(free=0))
-    monkeypatch.setattr(ort.engines.staging.shutil, "disk_usage", lambda _: usage._replace(free=0))
+    monkeypatch.setattr(session.shutil, "disk_usage", lambda path: usage._replace(free=0))
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: usage._replace(free=0))
     with pytest.raises(ResourceError, match="--engines-dir"):
         ort.build(bundle)
 
@@ -254,3 +258,55 @@ def test_bf16_is_refused_on_the_cpu_with_the_way_out(bundle: Bundle) -> None:
         ort.load(Bundle.read(bundle.path))
     with pytest.raises(BackendError, match="no BF16 MatMul"):
         ort.build(Bundle.read(bundle.path))
+
+
+def test_an_engine_holds_its_weights_once_and_answers_the_same(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).standard_normal((3, *bundle.manifest.input.shape[1:]))
+    small = ort.build(bundle)
+    found = ort.load(bundle, engine="required").run(pixels.astype(np.float32))["logits"]
+    monkeypatch.setattr(engine, "_compact", lambda *_: None)
+    large = ort.build(bundle, tmp_path / "plain")
+    expected = ort.load(bundle, engine="required", engines_dir=tmp_path / "plain")
+    np.testing.assert_array_equal(found, expected.run(pixels.astype(np.float32))["logits"])
+    external = packed.external_data(large / MODEL_NAME).values()
+    twice = sum(int(entry["length"]) for entry in external if packed.blobs(entry))
+    assert twice > 200_000
+    less = stored(large / engine.WEIGHTS_NAME) - stored(small / engine.WEIGHTS_NAME)
+    assert less > 0.9 * twice
+
+
+def stored(file: Path) -> int:
+    """Bytes on the disk, holes left out."""
+    return 512 * file.stat().st_blocks
+
+
+def test_an_engine_that_would_answer_otherwise_is_not_made_smaller(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a runtime that used the initializers which stand in for packed weights."""
+    real = packed.compacted
+
+    def damaged(external: Any, keys: Any, source: Path, target: Path) -> Any:
+        changed = real(external, keys, source, target)
+        names = [name for name, entry in changed.items() if "prepacked_0" in entry]
+        del changed[names[0]]["prepacked_0"]
+        return changed
+
+    expected = ort.load(bundle, engine="never")
+    monkeypatch.setattr(packed, "compacted", damaged)
+    ort.build(bundle)
+    assert "holds its weights twice" in caplog.text
+    pixels = np.zeros((1, *bundle.manifest.input.shape[1:]), np.float32)
+    found = ort.load(bundle, engine="required").run(pixels)["logits"]
+    np.testing.assert_allclose(found, expected.run(pixels)["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"micro_batch": 1}, {"micro_batch": 2}, {"arena": False}])
+def test_options_do_not_change_the_answers(bundle: Bundle, options: dict[str, Any]) -> None:
+    shape = (4, *bundle.manifest.input.shape[1:])
+    pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    expected = ort.load(bundle).run(pixels)
+    for name, found in ort.load(bundle, **options).run(pixels).items():
+        np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5)

@@ -323,7 +323,7 @@ def gate(
     """
     bundle = Bundle(folder, dataclasses.replace(manifest, files=file_records(folder)), draft.labels)
     verify.check_model(bundle)
-    backend = ort.OrtBackend(bundle, None, "export gate", cpus.usable_cpus(), "cpu")
+    backend = ort.OrtBackend(bundle, None, "export gate", ort.Use(cpus.usable_cpus()))
     batches = gate_batches(manifest.max_batch)
     golden: GoldenSet = draft.golden
     what = f"parity of {manifest.precision}"

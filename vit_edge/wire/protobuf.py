@@ -50,7 +50,9 @@ Schema = Mapping[str, Mapping[int, Entry]]
 Message = dict[str, Any]  # by field name; a field that may repeat is always a list
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
+    """One field of a message, as it lies in the file."""
+
     number: int
     wire_type: int
     at: int  # where its tag starts
@@ -81,7 +83,7 @@ class Reader:
         found: Message = {
             entry.name: [] for entry in declared.values() if entry.many or entry.kind == "ints"
         }
-        for item in self._fields(start, end):
+        for item in self.fields(start, end):
             entry = declared.get(item.number)
             if entry is None:
                 continue
@@ -103,7 +105,7 @@ class Reader:
             "Copy it again, or export the model again."
         )
 
-    def _value(self, kind: str, entry: Entry, item: _Field, depth: int) -> Any:
+    def _value(self, kind: str, entry: Entry, item: Field, depth: int) -> Any:
         where = f"{kind}.{entry.name}"
         if entry.kind == "ints":
             return self._integers(where, item)
@@ -117,7 +119,7 @@ class Reader:
             return self._text(where, item)
         return self.message(entry.kind, item.start, item.end, depth + 1)
 
-    def _integers(self, where: str, item: _Field) -> list[int]:
+    def _integers(self, where: str, item: Field) -> list[int]:
         if item.wire_type == VARINT:
             return [_signed(item.value)]
         if item.wire_type != BYTES:
@@ -129,7 +131,7 @@ class Reader:
             values.append(_signed(value))
         return values
 
-    def _text(self, where: str, item: _Field) -> str:
+    def _text(self, where: str, item: Field) -> str:
         self.text_left -= item.end - item.start
         if self.text_left < 0:
             raise self.error(item.at, f"more than {MAX_TEXT_BYTES} bytes of names and metadata")
@@ -138,7 +140,8 @@ class Reader:
         except UnicodeDecodeError:
             raise self.error(item.at, f"{where} is not UTF-8") from None
 
-    def _fields(self, start: int, end: int) -> Iterator[_Field]:
+    def fields(self, start: int, end: int) -> Iterator[Field]:
+        """Walk over the fields of the message in data[start:end]."""
         at = start
         while at < end:
             self._spend(at)
@@ -161,7 +164,7 @@ class Reader:
                 raise self.error(
                     tag_at, f"field {number} ends {at - end} bytes behind what holds it"
                 )
-            yield _Field(number, wire_type, tag_at, value, begin, at)
+            yield Field(number, wire_type, tag_at, value, begin, at)
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         """The unsigned integer at `at`, and where the next thing starts."""

@@ -16,6 +16,8 @@ import pytest
 from tests.export.quantizers.workbench import calibration
 from vit_edge import verify
 from vit_edge.backends import ort
+from vit_edge.backends.ort import session
+from vit_edge.backends.ort.session import session_options
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, UsageError
 
@@ -125,7 +127,7 @@ def test_a_runtime_that_would_expand_the_weights_is_refused(
 ) -> None:
     manifest = dataclasses.replace(bundle.manifest, precision=precision)
     older = dataclasses.replace(bundle, manifest=manifest)
-    monkeypatch.setattr(ort, "_version", lambda: version)
+    monkeypatch.setattr(session, "installed_version", lambda: version)
     for open_it in (ort.load, ort.build):
         with pytest.raises(BackendError, match=f"onnxruntime {version} would expand {precision}"):
             open_it(older)
@@ -148,8 +150,8 @@ def test_fp8_runs_as_a_simulation_and_says_so(testing_bundle: Bundle) -> None:
     fp8 = dataclasses.replace(
         testing_bundle, manifest=dataclasses.replace(testing_bundle.manifest, precision="fp8")
     )
-    options = ort._options(onnxruntime, 1, fp8, 4)
+    options = session_options(onnxruntime, ort.Use(1), "fp8", optimize=True, entries={})
     assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
-    backend = ort.OrtBackend(fp8, None, "test", 1, "cpu")
+    backend = ort.OrtBackend(fp8, None, "test", ort.Use(1))
     assert "rounded" in backend.facts["simulated"]
     assert "simulated" not in ort.load(testing_bundle).facts

@@ -1,0 +1,203 @@
+"""ONNX Runtime: the CPU provider, and the CUDA and TensorRT providers where they are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge import cpus, engines, verify
+from vit_edge.backends import Availability, check_pixels
+from vit_edge.backends.ort.engine import build, find, key_parts
+from vit_edge.backends.ort.session import (
+    DEFAULT_LEVEL,
+    MINIMUM_VERSION,
+    SIMULATED,
+    AccuracyLevel,
+    Provider,
+    Use,
+    check_runnable,
+    installed_version,
+    open_session,
+    precision_facts,
+    release,
+    session_options,
+)
+from vit_edge.bundle import MODEL_NAME, Bundle
+from vit_edge.choose import Option
+from vit_edge.errors import BackendError, EngineError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = [
+    "BUILD_OPTIONS",
+    "OrtBackend",
+    "Use",
+    "available",
+    "build",
+    "configurations",
+    "find",
+    "key",
+    "load",
+]
+
+BUILD_OPTIONS = frozenset({"accuracy_level"})
+
+EngineUse = Literal["auto", "never", "required"]
+
+
+def available() -> Availability:
+    """Whether onnxruntime is installed, without importing it."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return Availability(False, 'onnxruntime is not installed: pip install "vit-edge[cpu]"')
+    version = installed_version()
+    if release(version) < MINIMUM_VERSION:
+        return Availability(
+            False,
+            f'onnxruntime {version} is too old, 1.23 is needed: pip install -U "vit-edge[cpu]"',
+        )
+    return Availability(True, f"onnxruntime {version}")
+
+
+def key(bundle: Bundle, accuracy_level: AccuracyLevel = DEFAULT_LEVEL) -> str:
+    """What packed weights depend on: the model, the runtime, the CPU and its features."""
+    return engines.key_of(key_parts(bundle, accuracy_level))
+
+
+def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
+    """What is worth trying here: see `session.Use` for what each is good for."""
+    if bundle.manifest.precision in ("bf16", *SIMULATED):
+        return []
+    return [{}, {"micro_batch": 1}, {"micro_batch": 1, "arena": False}]
+
+
+def load(
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    provider: Provider = "cpu",
+    engine: EngineUse = "auto",
+    engines_dir: Path | None = None,
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+    spinning: bool = True,
+    arena: bool = True,
+    micro_batch: int | None = None,
+) -> OrtBackend:
+    """Open a bundle in ONNX Runtime.
+
+    Args:
+        bundle: The bundle; its files are hashed at the first load on this machine.
+        threads: Of one run; by default what affinity and cgroup allow.
+        provider: What must run the graph, every node of it.
+        engine: Whether to use what `build` made: if it is there, never, or insist on it.
+        engines_dir: Where `build` was told to put it.
+        accuracy_level: Of weight-only precisions: 4 rounds inputs to int8 by blocks, 0 does not.
+        spinning: See `Use`, as for the following.
+        arena: Off where memory is short.
+        micro_batch: 1 where memory is short.
+
+    Raises:
+        IntegrityError: A file of the bundle is not what its manifest says.
+        EngineError: `engine="required"` and there is none for this model, runtime and CPU.
+        BackendError: The provider is not there, refuses the model, or is too old for its precision.
+    """
+    if engine not in ("auto", "never", "required"):
+        raise UsageError(f'engine must be "auto", "never" or "required", not {engine!r}')
+    wanted = cpus.usable_cpus() if threads is None else threads
+    use = Use(wanted, provider, accuracy_level, spinning, arena, micro_batch)
+    use.check()
+    check_runnable(bundle, provider)
+    verify.ensure_verified(bundle)
+    found: Path | None = None
+    if engine == "never":
+        reason = "not asked for"
+    elif provider != "cpu":
+        reason = "prepacked weights are for the CPU provider"
+    else:
+        found, reason = find(bundle, engines_dir, accuracy_level=accuracy_level)
+    if engine == "required" and found is None:
+        raise EngineError(f"{bundle.path}: {reason}")
+    return OrtBackend(bundle, found, reason, use)
+
+
+class OrtBackend:
+    """An open ONNX Runtime session. Thread-safe, as sessions are."""
+
+    def __init__(self, bundle: Bundle, engine: Path | None, reason: str, use: Use) -> None:
+        """Use `load`, which checks the arguments."""
+        import onnxruntime
+
+        self._bundle = bundle
+        self._arguments = (engine, use)
+        self._micro_batch = use.micro_batch or bundle.manifest.max_batch
+        precision = bundle.manifest.precision
+        options = session_options(onnxruntime, use, precision, optimize=engine is None, entries={})
+        path = bundle.model_path if engine is None else engine / MODEL_NAME
+        self._session: onnxruntime.InferenceSession | None = open_session(
+            onnxruntime, path, options, use.provider
+        )
+        self._outputs = [tensor.name for tensor in bundle.manifest.outputs]
+        self.facts: Mapping[str, str] = {
+            "backend": "ort",
+            "runtime": f"onnxruntime {onnxruntime.__version__}",
+            "device": cpus.cpu_model() if use.provider == "cpu" else use.provider,
+            "provider": self._session.get_providers()[0],
+            "precision": precision,
+            "threads": str(use.threads),
+            "spinning": "on" if use.spinning else "off",
+            "arena": "on" if use.arena else "off",
+            "micro_batch": str(use.micro_batch or "none"),
+            "engine": f"none ({reason.partition(';')[0]})" if engine is None else engine.name,
+        } | precision_facts(precision, use.accuracy_level)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled backend reopens its bundle."""
+        return (_reopen, (str(self._bundle.path.resolve()), *self._arguments))
+
+    def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+        """See vit_edge.backends.Backend."""
+        if self._session is None:
+            raise UsageError("this backend is closed")
+        check_pixels(pixels, self._bundle.manifest)
+        feed = np.ascontiguousarray(pixels)
+        size = self._micro_batch
+        parts = [self._answers(feed[at : at + size]) for at in range(0, len(feed), size)]
+        if len(parts) == 1:
+            return dict(zip(self._outputs, parts[0], strict=True))
+        answers = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def close(self) -> None:
+        """Give the session back."""
+        self._session = None
+
+    def _answers(self, pixels: NDArray[np.generic]) -> list[NDArray[np.float32]]:
+        session = self._session
+        if session is None:
+            raise UsageError("this backend is closed")
+        try:
+            found: list[NDArray[np.float32]] = session.run(
+                self._outputs, {self._bundle.manifest.input.name: pixels}
+            )
+        except Exception as error:  # the runtime's exceptions have no common base but this
+            raise BackendError(f"onnxruntime failed while running: {error}") from error
+        return found
+
+
+def _reopen(path: str, engine: Path | None, use: Use) -> OrtBackend:
+    return load(
+        Bundle.read(path),
+        threads=use.threads,
+        provider=use.provider,
+        engine="never" if engine is None else "auto",
+        engines_dir=None if engine is None else engine.parent,
+        accuracy_level=use.accuracy_level,
+        spinning=use.spinning,
+        arena=use.arena,
+        micro_batch=use.micro_batch,
+    )

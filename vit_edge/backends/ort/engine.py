@@ -1,0 +1,190 @@
+"""Engines of ONNX Runtime: the optimized graph with packed weights, ready to be mapped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vit_edge import cpus, engines, verify, wire
+from vit_edge.backends.ort.session import (
+    DEFAULT_LEVEL,
+    WEIGHT_ONLY,
+    AccuracyLevel,
+    Use,
+    check_runnable,
+    installed_version,
+    open_session,
+    session_options,
+)
+from vit_edge.bundle import MODEL_NAME, Bundle
+from vit_edge.engines import Found
+from vit_edge.errors import BackendError, ModelError
+from vit_edge.wire import packed
+
+_LOG = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "model.onnx.data"
+FILES = (MODEL_NAME, WEIGHTS_NAME)
+
+
+def key_parts(bundle: Bundle, accuracy_level: AccuracyLevel) -> dict[str, str]:
+    """What packed weights depend on: the model, the runtime, the CPU and its features."""
+    weight_only = bundle.manifest.precision in WEIGHT_ONLY
+    return ({"accuracy_level": str(accuracy_level)} if weight_only else {}) | {
+        "model": bundle.model_sha256,
+        "runtime": f"onnxruntime {installed_version()}",
+        "cpu": cpus.cpu_model(),
+        "features": " ".join(cpus.cpu_features()),
+    }
+
+
+def find(
+    bundle: Bundle,
+    engines_dir: Path | None = None,
+    *,
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> Found:
+    """The engine that `build` made of this bundle here, or why there is none."""
+    parts = key_parts(bundle, accuracy_level)
+    return engines.find(bundle, "ort", parts, FILES, engines_dir)
+
+
+def build(
+    bundle: Bundle,
+    engines_dir: Path | None = None,
+    *,
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> Path:
+    """Write the optimized graph with prepacked weights, ready to be mapped.
+
+    Args:
+        bundle: The bundle.
+        engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
+            where the bundle is read-only.
+        accuracy_level: Of weight-only precisions; `load` must be given the same.
+
+    Returns:
+        The engine's directory. It is made aside and moved into place: there is never half of one.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the model, or would rebuild float weights at every run.
+        ResourceError: No place to write to.
+    """
+    use = Use(cpus.usable_cpus(), accuracy_level=accuracy_level)
+    use.check()
+    check_runnable(bundle, "cpu")
+    verify.ensure_verified(bundle, full=True)
+    needed_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
+    parts = key_parts(bundle, accuracy_level)
+    with engines.made(bundle, "ort", parts, FILES, engines_dir, needed_bytes) as stage:
+        weight_only = bundle.manifest.precision in WEIGHT_ONLY
+        # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
+        _optimized(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
+        if weight_only:
+            _check_fusion(bundle.model_path, stage.path / MODEL_NAME)
+        else:
+            _compact(bundle, use, stage.path)
+    return stage.target
+
+
+def _optimized(bundle: Bundle, use: Use, model: Path, folder: Path, *, prepack: bool) -> None:
+    """Have the runtime optimize a model, and write what comes out to a folder."""
+    import onnxruntime
+
+    entries = {
+        "session.save_external_prepacked_constant_initializers": "1" if prepack else "0",
+        "session.optimized_model_external_initializers_file_name": WEIGHTS_NAME,
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    }
+    precision = bundle.manifest.precision
+    ours = model == bundle.model_path
+    options = session_options(onnxruntime, use, precision, optimize=ours, entries=entries)
+    options.optimized_model_filepath = str(folder / MODEL_NAME)
+    open_session(onnxruntime, model, options, "cpu")
+
+
+def _compact(bundle: Bundle, use: Use, stage: Path) -> None:
+    """Leave packed weights out in their other form, if the answers then are the same to the bit.
+
+    How: see wire.packed. It rests on how the runtime looks packed weights up, so it is tried.
+    """
+    model, data = stage / MODEL_NAME, stage / WEIGHTS_NAME
+    with tempfile.TemporaryDirectory(dir=stage) as name:
+        scratch = Path(name)
+        _linked(data, scratch / WEIGHTS_NAME)
+        try:
+            external = packed.external_data(model)
+            stand_ins = packed.with_stand_ins(external, scratch / "stand-ins")
+            (scratch / MODEL_NAME).write_bytes(packed.with_external_data(model, stand_ins))
+            keyed = scratch / "keyed"
+            keyed.mkdir()
+            _optimized(bundle, use, scratch / MODEL_NAME, keyed, prepack=True)
+            keys = packed.external_data(keyed / MODEL_NAME)
+            small = scratch / "small"
+            small.mkdir()
+            changed = packed.compacted(external, keys, data, small / WEIGHTS_NAME)
+            (small / MODEL_NAME).write_bytes(packed.with_external_data(model, changed))
+            same = _answers(bundle, use, model) == _answers(bundle, use, small / MODEL_NAME)
+        except (ModelError, BackendError) as error:
+            _LOG.warning("the engine holds its weights twice: %s", error)
+            return
+        if not same:
+            _LOG.warning(
+                "the engine holds its weights twice: onnxruntime %s looks packed weights up in "
+                "another way than known",
+                installed_version(),
+            )
+            return
+        for file in FILES:
+            (small / file).replace(stage / file)
+
+
+def _linked(file: Path, place: Path) -> None:
+    """The same file in another folder; not by a symlink, which onnxruntime 1.24 refuses."""
+    try:
+        os.link(file, place)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, place)
+
+
+def _answers(bundle: Bundle, use: Use, model: Path) -> Mapping[str, bytes]:
+    """What an optimized model answers to two images of noise, to the bit."""
+    import onnxruntime
+
+    precision = bundle.manifest.precision
+    options = session_options(onnxruntime, use, precision, optimize=False, entries={})
+    session = open_session(onnxruntime, model, options, "cpu")
+    shape = (2, *(size for size in bundle.manifest.input.shape[1:] if size is not None))
+    pixels = np.random.default_rng(0).standard_normal(shape, np.float32)
+    names = [tensor.name for tensor in bundle.manifest.outputs]
+    answers = session.run(names, {bundle.manifest.input.name: pixels})
+    return {name: answer.tobytes() for name, answer in zip(names, answers, strict=True)}
+
+
+def _check_fusion(path: Path, optimized: Path) -> None:
+    """Refuse a graph some of whose weights are expanded to float32 at every run.
+
+    Raises:
+        BackendError: Fewer MatMulNBits than the weight-only model has blocks of weights.
+    """
+    expected = _count(path, "", "DequantizeLinear")
+    left = _count(optimized, "", "DequantizeLinear")
+    fused = _count(optimized, "com.microsoft", "MatMulNBits")
+    if left or fused != expected:
+        raise BackendError(
+            f"{path}: onnxruntime {installed_version()} fused {fused} of {expected} "
+            f"DequantizeLinear into MatMulNBits and left {left}, which it would expand to float32 "
+            "at every run: use another onnxruntime (1.31.1 is known to fuse them) or export "
+            "another precision"
+        )
+
+
+def _count(path: Path, domain: str, operator: str) -> int:
+    return wire.read_model(path).operators.get(domain, Counter())[operator]

@@ -1,0 +1,209 @@
+"""ONNX Runtime sessions: on exactly the provider that was asked for, with stated options."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vit_edge import cpus
+from vit_edge.bundle import Bundle
+from vit_edge.errors import BackendError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention, the last for 3.10
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+# How MatMulNBits, which weight-only precisions become, computes: 0 in float32, 4 with inputs
+# rounded to int8 by blocks. 4 is the runtime's own default, and a fifth faster: base in 4 bits
+# takes 334 and 268 ms on one AVX512-VNNI thread, float32 328.
+AccuracyLevel = Literal[0, 4]
+DEFAULT_LEVEL: AccuracyLevel = 4
+# The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.
+WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}
+SIMULATED = {"fp8": "float8 values rounded, products computed in float32 (disable_quant_qdq)"}
+
+_PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a session runs.
+
+    Attributes:
+        threads: Of one run.
+        provider: What must run the graph, every node of it.
+        accuracy_level: Of weight-only precisions: 4 rounds inputs to int8 by blocks, 0 does not.
+        spinning: Threads that wait for work keep a core busy for a moment. 6 % faster at batch 1
+            (base INT8, two cores); without it the cores are free for others at once.
+        arena: Memory is kept between runs, and laid out beforehand. Up to 6 % faster; without it a
+            process holds less.
+        micro_batch: Run at most so many images at once; None: the whole batch. On two cores base
+            INT8 is 7 % faster one by one than in eights, in less memory; tiny models are not.
+    """
+
+    threads: int
+    provider: Provider = "cpu"
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL
+    spinning: bool = True
+    arena: bool = True
+    micro_batch: int | None = None
+
+    def check(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            UsageError: The value and what is allowed.
+        """
+        if self.threads < 1:
+            raise UsageError(f"threads must be at least 1, not {self.threads}")
+        if self.provider not in _PROVIDERS:
+            raise UsageError(f"no provider {self.provider!r}; there are: {', '.join(_PROVIDERS)}")
+        if self.accuracy_level not in (0, 4):
+            raise UsageError(
+                f"accuracy_level must be 0 (float32) or 4 (int8), not {self.accuracy_level!r}"
+            )
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UsageError(f"micro_batch must be at least 1, not {self.micro_batch}")
+
+
+def installed_version() -> str:
+    """The version of onnxruntime, without importing it where that can be had."""
+    from importlib import metadata
+
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    import onnxruntime  # built by the board's vendor, without a distribution's metadata
+
+    return str(onnxruntime.__version__)
+
+
+def release(version: str) -> tuple[int, ...]:
+    """(1, 31) of "1.31.1"."""
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def check_runnable(bundle: Bundle, provider: Provider) -> None:
+    """Refuse a precision that this version or provider cannot run as it is.
+
+    By the version, which costs nothing; `build` looks at the optimized graph itself.
+
+    Raises:
+        BackendError: Weights would be expanded to float32 at every run, or there is no kernel.
+    """
+    precision = bundle.manifest.precision
+    needed = WEIGHT_ONLY.get(precision, MINIMUM_VERSION)
+    if release(installed_version()) < needed:
+        raise BackendError(
+            f"{bundle.path}: onnxruntime {installed_version()} would expand {precision} to float32 "
+            f"at every run; {'.'.join(map(str, needed))} or newer multiplies it as it is. Update "
+            "it, or export with --precision int4 or int8"
+        )
+    if precision == "bf16" and provider == "cpu":
+        raise BackendError(
+            f"{bundle.path}: onnxruntime's CPU provider has no BF16 MatMul. Run it with "
+            'ort.load(bundle, provider="cuda"), on OpenVINO or on TensorRT, or export another '
+            "precision for this device; its parity was proven at export (see parity.json)"
+        )
+
+
+def precision_facts(precision: str, accuracy_level: AccuracyLevel) -> dict[str, str]:
+    """What the runtime is told to do with this precision."""
+    facts = {"accuracy_level": str(accuracy_level)} if precision in WEIGHT_ONLY else {}
+    if precision in SIMULATED:
+        facts["simulated"] = SIMULATED[precision]
+    return facts
+
+
+def session_options(
+    runtime: Any, use: Use, precision: str, *, optimize: bool, entries: Mapping[str, str]
+) -> onnxruntime.SessionOptions:
+    """The runtime's options for one session.
+
+    Args:
+        runtime: The onnxruntime module.
+        use: How it runs.
+        precision: Of the bundle.
+        optimize: False for a graph that was optimized, and its weights packed, before.
+        entries: As onnxruntime_session_options_config_keys.h has them.
+    """
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors; they are raised as well
+    options.intra_op_num_threads = use.threads or cpus.usable_cpus()
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = use.arena
+    levels = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    found = dict(entries)
+    if not use.spinning:
+        found["session.intra_op.allow_spinning"] = "0"
+    if precision in WEIGHT_ONLY:
+        found["session.qdq_matmulnbits_accuracy_level"] = str(use.accuracy_level)
+    if precision in SIMULATED:  # the default optimizations fail on float8
+        found["session.disable_quant_qdq"] = "1"
+    if use.provider != "cpu":  # otherwise nodes fall back to the CPU one by one, unseen
+        found["session.disable_cpu_ep_fallback"] = "1"
+    for key, value in found.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def open_session(
+    runtime: Any, path: Path, options: Any, provider: Provider
+) -> onnxruntime.InferenceSession:
+    """Open a session on exactly this provider.
+
+    Raises:
+        BackendError: The provider is not there or does not load, or refuses the model.
+        ResourceError: The disk that the optimized model goes to is full.
+    """
+    wanted = _PROVIDERS[provider]
+    present = runtime.get_available_providers()
+    if wanted not in present:
+        raise BackendError(
+            f"onnxruntime {runtime.__version__} here has no {wanted}, only {', '.join(present)}: "
+            'pip install "vit-edge[gpu]" in an environment without plain onnxruntime'
+        )
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # the runtime's exceptions have no common base but this
+        _refuse_full_disk(options.optimized_model_filepath)
+        raise BackendError(
+            f"{path}: onnxruntime {runtime.__version__} refuses it: {error}. If it is newer than "
+            "the runtime, export it again with a lower --opset (python -m vit_edge.export --help)"
+        ) from error
+    _return_freed_memory()
+    if session.get_providers()[0] != wanted:
+        raise BackendError(
+            f"asked onnxruntime for {wanted}, got {session.get_providers()[0]}: the provider's "
+            "libraries (CUDA, cuDNN, TensorRT) did not load; see the runtime's requirements"
+        )
+    return session
+
+
+def _refuse_full_disk(output: str) -> None:
+    """The runtime does not say why it could not write its output."""
+    if output and shutil.disk_usage(Path(output).parent).free < 2**20:
+        raise ResourceError(f"{Path(output).parent}: the disk is full; use another --engines-dir")
+
+
+def _return_freed_memory() -> None:
+    """Hand the parsed file's memory back to the system: 230 MB for base in float32.
+
+    glibc keeps freed blocks for itself once the first large one was freed (mallopt(3)).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
