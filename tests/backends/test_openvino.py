@@ -21,10 +21,12 @@ import pytest
 from vit_edge import Predictor
 from vit_edge.backends import eager, openvino, ort
 from vit_edge.backends.openvino import device as devices
-from vit_edge.backends.openvino.options import Options, properties
+from vit_edge.backends.openvino import runtime
+from vit_edge.backends.openvino.options import CAPABILITY, Options, properties
 from vit_edge.backends.openvino.runtime import imported
 from vit_edge.bundle import Bundle, write_manifest
 from vit_edge.errors import BackendError, EngineError, IntegrityError, ModelError, UsageError
+from vit_edge.parity import __main__ as parity
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
@@ -67,6 +69,18 @@ def distance(found: Any, expected: Any) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+@pytest.mark.parametrize("version", ["2025.4.1", "2026.2.1"])
+def test_a_version_that_answers_wrong_is_not_available(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert openvino.available().ok
+    monkeypatch.setattr(runtime, "version", lambda: version)
+    found = openvino.available()
+    assert not found.ok
+    assert version in found.reason
+    assert "2026.3 is needed: pip install" in found.reason
+
+
 # What runs is what was asked for
 
 
@@ -103,7 +117,7 @@ def test_a_precision_that_openvino_changes_unasked_is_an_error(
     testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU without FP16 it takes f16 and compiles for another type, without a word."""
-    monkeypatch.setitem(devices.CAPABILITY, "f16", "FP32")
+    monkeypatch.setitem(CAPABILITY, "f16", "FP32")
     with pytest.raises(BackendError, match=r"for execution_precision f16, got (bf16|f32)"):
         openvino.load(testing_bundle, execution_precision="f16")
 
@@ -269,6 +283,30 @@ def test_a_float16_bundle_runs(lowered: Callable[[str], Bundle], testing_bundle:
     exact = openvino.load(testing_bundle).run(pixels(bundle))["logits"]
     found = openvino.load(bundle).run(pixels(bundle))["logits"]
     assert distance(found, exact) < 5e-3  # 11 bits of mantissa
+
+
+def test_golden_answers_hold(testing_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parity.main([str(testing_bundle.path), "--backend", "openvino"]) == 0
+    assert "parity holds" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("checkpoint", ["vit-cifar10", "vit-cifar10-outliers"])
+def test_golden_answers_of_trained_weights_hold(
+    shared_data: Path, tmp_path: Path, checkpoint: str, precision: str
+) -> None:
+    from vit_edge.export.__main__ import main
+
+    arguments = ["--checkpoint", f"hf:{shared_data / 'checkpoints' / checkpoint / 'hf'}"]
+    if precision == "int8":
+        images = shared_data / "images" / "cifar10" / "calibration"
+        arguments += ["--precision", "int8", "--calibration", str(images)]
+    out = tmp_path / "bundle"
+    assert main([*arguments, "--max-batch", "8", "--out", str(out)]) == 0
+    assert parity.main([str(out), "--backend", "openvino"]) == 0
+    openvino.build(Bundle.read(out))
+    assert parity.main([str(out), "--backend", "openvino"]) == 0
 
 
 # Engines
@@ -450,6 +488,7 @@ def test_an_openvino_that_was_imported_before_is_left_alone(tmp_path: Path) -> N
 import sys, types
 sys.modules["openvino_telemetry"] = standing = types.ModuleType("openvino_telemetry")
 sys.modules["openvino"] = types.ModuleType("openvino")
+from vit_edge.backends.openvino import runtime
 from vit_edge.backends.openvino.runtime import imported
 assert imported() is sys.modules["openvino"]
 assert sys.modules["openvino_telemetry"] is standing
