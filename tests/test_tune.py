@@ -35,7 +35,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def tuned_bundle(
     testing_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bundle]:
+) -> Bundle:
     folder = tmp_path_factory.mktemp("tuned") / "bundle"
     shutil.copytree(testing_bundle.path, folder)
     bundle = Bundle.read(folder)
