@@ -33,9 +33,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def tuned_bundle(
-    testing_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
-) -> Bundle:
+def tuned_bundle(testing_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("tuned") / "bundle"
     shutil.copytree(testing_bundle.path, folder)
     bundle = Bundle.read(folder)
@@ -124,11 +122,20 @@ def test_each_size_runs_on_the_backend_chosen_for_the_next_size(
 def test_another_runtime_makes_the_record_out_of_date(
     tuned_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "installed", lambda: {"ort": "onnxruntime 9.9"})
+    monkeypatch.setattr(backends, "version", lambda name: "onnxruntime 9.9")
+    choices, reason = tuned.read(tuned_bundle)
+    assert not choices
+    assert "now there is onnxruntime 9.9" in reason
+    assert "--tune" in reason
+
+
+def test_another_machine_makes_the_record_out_of_date(
+    tuned_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuned.cpus, "cpu_model", lambda: "another")
     choices, reason = tuned.read(tuned_bundle)
     assert not choices
     assert "another model, runtime or machine" in reason
-    assert "--tune" in reason
 
 
 def test_a_record_that_was_changed_is_not_followed(tuned_bundle: Bundle, tmp_path: Path) -> None:

@@ -268,6 +268,7 @@ def _recorded(
 
 def _as_dict(ways: Sequence[Measured], chosen: Mapping[int, int]) -> dict[str, Any]:
     return {
+        "runtimes": backends.installed(),
         "chosen": {
             str(batch): {"backend": ways[index].backend, "options": dict(ways[index].options)}
             for batch, index in chosen.items()

@@ -1,13 +1,14 @@
 """What `python -m vit_edge.build BUNDLE --tune` found out, and the backend that follows it.
 
-The record is an engine like any other: `tuned-<key>`, keyed by the model, this CPU and the runtimes
-that are installed, so that it is out of date as soon as one of them changes. Without a record the
-choice is ort.
+The record is an engine like any other: `tuned-<key>`, keyed by the model and this machine. It also
+says which versions the chosen runtimes had, and is out of date when they changed. Without a record
+the choice is ort.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from vit_edge.errors import EngineError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_LOG = logging.getLogger(__name__)
 
 NAME = "tuned"
 RECORD_NAME = "tuned.json"
@@ -52,7 +55,6 @@ def key_parts(bundle: Bundle) -> dict[str, str]:
         "cpu": cpus.cpu_model(),
         "features": " ".join(cpus.cpu_features()),
         "cpus": str(cpus.usable_cpus()),
-        "runtimes": "; ".join(backends.installed().values()),
     }
 
 
@@ -62,25 +64,34 @@ def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Cho
     Raises:
         EngineError: The record is ours and yet not to be read.
     """
+    again = f"python -m vit_edge.build {bundle.path} --tune"
     found = engines.find(
         bundle,
         NAME,
         key_parts(bundle),
         (RECORD_NAME,),
         engines_dir,
-        build_it=f"python -m vit_edge.build {bundle.path} --tune",
+        build_it=again,
     )
     if found.path is None:
         return {}, found.reason
     path = found.path / RECORD_NAME
     try:
-        chosen = json.loads(path.read_text())["chosen"]
+        content = json.loads(path.read_text())
         choices = {
             int(batch): Choice(str(entry["backend"]), dict(entry["options"]))
-            for batch, entry in chosen.items()
+            for batch, entry in content["chosen"].items()
+        }
+        tuned_with = {
+            choice.backend: content["runtimes"][choice.backend] for choice in choices.values()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"{path} cannot be read: {error!r}; remove {found.path}") from None
+    for name, version in tuned_with.items():
+        if (now := backends.version(name)) != version:
+            reason = f"it was tuned with {version}, and now there is {now or 'none'}; {again}"
+            _LOG.warning("%s: %s", bundle.path, reason)
+            return {}, reason
     return choices, ""
 
 

@@ -82,10 +82,18 @@ def names() -> list[str]:
     return plugins.names(__name__)
 
 
+def version(name: str) -> str | None:
+    """The runtime of a backend and its version; None where it cannot be used."""
+    if name not in names():
+        return None
+    availability: Availability = plugins.load(__name__, name).available()
+    return availability.reason if availability.ok else None
+
+
 def installed() -> dict[str, str]:
     """The backends that can be used here, and the versions of their runtimes."""
-    found = {name: plugins.load(__name__, name).available() for name in names()}
-    return {name: availability.reason for name, availability in found.items() if availability.ok}
+    found = {name: version(name) for name in names()}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def module(name: str) -> BackendModule:
