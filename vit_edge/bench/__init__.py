@@ -1,1 +1,1 @@
-"""Measuring: time (measure)."""
+"""Measuring: time (measure) and memory (memory)."""

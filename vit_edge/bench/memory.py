@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from vit_edge import cgroups, isolate
@@ -98,24 +98,6 @@ def _answer(started: float, path: str, backend: str, options: dict[str, Any], ru
             }
         )
     )
-
-
-def smallest(
-    bundle: Bundle,
-    backend: str,
-    options: Mapping[str, Any],
-    limits: Sequence[int],
-    *,
-    timeout_s: float,
-) -> list[Answered | ResourceError]:
-    """Try limits one after the other, and give what happened at each."""
-    found: list[Answered | ResourceError] = []
-    for limit in limits:
-        try:
-            found.append(answer_within(bundle, backend, options, limit, timeout_s=timeout_s))
-        except ResourceError as error:
-            found.append(error)
-    return found
 
 
 if __name__ == "__main__":
