@@ -14,16 +14,19 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from vit_edge import staging, trust
 from vit_edge.bundle import ENGINES_NAME, Bundle
-from vit_edge.errors import ResourceError
+from vit_edge.errors import ResourceError, UsageError
 from vit_edge.userdirs import cache_dir
 
 _LOG = logging.getLogger(__name__)
 
 RECORD_NAME = "engine.json"
+
+
+Use = Literal["auto", "never", "required"]  # if it is there, not at all, or insist on it
 
 
 class Found(NamedTuple):
@@ -38,6 +41,16 @@ class Stage(NamedTuple):
 
     path: Path  # the directory to write into
     target: Path  # where it will be
+
+
+def check_use(use: str) -> None:
+    """Refuse what is no Use.
+
+    Raises:
+        UsageError: The value, and what is allowed.
+    """
+    if use not in get_args(Use):
+        raise UsageError(f"engine must be one of {', '.join(get_args(Use))}, not {use!r}")
 
 
 def key_of(parts: Mapping[str, str]) -> str:

@@ -302,6 +302,7 @@ def test_golden_answers_of_trained_weights_hold(
     if precision == "int8":
         images = shared_data / "images" / "cifar10" / "calibration"
         arguments += ["--precision", "int8", "--calibration", str(images)]
+        arguments += ["--parity-target", "top1_agreement=0.9"]  # of 16 images: the gate is not it
     out = tmp_path / "bundle"
     assert main([*arguments, "--max-batch", "8", "--out", str(out)]) == 0
     assert parity.main([str(out), "--backend", "openvino"]) == 0

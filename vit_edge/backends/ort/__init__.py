@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,6 @@ __all__ = [
 
 BUILD_OPTIONS = frozenset({"accuracy_level"})
 
-EngineUse = Literal["auto", "never", "required"]
-
 
 def available() -> Availability:
     """Whether onnxruntime is installed, without importing it."""
@@ -81,7 +79,7 @@ def load(
     *,
     threads: int | None = None,
     provider: Provider = "cpu",
-    engine: EngineUse = "auto",
+    engine: engines.Use = "auto",
     engines_dir: Path | None = None,
     accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
     spinning: bool = True,
@@ -106,8 +104,7 @@ def load(
         EngineError: `engine="required"` and there is none for this model, runtime and CPU.
         BackendError: The provider is not there, refuses the model, or is too old for its precision.
     """
-    if engine not in ("auto", "never", "required"):
-        raise UsageError(f'engine must be "auto", "never" or "required", not {engine!r}')
+    engines.check_use(engine)
     wanted = cpus.usable_cpus() if threads is None else threads
     use = Use(wanted, provider, accuracy_level, spinning, arena, micro_batch)
     use.check()
@@ -133,7 +130,8 @@ class OrtBackend:
         import onnxruntime
 
         self._bundle = bundle
-        self._arguments = (engine, use)
+        # found again from any folder
+        self._arguments = (None if engine is None else engine.resolve(), use)
         self._micro_batch = use.micro_batch or bundle.manifest.max_batch
         precision = bundle.manifest.precision
         options = session_options(onnxruntime, use, precision, optimize=engine is None, entries={})

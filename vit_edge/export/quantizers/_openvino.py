@@ -6,16 +6,15 @@ bfloat16 where the CPU can, and without the instructions it runs bfloat16 graphs
 
 from __future__ import annotations
 
-import importlib.util
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge import cpus
+from vit_edge.backends.openvino.device import product_precisions
+from vit_edge.backends.openvino.runtime import available, imported
 from vit_edge.errors import BackendError, MissingExtraError
 
 SENTENCE = "OpenVINO on the CPU, inference precision f32, the GEMMs in bfloat16 as the graph says"
@@ -35,13 +34,12 @@ def bfloat16_answers(
         MissingExtraError: OpenVINO is not installed.
         BackendError: It would run the GEMMs in another type, and so hide their rounding.
     """
-    if importlib.util.find_spec("openvino") is None:
-        raise MissingExtraError("this needs OpenVINO: pip install 'vit-edge[openvino]'")
-    import openvino
-
+    availability = available()
+    if not availability.ok:
+        raise MissingExtraError(availability.reason)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cpus.usable_cpus()}
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    found = gemm_precisions(compiled)
+    compiled = imported().Core().compile_model(str(path), "CPU", settings)
+    found = product_precisions(compiled)
     if found["bf16"] <= found["f32"]:  # the head is f32 in any case
         raise BackendError(
             f"OpenVINO runs the GEMMs of {path} in {dict(found)}, not bf16: this CPU lacks the "
@@ -49,13 +47,3 @@ def bfloat16_answers(
         )
     for pixels in batches:
         yield np.array(compiled(pixels)[output])
-
-
-def gemm_precisions(compiled: Any) -> Counter[str]:
-    """Count the matrix products of a compiled OpenVINO model by the type they run in."""
-    layers = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
-    return Counter(
-        layer["runtimePrecision"].astype(str)
-        for layer in layers
-        if layer["layerType"].astype(str) in ("FullyConnected", "MatMul")
-    )

@@ -1,0 +1,288 @@
+"""OpenVINO: CPUs of all makers, and Intel's GPUs and NPUs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge import cpus, engines, verify
+from vit_edge.backends import check_pixels
+from vit_edge.backends.openvino import device as devices
+from vit_edge.backends.openvino.options import (
+    DEFAULT_LEVEL,
+    WEIGHT_ONLY,
+    AccuracyLevel,
+    ExecutionPrecision,
+    Mode,
+    Options,
+    check_options,
+)
+from vit_edge.backends.openvino.runtime import available, imported, refusals, version
+from vit_edge.bundle import Bundle
+from vit_edge.choose import Option
+from vit_edge.engines import Found
+from vit_edge.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = [
+    "BUILD_OPTIONS", "OpenVinoBackend", "available", "build", "configurations", "find", "key",
+    "load",
+]  # fmt: skip
+
+BLOB_NAME = "model.blob"
+ENGINE_FILES = (BLOB_NAME,)
+BUILD_OPTIONS = frozenset({"execution_precision", "accuracy_level"})
+
+SIMULATED = {"fp8": "float8 values rounded, products computed in the execution precision"}
+# Precisions that leave room for bf16 where the graph says float32, and run as what they are.
+_BF16_AROUND = {"int8", "int8-weights", "int4", "bf16"}
+_HAS_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of cpus.cpu_features
+
+
+def key(
+    bundle: Bundle,
+    execution_precision: ExecutionPrecision = "f32",
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> str:
+    """What a blob depends on: model, runtime, CPU, precision. Streams and threads are no part."""
+    return engines.key_of(_key_parts(bundle, execution_precision, accuracy_level))
+
+
+def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
+    """What is worth trying here; see the measurements in docs/openvino.md."""
+    precision = bundle.manifest.precision
+    if precision in ("int8-dynamic", *SIMULATED):  # their products are float32 here
+        return []
+    precisions: list[dict[str, Option]] = [] if precision == "bf16" and not _has_bf16() else [{}]
+    if precision in _BF16_AROUND and _has_bf16():
+        precisions.append({"execution_precision": "bf16"})
+    several = bundle.manifest.max_batch > 1 and cpus.usable_cpus() > 1
+    modes: list[dict[str, Option]] = [{}, {"mode": "throughput"}] if several else [{}]
+    return [chosen | mode for chosen in precisions for mode in modes]
+
+
+def find(
+    bundle: Bundle,
+    engines_dir: Path | None = None,
+    *,
+    execution_precision: ExecutionPrecision = "f32",
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> Found:
+    """The engine that `build` made of this bundle here, or why there is none."""
+    parts = _key_parts(bundle, execution_precision, accuracy_level)
+    build_it = None
+    if (execution_precision, accuracy_level) != ("f32", DEFAULT_LEVEL):  # the verb has no options
+        build_it = (
+            f'openvino.build(bundle, execution_precision="{execution_precision}", '
+            f"accuracy_level={accuracy_level})"
+        )
+    return engines.find(bundle, "openvino", parts, ENGINE_FILES, engines_dir, build_it)
+
+
+def build(
+    bundle: Bundle,
+    engines_dir: Path | None = None,
+    *,
+    execution_precision: ExecutionPrecision = "f32",
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> Path:
+    """Write the graph as OpenVINO's CPU plugin has transformed it, ready to be mapped.
+
+    At load kernels are still made, and weights packed for them: see docs/openvino.md.
+
+    Args:
+        bundle: The bundle.
+        engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
+            where the bundle is read-only.
+        execution_precision: As `load` will be given it.
+        accuracy_level: Of weight-only precisions; as `load` will be given it.
+
+    Returns:
+        The engine's directory. It is made aside and moved into place: there is never half of one.
+
+    Raises:
+        BackendError: OpenVINO refuses the model, or this CPU the precision.
+        ResourceError: No place to write to.
+    """
+    options = Options(execution_precision=execution_precision, accuracy_level=accuracy_level)
+    check_options(options)
+    core = imported().Core()
+    devices.check_device(core, bundle, options)
+    verify.ensure_verified(bundle, full=True)
+    needed_bytes = 2 * bundle.model_bytes  # 16-bit weights may be written as float32
+    parts = _key_parts(bundle, execution_precision, accuracy_level)
+    with engines.made(bundle, "openvino", parts, ENGINE_FILES, engines_dir, needed_bytes) as (
+        stage,
+        target,
+    ):
+        model = devices.compile_model(core, bundle, options)
+        devices.granted(model, options)
+        with refusals(f"{bundle.path}: OpenVINO {version()} cannot write its compiled form"):
+            blob = model.export_model()
+        (stage / BLOB_NAME).write_bytes(blob.getbuffer())
+    return target
+
+
+def load(
+    bundle: Bundle,
+    *,
+    device: str = "CPU",
+    execution_precision: ExecutionPrecision = "f32",
+    mode: Mode = "latency",
+    streams: int | None = None,
+    threads: int | None = None,
+    engine: engines.Use = "auto",
+    engines_dir: Path | None = None,
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
+) -> OpenVinoBackend:
+    """Open a bundle in OpenVINO.
+
+    Args:
+        bundle: The bundle; its files are hashed at the first load on this machine.
+        device: As OpenVINO names it: CPU, GPU, GPU.1, NPU. It alone runs the graph.
+        execution_precision: What those parts run in that the graph has in float32.
+        mode: "latency": a batch is answered by all threads together; "throughput": its images one
+            by one, as many at once as there are streams.
+        streams: Of throughput mode; by default OpenVINO's choice.
+        threads: Of the CPU, for all streams together; by default what affinity and cgroup allow,
+            of which OpenVINO may use fewer (one per core).
+        engine: Whether to use what `build` made: if it is there, never, or insist on it.
+        engines_dir: Where `build` was told to put it.
+        accuracy_level: Of weight-only precisions: 4 rounds inputs to int8 by blocks, 0 does not.
+
+    Raises:
+        IntegrityError: A file of the bundle is not what its manifest says.
+        EngineError: `engine="required"` and there is none for this model, runtime and CPU.
+        BackendError: No such device, or OpenVINO refuses the model, or does not give the
+            precision, threads or streams that were asked for.
+    """
+    options = Options(device, execution_precision, mode, streams, threads, accuracy_level)
+    check_options(options)
+    engines.check_use(engine)
+    core = imported().Core()
+    devices.check_device(core, bundle, options)
+    verify.ensure_verified(bundle)
+    found: Path | None = None
+    if engine == "never":
+        reason = "not asked for"
+    elif options.family != "CPU":
+        reason = "engines are for the CPU"
+    else:
+        found, reason = find(
+            bundle,
+            engines_dir,
+            execution_precision=execution_precision,
+            accuracy_level=accuracy_level,
+        )
+    if engine == "required" and found is None:
+        raise EngineError(f"{bundle.path}: {reason}")
+    return OpenVinoBackend(core, bundle, options, found, reason)
+
+
+class _Opened(NamedTuple):
+    """What a run needs: the model does not keep the file alive that its weights are mapped from."""
+
+    model: openvino.CompiledModel
+    blob: NDArray[np.uint8] | None
+
+
+class OpenVinoBackend:
+    """An open OpenVINO model. Thread-safe: every run has requests of its own."""
+
+    def __init__(
+        self,
+        core: openvino.Core,
+        bundle: Bundle,
+        options: Options,
+        engine: Path | None,
+        reason: str,
+    ) -> None:
+        """Use `load`, which checks the arguments."""
+        self._bundle = bundle
+        self._options = options
+        self._engine = engine
+        if engine is None:
+            opened = _Opened(devices.compile_model(core, bundle, options), None)
+        else:
+            blob = np.memmap(engine / BLOB_NAME, np.uint8, mode="c")  # "r" is refused; not written
+            opened = _Opened(devices.import_blob(core, bundle, options, blob), blob)
+        one_by_one = options.mode == "throughput" or options.static
+        self._images_at_once = 1 if one_by_one else bundle.manifest.max_batch
+        precision = bundle.manifest.precision
+        self.facts: Mapping[str, str] = {
+            "backend": "openvino",
+            "runtime": f"openvino {version()}",
+            "device": devices.device_name(core, options),
+            "provider": options.device,
+            "precision": precision,
+            **devices.granted(opened.model, options),
+            "mode": options.mode,
+            "images_at_once": str(self._images_at_once),
+            "engine": f"none ({reason.partition(';')[0]})" if engine is None else engine.name,
+            **({"accuracy_level": str(options.accuracy_level)} if precision in WEIGHT_ONLY else {}),
+            **({"simulated": SIMULATED[precision]} if precision in SIMULATED else {}),
+        }
+        self._opened: _Opened | None = opened
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled backend reopens its bundle, with what was asked for, not what it got here."""
+        engine = None if self._engine is None else self._engine.resolve()
+        return (_reopen, (str(self._bundle.path.resolve()), self._options, engine))
+
+    def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+        """See vit_edge.backends.Backend."""
+        opened = self._opened  # held until the answers are copied, whoever closes meanwhile
+        if opened is None:
+            raise UsageError("this backend is closed")
+        manifest = self._bundle.manifest
+        check_pixels(pixels, manifest)
+        requests = []
+        with refusals("OpenVINO failed while running"):
+            for start in range(0, len(pixels), self._images_at_once):
+                images = np.ascontiguousarray(pixels[start : start + self._images_at_once])
+                request = opened.model.create_infer_request()  # takes 8 us: none is kept
+                request.start_async({manifest.input.name: images})  # copies them
+                requests.append(request)
+            for request in requests:
+                request.wait()
+            return {
+                tensor.name: np.concatenate([r.get_tensor(tensor.name).data for r in requests])
+                for tensor in manifest.outputs
+            }
+
+    def close(self) -> None:
+        """Give the model back, and its weights unmapped, as soon as no run needs them."""
+        self._opened = None
+
+
+def _reopen(path: str, options: Options, engine: Path | None) -> OpenVinoBackend:
+    return load(
+        Bundle.read(path),
+        engine="never" if engine is None else "auto",
+        engines_dir=None if engine is None else engine.parent,
+        **dataclasses.asdict(options),
+    )
+
+
+def _key_parts(
+    bundle: Bundle, execution_precision: ExecutionPrecision, accuracy_level: AccuracyLevel
+) -> dict[str, str]:
+    weight_only = bundle.manifest.precision in WEIGHT_ONLY
+    return ({"accuracy_level": str(accuracy_level)} if weight_only else {}) | {
+        "model": bundle.model_sha256,
+        "runtime": f"openvino {version()}",
+        "cpu": cpus.cpu_model(),
+        "features": " ".join(cpus.cpu_features()),
+        "execution_precision": execution_precision,
+    }
+
+
+def _has_bf16() -> bool:
+    return not _HAS_BF16.isdisjoint(cpus.cpu_features())

@@ -1,0 +1,107 @@
+"""What a bundle is opened with, and what of it OpenVINO is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vit_edge import cpus
+from vit_edge.bundle import Bundle
+from vit_edge.errors import UsageError
+
+ExecutionPrecision = Literal["f32", "bf16", "f16"]
+Mode = Literal["latency", "throughput"]
+# How products of weight-only precisions compute: 0 in the execution precision, 4 with inputs
+# rounded to int8 by blocks, as ort's option of the same name; both give ort's answers to 1e-5.
+# 4 takes half the time of 0 (docs/openvino.md).
+AccuracyLevel = Literal[0, 4]
+DEFAULT_LEVEL: AccuracyLevel = 4
+WEIGHT_ONLY = {"int4", "int8-weights"}
+
+# What of a device's OPTIMIZATION_CAPABILITIES each needs.
+CAPABILITY: dict[ExecutionPrecision, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `load` was asked for; see there."""
+
+    device: str = "CPU"
+    execution_precision: ExecutionPrecision = "f32"
+    mode: Mode = "latency"
+    streams: int | None = None
+    threads: int | None = None
+    accuracy_level: AccuracyLevel = DEFAULT_LEVEL
+
+    @property
+    def family(self) -> str:
+        """The device without its number: GPU of GPU.1."""
+        return self.device.partition(".")[0]
+
+    @property
+    def static(self) -> bool:
+        """Whether the device wants shapes without a free axis, so that images go one by one.
+
+        OpenVINO's documentation says so of NPUs.
+        """
+        return self.family == "NPU"
+
+
+def check_options(options: Options) -> None:
+    """Refuse values out of range, and those that contradict each other.
+
+    Raises:
+        UsageError: All problems are listed.
+    """
+    problems = []
+    if options.execution_precision not in CAPABILITY:
+        problems.append(
+            f"execution_precision must be one of {', '.join(CAPABILITY)}, "
+            f"not {options.execution_precision!r}"
+        )
+    if options.mode not in ("latency", "throughput"):
+        problems.append(f'mode must be "latency" or "throughput", not {options.mode!r}')
+    for name, value in (("streams", options.streams), ("threads", options.threads)):
+        if value is not None and value < 1:
+            problems.append(f"{name} must be at least 1, not {value}")
+    if options.streams is not None and options.mode == "latency":
+        problems.append('streams are for mode="throughput"; latency mode has one')
+    if options.threads is not None and options.family != "CPU":
+        problems.append(f"threads are for the CPU, not for {options.device}")
+    if options.accuracy_level not in (0, 4):
+        problems.append(
+            f"accuracy_level must be 0 (as executed) or 4 (int8), not {options.accuracy_level!r}"
+        )
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+def properties(bundle: Bundle, options: Options) -> dict[str, str | int]:
+    """What OpenVINO is told, by its own names.
+
+    The precision always: its own choice is bf16 wherever the CPU has that, whatever the graph says.
+    Hyperthreads and pinning never: without pinning it was no faster on two cores.
+    """
+    found: dict[str, str | int] = {
+        "INFERENCE_PRECISION_HINT": options.execution_precision,
+        "PERFORMANCE_HINT": options.mode.upper(),
+    }
+    if options.mode == "latency":
+        found["NUM_STREAMS"] = 1
+    elif options.streams is not None:
+        found["NUM_STREAMS"] = options.streams
+    if options.family == "CPU":
+        found["INFERENCE_NUM_THREADS"] = options.threads or cpus.usable_cpus()
+        found["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group_size(bundle, options.accuracy_level)
+    return found
+
+
+def _group_size(bundle: Bundle, accuracy_level: AccuracyLevel) -> int:
+    """How many neighbours of a product's input share a scale; 0: inputs are not rounded.
+
+    OpenVINO's own choice is 32; with the blocks of the weights its answers are ort's.
+    """
+    if bundle.manifest.precision not in WEIGHT_ONLY or accuracy_level == 0:
+        return 0
+    settings = (bundle.manifest.quantization or {}).get("settings", {})
+    return int(settings.get("block_size", 32))
