@@ -120,9 +120,9 @@ def _low(
 #     int4 weights, rounded, block 32 32 (99.3 %)   6.8 (61.8 %)   9.4, 7.5
 #     fp8, min/max                   34  (99.0 %)   14  (84.5 %)   19, 14
 #
-# What the recipes reach with their scales and rounding searched, worst of five calibration seeds: int8
-# 42 and 30 dB, int4 42 and 32, fp8 34 and 34, fp16 70, bf16 52 (docs/quantization.md). The limits stay
-# below what seeded weights get, which have no structure that a recipe could use.
+# What the recipes reach with scales and rounding searched, worst of five calibration seeds: int8
+# 42 and 30 dB, int4 42 and 32, fp8 34 and 34, fp16 70, bf16 52 (docs/quantization.md). They stay
+# above these limits by far; seeded weights, without structure that a recipe could use, do not.
 #
 # Between batch sizes, as real onnxruntime graphs of vit-cifar10: 0 with static INT8, 1.4e-2 with
 # dynamic. The 16-bit formats round sums whose order may change: a few units in the last place.
