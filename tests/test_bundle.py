@@ -117,7 +117,7 @@ def test_a_manifest_without_an_architecture_survives_too() -> None:
     [
         (
             {"input": TensorSpec("x", "float32", "NCHW", (None, 3, 32, 32))},
-            r"the preprocessing needs NCHW \[None, 3, 64, 64\]",
+            r"the preprocessing needs float32 NCHW \[None, 3, 64, 64\]",
         ),
         ({"input": TensorSpec("x", "float32", "NCHW", (None, 1, 64, 64))}, "preprocessing needs"),
         ({"input": TensorSpec("x", "float32", "NHWC", (None, 64, 64, 3))}, "preprocessing needs"),

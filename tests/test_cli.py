@@ -97,6 +97,18 @@ def test_predicting_prints_labels_and_reports_bad_files_apart(
     assert predict.main(arguments[:2]) == 0
 
 
+def test_predicting_with_fast_decoding_answers_a_large_jpeg_a_little_differently(
+    testing_bundle: Bundle, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = []
+    for decoding in ("exact", "fast"):
+        arguments = [str(testing_bundle.path), str(photos[0]), "--json", "--decoding", decoding]
+        assert predict.main(arguments) == 0
+        answers.append(json.loads(capsys.readouterr().out)["top"][0])
+    assert answers[0]["label"] == answers[1]["label"]
+    assert answers[0]["score"] != answers[1]["score"]
+
+
 def test_inspect_says_what_is_in_a_bundle(
     testing_bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -253,6 +253,30 @@ def test_every_output_of_the_bundle_can_be_had(predictor: Predictor, photos: lis
         predictor.output("tokens", photos)
 
 
+def test_fast_decoding_changes_large_jpegs_a_little_and_small_ones_not(
+    embedded_bundle: Bundle, photos: list[Path], tmp_path: Path
+) -> None:
+    large, small = tmp_path / "large.jpg", tmp_path / "small.jpg"
+    with Image.open(photos[0]) as photo:
+        photo.resize((1201, 803), Image.Resampling.BICUBIC).save(large, quality=95)
+        photo.resize((127, 120), Image.Resampling.BICUBIC).save(small, quality=95)
+    with Predictor(embedded_bundle) as exact, Predictor(embedded_bundle, decoding="fast") as fast:
+        apart = np.abs(fast.predict(large).logits - exact.predict(large).logits).max()
+        assert 0 < apart <= 0.1  # of logits that span 5 to 6; 0.04 was found
+        assert np.array_equal(fast.predict(small).logits, exact.predict(small).logits)
+
+
+def test_facts_and_pickles_carry_the_way_of_decoding(testing_bundle: Bundle) -> None:
+    assert Predictor(testing_bundle).facts["decoding"] == "exact"
+    fast = Predictor(testing_bundle, decoding="fast")
+    assert pickle.loads(pickle.dumps(fast)).facts["decoding"] == "fast"
+
+
+def test_an_unknown_decoding_is_refused_when_opening(testing_bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="decoding must be"):
+        Predictor(testing_bundle, decoding="quick")  # type: ignore[arg-type]
+
+
 class AnswersWrongly:
     facts: dict[str, str] = {}  # noqa: RUF012
 

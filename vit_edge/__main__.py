@@ -8,6 +8,7 @@ import sys
 
 from vit_edge import cli
 from vit_edge.predictor import DEFAULT_TOP_K, Failure, Predictor
+from vit_edge.preprocess import DECODINGS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +25,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="classes to rank; default: 5"
     )
+    made.add_argument(
+        "--decoding",
+        choices=DECODINGS,
+        default="exact",
+        help="fast: decode large JPEGs at a fraction of their size; default: exact",
+    )
     return made
 
 
@@ -35,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     failures = 0
-    with Predictor(arguments.bundle, arguments.backend) as predictor:
+    with Predictor(arguments.bundle, arguments.backend, decoding=arguments.decoding) as predictor:
         outcomes = predictor.stream(arguments.images, arguments.top_k, on_error="record")
         for image, outcome in zip(arguments.images, outcomes, strict=True):
             failed = isinstance(outcome, Failure)

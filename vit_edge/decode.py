@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from PIL import Image, ImageFile
 
 from vit_edge.errors import (
@@ -23,6 +24,7 @@ from vit_edge.errors import (
     VitEdgeError,
 )
 from vit_edge.imagefile import ImageLimits
+from vit_edge.reduced import Decoded, ask_for_less
 from vit_edge.sniff import HEAD_BYTES, appearance, decoded_format, refused_format
 
 # format -> its reader in Pillow. Used directly, not through Image.open: only the one plugin is
@@ -47,13 +49,15 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # TIFF 6.0 p. 36; DNG 1.7 p. 21
 
 
-def decode(data: bytes, name: str, limits: ImageLimits) -> ImageFile.ImageFile:
+def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = None) -> Decoded:
     """Decode the first frame of an image file. Call it inside `pillow_at_work`.
 
     Args:
         data: The whole file.
         name: What to call it in errors.
         limits: What is refused, from the header.
+        least_px: A JPEG may be decoded smaller, as long as both sides keep this many pixels. None:
+            it may not.
 
     Returns:
         A loaded image, in the file's own mode and orientation (TIFF: upright, Pillow's reader
@@ -74,9 +78,14 @@ def decode(data: bytes, name: str, limits: ImageLimits) -> ImageFile.ImageFile:
     require_pixels(image.size, name, limits)
     if form == "TIFF":
         _require_no_camera_raw(image, name)
+    if form == "JPEG" and least_px is not None:
+        full_size = image.size
+        divisor = ask_for_less(image, least_px)
+        image.load()
+        return Decoded(image, full_size, divisor)
     image.load()
     require_pixels(image.size, name, limits)  # some readers learn the true size only now
-    return image
+    return Decoded(image, image.size, 1)
 
 
 @contextmanager
@@ -145,7 +154,7 @@ def _required_format(data: bytes, name: str) -> str:
 
 def _require_scans(data: bytes, name: str, limits: ImageLimits) -> None:
     """Refuse a JPEG whose scans would keep the decoder busy for minutes."""
-    if data.count(_START_OF_SCAN) <= limits.max_jpeg_scans:
+    if _count_of_pair(data, _START_OF_SCAN) <= limits.max_jpeg_scans:
         return  # an upper bound, and the usual case: metadata and appended videos may hold more
     scans, at = 0, 2
     while (found := _MARKER.search(data, at)) and found[0] != _END_OF_IMAGE:
@@ -156,6 +165,19 @@ def _require_scans(data: bytes, name: str, limits: ImageLimits) -> None:
             f"{name}: a JPEG of {scans} scans, at most {limits.max_jpeg_scans} are decoded "
             "(ImageLimits.max_jpeg_scans). Save it anew as a baseline JPEG."
         )
+
+
+def _count_of_pair(data: bytes, pair: bytes) -> int:
+    """Count where two different bytes follow each other: data.count(pair) in a tenth of its time.
+
+    That would be a twentieth of decoding a photo, and more of decoding it "fast".
+    """
+    value = int.from_bytes(pair, "little")
+    found = 0
+    for start in (0, 1):
+        pairs = np.frombuffer(data, "<u2", (len(data) - start) // 2, start)
+        found += int(np.count_nonzero(pairs == value))
+    return found
 
 
 def _avif_is_built_in() -> bool:

@@ -20,8 +20,9 @@ from vit_edge.decode import FORMATS, decode, pillow_at_work, require_pixels
 from vit_edge.errors import ArrayError, ImageDecodeError, UnsupportedImageError
 from vit_edge.imagefile import DEFAULT_LIMITS, ImageLimits, read_file, read_stream
 from vit_edge.orientation import upright_from
+from vit_edge.reduced import Picture, picture_from_turned, whole
 
-__all__ = ["DEFAULT_LIMITS", "ImageLike", "ImageLimits", "describe", "load_image"]
+__all__ = ["DEFAULT_LIMITS", "ImageLike", "ImageLimits", "describe", "load_image", "load_picture"]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]"
 
@@ -68,19 +69,41 @@ def load_image(
         ImageTooLargeError: More pixels or bytes than the limits allow.
         ArrayError: An array of the wrong dtype, shape or layout.
     """
+    return load_picture(source, None, background=background, limits=limits).image
+
+
+def load_picture(
+    source: ImageLike,
+    least_px: int | None,
+    *,
+    background: tuple[int, int, int] = (255, 255, 255),
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Picture:
+    """Load an image as `load_image` does, but a JPEG file perhaps at 1/2, 1/4 or 1/8 of its size.
+
+    Args:
+        source: As for `load_image`; what is decoded already or is no JPEG is taken whole.
+        least_px: What neither side may fall below; None takes everything whole.
+        background: As for `load_image`.
+        limits: As for `load_image`; those of pixels hold for the full size.
+
+    Raises:
+        ImageError: As `load_image`, for the same files.
+    """
     name = describe(source)
     if isinstance(source, np.ndarray):
-        return _image_from_array(source, name, limits)
+        return whole(_image_from_array(source, name, limits))
     if isinstance(source, Image.Image):
         with pillow_at_work(name):
             _load_foreign(source, name, limits)
-            return _rgb_from_image(source, name, background)
+            return whole(_rgb_from_image(source, name, background, upright_from(source, name)))
     data = _data_from_source(source, name, limits)
     with pillow_at_work(name):
-        image = decode(data, name, limits)
-        rgb = _rgb_from_image(image, name, background)
-        _say_frames(image, name)
-        return rgb
+        decoded = decode(data, name, limits, least_px)
+        turn = upright_from(decoded.image, name)
+        rgb = _rgb_from_image(decoded.image, name, background, turn)
+        _say_frames(decoded.image, name)
+        return picture_from_turned(rgb, decoded, turn)
 
 
 def describe(source: object) -> str:
@@ -143,9 +166,13 @@ def _say_frames(image: ImageFile.ImageFile, name: str) -> None:
         _logger.warning("%s: has several frames; only the first is used", name)
 
 
-def _rgb_from_image(image: Image.Image, name: str, background: tuple[int, int, int]) -> Image.Image:
-    """Convert a loaded image of any mode to upright RGB; the image itself stays as it is."""
-    turn = upright_from(image, name)
+def _rgb_from_image(
+    image: Image.Image,
+    name: str,
+    background: tuple[int, int, int],
+    turn: Image.Transpose | None,
+) -> Image.Image:
+    """Convert a loaded image of any mode to RGB and turn it; the image itself stays as it is."""
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bit_from_deep(image, name)
     if image.has_transparency_data:

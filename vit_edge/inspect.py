@@ -55,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(json.dumps(description, indent=2))
         return 0
     manifest = bundle.manifest
-    spec = manifest.preprocessing
+    spec, taken = manifest.preprocessing, manifest.input
     nodes = {kind: n for types in description["nodes"].values() for kind, n in types.items()}
     rows = [
         ("bundle", str(bundle.path)),
@@ -73,6 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
         ),
         ("precision", f"{manifest.precision}, opset {manifest.opset}, IR {manifest.ir_version}"),
         *_quantization(manifest),
+        ("input", f"{taken.name} {taken.dtype} {taken.layout} {list(taken.shape[1:])}"),
         ("batch", f"1 to {manifest.max_batch}"),
         ("outputs", ", ".join(f"{t.name} {list(t.shape[1:])}" for t in manifest.outputs)),
         ("nodes", f"{sum(nodes.values())}: " + ", ".join(f"{n} {k}" for k, n in nodes.items())),

@@ -128,7 +128,9 @@ class TensorSpec:
 
     name: str
     dtype: Literal["float32", "uint8"]
-    layout: str  # NCHW for pixels, NC for logits and features, NLC for tokens
+    layout: (
+        str  # NCHW for pixels, NHWC for uint8 images, NC for logits and features, NLC for tokens
+    )
     shape: tuple[int | None, ...]
 
 
@@ -291,20 +293,28 @@ def _input_problems(manifest: Manifest) -> list[str]:
     architecture, crop_hw = manifest.architecture, manifest.preprocessing.crop_hw
     found = []
     if architecture is None:
-        whose, expected = "preprocessing", (None, 3, *crop_hw)  # decoded images are RGB
+        whose, channels, image_hw = "preprocessing", 3, crop_hw  # decoded images are RGB
     else:
-        whose, expected = "architecture", (None, architecture.channels, *architecture.image_hw)
+        whose, channels, image_hw = "architecture", architecture.channels, architecture.image_hw
         if crop_hw != architecture.image_hw:
             found.append(
                 f"preprocessing ends at {list(crop_hw)} px, "
                 f"the model takes {list(architecture.image_hw)} px"
             )
-    if manifest.input.layout != "NCHW" or manifest.input.shape != expected:
+    allowed = (
+        TensorSpec(manifest.input.name, "float32", "NCHW", (None, channels, *image_hw)),
+        TensorSpec(manifest.input.name, "uint8", "NHWC", (None, *image_hw, channels)),
+    )
+    if manifest.input not in allowed:
         found.append(
-            f"input is {manifest.input.layout} {list(manifest.input.shape)}, "
-            f"the {whose} needs NCHW {list(expected)}"
+            f"input is {_described(manifest.input)}, "
+            f"the {whose} needs {' or '.join(map(_described, allowed))}"
         )
     return found
+
+
+def _described(tensor: TensorSpec) -> str:
+    return f"{tensor.dtype} {tensor.layout} {list(tensor.shape)}"
 
 
 def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:

@@ -25,7 +25,7 @@ from vit_edge.parity.compare import check_golden, compare_answers
 from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.targets import Target
-from vit_edge.preprocess import pixels_from_resized
+from vit_edge.preprocess import input_from_resized
 
 _LOG = logging.getLogger(__name__)
 
@@ -213,16 +213,15 @@ def measure_way(
     loaded = tuned.open_choice(bundle, tuned.Choice(backend, options), engines_dir)
     with Golden(bundle.golden_path) as golden:
         check_golden(golden, bundle.manifest)
-        preprocessing = bundle.manifest.preprocessing
         images = [index % len(golden) for index in range(max(batches))]
-        pixels = pixels_from_resized(golden.images(images), preprocessing)
+        pixels = input_from_resized(golden.images(images), bundle.manifest)
         loaded.run(pixels[:1])
         first_answer_s = time.perf_counter() - start
         problems: list[str] = []
         if check:
             limit = limit_for(bundle.manifest.precision)
             found = compare_answers(
-                loaded, golden, preprocessing, batches=batches, limit=limit, target=target
+                loaded, golden, bundle.manifest, batches=batches, limit=limit, target=target
             )
             problems = found.problems
     taken = {

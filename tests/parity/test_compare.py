@@ -41,7 +41,7 @@ def problems(bundle: Bundle, backend: Any) -> list[str]:
         return compare_answers(
             backend,
             golden,
-            bundle.manifest.preprocessing,
+            bundle.manifest,
             batches=gate_batches(bundle.manifest.max_batch),
             limit=limit_for("fp32"),
         ).problems
@@ -101,7 +101,7 @@ def test_the_limit_itself_is_tried_where_there_are_fewer_images(
         compare_answers(
             Counting(right),
             golden,
-            testing_bundle.manifest.preprocessing,
+            testing_bundle.manifest,
             batches=[1, 4],
             limit=limit_for("fp32"),
         )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vit_edge.manifest import Manifest, TensorSpec
 from vit_edge.parity.compare import Comparison, as_json, compare_answers
 from vit_edge.parity.limits import LIMITS, explained_margin, limit_for
 from vit_edge.parity.tables import exact_table, statistics_table
@@ -24,6 +26,8 @@ from vit_edge.variants import variant
 Logits = NDArray[np.float32]
 LOW = [name for name in LIMITS if name != "fp32"]
 SPEC = variant("testing").preprocessing
+PIXELS = TensorSpec("pixels", "float32", "NCHW", (None, 3, 1, 1))
+MANIFEST = cast(Manifest, SimpleNamespace(input=PIXELS, preprocessing=SPEC))
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def compared(
     return compare_answers(
         candidate,
         golden,
-        SPEC,
+        MANIFEST,
         batches=[1, 3] if len(golden) < 100 else [100],
         limit=limit_for(precision),
         target=target,

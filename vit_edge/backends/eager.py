@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from vit_edge.bundle import Bundle
 from vit_edge.choose import Option
 from vit_edge.engines import Found
 from vit_edge.errors import BackendError, UsageError
-from vit_edge.manifest import Architecture, Manifest
+from vit_edge.manifest import Architecture, Manifest, Preprocessing
+from vit_edge.preprocess import pixels_from_resized
 
 if TYPE_CHECKING:
     from vit_edge.models.reference import ReferenceDtype
@@ -119,6 +121,8 @@ class EagerBackend:
         if self._vit is None:
             raise UsageError("this backend is closed")
         check_pixels(pixels, self._manifest)
+        if self._manifest.input.dtype == "uint8":  # the graph normalises, models.vit does not
+            pixels = pixels_from_resized(pixels.astype(np.uint8), self._manifest.preprocessing)
         with self._lock:  # the reference converts its weights in place, one module at a time
             found = reference_outputs(self._vit, pixels.astype(np.float32), self._dtype)
         answers = found._asdict()
@@ -147,6 +151,8 @@ def _vit_from_bundle(bundle: Bundle, architecture: Architecture) -> ViT:
             array = arrays[name]
             if scaled and ".attention.qkv." in name:
                 array = array * _query_factors(architecture)
+        elif name == "embedding.patch.weight" and "embedding.patch.matrix" in arrays:
+            array = _patch_weight(arrays["embedding.patch.matrix"], bundle.manifest.preprocessing)
         elif name == "embedding.cls_token":  # added to its position already
             array = np.zeros(shape, np.float32)
         elif ".attention.qkv." in name:
@@ -159,6 +165,15 @@ def _vit_from_bundle(bundle: Bundle, architecture: Architecture) -> ViT:
             raise BackendError(f"{bundle.model_path}: {name} is {array.shape}, expected {shape}")
         weights[name] = torch.from_numpy(np.array(array, np.float32))
     return vit_from_weights(architecture, weights)
+
+
+def _patch_weight(matrix: NDArray[np.generic], preprocessing: Preprocessing) -> NDArray[np.generic]:
+    """float32[P * P * 3, D] of export.passes.uint8_input -> [D, 3, P, P], for normalised pixels."""
+    factors = np.array(preprocessing.std) / preprocessing.rescale_factor
+    patch_px = math.isqrt(len(matrix) // 3)
+    by_pixel = np.asarray(matrix, np.float64).reshape(patch_px, patch_px, 3, -1)
+    weight: NDArray[np.generic] = (by_pixel * factors[:, None]).transpose(3, 2, 0, 1)
+    return weight
 
 
 def _query_factors(architecture: Architecture) -> NDArray[np.float32]:

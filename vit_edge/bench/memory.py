@@ -75,12 +75,12 @@ def _answer(started: float, path: str, backend: str, options: dict[str, Any], ru
 
     from vit_edge import tuned
     from vit_edge.parity.golden import Golden
-    from vit_edge.preprocess import pixels_from_resized
+    from vit_edge.preprocess import input_from_resized
 
     bundle = Bundle.read(path)
     opened = tuned.open_choice(bundle, tuned.Choice(backend, options), None)
     with Golden(bundle.golden_path) as golden:
-        pixels = pixels_from_resized(golden.images([0]), bundle.manifest.preprocessing)
+        pixels = input_from_resized(golden.images([0]), bundle.manifest)
         expected = golden.answers([0])["logits"]
     found = opened.run(pixels)["logits"]
     first_answer_s = time.time() - started

@@ -88,6 +88,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "what to make, for which target: cpu-PRECISION (default), gpu-PRECISION, or a "
         ".toml of your own",
     },
+    "--input": {
+        "choices": ("float32", "uint8"),
+        "help": "what the model takes: pixels, scaled and normalised (float32, the default), or "
+        "images as they were resized (uint8), which it normalises in its first weights",
+    },
     "--calibration": {
         "metavar": "DIR",
         "help": "images to choose scales and ranges on, of the kind that the model will meet; "
@@ -187,6 +192,7 @@ def _run(arguments: argparse.Namespace) -> int:
         recipe=recipe.changed(
             opset=arguments.opset,
             max_batch=arguments.max_batch,
+            input=arguments.input,
             parity_target=arguments.parity_target,
             quantization=arguments.set,
         ),

@@ -50,10 +50,11 @@ from vit_edge.export.draft import (
 from vit_edge.export.foreign import draft_from_foreign, foreign_source
 from vit_edge.export.golden_set import GoldenSet
 from vit_edge.export.interface import OLDEST_OPSET
+from vit_edge.export.passes.uint8_input import take_uint8, uint8_images
 from vit_edge.export.quantizers import FLOAT, Quantized, Task
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.serialize import SINGLE_FILE_LIMIT_BYTES, write_model
-from vit_edge.manifest import Manifest
+from vit_edge.manifest import Manifest, Preprocessing
 from vit_edge.models.vit import vit_from_weights
 from vit_edge.parity.compare import as_json, compare_answers, compared_images, gate_batches
 from vit_edge.parity.limits import limit_for
@@ -180,17 +181,22 @@ def _stages(options: ExportOptions, variant: str, weights_bytes: int) -> Iterato
         staged_bundle(out, force=options.force, needed_bytes=needed) as stage,
         tempfile.TemporaryDirectory(dir=stage) as scratch,
     ):
-        # a float32 graph is the bundle's own; any other precision starts from one with its
-        # weights in a file beside it, so that they are mapped while they are worked on
-        if recipe.precision == FLOAT:
+        # a float32 graph is the bundle's own; whatever becomes of one starts with its weights in
+        # a file beside it, so that they are mapped while they are worked on
+        if _publishes_draft(recipe):
             yield _Stages(out, stage, Path(scratch), stage, SINGLE_FILE_LIMIT_BYTES)
         else:
             yield _Stages(out, stage, Path(scratch), Path(scratch), 0)
 
 
+def _publishes_draft(recipe: Recipe) -> bool:
+    """Whether the float32 graph of float32 pixels is what is asked for."""
+    return recipe.precision == FLOAT and recipe.input == "float32"
+
+
 def needed_bytes(weights_bytes: int, recipe: Recipe) -> int:
     """Free space to insist on: the graph, and copies of it while the precision is lowered."""
-    copies = 1.1 if recipe.precision == FLOAT else 3.3
+    copies = 1.1 if _publishes_draft(recipe) else 3.3
     return int(weights_bytes * copies) + 2**26
 
 
@@ -208,30 +214,48 @@ def finish_bundle(draft: Draft, options: ExportOptions, stage: Path, scratch: Pa
         draft.manifest.preprocessing,
         draft.manifest.reference_dtype,
     )
-    if options.recipe.precision == FLOAT:
-        manifest = draft.manifest
-        parity = gate(draft.folder, draft, manifest)
-    else:
-        gate(draft.folder, draft, draft.manifest)
-        lowered = lower(draft, options, scratch)
+    recipe, manifest = options.recipe, draft.manifest
+    parity = gate(draft.folder, draft, manifest)
+    if not _publishes_draft(recipe):
+        if recipe.precision == FLOAT:
+            lowered = Quantized(onnx_ir.load(draft.folder / MODEL_NAME), {})
+        else:
+            lowered = lower(draft, options, scratch)
+            manifest = _lowered_manifest(manifest, recipe, lowered)
+        if recipe.input == "uint8":
+            take_uint8_images(lowered, manifest.preprocessing, recipe)
+            manifest = dataclasses.replace(manifest, input=uint8_images(manifest.input))
         write_model(lowered.model, stage)
-        manifest = dataclasses.replace(
-            draft.manifest,
-            precision=options.recipe.precision,
-            opset=lowered.model.graph.opset_imports[""],
-            ir_version=lowered.model.ir_version,
-            quantization={
-                **lowered.record,
-                "gate": lowered.simulated or "the graph itself, on onnxruntime",
-                "table": [list(row) for row in lowered.table],
-            },
-        )
-        parity = gate_lowered(
-            stage, draft, manifest, lowered, options.recipe.target_bounds, scratch
-        )
+        parity = gate_lowered(stage, draft, manifest, lowered, recipe.target_bounds, scratch)
     (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
     write_manifest(stage, manifest)
     Bundle.read(stage)  # what cannot be read is not published
+
+
+def take_uint8_images(lowered: Quantized, preprocessing: Preprocessing, recipe: Recipe) -> None:
+    """Fold the normalisation into a finished graph, and into what simulates it.
+
+    Raises:
+        ModelError: The graph does not begin like a ViT.
+    """
+    for model in (lowered.model, lowered.simulation):
+        if model is not None:
+            take_uint8(model, preprocessing, recipe.target)
+            check_standard(model)
+
+
+def _lowered_manifest(manifest: Manifest, recipe: Recipe, lowered: Quantized) -> Manifest:
+    return dataclasses.replace(
+        manifest,
+        precision=recipe.precision,
+        opset=lowered.model.graph.opset_imports[""],
+        ir_version=lowered.model.ir_version,
+        quantization={
+            **lowered.record,
+            "gate": lowered.simulated or "the graph itself, on onnxruntime",
+            "table": [list(row) for row in lowered.table],
+        },
+    )
 
 
 def lower(draft: Draft, options: ExportOptions, scratch: Path) -> Quantized:
@@ -273,7 +297,7 @@ def _journal(draft: Draft, recipe: Recipe, calibration: Calibration | None) -> P
         return None
     parts = {
         "files": {name: sha256_of(draft.folder / name) for name in _model_files(draft.folder)},
-        "recipe": {**dataclasses.asdict(recipe), "name": ""},
+        "recipe": {**dataclasses.asdict(recipe), "name": "", "input": ""},
         "calibration": None if calibration is None else calibration.as_dict(),
         "producer": draft.manifest.producer,
     }
@@ -332,7 +356,7 @@ def gate(
         comparison = compare_answers(
             backend,
             golden,
-            manifest.preprocessing,
+            manifest,
             batches=batches,
             limit=limit_for(manifest.precision),
             target=target,

@@ -38,6 +38,7 @@ class Recipe:
     ir_version: int
     attention: AttentionForm
     max_batch: int
+    input: Literal["float32", "uint8"] = "float32"  # pixels, or images as they were resized
     parity_target: str = ""  # such as top1_agreement=0.99; empty: the precision's limit alone
     quantization: dict[str, Any] = dataclasses.field(default_factory=dict)  # see the quantizer
 
@@ -92,6 +93,7 @@ class Recipe:
         *,
         opset: int | None = None,
         max_batch: int | None = None,
+        input: Literal["float32", "uint8"] | None = None,
         parity_target: str | None = None,
         quantization: Sequence[str] = (),
     ) -> Recipe:
@@ -100,6 +102,7 @@ class Recipe:
         Args:
             opset: Another operator set.
             max_batch: Another limit of the batch.
+            input: What the model takes.
             parity_target: Another target.
             quantization: Settings of the quantizer, as NAME=VALUE.
 
@@ -112,6 +115,8 @@ class Recipe:
             changes |= {"opset": opset, "ir_version": newer}
         if max_batch is not None:
             changes["max_batch"] = max_batch
+        if input is not None:
+            changes["input"] = input
         if parity_target is not None:
             changes["parity_target"] = parity_target
         if quantization:
@@ -191,7 +196,7 @@ def load_recipe(name_or_file: str) -> Recipe:
 def _recipe_from_table(path: Path, data: dict[str, Any]) -> Recipe:
     hints = {n: h for n, h in typing.get_type_hints(Recipe).items() if n != "name"}
     problems = [f"{key}: unknown key" for key in sorted(data.keys() - hints.keys())]
-    optional = {"parity_target", "quantization"}
+    optional = {"input", "parity_target", "quantization"}
     for key, hint in hints.items():
         allowed = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         hint = typing.get_origin(hint) or hint

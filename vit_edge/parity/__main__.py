@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
         comparison = compare_answers(
             backend,
             golden,
-            manifest.preprocessing,
+            manifest,
             batches=gate_batches(manifest.max_batch),
             limit=limit_for(manifest.precision),
             target=target,

@@ -18,7 +18,7 @@ from vit_edge.parity.limits import Limit
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Difference, Repeats
 from vit_edge.parity.targets import Target
-from vit_edge.preprocess import pixels_from_resized, resized_from_image
+from vit_edge.preprocess import input_from_resized, resized_from_image
 
 SCHEMA_VERSION = 2  # of parity.json
 # What a batch size breaks, it breaks for any image: the largest size sees all of them, the others
@@ -100,7 +100,7 @@ class Comparison:
 def compare_answers(
     backend: Runs,
     reference: Reference,
-    preprocessing: Preprocessing,
+    manifest: Manifest,
     *,
     batches: Sequence[int],
     limit: Limit,
@@ -116,7 +116,7 @@ def compare_answers(
     Args:
         backend: Anything with `run`.
         reference: Resized images with their answers.
-        preprocessing: How their pixels follow.
+        manifest: How the backend's input follows from them.
         batches: Batch sizes, each at most the backend's limit.
         limit: What the precision allows.
         target: What must be reached besides.
@@ -129,8 +129,7 @@ def compare_answers(
     repeats = Repeats()
     for batch, images in compared_images(len(reference), batches).items():
         for indices in _batches(images, batch):
-            pixels = pixels_from_resized(reference.images(indices), preprocessing)
-            found = backend.run(pixels)
+            found = backend.run(input_from_resized(reference.images(indices), manifest))
             labels = reference.labels(indices)
             for output, expected in reference.answers(indices).items():
                 if found[output].shape != expected.shape:

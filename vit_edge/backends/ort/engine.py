@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vit_edge import cpus, engines, verify, wire
 from vit_edge.backends.ort.session import (
@@ -161,10 +162,13 @@ def _answers(bundle: Bundle, use: Use, model: Path) -> Mapping[str, bytes]:
     precision = bundle.manifest.precision
     options = session_options(onnxruntime, use, precision, optimize=False, entries={})
     session = open_session(onnxruntime, model, options, "cpu")
-    shape = (2, *(size for size in bundle.manifest.input.shape[1:] if size is not None))
-    pixels = np.random.default_rng(0).standard_normal(shape, np.float32)
+    tensor, random = bundle.manifest.input, np.random.default_rng(0)
+    shape = (2, *(size for size in tensor.shape[1:] if size is not None))
+    pixels: NDArray[np.generic] = random.standard_normal(shape, np.float32)
+    if tensor.dtype == "uint8":
+        pixels = random.integers(0, 256, shape, np.uint8)
     names = [tensor.name for tensor in bundle.manifest.outputs]
-    answers = session.run(names, {bundle.manifest.input.name: pixels})
+    answers = session.run(names, {tensor.name: pixels})
     return {name: answer.tobytes() for name, answer in zip(names, answers, strict=True)}
 
 

@@ -1,0 +1,42 @@
+"""Large JPEGs made of small photos, for benchmarks of what happens before the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = {".jpg", ".jpeg"}
+QUALITY = 90
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """Every JPEG below a folder, sorted."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise SystemExit(f"{folder}: no JPEGs in it ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def enlarged(
+    files: Sequence[Path], into: Path, sides_px: Iterable[tuple[int, int]], grain: int = 0
+) -> list[Path]:
+    """Make one JPEG for each (longer, shorter side) asked for, going around the photos.
+
+    Enlarged photos hold little detail, so their files are small and quickly decoded; those of a
+    camera have `grain`, noise from pixel to pixel of that many levels.
+    """
+    made = []
+    rng = np.random.default_rng(0)
+    for index, (longer, shorter) in enumerate(sides_px):
+        with Image.open(files[index % len(files)]) as photo:
+            size = (longer, shorter) if photo.width >= photo.height else (shorter, longer)
+            large = photo.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        if grain:
+            noisy = rng.standard_normal((size[1], size[0], 3), np.float32) * grain + large
+            large = Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
+        made.append(into / f"{index:04}.jpg")
+        large.save(made[-1], quality=QUALITY)
+    return made

@@ -1,0 +1,117 @@
+"""A stream of JPEGs of 3 to 4 megapixels against predicting one by one.
+
+    python benchmarks/streaming.py --bundle BUNDLE --photos DIR [--stream "ort threads=1"]
+
+Both begin with the files. What a stream gains has two sources, told apart: answering several at
+once, and decoding the next images meanwhile. --backend is what answers one by one, --stream what
+the streams use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import interleaved
+import numpy as np
+import photos
+
+from vit_edge import Predictor, cpus, tuned
+from vit_edge.backends import Backend
+from vit_edge.bundle import Bundle
+from vit_edge.choose import Option
+from vit_edge.preprocess import preprocess
+
+# longer and shorter side: 3.1 to 4.1 megapixels in shapes that cameras have
+SIDES_PX = ((2048, 1536), (2200, 1650), (2336, 1752), (2560, 1440))
+BATCH = 8
+ONE_BY_ONE, DECODING = "predict() one by one", "decoding alone"
+BATCHED, STREAM = f"model alone, batches of {BATCH}", f"stream, batches of {BATCH}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--photos", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--backend", default="ort", help='such as "ort threads=2"')
+    parser.add_argument("--stream", metavar="BACKEND", help="default: the same")
+    parser.add_argument("--count", type=int, default=500, help="JPEGs or a few more; default: 500")
+    parser.add_argument("--rounds", type=int, default=9, help="each a share of them; default: 9")
+    arguments = parser.parse_args()
+    bundle = Bundle.read(arguments.bundle)
+    alone = backend_from_text(bundle, arguments.backend)
+    streaming = backend_from_text(bundle, arguments.stream or arguments.backend)
+    print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs\n{dict(alone.facts)}")
+    print(f"streams: {dict(streaming.facts)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        size = -(-arguments.count // (arguments.rounds * BATCH)) * BATCH  # whole batches
+        sides = itertools.islice(itertools.cycle(SIDES_PX), arguments.rounds * size)
+        files = photos.enlarged(photos.photo_files(arguments.photos), Path(scratch), sides)
+        shares = [files[start : start + size] for start in range(0, len(files), size)]
+        found = interleaved.timings(candidates(bundle, alone, streaming, shares), len(shares))
+    print(f"\n{len(files)} JPEGs, each line {len(shares)} times {size} of them")
+    print(interleaved.report(found, ONE_BY_ONE, bar=0.8))
+    print(gains({name: statistics.median(values) for name, values in found.items()}))
+    return 0
+
+
+def backend_from_text(bundle: Bundle, text: str) -> Backend:
+    """Load a backend with options, written as Choice.name writes them: "ort spinning=False"."""
+    name, *pairs = text.split()
+    options = dict(pair.split("=", 1) for pair in pairs)
+    typed = {key: typed_from_text(value) for key, value in options.items()}
+    return tuned.open_choice(bundle, tuned.Choice(name, typed), None)
+
+
+def typed_from_text(text: str) -> Option:
+    """A number, True or False, or else the text."""
+    if text in ("True", "False"):
+        return text == "True"
+    return int(text) if text.isdigit() else text
+
+
+def candidates(
+    bundle: Bundle, alone: Backend, streaming: Backend, shares: Sequence[Sequence[Path]]
+) -> dict[str, Callable[[], object]]:
+    """What is timed: each call takes the next share of the files."""
+    spec = bundle.manifest.preprocessing
+    pixels = np.stack([preprocess(file, spec) for file in shares[0][:BATCH]])
+    count = len(shares[0])
+    one, many = Predictor(bundle, alone), Predictor(bundle, streaming)
+
+    def going_around(use: Callable[[Sequence[Path]], object]) -> Callable[[], object]:
+        turn = itertools.cycle(shares)
+        return lambda: use(next(turn))
+
+    def run(backend: Backend, size: int) -> None:
+        for _ in range(0, count, size):
+            backend.run(pixels[:size])
+
+    return {
+        ONE_BY_ONE: going_around(lambda files: [one.predict(file) for file in files]),
+        DECODING: going_around(lambda files: [preprocess(file, spec) for file in files]),
+        "model alone, one by one": partial(run, alone, 1),
+        BATCHED: partial(run, streaming, BATCH),
+        "stream, batches of 1": going_around(lambda files: list(many.stream(files, batch_size=1))),
+        STREAM: going_around(lambda files: list(many.stream(files))),
+    }
+
+
+def gains(took: Mapping[str, float]) -> str:
+    """The whole gain as the product of its two sources."""
+    one_by_one, stream = took[ONE_BY_ONE], took[STREAM]
+    batched = took[DECODING] + took[BATCHED]  # what batches would take without any overlap
+    return (
+        f"throughput of the stream: {one_by_one / stream:.2f} x one by one = "
+        f"{one_by_one / batched:.2f} by batching x {batched / stream:.2f} by overlap"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
