@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,10 +47,19 @@ def timings(
     candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
 ) -> dict[str, list[float]]:
     """Seconds of each call, `rounds` times around the candidates after `warmup` rounds."""
-    found: dict[str, list[float]] = {name: [] for name in candidates}
+    return turns(
+        {name: partial(seconds, call) for name, call in candidates.items()}, rounds, warmup
+    )
+
+
+def turns(
+    measures: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 2
+) -> dict[str, list[float]]:
+    """What each measures, such as a worker's seconds, `rounds` times around after `warmup`."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
     for turn in range(warmup + rounds):
-        for name, call in candidates.items():
-            took = seconds(call)
+        for name, measure in measures.items():
+            took = measure()
             if turn >= warmup:
                 found[name].append(took)
     return found
