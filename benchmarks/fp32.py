@@ -20,12 +20,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import interleaved
 import numpy as np
 import onnxruntime
 
 from vit_edge import cpus
 from vit_edge.backends import ort
+from vit_edge.bench import measure
 from vit_edge.bundle import Bundle
 
 PHOTO = Path(__file__).resolve().parents[1] / "vit_edge" / "data" / "photos" / "cat.jpg"
@@ -52,9 +52,9 @@ def main() -> int:
         if arguments.timm_python is not None:
             print(f"\nlatency, batch 1, {arguments.rounds} rounds")
             timm = timm_session(arguments.timm_python, Path(scratch) / "timm.onnx")
-            print(interleaved.report(latency(bundle, timm, arguments.rounds), TIMM, bar=0.9))
+            print(measure.report(latency(bundle, timm, arguments.rounds), TIMM, bar=0.9))
         print(f"\nPython start to first answer, {arguments.starts} starts")
-        print(interleaved.report(cold_start(bundle, arguments.starts), "unbuilt", bar=0.7))
+        print(measure.report(cold_start(bundle, arguments.starts), "unbuilt", bar=0.7))
     return 0
 
 
@@ -88,7 +88,7 @@ def latency(
         "vit_edge": partial(ort.load(bundle, engine="never").run, pixels),
         "vit_edge, built": partial(ort.load(bundle, engine="required").run, pixels),
     }
-    return interleaved.timings(candidates, rounds)
+    return measure.timings(candidates, rounds)
 
 
 def cold_start(bundle: Bundle, starts: int) -> dict[str, list[float]]:
@@ -103,7 +103,7 @@ def cold_start(bundle: Bundle, starts: int) -> dict[str, list[float]]:
         "built": partial(first_answer, "required"),
         "python alone": partial(subprocess.run, [sys.executable, "-c", ""], check=True),
     }
-    return interleaved.timings(candidates, starts)
+    return measure.timings(candidates, starts)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import argparse
 import subprocess
 import sys
 
-import interleaved
 import numpy as np
+
+from vit_edge.bench import measure
 
 
 def main() -> int:
@@ -23,7 +24,7 @@ def main() -> int:
     def start(code: str) -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
 
-    found = interleaved.timings(
+    found = measure.timings(
         {
             "import numpy, PIL.Image": lambda: start("import numpy, PIL.Image"),
             "import vit_edge": lambda: start("import vit_edge"),
@@ -31,7 +32,7 @@ def main() -> int:
         },
         arguments.rounds,
     )
-    print(interleaved.report(found, "import numpy, PIL.Image"))
+    print(measure.report(found, "import numpy, PIL.Image"))
     floor = np.median(found["nothing"])
     ours, theirs = (
         float(np.median(found[name]) - floor)

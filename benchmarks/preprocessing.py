@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import interleaved
 import numpy as np
 import photos
 
 from vit_edge import cpus
 from vit_edge.backends import Backend, module
+from vit_edge.bench import measure
 from vit_edge.bundle import Bundle
 from vit_edge.manifest import Preprocessing
 from vit_edge.parity.logits import LogitComparison
@@ -45,15 +45,15 @@ def main() -> int:
     backend = module(arguments.backend).load(bundle)
     print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs; {dict(backend.facts)}")
     print(f"\n{len(files)} photos, decoded, resized and normalised, against {bundle.path.name}")
-    found = interleaved.timings(against_model(files, spec, backend), arguments.rounds)
-    print(interleaved.report(found, "model, batch 1", bar=0.2))
+    found = measure.timings(against_model(files, spec, backend), arguments.rounds)
+    print(measure.report(found, "model, batch 1", bar=0.2))
     for grain in GRAINS:
         with tempfile.TemporaryDirectory() as scratch:
             large = photos.enlarged(files, Path(scratch), [LARGE_PX] * len(files), grain)
             megabytes = np.median([file.stat().st_size for file in large]) / 1e6
             print(f"\n{LARGE_PX[0]} x {LARGE_PX[1]} px, grain {grain}, {megabytes:.1f} MB")
-            found = interleaved.timings(by_decoding(large, spec), arguments.rounds)
-            print(interleaved.report(found, "exact", bar=0.35))
+            found = measure.timings(by_decoding(large, spec), arguments.rounds)
+            print(measure.report(found, "exact", bar=0.35))
             print(effect(large, spec, backend), flush=True)
     return 0
 

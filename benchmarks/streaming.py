@@ -18,12 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import interleaved
 import numpy as np
 import photos
 
 from vit_edge import Predictor, cpus, tuned
 from vit_edge.backends import Backend
+from vit_edge.bench import measure
 from vit_edge.bundle import Bundle
 from vit_edge.choose import Option
 from vit_edge.preprocess import preprocess
@@ -54,9 +54,9 @@ def main() -> int:
         sides = itertools.islice(itertools.cycle(SIDES_PX), arguments.rounds * size)
         files = photos.enlarged(photos.photo_files(arguments.photos), Path(scratch), sides)
         shares = [files[start : start + size] for start in range(0, len(files), size)]
-        found = interleaved.timings(candidates(bundle, alone, streaming, shares), len(shares))
+        found = measure.timings(candidates(bundle, alone, streaming, shares), len(shares))
     print(f"\n{len(files)} JPEGs, each line {len(shares)} times {size} of them")
-    print(interleaved.report(found, ONE_BY_ONE, bar=0.8))
+    print(measure.report(found, ONE_BY_ONE, bar=0.8))
     print(gains({name: statistics.median(values) for name, values in found.items()}))
     return 0
 

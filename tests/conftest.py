@@ -99,6 +99,13 @@ def testing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return exported("testing", arguments, tmp_path_factory)
 
 
+@pytest.fixture
+def bundle(testing_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """The testing bundle in a folder of the test's own, to build in and to damage."""
+    shutil.copytree(testing_bundle.path, tmp_path / "bundle")
+    return Bundle.read(tmp_path / "bundle")
+
+
 @pytest.fixture(scope="session")
 def embedded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of the checkpoint inside the package."""

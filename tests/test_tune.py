@@ -20,12 +20,6 @@ requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @pytest.fixture
-def bundle(testing_bundle: Bundle, tmp_path: Path) -> Bundle:
-    shutil.copytree(testing_bundle.path, tmp_path / "bundle")
-    return Bundle.read(tmp_path / "bundle")
-
-
-@pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of a few runs."""
     monkeypatch.setattr(tune, "ROUNDS", 1)

@@ -10,6 +10,11 @@ from vit_edge.errors import ParityError, ResourceError
 Option = str | int | float | bool | None  # of a backend's `load`, as JSON has them
 
 
+def name_of(backend: str, options: Mapping[str, Option]) -> str:
+    """A backend and its options, as one would type them."""
+    return " ".join((backend, *(f"{key}={value}" for key, value in options.items())))
+
+
 @dataclass(frozen=True)
 class Measured:
     """One way to run a bundle, and what was found of it on this machine."""
@@ -29,8 +34,7 @@ class Measured:
     @property
     def name(self) -> str:
         """The backend and its options, as one would type them."""
-        words = (f"{key}={value}" for key, value in self.options.items())
-        return " ".join((self.backend, *words))
+        return name_of(self.backend, self.options)
 
     @property
     def usable(self) -> bool:

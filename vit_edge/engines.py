@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from vit_edge import staging, trust
+from vit_edge import cpus, staging, trust
 from vit_edge.bundle import ENGINES_NAME, Bundle
 from vit_edge.errors import ResourceError, UsageError
 from vit_edge.userdirs import cache_dir
@@ -51,6 +51,15 @@ def check_use(use: str) -> None:
     """
     if use not in get_args(Use):
         raise UsageError(f"engine must be one of {', '.join(get_args(Use))}, not {use!r}")
+
+
+def machine_parts(bundle: Bundle) -> dict[str, str]:
+    """What every engine for a CPU depends on: the model, the CPU and its features."""
+    return {
+        "model": bundle.model_sha256,
+        "cpu": cpus.cpu_model(),
+        "features": " ".join(cpus.cpu_features()),
+    }
 
 
 def key_of(parts: Mapping[str, str]) -> str:

@@ -92,7 +92,7 @@ def tune(
     samples: list[dict[int, list[float]]] = [{size: [] for size in sizes} for _ in ways]
     for turn in range(rounds):
         for index, way in enumerate(ways):
-            if way.usable or turn == 0:
+            if way.usable:
                 _LOG.info("round %d of %d: %s", turn + 1, rounds, way.name)
                 ways[index] = _turn(
                     bundle, way, samples[index], turn, engines_dir, memory_limit_bytes, target
@@ -148,8 +148,6 @@ def _turn(
     target: Target | None,
 ) -> Measured:
     """Run one way once more: the first time without a limit, and with its answers checked."""
-    if way.refused is not None:
-        return way
     first = turn == 0
     try:
         call = isolate.measured_call(

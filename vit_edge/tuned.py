@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vit_edge import backends, cpus, engines
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle
-from vit_edge.choose import Option
+from vit_edge.choose import Option, name_of
 from vit_edge.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -44,18 +44,13 @@ class Choice:
     @property
     def name(self) -> str:
         """The backend and its options, as one would type them."""
-        return " ".join((self.backend, *(f"{key}={value}" for key, value in self.options.items())))
+        return name_of(self.backend, self.options)
 
 
 def key_parts(bundle: Bundle) -> dict[str, str]:
     """What the choice depends on."""
-    return {
-        "schema": str(SCHEMA_VERSION),
-        "model": bundle.model_sha256,
-        "cpu": cpus.cpu_model(),
-        "features": " ".join(cpus.cpu_features()),
-        "cpus": str(cpus.usable_cpus()),
-    }
+    own = {"schema": str(SCHEMA_VERSION), "cpus": str(cpus.usable_cpus())}
+    return own | engines.machine_parts(bundle)
 
 
 def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Choice], str]:

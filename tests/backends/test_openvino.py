@@ -34,12 +34,6 @@ CAPABILITIES = imported().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"
 needs_bf16 = pytest.mark.skipif("BF16" not in CAPABILITIES, reason="this CPU has no BF16")
 
 
-@pytest.fixture
-def bundle(testing_bundle: Bundle, tmp_path: Path) -> Bundle:
-    shutil.copytree(testing_bundle.path, tmp_path / "bundle")
-    return Bundle.read(tmp_path / "bundle")
-
-
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
     """Bundles of the testing variant in another precision, each made once."""

@@ -34,12 +34,6 @@ requires = ("onnxruntime",)
 RANDOM_BYTES = np.random.default_rng(0).bytes(64)
 
 
-@pytest.fixture
-def bundle(testing_bundle: Bundle, tmp_path: Path) -> Bundle:
-    shutil.copytree(testing_bundle.path, tmp_path / "bundle")
-    return Bundle.read(tmp_path / "bundle")
-
-
 def pixels(bundle: Bundle) -> Any:
     shape = bundle.manifest.input.shape[1:]
     return np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)

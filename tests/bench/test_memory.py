@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from vit_edge import cgroups
@@ -19,9 +16,7 @@ LOW = {"arena": False, "micro_batch": 1}
 
 
 @pytest.fixture
-def built(testing_bundle: Bundle, tmp_path: Path) -> Bundle:
-    shutil.copytree(testing_bundle.path, tmp_path / "bundle")
-    bundle = Bundle.read(tmp_path / "bundle")
+def built(bundle: Bundle) -> Bundle:
     ort.build(bundle)
     return bundle
 

@@ -1,1 +1,1 @@
-"""Measuring: time (measure) and memory (memory)."""
+"""Measuring: time (measure, in processes of their own: worker) and memory (memory)."""

@@ -275,13 +275,9 @@ def _key_parts(
     bundle: Bundle, execution_precision: ExecutionPrecision, accuracy_level: AccuracyLevel
 ) -> dict[str, str]:
     weight_only = bundle.manifest.precision in WEIGHT_ONLY
-    return ({"accuracy_level": str(accuracy_level)} if weight_only else {}) | {
-        "model": bundle.model_sha256,
-        "runtime": f"openvino {version()}",
-        "cpu": cpus.cpu_model(),
-        "features": " ".join(cpus.cpu_features()),
-        "execution_precision": execution_precision,
-    }
+    own = {"accuracy_level": str(accuracy_level)} if weight_only else {}
+    own |= {"runtime": f"openvino {version()}", "execution_precision": execution_precision}
+    return own | engines.machine_parts(bundle)
 
 
 def _has_bf16() -> bool:

@@ -38,12 +38,8 @@ FILES = (MODEL_NAME, WEIGHTS_NAME)
 def key_parts(bundle: Bundle, accuracy_level: AccuracyLevel) -> dict[str, str]:
     """What packed weights depend on: the model, the runtime, the CPU and its features."""
     weight_only = bundle.manifest.precision in WEIGHT_ONLY
-    return ({"accuracy_level": str(accuracy_level)} if weight_only else {}) | {
-        "model": bundle.model_sha256,
-        "runtime": f"onnxruntime {installed_version()}",
-        "cpu": cpus.cpu_model(),
-        "features": " ".join(cpus.cpu_features()),
-    }
+    own = {"accuracy_level": str(accuracy_level)} if weight_only else {}
+    return own | {"runtime": f"onnxruntime {installed_version()}"} | engines.machine_parts(bundle)
 
 
 def find(

@@ -53,6 +53,11 @@ class Linear:
         """Replace the weight: float[in, out]."""
         set_constant(self.weight, matrix.T if self.transposed else matrix)
 
+    def correct_bias(self, bias: NDArray[np.floating] | None) -> None:
+        """Replace the bias, float[out], where there is one and it was corrected."""
+        if self.bias is not None and bias is not None:
+            set_constant(self.bias, bias)
+
 
 def constant(value: onnx_ir.Value) -> NDArray[np.float32]:
     """The values of an initializer."""

@@ -27,7 +27,6 @@ from vit_edge.export.quantizers._linears import (
     all_linears,
     block_linears,
     check_names,
-    set_constant,
 )
 from vit_edge.export.quantizers._moments import collect_moments, passes
 from vit_edge.export.quantizers._proving import IMAGES, proven
@@ -168,9 +167,7 @@ def _applied(model: onnx_ir.Model, found: Mapping[str, Rounded]) -> onnx_ir.Mode
     copy = model.clone()
     for linear in all_linears(copy):
         if linear.name in found:
-            bias = found[linear.name].bias
-            if bias is not None and linear.bias is not None:
-                set_constant(linear.bias, bias)
+            linear.correct_bias(found[linear.name].bias)
             dequantize_in_graph(copy, linear, found[linear.name].weight)
     return copy
 

@@ -43,7 +43,6 @@ from vit_edge.export.quantizers._linears import (
     block_linears,
     check_names,
     constant,
-    set_constant,
 )
 from vit_edge.export.quantizers._overflow import halve_around
 from vit_edge.export.quantizers._proving import IMAGES, proven
@@ -218,9 +217,7 @@ def _applied(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format)
     copy = model.clone()
     linears = [linear for linear in block_linears(copy) if linear.name in rounded]
     for linear in linears:
-        bias = rounded[linear.name].bias
-        if bias is not None and linear.bias is not None:
-            set_constant(linear.bias, bias)
+        linear.correct_bias(rounded[linear.name].bias)
     weights = {name: found.weight for name, found in rounded.items()}
     activations = {name: found.activation for name, found in rounded.items()}
     quantize_linears(copy, linears, weights, activations, kind)
