@@ -156,7 +156,7 @@ def test_a_bfloat16_bundle_is_refused_where_it_would_run_in_float32(bundle: Bund
     [
         ({"threads": 0}, ["threads"]),
         ({"mode": "fast"}, ["mode"]),
-        ({"execution_precision": "fp32"}, ["execution_precision", "f32, bf16, f16"]),
+        ({"execution_precision": "fp32"}, ["execution_precision", "f32, bf16, bf16-products, f16"]),
         ({"streams": 2}, ["throughput"]),
         ({"device": "GPU", "threads": 1}, ["threads"]),
         ({"engine": "yes"}, ["engine"]),

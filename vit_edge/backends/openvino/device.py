@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vit_edge import cpus
 from vit_edge.backends.openvino.options import CAPABILITY, Options, properties
+from vit_edge.backends.openvino.rewrite import round_products, split_tokens
 from vit_edge.backends.openvino.runtime import imported, refusals, version
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError
@@ -59,16 +60,18 @@ def device_name(core: openvino.Core, options: Options) -> str:
 def compile_model(core: openvino.Core, bundle: Bundle, options: Options) -> openvino.CompiledModel:
     """Compile a bundle's model, for any batch size where the device can.
 
-    One dynamic shape is as fast as a model for each size, and holds its weights once: static ones
-    took 1.02 and 1.00 of its time at batch 1 and 8 (docs/openvino.md).
-
     Raises:
+        UsageError: It does not have that many tokens to split.
         BackendError: OpenVINO refuses it.
     """
     with refusals(f"{bundle.path}: OpenVINO {version()} refuses it"):
         model = core.read_model(str(bundle.model_path))
         if options.static:
             model.reshape([1, *bundle.manifest.input.shape[1:]])
+        if options.execution_precision == "bf16-products":
+            round_products(model)
+        if options.split_tokens is not None:
+            split_tokens(model, options.split_tokens)
         return core.compile_model(model, options.device, properties(bundle, options))
 
 
@@ -110,7 +113,7 @@ def granted(model: openvino.CompiledModel, options: Options) -> dict[str, str]:
             found["threads"] = str(model.get_property("INFERENCE_NUM_THREADS"))
         devices = model.get_property("EXECUTION_DEVICES")
     asked = {
-        "execution_precision": options.execution_precision,
+        "execution_precision": options.precision_hint,
         "streams": options.streams,
         "threads": options.threads,
     }
@@ -126,6 +129,7 @@ def granted(model: openvino.CompiledModel, options: Options) -> dict[str, str]:
             f"asked OpenVINO {version()} for {'; for '.join(problems)}: ask for what this machine "
             "has, or leave it out"
         )
+    found["execution_precision"] = options.execution_precision
     if options.family == "CPU":
         products = product_precisions(model).most_common()
         found["products"] = ", ".join(f"{count} {name}" for name, count in products)

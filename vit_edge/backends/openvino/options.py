@@ -9,7 +9,8 @@ from vit_edge import cpus
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
 
-ExecutionPrecision = Literal["f32", "bf16", "f16"]
+# bf16-products: float32 between products whose inputs are rounded to bf16, see rewrite.py.
+ExecutionPrecision = Literal["f32", "bf16", "bf16-products", "f16"]
 Mode = Literal["latency", "throughput"]
 # How products of weight-only precisions compute: 0 in the execution precision, 4 with inputs
 # rounded to int8 by blocks, as ort's option of the same name; both give ort's answers to 1e-5.
@@ -19,7 +20,9 @@ DEFAULT_LEVEL: AccuracyLevel = 4
 WEIGHT_ONLY = {"int4", "int8-weights"}
 
 # What of a device's OPTIMIZATION_CAPABILITIES each needs.
-CAPABILITY: dict[ExecutionPrecision, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+CAPABILITY: dict[ExecutionPrecision, str] = {
+    "f32": "FP32", "bf16": "BF16", "bf16-products": "BF16", "f16": "FP16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Options:
     streams: int | None = None
     threads: int | None = None
     accuracy_level: AccuracyLevel = DEFAULT_LEVEL
+    split_tokens: int | None = None
+
+    @property
+    def precision_hint(self) -> str:
+        """What OpenVINO is told; products in bf16 are in the graph then."""
+        return "f32" if self.execution_precision == "bf16-products" else self.execution_precision
 
     @property
     def family(self) -> str:
@@ -40,11 +49,11 @@ class Options:
 
     @property
     def static(self) -> bool:
-        """Whether the device wants shapes without a free axis, so that images go one by one.
+        """Whether shapes are without a free axis, so that images go one by one.
 
-        OpenVINO's documentation says so of NPUs.
+        OpenVINO's documentation asks for it on NPUs; see rewrite.split_tokens for the CPU.
         """
-        return self.family == "NPU"
+        return self.family == "NPU" or self.split_tokens is not None
 
 
 def check_options(options: Options) -> None:
@@ -68,6 +77,8 @@ def check_options(options: Options) -> None:
         problems.append('streams are for mode="throughput"; latency mode has one')
     if options.threads is not None and options.family != "CPU":
         problems.append(f"threads are for the CPU, not for {options.device}")
+    if options.split_tokens is not None and options.family != "CPU":
+        problems.append(f"split_tokens is for the CPU, not for {options.device}")
     if options.accuracy_level not in (0, 4):
         problems.append(
             f"accuracy_level must be 0 (as executed) or 4 (int8), not {options.accuracy_level!r}"
@@ -83,7 +94,7 @@ def properties(bundle: Bundle, options: Options) -> dict[str, str | int]:
     Hyperthreads and pinning never: without pinning it was no faster on two cores.
     """
     found: dict[str, str | int] = {
-        "INFERENCE_PRECISION_HINT": options.execution_precision,
+        "INFERENCE_PRECISION_HINT": options.precision_hint,
         "PERFORMANCE_HINT": options.mode.upper(),
     }
     if options.mode == "latency":

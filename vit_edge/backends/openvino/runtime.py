@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from vit_edge.backends import Availability
-from vit_edge.errors import BackendError
+from vit_edge.errors import BackendError, VitEdgeError
 
 # 2026.0 has no opset-23 Attention; 2026.1 and 2026.2 have one, and it answers wrong without a word.
 MINIMUM_VERSION = (2026, 3)
@@ -71,6 +71,8 @@ def refusals(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except VitEdgeError:
+        raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines()]
         said = [line for line in lines if line and not line.startswith("Exception from")]
