@@ -77,6 +77,8 @@ def vit_edge_bundle(spec: Spec) -> Opened:
     bundle = Bundle.read(spec.model)
     options = dict(spec.options)
     module: Any = backends.module(options.pop("backend"))
+    if options.get("split_tokens") == "full blocks":
+        options["split_tokens"] = module.full_blocks(bundle)
     loaded = module.load(bundle, threads=spec.threads, **options)
 
     def prepare(pixels: NDArray[np.float32]) -> Run:

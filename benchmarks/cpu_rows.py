@@ -75,23 +75,27 @@ class Row(NamedTuple):
         return bool(played) and self.batch in candidate.batches
 
 
-def _int8(execution: str) -> tuple[Candidate, Candidate]:
-    """Our INT8 bundle in OpenVINO: for latency, and a batch by two streams."""
+def _int8(execution: str) -> tuple[Candidate, ...]:
+    """Our INT8 bundle in OpenVINO: for latency, tokens split, and a batch by two streams."""
     name, groups = f"vit_edge int8, openvino {execution}", ("int8",)
     latency = {"backend": "openvino", "execution_precision": execution}
     throughput = {**latency, "mode": "throughput", "streams": 2}
+    split = {**latency, "split_tokens": "full blocks"}
     return (
         Candidate(name, groups, "vit_edge", "int8", latency, (1, 8), "int8"),
+        Candidate(f"{name}, split", groups, "vit_edge", "int8", split, (1,), "int8"),
         Candidate(f"{name}, 2 streams", groups, "vit_edge", "int8", throughput, (8,), "int8"),
     )
 
 
-def _float(precision: Literal["fp32", "bf16"], execution: str) -> Candidate:
+def _float(precision: Literal["fp32", "bf16"], execution: str, *, split: bool = False) -> Candidate:
     """A bundle that is not quantized, in OpenVINO."""
-    options = {"backend": "openvino", "execution_precision": execution}
+    options: dict[str, Any] = {"backend": "openvino", "execution_precision": execution}
     name, limit = f"vit_edge {precision}, openvino {execution}", "bf16"
     if (precision, execution) == ("fp32", "f32"):
         limit = "fp32"
+    if split:
+        name, options = f"{name}, split", {**options, "split_tokens": "full blocks"}
     return Candidate(name, ("float",), "vit_edge", precision, options, limit=limit)
 
 
@@ -120,12 +124,12 @@ CANDIDATES: tuple[Candidate, ...] = (
         "int8",
     ),
     *_int8("f32"),
-    *_int8("bf16"),
+    *_int8("bf16-products"),
     Candidate("vit_edge fp32, ort", ("float", "clean"), "vit_edge", "fp32", _ORT, limit="fp32"),
-    _float("fp32", "f32"),
-    _float("fp32", "bf16"),
-    _float("bf16", "f32"),
+    _float("fp32", "f32", split=True),
+    _float("fp32", "bf16-products", split=True),
     _float("bf16", "bf16"),
+    _float("bf16", "bf16", split=True),
     *(_openvino(_NNCF, "nncf", "nncf.xml", p, n) for n in (1, 2) for p in ("f32", "bf16")),
     Candidate("quantize_dynamic", ("dynamic",), "onnxruntime", "dynamic.onnx"),
     _openvino("OpenVINO, timm's export,", "float peers", "timm.onnx", "bf16", 1),

@@ -350,13 +350,22 @@ def test_a_run_that_is_under_way_survives_closing(bundle: Bundle) -> None:
                     assert distance(run.result()["logits"], expected) <= 5e-6
 
 
-def test_one_engine_serves_every_mode_and_number_of_threads(bundle: Bundle) -> None:
+def test_an_engine_is_of_one_mode_for_any_number_of_threads_and_streams(bundle: Bundle) -> None:
+    """Throughput takes images one by one, and its graph is made for that."""
     engine = openvino.build(bundle)
     expected = openvino.load(bundle, engine="never").run(pixels(bundle))["logits"]
-    choices: tuple[dict[str, Any], ...] = ({"mode": "throughput"}, {"threads": 1})
-    for arguments in choices:
-        backend = openvino.load(bundle, **arguments)
-        assert backend.facts["engine"] == engine.name
+    with pytest.raises(EngineError, match=r"build\(bundle, mode='throughput'\)"):
+        openvino.load(bundle, engine="required", mode="throughput")
+    for_streams = openvino.build(bundle, mode="throughput")
+    assert for_streams != engine
+    choices: tuple[tuple[Path, dict[str, Any]], ...] = (
+        (engine, {"threads": 1}),
+        (for_streams, {"mode": "throughput"}),
+        (for_streams, {"mode": "throughput", "streams": 1, "threads": 1}),
+    )
+    for used, arguments in choices:
+        backend = openvino.load(bundle, engine="required", **arguments)
+        assert backend.facts["engine"] == used.name
         assert distance(backend.run(pixels(bundle))["logits"], expected) <= 5e-6
 
 
@@ -423,7 +432,7 @@ def test_what_openvino_says_of_a_model_it_refuses_reaches_the_user(bundle: Bundl
 def test_a_pickled_backend_finds_its_bundle_and_engine_from_anywhere(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = openvino.build(bundle)
+    engine = openvino.build(bundle, mode="throughput")
     monkeypatch.chdir(bundle.path.parent)
     data = pickle.dumps(openvino.load(Bundle.read(bundle.path.name), threads=1, mode="throughput"))
     monkeypatch.chdir("/")

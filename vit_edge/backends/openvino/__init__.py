@@ -38,7 +38,7 @@ __all__ = [
 
 BLOB_NAME = "model.blob"
 ENGINE_FILES = (BLOB_NAME,)
-BUILD_OPTIONS = frozenset({"execution_precision", "accuracy_level", "split_tokens"})
+BUILD_OPTIONS = frozenset({"execution_precision", "mode", "accuracy_level", "split_tokens"})
 
 SIMULATED = {"fp8": "float8 values rounded, products computed in the execution precision"}
 # Precisions that run as what they are, with room for bf16 where the graph says float32. All of it
@@ -53,12 +53,20 @@ _HAS_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of cpus.cpu_features
 
 def key(
     bundle: Bundle,
+    *,
     execution_precision: ExecutionPrecision = "f32",
+    mode: Mode = "latency",
     accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
     split_tokens: int | None = None,
 ) -> str:
-    """What a blob depends on: model, runtime, CPU, precision. Streams and threads are no part."""
-    return engines.key_of(_key_parts(bundle, execution_precision, accuracy_level, split_tokens))
+    """What a blob depends on: model, runtime, CPU, options. Streams and threads are no part."""
+    options = Options(
+        execution_precision=execution_precision,
+        mode=mode,
+        accuracy_level=accuracy_level,
+        split_tokens=split_tokens,
+    )
+    return engines.key_of(_key_parts(bundle, options))
 
 
 def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
@@ -71,18 +79,18 @@ def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
         precisions.append({"execution_precision": _BF16_AROUND[precision]})
     modes: list[dict[str, Option]] = [{}]
     if cpus.usable_cpus() > 1:
-        modes += [{"split_tokens": first} for first in _splits(bundle)]
+        modes += [] if (first := full_blocks(bundle)) is None else [{"split_tokens": first}]
         modes += [{"mode": "throughput"}] if bundle.manifest.max_batch > 1 else []
     return [chosen | mode for chosen in precisions for mode in modes]
 
 
-def _splits(bundle: Bundle) -> list[int]:
-    """Where to split its tokens, if anywhere: a few after full blocks of 64 cost most."""
+def full_blocks(bundle: Bundle) -> int | None:
+    """Where to split its tokens: the few after full blocks cost most. None: there are none."""
     architecture = bundle.manifest.architecture
     if architecture is None:
-        return []
+        return None
     rest = architecture.tokens % _BLOCK_ROWS
-    return [architecture.tokens - rest] if 0 < rest < architecture.tokens else []
+    return architecture.tokens - rest if 0 < rest < architecture.tokens else None
 
 
 def find(
@@ -90,18 +98,29 @@ def find(
     engines_dir: Path | None = None,
     *,
     execution_precision: ExecutionPrecision = "f32",
+    mode: Mode = "latency",
     accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
     split_tokens: int | None = None,
 ) -> Found:
     """The engine that `build` made of this bundle here, or why there is none."""
-    parts = _key_parts(bundle, execution_precision, accuracy_level, split_tokens)
-    build_it = None
-    options = (execution_precision, accuracy_level, split_tokens)
-    if options != ("f32", DEFAULT_LEVEL, None):  # the verb has no options
-        build_it = (
-            f'openvino.build(bundle, execution_precision="{execution_precision}", '
-            f"accuracy_level={accuracy_level}, split_tokens={split_tokens})"
-        )
+    options = Options(
+        execution_precision=execution_precision,
+        mode=mode,
+        accuracy_level=accuracy_level,
+        split_tokens=split_tokens,
+    )
+    return _found(bundle, engines_dir, options)
+
+
+def _found(bundle: Bundle, engines_dir: Path | None, options: Options) -> Found:
+    parts = _key_parts(bundle, options)
+    chosen = [
+        f"{name}={getattr(options, name)!r}"
+        for name in sorted(BUILD_OPTIONS)
+        if getattr(options, name) != getattr(Options(), name)
+    ]
+    # the verb builds with defaults
+    build_it = f"openvino.build(bundle, {', '.join(chosen)})" if chosen else None
     return engines.find(bundle, "openvino", parts, ENGINE_FILES, engines_dir, build_it)
 
 
@@ -110,6 +129,7 @@ def build(
     engines_dir: Path | None = None,
     *,
     execution_precision: ExecutionPrecision = "f32",
+    mode: Mode = "latency",
     accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
     split_tokens: int | None = None,
 ) -> Path:
@@ -121,9 +141,10 @@ def build(
         bundle: The bundle.
         engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
             where the bundle is read-only.
-        execution_precision: As `load` will be given it.
-        accuracy_level: Of weight-only precisions; as `load` will be given it.
-        split_tokens: As `load` will be given it.
+        execution_precision: As `load` will be given it, as all options.
+        mode: "throughput" is a graph for single images.
+        accuracy_level: Of weight-only precisions.
+        split_tokens: See `load`.
 
     Returns:
         The engine's directory. It is made aside and moved into place: there is never half of one.
@@ -134,6 +155,7 @@ def build(
     """
     options = Options(
         execution_precision=execution_precision,
+        mode=mode,
         accuracy_level=accuracy_level,
         split_tokens=split_tokens,
     )
@@ -142,7 +164,7 @@ def build(
     devices.check_device(core, bundle, options)
     verify.ensure_verified(bundle, full=True)
     needed_bytes = 2 * bundle.model_bytes  # 16-bit weights may be written as float32
-    parts = _key_parts(bundle, execution_precision, accuracy_level, split_tokens)
+    parts = _key_parts(bundle, options)
     with engines.made(bundle, "openvino", parts, ENGINE_FILES, engines_dir, needed_bytes) as (
         stage,
         target,
@@ -206,13 +228,7 @@ def load(
     elif options.family != "CPU":
         reason = "engines are for the CPU"
     else:
-        found, reason = find(
-            bundle,
-            engines_dir,
-            execution_precision=execution_precision,
-            accuracy_level=accuracy_level,
-            split_tokens=split_tokens,
-        )
+        found, reason = _found(bundle, engines_dir, options)
     if engine == "required" and found is None:
         raise EngineError(f"{bundle.path}: {reason}")
     return OpenVinoBackend(core, bundle, options, found, reason)
@@ -245,8 +261,7 @@ class OpenVinoBackend:
         else:
             blob = np.memmap(engine / BLOB_NAME, np.uint8, mode="c")  # "r" is refused; not written
             opened = _Opened(devices.import_blob(core, bundle, options, blob), blob)
-        one_by_one = options.mode == "throughput" or options.static
-        self._images_at_once = 1 if one_by_one else bundle.manifest.max_batch
+        self._images_at_once = 1 if options.static else bundle.manifest.max_batch
         precision = bundle.manifest.precision
         self.facts: Mapping[str, str] = {
             "backend": "openvino",
@@ -304,16 +319,16 @@ def _reopen(path: str, options: Options, engine: Path | None) -> OpenVinoBackend
     )
 
 
-def _key_parts(
-    bundle: Bundle,
-    execution_precision: ExecutionPrecision,
-    accuracy_level: AccuracyLevel,
-    split_tokens: int | None,
-) -> dict[str, str]:
-    weight_only = bundle.manifest.precision in WEIGHT_ONLY
-    own = {"accuracy_level": str(accuracy_level)} if weight_only else {}
-    own |= {} if split_tokens is None else {"split_tokens": str(split_tokens)}
-    own |= {"runtime": f"openvino {version()}", "execution_precision": execution_precision}
+def _key_parts(bundle: Bundle, options: Options) -> dict[str, str]:
+    own = {
+        "runtime": f"openvino {version()}",
+        "execution_precision": options.execution_precision,
+        "images": "one" if options.static else "any",
+    }
+    if bundle.manifest.precision in WEIGHT_ONLY:
+        own["accuracy_level"] = str(options.accuracy_level)
+    if options.split_tokens is not None:
+        own["split_tokens"] = str(options.split_tokens)
     return own | engines.machine_parts(bundle)
 
 

@@ -51,9 +51,11 @@ class Options:
     def static(self) -> bool:
         """Whether shapes are without a free axis, so that images go one by one.
 
-        OpenVINO's documentation asks for it on NPUs; see rewrite.split_tokens for the CPU.
+        OpenVINO's documentation asks for it on NPUs; rewrite.split_tokens gains by it; and where
+        images go one by one anyway, to several streams, it saves a percent (docs/openvino.md).
         """
-        return self.family == "NPU" or self.split_tokens is not None
+        one_by_one = self.mode == "throughput" or self.split_tokens is not None
+        return one_by_one or self.family == "NPU"
 
 
 def check_options(options: Options) -> None:

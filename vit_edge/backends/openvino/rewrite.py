@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TOKEN_AXIS = 1  # of activations [N, tokens, width]
 # Operators that may treat every token by itself; `_by_token` looks at how each is used.
 _ELEMENTWISE = {"Add", "Subtract", "Multiply", "FakeQuantize", "Convert", "Gelu"}
+_MOVES = {"Reshape", "Split", "Transpose"}
 _ALONG_WIDTH = {"MVN", "Split"}  # second input: axes
 
 
@@ -129,14 +130,25 @@ def round_products(model: openvino.Model) -> None:
         if not _is_float_product(node) or node.output(0).get_element_type() != float32:
             continue
         readers = node.output(0).get_target_inputs()
-        for given in node.inputs():
-            rounded = ops.convert(given.get_source_output(), bfloat16)
-            given.replace_source_output(rounded.output(0))
-        node.validate_and_infer_types()
+        for given in map(_before_moves, node.inputs()):
+            source = given.get_source_output()
+            if source.get_element_type() != bfloat16:  # or it was another input's source too
+                given.replace_source_output(ops.convert(source, bfloat16).output(0))
         answer = ops.convert(node, float32).output(0)
         for reader in readers:
             reader.replace_source_output(answer)
     model.validate_nodes_and_infer_types()
+
+
+def _before_moves(given: openvino.Input) -> openvino.Input:
+    """Where to round what an input gets: before it is moved about, so that less is moved."""
+    node = given.get_source_output().get_node()
+    while node.get_type_name() in _MOVES and all(
+        len(o.get_target_inputs()) == 1 for o in node.outputs()
+    ):
+        given = node.input(0)
+        node = given.get_source_output().get_node()
+    return given
 
 
 def _is_float_product(node: openvino.Node) -> bool:
