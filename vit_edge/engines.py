@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from vit_edge import cpus, staging, trust
+from vit_edge import cgroups, cpus, staging, trust
 from vit_edge.bundle import ENGINES_NAME, Bundle
 from vit_edge.errors import ResourceError, UsageError
 from vit_edge.userdirs import cache_dir
@@ -144,6 +144,12 @@ def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
     cache = cache_dir()
     in_cache = [] if cache is None else [cache / ENGINES_NAME / bundle.model_sha256[:24]]
     return [bundle.path / ENGINES_NAME, *in_cache]
+
+
+def evict(bundle: Bundle, engines_dir: Path | None) -> None:
+    """Drop a bundle and its engines, wherever they lie, from the page cache; see cgroups.evict."""
+    for folder in (bundle.path, *folders(bundle, engines_dir)):
+        cgroups.evict(folder)
 
 
 def writable_folder(bundle: Bundle, engines_dir: Path | None) -> Path:

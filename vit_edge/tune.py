@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_edge import backends, cgroups, engines, isolate, tuned
+from vit_edge import backends, engines, isolate, tuned
 from vit_edge.bench.measure import repeated
 from vit_edge.bundle import Bundle
 from vit_edge.choose import Measured, Option, choose
@@ -172,7 +172,9 @@ def _turn(
     for batch, taken in found["seconds"].items():
         samples[batch].extend(taken)
     if memory_limit_bytes is not None:
-        cgroups.evict(bundle.path)  # or the next one finds its pages cached, and counted elsewhere
+        engines.evict(
+            bundle, engines_dir
+        )  # or the next one finds its pages cached, and counted elsewhere
     return dataclasses.replace(
         way,
         parity=tuple(found["parity"]) if first else way.parity,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vit_edge import cgroups, isolate
+from vit_edge import engines, isolate
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ResourceError
 
@@ -53,7 +53,7 @@ def answer_within(
     Raises:
         ResourceError: It needed more memory, or longer; or there are no cgroups to be had.
     """
-    cgroups.evict(bundle.path)
+    engines.evict(bundle, None)
     request = json.dumps([str(bundle.path), backend, dict(options), runs])
     done = isolate.run_child(
         [sys.executable, "-m", "vit_edge.bench.memory", str(time.time()), request],
