@@ -31,7 +31,9 @@ OLDEST_PIP = (22, 2)  # the first with install --dry-run --report
 # Megabytes of the Linux x86-64 wheels in constraints/py313.txt, those of more than 4 MB; all the
 # others together are REST_MB.
 SIZES_MB = {
+    "fonttools": 5,
     "hf-xet": 5,
+    "matplotlib": 10,
     "mypy": 15,
     "numpy": 17,
     "onnx": 9,

@@ -22,6 +22,8 @@ ALLOWED = {
 }
 # What the core may import beside the standard library; everything else finds it by name.
 CORE_PACKAGES = {"numpy", "PIL", PACKAGE}
+# pytest imports this one, nothing of ours does.
+PYTEST_PLUGIN = f"{PACKAGE}.parity.pytest_plugin"
 # Core, but above the backends: a runtime that imported them would go in a circle.
 ABOVE_RUNTIMES = {
     f"vit_edge.{name}" for name in ("predictor", "cli", "build", "tune", "tuned", "__main__")
@@ -79,6 +81,10 @@ def violations(root: Path) -> list[str]:
 
 def _problem(item: Import) -> str | None:
     part, top = part_of(item.module), item.imported.partition(".")[0]
+    if (item.module, top) == (PYTEST_PLUGIN, "pytest"):
+        return None
+    if item.imported == PYTEST_PLUGIN:
+        return "it belongs to pytest"
     if top != PACKAGE:
         foreign = top not in sys.stdlib_module_names and top not in CORE_PACKAGES
         return "the core may not" if part == "core" and foreign else None

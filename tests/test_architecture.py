@@ -74,6 +74,12 @@ def test_the_table_sees_the_package(repository: Path) -> None:
         ("models/vit.py", "from vit_edge import checkpoints", "vit_edge.checkpoints"),
         ("checkpoints/hf.py", "import vit_edge.export.graph", "vit_edge.export.graph"),
         ("backends/eager.py", "from vit_edge.export import graph", "vit_edge.export.graph"),
+        ("predictor.py", "import pytest", "pytest"),
+        (
+            "parity/compare.py",
+            "from vit_edge.parity import pytest_plugin",
+            "vit_edge.parity.pytest_plugin",
+        ),
         (
             "bundle.py",
             "import typing\nif typing.TYPE_CHECKING:\n    pass\nelse:\n    import torch",
@@ -90,6 +96,7 @@ def test_a_planted_import_is_caught(tmp_path: Path, module: str, source: str, cu
 @pytest.mark.parametrize(
     ("module", "source"),
     [
+        ("parity/pytest_plugin.py", "import pytest"),
         ("predictor.py", "import numpy as np\nfrom PIL import Image\nimport json"),
         ("predictor.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("backends/eager.py", "import torch\nfrom vit_edge.models import vit"),
@@ -113,7 +120,7 @@ def plant(root: Path, module: str, source: str) -> None:
         "__init__.py", "bundle.py", "predictor.py", "models/vit.py", "checkpoints/hf.py",
         "checkpoints/__init__.py", "checkpoints/_files.py", "export/__init__.py",
         "export/graph.py", "backends/__init__.py", "backends/ort.py", "backends/eager.py",
-        "backends/trt/__init__.py", "backends/trt/cudart.py", module,
+        "backends/trt/__init__.py", "backends/trt/cudart.py", "parity/pytest_plugin.py", module,
     ]:  # fmt: skip
         path = root / "vit_edge" / name
         path.parent.mkdir(parents=True, exist_ok=True)

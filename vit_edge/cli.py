@@ -21,6 +21,7 @@ VERBS = {
     "build": "vit_edge.build",
     "parity": "vit_edge.parity.__main__",
     "predict": "vit_edge.__main__",
+    "evaluate": "vit_edge.evaluate",
 }
 
 _UNITS = {

@@ -170,14 +170,37 @@ def measured_call(
 ) -> Call:
     """Call "package.module:function" in a fresh Python process, and measure that process.
 
+    As `attempted_call`, but a child that died is an error.
+
+    Raises:
+        ResourceError: The child died, or ended without an answer.
+        Exception: What the function raised.
+    """
+    call = attempted_call(
+        target, *arguments, memory_limit_bytes=memory_limit_bytes, timeout_s=timeout_s
+    )
+    call.child.check(target)
+    return call
+
+
+def attempted_call(
+    target: str,
+    *arguments: Any,
+    memory_limit_bytes: int | None = None,
+    timeout_s: float | None = None,
+) -> Call:
+    """Call "package.module:function" in a fresh Python process that may die.
+
     Args:
         target: The function by name.
         arguments: What it is called with; pickled, as is its result.
         memory_limit_bytes: See run_child.
         timeout_s: See run_child.
 
+    Returns:
+        What the function returned; None where the child did not end by itself, see `child.death`.
+
     Raises:
-        ResourceError: The child died, or ended without an answer.
         Exception: What the function raised.
     """
     with tempfile.TemporaryDirectory(prefix="vit_edge-") as folder:
@@ -189,7 +212,9 @@ def measured_call(
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
             env={**os.environ, "PYTHONPATH": path},
-        ).check(target)
+        )
+        if done.death is not None or done.returncode != 0:
+            return Call(None, done)
         sys.stderr.write(done.stderr)
         # Our own child wrote it, into a folder that only we can read.
         outcome, value = pickle.loads(answer.read_bytes())

@@ -221,9 +221,9 @@ def test_the_verb_says_that_parity_holds(
     assert main([str(testing_bundle.path), "--backend", backend]) == 0
     assert "parity holds" in capsys.readouterr().out
     assert main([str(testing_bundle.path), "--backend", backend, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["passed"]
-    assert result["facts"]["backend"] == backend
+    (found,) = json.loads(capsys.readouterr().out)["runs"]
+    assert found["verdict"] == "pass"
+    assert found["facts"]["backend"] == backend
 
 
 def test_the_verb_holds_a_target_and_shows_every_statistic(
@@ -233,9 +233,9 @@ def test_the_verb_holds_a_target_and_shows_every_statistic(
     assert main([*arguments, "top1_agreement=1,sqnr_centred_db=100"]) == 0
     assert "target >= 100.0 dB" in capsys.readouterr().out
     assert main([*arguments, "sqnr_centred_db=290", "--json"]) == 4
-    result = json.loads(capsys.readouterr().out)
-    assert result["target"] == {"sqnr_centred_db": 290}
-    assert len(result["problems"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["runs"]
+    assert found["target"] == {"sqnr_centred_db": 290}
+    assert len(found["problems"]) == 1
 
 
 def test_a_misspelt_target_is_wrong_usage(

@@ -260,7 +260,10 @@ def test_where_the_reference_does_not_decide_agreement_is_not_judged() -> None:
     assert row["reference_margin_median"] < DECIDED
     assert row["top1_agreement"] < 0.95
     assert comparison.problems == []
-    assert any("not judged" in line for line in statistics_table(comparison))
+    assert any(
+        "not judged" in line
+        for line in statistics_table(comparison.summary(), comparison.limit, comparison.target)
+    )
 
 
 @pytest.mark.parametrize("precision", LOW)
@@ -293,7 +296,10 @@ def test_a_target_is_held_against_the_logits_besides_the_limit() -> None:
     comparison = compared("int8", golden, candidate, parse_target("sqnr_centred_db=40"))
     (problem,) = comparison.problems
     assert problem.startswith("logits, batch 1, 3: target: centred SQNR is 2")
-    assert any("target >= 40.0 dB" in line for line in statistics_table(comparison))
+    assert any(
+        "target >= 40.0 dB" in line
+        for line in statistics_table(comparison.summary(), comparison.limit, comparison.target)
+    )
 
 
 def test_parity_json_holds_what_was_allowed_asked_and_found() -> None:
@@ -324,6 +330,9 @@ def test_the_tables_show_nan_without_failing() -> None:
     golden = reference(16)
     candidate = Candidate(nan(golden.logits), golden.features)
     low, exact = compared("int8", golden, candidate), compared("fp32", golden, candidate)
-    assert any("flip" in line and "image 3" in line for line in statistics_table(low))
-    assert len(list(exact_table(exact))) == 5
+    assert any(
+        "flip" in line and "image 3" in line
+        for line in statistics_table(low.summary(), low.limit, low.target)
+    )
+    assert len(list(exact_table(exact.summary()))) == 5
     assert exact.problems == ["logits, batch 1, 3: 1 NaN or Inf; worst is image 3"]

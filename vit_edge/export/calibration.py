@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from vit_edge.bundle import sha256_of
 from vit_edge.errors import UsageError
-from vit_edge.export.golden_set import image_files, mapped
+from vit_edge.export.golden_set import mapped
 from vit_edge.images import load_image
+from vit_edge.labelled import image_files
 from vit_edge.manifest import Preprocessing
 from vit_edge.preprocess import pixels_from_resized, resized_from_image
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import vit_edge
-from vit_edge import cpus
+from vit_edge import cpus, labelled
 from vit_edge.checkpoints import Checkpoint
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.export import golden_set
@@ -120,10 +120,10 @@ def load_golden_images(
     folder: Path | None, spec: Preprocessing, labels: Sequence[str], scratch: Path
 ) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64] | None]:
     """The golden images, resized, and the classes that their folders tell."""
-    files = golden_set.image_files(folder or golden_set.PHOTOS)
+    files = labelled.image_files(folder or golden_set.PHOTOS)
     with progress("golden images", len(files)) as bar:
         names, resized = golden_set.golden_images(folder, spec, scratch, bar.update)
-    return names, resized, golden_set.classes_from_folders(folder, labels)
+    return names, resized, labelled.classes_from_folders(folder, labels)
 
 
 def output_specs(

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from vit_edge.errors import InputError, UsageError
+from vit_edge.errors import InputError
 from vit_edge.images import load_image
+from vit_edge.labelled import image_files
 from vit_edge.manifest import Preprocessing
 from vit_edge.models.reference import ReferenceDtype, reference_outputs
 from vit_edge.models.vit import ViT
@@ -24,7 +25,6 @@ from vit_edge.parity.probes import make_probes
 from vit_edge.preprocess import pixels_from_resized, resized_from_image
 
 PHOTOS = Path(__file__).resolve().parent.parent / "data" / "photos"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 KEPT = 16  # images in golden.npz; the gate itself runs over all of them
 # Of one image's float64 tokens in a batch: two images of 785 tokens and width 1280, whose widest
 # activations, the MLP's, then take some 130 MB.
@@ -94,37 +94,6 @@ def golden_images(
             names.append(name)
         progress(1)
     return tuple(names), resized
-
-
-def classes_from_folders(folder: Path | None, labels: Sequence[str]) -> NDArray[np.int64] | None:
-    """The class of each golden image, where the images lie in folders called like the labels.
-
-    Args:
-        folder: The golden images; None for the package's photos, which have no classes.
-        labels: Of the model.
-
-    Returns:
-        int64[N] in the order of `image_files`, -1 where the folder is no label; None if none is.
-    """
-    if folder is None:
-        return None
-    index_of = {label.casefold(): index for index, label in enumerate(labels)}
-    found = [index_of.get(file.parent.name.casefold(), -1) for file in image_files(folder)]
-    return np.array(found, np.int64) if max(found) >= 0 else None
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Every file below `folder` that is named like an image, sorted.
-
-    Raises:
-        UsageError: No such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such directory of golden images")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not files:
-        raise UsageError(f"{folder}: no images in it ({', '.join(sorted(SUFFIXES))})")
-    return files
 
 
 def reference_answers(

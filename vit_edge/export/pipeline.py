@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import onnx_ir
 
-from vit_edge import cpus, userdirs, verify
+from vit_edge import cpus, labelled, userdirs, verify
 from vit_edge.backends import ort
 from vit_edge.bundle import (
     GOLDEN_NAME,
@@ -381,7 +381,7 @@ def check_images(options: ExportOptions) -> None:
         UsageError: No images, none to calibrate on where they are needed, or the same images to
             calibrate on and to be judged by.
     """
-    golden = golden_set.image_files(options.golden_images or golden_set.PHOTOS)
+    golden = labelled.image_files(options.golden_images or golden_set.PHOTOS)
     precision = options.recipe.precision
     if precision == FLOAT:
         return

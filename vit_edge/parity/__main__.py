@@ -5,36 +5,55 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from vit_edge import cli, tuned
+from vit_edge import backends, cli, tuned
 from vit_edge.bundle import Bundle
-from vit_edge.parity.compare import (
-    as_json,
-    check_golden,
-    check_probes,
-    compare_answers,
-    gate_batches,
-)
-from vit_edge.parity.golden import Golden
+from vit_edge.errors import UsageError
+from vit_edge.parity import run
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.tables import exact_table, statistics_table
-from vit_edge.parity.targets import STATISTICS, parse_target
+from vit_edge.parity.targets import STATISTICS, Target, parse_target
+
+_WORDS = {
+    run.PASS: "parity holds",
+    run.FAIL: "parity FAILED",
+    run.INCONCLUSIVE: "parity INCONCLUSIVE",
+    run.DIED: "parity FAILED: it died",
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = cli.bundle_parser(
         "python -m vit_edge.parity",
-        "Compare a backend with the reference's answers in golden.npz: first the preprocessing of "
-        "its probe files, then every output at several batch sizes.",
-        "python -m vit_edge.parity bundles/base-patch16-224-fp32 --backend ort\n"
-        "python -m vit_edge.parity bundles/base-patch16-224-int8 --target top1_agreement=0.99\n"
-        "exit codes: 0 within the limits, 4 not",
+        "Compare backends with the reference's answers in golden.npz, each in a process of its "
+        "own: the preprocessing of its probe files, every output at several batch sizes, and "
+        "whether an image's answer depends on when and beside what it is asked.",
+        "python -m vit_edge.parity bundles/base-patch16-224-fp32 --backend ort,openvino\n"
+        "         python -m vit_edge.parity bundles/base-patch16-224-int8 --html parity.html\n"
+        "         python -m vit_edge.parity record BUNDLE --images DIR --out FILE   (--help)\n"
+        "         python -m vit_edge.parity merge a.json b.json                     (--help)\n"
+        "exit codes: 0 within the limits (or inconclusive, without --strict), 4 not",
     )
-    cli.add_backend(made)
+    names = ", ".join((tuned.AUTO, *backends.names()))
+    made.add_argument(
+        "--backend",
+        default=tuned.AUTO,
+        metavar="NAME,...",
+        help=f"of {names}; default: {tuned.AUTO}, what `build --tune` found best, or else "
+        f"{tuned.DEFAULT}",
+    )
     made.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
+    )
+    made.add_argument(
+        "--against",
+        type=Path,
+        metavar="BUNDLE2",
+        help="take this bundle's answers for the reference, instead of those in the golden file",
     )
     made.add_argument(
         "--target",
@@ -42,52 +61,152 @@ def parser() -> argparse.ArgumentParser:
         help="what the logits must reach besides the precision's limit; of "
         + ", ".join(STATISTICS),
     )
+    made.add_argument(
+        "--localize",
+        action="store_true",
+        help="find the block and the step in it where what fails leaves the fp32 bundle that "
+        "--against names",
+    )
+    made.add_argument(
+        "--memory-limit", metavar="SIZE", help="of each backend's process, such as 400MB"
+    )
+    made.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds for each backend's process"
+    )
+    made.add_argument(
+        "--strict", action="store_true", help="exit with 4 where the images do not decide"
+    )
+    made.add_argument("--save", type=Path, metavar="FILE", help="write the result as JSON")
+    made.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
+    made.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, for CI")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compare from the command line."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["record"]:
+        from vit_edge.parity import record
+
+        return record.main(words[1:])
+    if words[:1] == ["merge"]:
+        from vit_edge.parity.report import merge
+
+        return merge.main(words[1:])
+    arguments = parser().parse_args(words)
     return cli.guarded(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
     target = None if arguments.target is None else parse_target(arguments.target)
+    limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
     bundle = Bundle.read(arguments.bundle)
-    manifest = bundle.manifest
-    with Golden(arguments.golden or bundle.golden_path) as golden:
-        check_golden(golden, manifest)
-        backend = tuned.load_named(arguments.backend, bundle)
-        probes = golden.probes()
-        comparison = compare_answers(
-            backend,
-            golden,
-            manifest,
-            batches=gate_batches(manifest.max_batch),
-            limit=limit_for(manifest.precision),
-            target=target,
-        )
-        comparison.probe_problems.extend(check_probes(probes, manifest.preprocessing))
-        images = len(golden)
-    backend.close()
-    problems = comparison.problems
+    result = run.compare(
+        bundle,
+        backend_names=_backend_names(arguments.backend),
+        golden=arguments.golden,
+        against=arguments.against,
+        target=target,
+        localize=arguments.localize,
+        memory_limit_bytes=limit,
+        timeout_s=arguments.timeout,
+    )
+    _write_reports(arguments, bundle, result)
     if arguments.json:
-        print(json.dumps(as_json(comparison, backend.facts), indent=2))
+        print(json.dumps(result, indent=2))
     else:
-        print(f"{bundle.path} on {backend.facts['runtime']}, {backend.facts['device']}")
-        print(f"engine         {backend.facts['engine']}")
-        print(f"preprocessing  {len(probes)} probe files")
-        print(f"answers        {images} images against the {golden.reference_dtype} reference")
-        simulated = backend.facts.get("simulated")
-        if simulated is not None:
-            print(f"simulated      {simulated}")
-        exact = manifest.precision == "fp32" and target is None
-        for line in (exact_table if exact else statistics_table)(comparison):
-            print(line)
-        for problem in problems:
-            print(f"FAILED: {problem}")
-        print("parity FAILED" if problems else "parity holds")
-    return 4 if problems else 0
+        print("\n".join(_lines(bundle, result, target)))
+    return run.exit_code([result], strict=arguments.strict)
+
+
+def _backend_names(text: str) -> list[str]:
+    """The backends asked for.
+
+    Raises:
+        UsageError: One that there is not, or one twice.
+    """
+    known = [tuned.AUTO, *backends.names()]
+    names = [name.strip() for name in text.split(",")]
+    problems = [f"no backend {name!r}; there are: {', '.join(known)}" for name in names
+                if name not in known]  # fmt: skip
+    problems += [f"{name} is given twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    if problems:
+        raise UsageError("; ".join(problems))
+    return names
+
+
+def _write_reports(
+    arguments: argparse.Namespace, bundle: Bundle, result: Mapping[str, Any]
+) -> None:
+    if arguments.save is not None:
+        arguments.save.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.junit is not None:
+        from vit_edge.parity.report.junit import junit_xml
+
+        text = junit_xml([result], strict=arguments.strict)
+        arguments.junit.write_text(text, encoding="utf-8")
+    if arguments.html is not None:
+        from vit_edge.parity.report.html import html_page
+        from vit_edge.parity.report.pictures import pictures_of
+
+        golden = arguments.golden or bundle.golden_path
+        page = html_page([result], pictures=pictures_of(golden, result), labels=bundle.labels)
+        arguments.html.write_text(page, encoding="utf-8")
+
+
+def _lines(bundle: Bundle, result: Mapping[str, Any], target: Target | None) -> Iterator[str]:
+    golden = result["golden"]
+    against = result["against"]
+    reference = f"the {golden['reference_dtype']} reference"
+    if against is not None:
+        reference = f"{against['name']} ({golden['reference_dtype']})"
+    for entry in result["runs"]:
+        yield from _run_lines(bundle, entry, golden["images"], reference, target)
+
+
+def _run_lines(
+    bundle: Bundle, entry: Mapping[str, Any], images: int, reference: str, target: Target | None
+) -> Iterator[str]:
+    """One backend's findings as text."""
+    facts = entry["facts"]
+    if entry["death"] is not None:
+        yield f"{bundle.path} on {entry['name']}"
+        yield f"died           {entry['death']}"
+    else:
+        yield f"{bundle.path} on {facts['runtime']}, {facts['device']}"
+        yield f"engine         {facts['engine']}"
+        yield f"answers        {images} images against {reference}"
+    if entry["simulated"] is not None:
+        yield f"simulated      {entry['simulated']}"
+    for check in entry["checks"]:
+        yield f"{check['name']:<14} {check['detail']}"
+    yield from _memory_line(entry["memory"])
+    rows: Sequence[Mapping[str, Any]] = entry["comparisons"]
+    if not rows:
+        yield _WORDS[entry["verdict"]]
+        return
+    precision = bundle.manifest.precision
+    if precision == "fp32" and target is None:
+        yield from exact_table(rows)
+    else:
+        yield from statistics_table(rows, limit_for(precision), target)
+    yield from (f"FAILED: {problem}" for problem in entry["problems"])
+    yield from (f"OPEN: {question}" for question in entry["open_questions"])
+    if entry["localized"] is not None:
+        yield from (
+            f"{step['tap']:<32} {step['sqnr_db']:>6.1f} dB" for step in entry["blocks"] or []
+        )
+        yield f"LOCALIZED: {entry['localized']}"
+    yield _WORDS[entry["verdict"]]
+
+
+def _memory_line(memory: Mapping[str, Any]) -> Iterator[str]:
+    if not memory.get("peak_rss_bytes"):
+        return
+    own, everything = (memory[f"peak_{kind}_bytes"] / 1e6 for kind in ("anonymous", "rss"))
+    limit = memory["limit_bytes"]
+    kept = "" if limit is None else f"; limit {limit / 1e6:.0f} MB, kept by {memory['limited_by']}"
+    yield f"memory         {own:.0f} MB of its own, {everything:.0f} MB with its files{kept}"
 
 
 if __name__ == "__main__":

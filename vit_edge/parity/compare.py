@@ -16,7 +16,7 @@ from vit_edge.manifest import Manifest, Preprocessing
 from vit_edge.parity.golden import Golden, Probe
 from vit_edge.parity.limits import Limit
 from vit_edge.parity.logits import LogitComparison
-from vit_edge.parity.statistics import Difference, Repeats
+from vit_edge.parity.statistics import Difference, Floats, Repeats
 from vit_edge.parity.targets import Target
 from vit_edge.preprocess import input_from_resized, resized_from_image
 
@@ -28,6 +28,8 @@ LOGITS = "logits"  # the output that classifies; every other is compared as plai
 
 Statistics: TypeAlias = Difference | LogitComparison
 Progress = Callable[[int], object]  # told how many more images are done
+# shown the logits of a batch: int64[N] positions, the candidate's and the reference's
+Seen = Callable[[NDArray[np.int64], Floats, Floats], object]
 
 
 class Reference(Protocol):
@@ -106,6 +108,7 @@ def compare_answers(
     limit: Limit,
     target: Target | None = None,
     progress: Progress = lambda images: None,
+    seen: Seen = lambda indices, found, expected: None,
 ) -> Comparison:
     """Run every image of the reference at the largest batch size, and 64 of them at the others.
 
@@ -121,6 +124,7 @@ def compare_answers(
         limit: What the precision allows.
         target: What must be reached besides.
         progress: Called with the number of images done since its last call.
+        seen: Called with every batch of logits.
 
     Returns:
         The comparison; it does not raise when the limit is exceeded.
@@ -144,6 +148,7 @@ def compare_answers(
                 statistics = by_batch[batch]
                 if isinstance(statistics, LogitComparison):
                     statistics.add(np.array(indices), found[output], expected, labels)
+                    seen(np.array(indices), found[output], expected)
                 else:
                     statistics.add(np.array(indices), found[output], expected)
             progress(len(indices))
@@ -230,14 +235,18 @@ def as_json(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, Any]:
         "problems": comparison.problems,
         "limit": comparison.limit.as_dict(),
         "target": None if target is None else target.as_dict(),
-        "proofs": [] if target is None else _proofs(comparison, target),
+        "proofs": proofs(comparison),
         "simulated": facts.get("simulated"),
         "facts": dict(facts),
         "comparisons": comparison.summary(),
     }
 
 
-def _proofs(comparison: Comparison, target: Target) -> list[dict[str, Any]]:
+def proofs(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every bound on a rate that the target asks for, and whether its interval holds it."""
+    target = comparison.target
+    if target is None:
+        return []
     return [
         {"output": row["output"], "batch": row["batch"], **dataclasses.asdict(proof)}
         for row in comparison.summary()

@@ -1,22 +1,24 @@
 """golden.npz: the reference's answers, so that a device without torch can check itself.
 
-    meta                    JSON: schema version, image names, dtype of the reference; labels, one
-                            class per image (-1: unknown), where the images have some
     probe/NAME              uint8[bytes]: a small encoded image file
     probe_resized/NAME      uint8[H, W, 3]: what resize and crop must make of it
     image/0000              uint8[H, W, 3]: resized image; its pixels follow from the manifest
     logits/0000, ...        float32[...]: the reference's answer, one member per image and output
+    meta                    JSON: schema version, image names, dtype of the reference; labels, one
+                            class per image (-1: unknown), where the images have some
 
-Members are read one at a time: a comparison never holds more than one batch.
+Members are written and read one at a time: a comparison never holds more than one batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.errors import BundleError
+from vit_edge.errors import BundleError, ResourceError
 
 SCHEMA_VERSION = 1
 
@@ -79,24 +81,132 @@ def write_golden(
         reference_dtype: What the reference computed in.
         labels: The true class of each image, -1 where unknown; None without any.
     """
-    meta: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "reference_dtype": reference_dtype,
-        "images": list(names),
-        "outputs": list(answers),
-        "probes": [probe.name for probe in probes],
-    }
-    if labels is not None:
-        meta["labels"] = [int(label) for label in labels]
-    members = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8)}
-    for probe in probes:
-        members[f"probe/{probe.name}"] = np.frombuffer(probe.data, np.uint8)
-        members[f"probe_resized/{probe.name}"] = probe.resized
-    for index in range(len(names)):
-        members[f"image/{index:04d}"] = images[index]
-        for output, values in answers.items():
-            members[f"{output}/{index:04d}"] = values[index]
-    np.savez_compressed(path, **members)  # type: ignore[arg-type]
+    with GoldenWriter(
+        path,
+        probes=probes,
+        outputs=tuple(answers),
+        reference_dtype=reference_dtype,
+        labelled=labels is not None,
+    ) as writer:
+        for index, name in enumerate(names):
+            found = {output: values[index] for output, values in answers.items()}
+            writer.add(name, images[index], found, None if labels is None else labels[index])
+
+
+class GoldenWriter:
+    """A golden file in the making: one image at a time, the same bytes for the same content.
+
+    It appears when the block ends well, in place of what was there; after an error nothing does.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        probes: Sequence[Probe],
+        outputs: Sequence[str],
+        reference_dtype: str,
+        labelled: bool = False,
+    ) -> None:
+        """Take note of what the file is about; nothing is written before the block begins.
+
+        Args:
+            path: The .npz to write.
+            probes: Checks of the preprocessing.
+            outputs: Which answers there are of each image.
+            reference_dtype: What the reference computed in.
+            labelled: Whether images have classes.
+        """
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+        self._probes = tuple(probes)
+        self._outputs = tuple(outputs)
+        self._reference_dtype = reference_dtype
+        self._names: list[str] = []
+        self._labels: list[int] | None = [] if labelled else None
+
+    def __enter__(self) -> GoldenWriter:
+        """Begin the file.
+
+        Raises:
+            ResourceError: The folder is missing, full, or cannot be written.
+        """
+        with self._writing(), contextlib.ExitStack() as on_error:
+            file = on_error.enter_context(self._partial.open("xb"))
+            on_error.callback(self._partial.unlink, missing_ok=True)
+            self._archive = on_error.enter_context(
+                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
+            )
+            for probe in self._probes:
+                self._write(f"probe/{probe.name}", np.frombuffer(probe.data, np.uint8))
+                self._write(f"probe_resized/{probe.name}", probe.resized)
+            self._closing = on_error.pop_all()
+        return self
+
+    def add(
+        self,
+        name: str,
+        image: NDArray[np.uint8],
+        answers: Mapping[str, NDArray[np.float32]],
+        label: int | None = None,
+    ) -> None:
+        """Write one image.
+
+        Args:
+            name: For messages.
+            image: uint8[H, W, 3], resized.
+            answers: Output name -> float32[...], of all outputs.
+            label: Its true class; None where unknown.
+
+        Raises:
+            ResourceError: The disk is full.
+        """
+        index = len(self._names)
+        with self._writing():
+            self._write(f"image/{index:04d}", image)
+            for output in self._outputs:
+                self._write(f"{output}/{index:04d}", answers[output])
+        self._names.append(name)
+        if self._labels is not None:
+            self._labels.append(-1 if label is None else int(label))
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Write the index and put the file in its place, or drop what there is of it."""
+        with self._writing(), self._closing:
+            if kind is None:
+                self._write("meta", np.frombuffer(json.dumps(self._meta()).encode(), np.uint8))
+                self._archive.close()
+                with self._partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                self._partial.replace(self._path)
+
+    def _meta(self) -> dict[str, Any]:
+        labels = {} if self._labels is None else {"labels": self._labels}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "reference_dtype": self._reference_dtype,
+            "images": self._names,
+            "outputs": list(self._outputs),
+            "probes": [probe.name for probe in self._probes],
+            **labels,
+        }
+
+    def _write(self, member: str, array: NDArray[Any]) -> None:
+        # A ZipInfo of its own has the date 1980-01-01: no clock gets into the bytes.
+        info = zipfile.ZipInfo(f"{member}.npy")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with self._archive.open(info, "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f"{self._path}: cannot be written: {error.strerror}; make room, or choose another "
+                "place"
+            ) from error
 
 
 class Golden:

@@ -21,6 +21,7 @@ from vit_edge.parity.statistics import (
 )
 
 TOP = 5  # the other rank that ImageNet results are reported at (ILSVRC, arXiv:1409.0575, 4.1)
+RANKED = 10  # of the reference's classes, whose order is compared: what a user is ever shown
 FLIPS_SHOWN = 5  # enough to look at by hand
 UNKNOWN = -1  # the label of an image that has none
 
@@ -50,6 +51,7 @@ class LogitComparison:
     batch_diff: float = 0.0  # the largest |difference| from an image's first answer
     difference: Difference = field(default_factory=Difference)
     top1: int = 0  # images where both have their largest logit at the same class
+    rank_correlation: float = 0.0  # summed over the images
     top5: int = 0  # images where the reference's class is among the candidate's five largest
     divergences: list[float] = field(default_factory=list)  # one per image, in nats
     reference_margins: list[float] = field(default_factory=list)  # one per image, first to second
@@ -87,6 +89,7 @@ class LogitComparison:
         ours = np.where(whole, left.argmax(axis=1), -1)
         self.top1 += int(np.count_nonzero(ours == theirs))
         self.top5 += int(np.count_nonzero(whole & (rank(left, theirs) < TOP)))
+        self.rank_correlation += float(rank_correlation(left, right).sum())
         self.reference_margins += top_margin(right).tolist()
         self._add_divergences(images, kl_divergence(right, left))
         self._add_flips(images, ours, theirs, right)
@@ -135,6 +138,8 @@ class LogitComparison:
         top1_agreement: share of images with the largest logit at the reference's class.
         top5_agreement: share of images whose reference class is among the candidate's five largest
             logits, as in top-5 accuracy with the reference for a label; 1 for up to five classes.
+        rank_correlation_mean: Spearman's, of the reference's ten largest logits, or all of them
+            with the candidate's of the same classes; 1 where all stand in the same order.
         kl_mean, kl_median, kl_max: KL(softmax(reference) || softmax(candidate)) in nats.
         reference_margin_median: how far the reference's first class leads its second, relative to
             the spread: where it is small, agreement says little.
@@ -153,6 +158,7 @@ class LogitComparison:
             "top1_agreement_interval": list(wilson_interval(self.top1, images)),
             "top5_agreement": self.top5 / images if images else None,
             "top5_agreement_interval": list(wilson_interval(self.top5, images)),
+            "rank_correlation_mean": self.rank_correlation / images if images else None,
             "kl_mean": finite(float(divergences.mean())) if images else None,
             "kl_median": finite(float(np.median(divergences))) if images else None,
             "kl_max": finite(self.kl_max) if images else None,
@@ -208,6 +214,28 @@ def rank(logits: Doubles, classes: NDArray[np.int64]) -> NDArray[np.int64]:
     earlier = np.arange(logits.shape[1]) < classes[:, None]
     result: NDArray[np.int64] = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
     return result
+
+
+def rank_correlation(found: Doubles, expected: Doubles) -> Doubles:
+    """Spearman's rank correlation over the RANKED largest of each row of `expected`.
+
+    Args:
+        found: float64[N, classes].
+        expected: float64[N, classes], finite.
+
+    Returns:
+        float64[N] in -1..1; 1 for a single class, 0 where `found` is not finite. Of equal logits
+        the first class leads.
+    """
+    count = min(RANKED, expected.shape[1])
+    if count < 2:
+        return np.ones(len(expected))
+    first = np.argsort(-expected, axis=1, kind="stable")[:, :count]
+    theirs = np.take_along_axis(found, first, axis=1)
+    places = np.argsort(np.argsort(-theirs, axis=1, kind="stable"), axis=1)
+    squares = np.square(places - np.arange(count)).sum(axis=1)
+    correlation = 1 - 6 * squares / (count * (count**2 - 1))
+    return np.where(np.isfinite(found).all(axis=1), correlation, 0.0)
 
 
 def top_margin(logits: Doubles) -> Doubles:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vit_edge.parity.compare import LOGITS, Comparison
-from vit_edge.parity.targets import DECIDED, STATISTICS
+from vit_edge.parity.compare import LOGITS
+from vit_edge.parity.limits import Limit
+from vit_edge.parity.targets import DECIDED, STATISTICS, Target
 
 _SIGN = {"at least": ">=", "at most": "<="}
 
+Rows = Sequence[Mapping[str, Any]]  # of Comparison.summary()
 
-def exact_table(comparison: Comparison) -> Iterator[str]:
+
+def exact_table(rows: Rows) -> Iterator[str]:
     """One line per output and batch size: what matters where only rounding may differ."""
     yield "output      batch  max|diff|  of max|ref|  allowed  top-1 agreement"
-    for row in comparison.summary():
+    for row in rows:
         agreement = row.get("top1_agreement")
         yield (
             f"{row['output']:<11} {row['batch']:>5}  {_number(row['max_abs_diff']):>9}  "
@@ -23,30 +26,32 @@ def exact_table(comparison: Comparison) -> Iterator[str]:
         )
 
 
-def statistics_table(comparison: Comparison) -> Iterator[str]:
+def statistics_table(rows: Rows, limit: Limit, target: Target | None) -> Iterator[str]:
     """One line per statistic, one column per batch size, and what is allowed."""
-    rows = comparison.summary()
-    for output in comparison.found:
+    outputs = list(dict.fromkeys(row["output"] for row in rows))
+    for output in outputs:
         columns = [row for row in rows if row["output"] == output]
         yield f"{output:<33}" + "".join(f"{'batch ' + str(r['batch']):>11}" for r in columns)
-        allowed = _allowed(comparison, output, columns[0])
+        targeted = target if output == LOGITS or LOGITS not in outputs else None
+        allowed = allowed_texts(limit, targeted, output, columns[0])
         for name, statistic in STATISTICS.items():
             if all(row.get(name) is None for row in columns):
                 continue
             cells = ("-" if r.get(name) is None else statistic.written(r[name]) for r in columns)
             line = f"  {statistic.words:<31}" + "".join(f"{cell:>11}" for cell in cells)
             yield f"{line}  {allowed.get(name, '')}".rstrip()
-    if LOGITS in comparison.found:
+    if LOGITS in outputs:
         yield from _flips(rows)
 
 
-def _allowed(comparison: Comparison, output: str, row: Mapping[str, Any]) -> dict[str, str]:
+def allowed_texts(
+    limit: Limit, target: Target | None, output: str, row: Mapping[str, Any]
+) -> dict[str, str]:
     """What the limit says of each statistic of an output."""
-    limit = comparison.limit
-    target = limit.logits if output == LOGITS else limit.others
+    bounds = limit.logits if output == LOGITS else limit.others
     texts = {
         name: f"{_SIGN[STATISTICS[name].direction]} {STATISTICS[name].written(bound)}"
-        for name, bound in target.bounds
+        for name, bound in bounds.bounds
     }
     if output == LOGITS and limit.top1_agreement is not None:
         texts["top1_agreement"] = (
@@ -54,14 +59,13 @@ def _allowed(comparison: Comparison, output: str, row: Mapping[str, Any]) -> dic
             if limit.judges_agreement(row)
             else f"not judged: the reference's classes lead by less than {DECIDED:g} spreads"
         )
-    if comparison.target is not None and comparison.is_targeted(output):
-        for name, bound in comparison.target.bounds:
-            asked = f"{_SIGN[STATISTICS[name].direction]} {STATISTICS[name].written(bound)}"
-            texts[name] = ", ".join([*filter(None, [texts.get(name)]), f"target {asked}"])
+    for name, bound in () if target is None else target.bounds:
+        asked = f"{_SIGN[STATISTICS[name].direction]} {STATISTICS[name].written(bound)}"
+        texts[name] = ", ".join([*filter(None, [texts.get(name)]), f"target {asked}"])
     return texts
 
 
-def _flips(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _flips(rows: Rows) -> Iterator[str]:
     """The flips that matter most, at the batch size that has the worst."""
     worst = max(
         (row for row in rows if row["output"] == LOGITS),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from vit_edge.errors import ModelError
-from vit_edge.wire.protobuf import BYTES, Entry, Reader
+from vit_edge.wire.protobuf import Entry, Reader, encoded_bytes
 
 WINDOW = 64  # bytes from one stand-in to the next: a multiple of any element
 ALIGNMENT = 4096  # of a page, as the runtime writes them: each blob is mapped by itself
@@ -87,7 +87,7 @@ def with_external_data(model: Path, changed: Mapping[str, External]) -> bytes:
                 payload = rebuilt("graph", item.start, item.end)
             else:
                 payload = content[item.start : item.end]
-            parts.append(_field(item.number, payload))
+            parts.append(encoded_bytes(item.number, payload))
         return b"".join(parts)
 
     return rebuilt("model", 0, len(content))
@@ -211,18 +211,6 @@ def _tensor(reader: Reader, start: int, end: int, external: External) -> bytes:
         if item.number != _EXTERNAL_DATA
     ]
     for key, value in external.items():
-        pair = _field(_KEY, key.encode()) + _field(_VALUE, value.encode())
-        parts.append(_field(_EXTERNAL_DATA, pair))
+        pair = encoded_bytes(_KEY, key.encode()) + encoded_bytes(_VALUE, value.encode())
+        parts.append(encoded_bytes(_EXTERNAL_DATA, pair))
     return b"".join(parts)
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return _varint(number << 3 | BYTES) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])

@@ -1,0 +1,297 @@
+"""Comparisons in children: what dies is a result, and what does not decide is open."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.parity.test_low_precision import Candidate, compared, reference
+from vit_edge import isolate
+from vit_edge.bundle import Bundle
+from vit_edge.parity import run
+from vit_edge.parity.__main__ import main
+from vit_edge.parity.golden import Golden
+from vit_edge.parity.invariance import check_invariance, failed
+from vit_edge.parity.limits import limit_for
+from vit_edge.parity.run import Question, compare, compare_here
+from vit_edge.parity.targets import parse_target
+from vit_edge.parity.witness import SCATTER, Witness
+
+requires = ("onnxruntime",)
+
+
+def test_a_result_says_what_was_compared_with_what_and_where(testing_bundle: Bundle) -> None:
+    result = compare(testing_bundle, backend_names=["ort"])
+    json.dumps(result, allow_nan=False)
+    assert result["schema_version"] == 3
+    assert result["bundle"]["model_sha256"] == testing_bundle.model_sha256
+    assert result["golden"]["images"] == 16
+    assert {"cpu", "cpus", "memory", "system"} <= result["machine"].keys()
+    (found,) = result["runs"]
+    assert found["verdict"] == run.PASS
+    assert found["memory"]["peak_rss_bytes"] > found["memory"]["peak_anonymous_bytes"] > 10e6
+    assert found["seconds"]["total"] > found["seconds"]["running"] > 0
+    assert [entry["index"] for entry in found["images"]] == list(range(16))
+    assert len(found["scatter"]["reference"]) == len(found["scatter"]["candidate"]) > 100
+
+
+def test_each_backend_runs_in_a_process_of_its_own_in_the_order_asked_for(
+    testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "compare_here", lambda question: pytest.fail("in this process"))
+    pytest.importorskip("openvino")
+    result = compare(testing_bundle, backend_names=["openvino", "ort"])
+    assert [entry["name"] for entry in result["runs"]] == ["openvino", "ort"]
+    assert [entry["facts"]["backend"] for entry in result["runs"]] == ["openvino", "ort"]
+
+
+# Children that die
+
+
+def test_a_child_that_needs_too_much_memory_is_a_result(
+    testing_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(testing_bundle.path), "--backend", "ort", "--memory-limit", "20MB"]
+    assert main(arguments) == 4
+    said = capsys.readouterr().out
+    assert "it needed more than its limit of 19 MiB" in said
+    assert "parity FAILED: it died" in said
+
+
+def test_a_child_that_is_killed_is_a_result_and_the_next_backend_runs(
+    testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = isolate.attempted_call, []
+
+    def killed_once(target: str, *arguments: Any, **limits: Any) -> isolate.Call:
+        calls.append(target)
+        if len(calls) > 1:
+            return real(target, *arguments, **limits)
+        return real("tests.parity.test_run:kill_yourself", **limits)
+
+    monkeypatch.setattr(isolate, "attempted_call", killed_once)
+    result = compare(testing_bundle, backend_names=["ort", "auto"])
+    first, second = result["runs"]
+    assert (first["verdict"], first["death"]) == (run.DIED, "killed by SIGKILL")
+    assert second["verdict"] == run.PASS
+    assert run.exit_code([result], strict=False) == 4
+
+
+def kill_yourself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_child_that_takes_too_long_is_a_result(testing_bundle: Bundle) -> None:
+    (found,) = compare(testing_bundle, backend_names=["ort"], timeout_s=0.05)["runs"]
+    assert found["verdict"] == run.DIED
+    assert "it took longer than 0.05 s" in found["death"]
+
+
+def test_a_backend_that_refuses_the_bundle_is_a_result(
+    testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vit_edge.errors import BackendError
+
+    def refusing(*arguments: Any, **limits: Any) -> Any:
+        raise BackendError("no such device")
+
+    monkeypatch.setattr(isolate, "attempted_call", refusing)
+    (found,) = compare(testing_bundle, backend_names=["ort"])["runs"]
+    assert found["death"] == "BackendError: no such device"
+
+
+def test_a_damaged_bundle_is_an_error_and_no_result(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle.golden_path.write_bytes(b"")
+    assert main([str(bundle.path), "--backend", "ort"]) == 3
+    assert "golden.npz" in capsys.readouterr().err
+
+
+# Verdicts
+
+
+def test_a_rate_that_the_images_do_not_prove_is_open_and_says_how_many_would() -> None:
+    golden = reference(16)
+    target = parse_target("top1_agreement=0.99")
+    found = compared("int8", golden, Candidate(golden.logits, golden.features), target)
+    assert found.problems == []
+    question, *others = run.unproven(found)
+    assert len(others) == 1  # the other batch size
+    assert "top-1 agreement at least 99.00% is not proven" in question
+    assert "about 381 images" in question
+
+
+def test_an_open_question_fails_where_the_user_is_strict(
+    testing_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(testing_bundle.path), "--backend", "ort", "--target", "top1_agreement=0.99"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "OPEN: logits" in said
+    assert said.rstrip().endswith("parity INCONCLUSIVE")
+    assert main([*arguments, "--strict"]) == 4
+
+
+def test_nothing_compared_is_no_success() -> None:
+    assert run.exit_code([], strict=False) == 4
+    assert run.exit_code([{"runs": []}], strict=False) == 4
+
+
+# Against another bundle
+
+
+def test_another_bundle_can_be_the_reference(bundle: Bundle, testing_bundle: Bundle) -> None:
+    result = compare(bundle, backend_names=["ort"], against=testing_bundle.path)
+    assert result["against"]["model_sha256"] == testing_bundle.model_sha256
+    (found,) = result["runs"]
+    assert found["verdict"] == run.PASS
+    assert result["golden"]["reference_dtype"].startswith("fp32 on onnxruntime")
+    rows = [row for row in found["comparisons"] if row["batch"] == 1]
+    assert all(row["max_abs_diff"] == 0 for row in rows)  # itself
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--backend", "ort,tpu"], "no backend 'tpu'; there are: auto"),
+        (["--backend", "ort,ort"], "ort is given twice"),
+        (["--localize"], "name it with --against"),
+        (["--memory-limit", "much"], "is no size"),
+    ],
+)
+def test_wrong_usage_is_refused(
+    testing_bundle: Bundle, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main([str(testing_bundle.path), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+# An image's answer, again and elsewhere
+
+
+class Double:
+    """A candidate whose logits are a fixed function of each image, unless a subclass spoils it."""
+
+    def run(self, pixels: Any) -> Any:
+        flat = pixels.reshape(len(pixels), -1)
+        return {"logits": flat[:, :10] + flat.mean(axis=1, keepdims=True)}
+
+
+class Forgetful(Double):
+    """Another answer every time."""
+
+    calls = 0
+
+    def run(self, pixels: Any) -> Any:
+        self.calls += 1
+        return {"logits": super().run(pixels)["logits"] * (1 + 0.1 * self.calls)}
+
+
+class Placed(Double):
+    """The place in the batch counts."""
+
+    def run(self, pixels: Any) -> Any:
+        answers = super().run(pixels)["logits"]
+        return {"logits": answers * np.linspace(1, 1.1, len(pixels))[:, None]}
+
+
+class Leaking(Double):
+    """The first image of a batch is in all answers."""
+
+    def run(self, pixels: Any) -> Any:
+        answers = super().run(pixels)["logits"]
+        return {"logits": answers + 0.01 * answers[:1]}
+
+
+class Overwriting(Double):
+    """Reuses its output."""
+
+    buffer: Any = None
+
+    def run(self, pixels: Any) -> Any:
+        answers = super().run(pixels)["logits"]
+        if self.buffer is None or self.buffer.shape != answers.shape:
+            self.buffer = np.empty_like(answers)
+        self.buffer[:] = answers
+        return {"logits": self.buffer}
+
+
+def checks(candidate: Any, bundle: Bundle, precision: str = "fp32") -> list[str]:
+    with Golden(bundle.golden_path) as golden:
+        found = check_invariance(candidate, golden, bundle.manifest, limit_for(precision))
+    return failed(found)
+
+
+def test_a_sound_candidate_passes_also_if_it_reuses_its_output(testing_bundle: Bundle) -> None:
+    assert checks(Double(), testing_bundle) == []
+    assert checks(Overwriting(), testing_bundle) == []
+
+
+@pytest.mark.parametrize(
+    ("candidate", "named"),
+    [(Forgetful(), "repeatability"), (Placed(), "placement"), (Leaking(), "placement")],
+    ids=["forgetful", "placed", "leaking"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_answer_that_depends_on_anything_but_its_image_is_caught(
+    testing_bundle: Bundle, candidate: Any, named: str, precision: str
+) -> None:
+    assert any(text.startswith(named) for text in checks(candidate, testing_bundle, precision))
+
+
+def test_dynamic_scales_may_depend_on_the_batch_and_it_is_said(testing_bundle: Bundle) -> None:
+    with Golden(testing_bundle.golden_path) as golden:
+        limit = limit_for("int8-dynamic")
+        found = check_invariance(Leaking(), golden, testing_bundle.manifest, limit)
+    placement = next(check for check in found if check.name == "placement")
+    assert placement.passed
+    assert "not limited" in placement.detail
+
+
+# What a report shows
+
+
+def test_a_witness_takes_each_image_once_and_keeps_the_scatter_small() -> None:
+    witness = Witness(images=3)
+    random = np.random.default_rng(0)
+    logits = random.standard_normal((3, 1000)).astype(np.float32)
+    for _ in range(2):
+        witness.add(np.arange(3), logits + 0.01, logits)
+    entries = witness.images(["a", "b", "c"], None)
+    assert [entry["name"] for entry in entries] == ["a", "b", "c"]
+    first = entries[0]["reference"][0]
+    assert first[0] == int(logits[0].argmax())
+    assert 1000 < len(witness.scatter()["reference"]) <= SCATTER
+
+
+def test_an_answer_of_nans_is_shown_without_numbers() -> None:
+    witness = Witness(images=1)
+    witness.add(np.array([0]), np.full((1, 4), np.nan, np.float32), np.zeros((1, 4), np.float32))
+    (entry,) = witness.images(["x"], None)
+    assert [value for _, value in entry["candidate"]] == [None] * 4
+    assert witness.scatter() == {"reference": [], "candidate": []}
+    json.dumps(entry, allow_nan=False)
+
+
+def test_a_candidate_is_compared_in_this_process_too(testing_bundle: Bundle) -> None:
+    target = parse_target("sqnr_centred_db=290")
+    golden = str(testing_bundle.golden_path)
+    found = compare_here(Question(str(testing_bundle.path), "ort", golden, target))
+    assert found["verdict"] == run.FAIL
+    assert found["target"] == {"sqnr_centred_db": 290}
+
+
+def test_what_a_child_writes_stays_out_of_the_bundle(bundle: Bundle) -> None:
+    def content(folder: Path) -> set[str]:
+        return {path.name for path in folder.rglob("*")}
+
+    before = content(bundle.path)
+    compare(bundle, backend_names=["ort"], against=bundle.path)
+    assert content(bundle.path) == before

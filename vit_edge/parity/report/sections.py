@@ -1,0 +1,116 @@
+"""Results of several machines, sorted by what can be compared: same model, same images."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vit_edge.parity.run import DIED, FAIL, INCONCLUSIVE, PASS
+
+Result = Mapping[str, Any]  # as parity.run.compare returns it and docs/parity.md describes it
+Run = Mapping[str, Any]  # an entry of its "runs"
+
+_OF_A_BATCH = re.compile(r"(.{1,200}?, batch )(\d+(?:, \d+)*): (.*)", re.DOTALL)
+_WORST_FIRST = (DIED, FAIL, INCONCLUSIVE, PASS)
+
+
+class Column(NamedTuple):
+    """One backend on one machine."""
+
+    label: str  # "ort", or "A ort" where there are several results
+    device: str  # "" or "A": which machine of the legend
+    result: Result
+    run: Run
+
+
+class Section(NamedTuple):
+    """Runs that may stand side by side."""
+
+    bundle: Mapping[str, Any]
+    golden: Mapping[str, Any]
+    against: Mapping[str, Any] | None
+    columns: list[Column]
+
+    @property
+    def title(self) -> str:
+        """The bundle's name and what it is."""
+        return f"{self.bundle['name']} ({self.bundle['variant']}, {self.bundle['precision']})"
+
+    @property
+    def question(self) -> str:
+        """What was compared with what."""
+        reference = f"the {self.golden['reference_dtype']} reference"
+        if self.against is not None:
+            reference = f"{self.against['name']} ({self.golden['reference_dtype']})"
+        return f"{self.golden['images']} images of {self.golden['name']} against {reference}"
+
+
+def merged(results: Sequence[Result]) -> list[Section]:
+    """Put results of the same model and golden file side by side, others apart.
+
+    Args:
+        results: Complete, as `read_result` checks them.
+
+    Returns:
+        One section per pair of model and golden file, in the order of the results.
+    """
+    sections: dict[tuple[str, str], Section] = {}
+    for device, result in zip(devices(len(results)), results, strict=True):
+        bundle, golden = result["bundle"], result["golden"]
+        section = sections.setdefault(
+            (bundle["model_sha256"], golden["sha256"]),
+            Section(bundle, golden, result["against"], []),
+        )
+        for run in result["runs"]:
+            label = f"{device} {run['name']}".strip()
+            section.columns.append(Column(label, device, result, run))
+    return list(sections.values())
+
+
+def devices(results: int) -> Iterator[str]:
+    """A short name for the machine of each result: A, B, ..., Z, A1, ...; "" for a single one."""
+    for place in range(results):
+        round_, letter = divmod(place, len(string.ascii_uppercase))
+        name = f"{string.ascii_uppercase[letter]}{round_ or ''}"
+        yield name if results > 1 else ""
+
+
+def device_words(result: Result) -> str:
+    """The machine of a result in a line."""
+    machine = result["machine"]
+    parts = (machine.get("cpu"), f"{machine.get('cpus', '?')} CPUs", machine.get("system"))
+    return ", ".join(part for part in parts if part)
+
+
+def separate_note(sections: Sequence[Section]) -> str:
+    """What to say where results cannot stand in one table; empty where they can."""
+    if len(sections) < 2:
+        return ""
+    models = len({section.bundle["model_sha256"] for section in sections})
+    answers = len({section.golden["sha256"] for section in sections})
+    return (
+        f"These results are of {models} model{'s' * (models > 1)} and {answers} golden "
+        f"file{'s' * (answers > 1)}: their numbers are kept apart, because they do not answer the "
+        "same question."
+    )
+
+
+def said_once(sentences: Sequence[str]) -> list[str]:
+    """Join what is said alike of several batch sizes: "logits, batch 1, 2: ..."."""
+    sizes: dict[tuple[str, str], list[str]] = {}
+    for sentence in sentences:
+        found = _OF_A_BATCH.fullmatch(sentence)
+        output, size, words = found.groups() if found else ("", "", sentence)
+        sizes.setdefault((output, words), []).append(size)
+    return [
+        f"{output}{', '.join(of_these)}: {words}" if output else words
+        for (output, words), of_these in sizes.items()
+    ]
+
+
+def overall(results: Sequence[Result]) -> str:
+    """The worst verdict of all runs; without any run nothing was shown, which is a failure."""
+    found = {run["verdict"] for result in results for run in result["runs"]}
+    return next((verdict for verdict in _WORST_FIRST if verdict in found), FAIL)

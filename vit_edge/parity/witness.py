@@ -1,0 +1,91 @@
+"""What a report shows of single images: both answers, how far apart, and some of the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.statistics import Floats, finite, kl_divergence, rows
+
+SHOWN = 5  # classes of each answer
+SCATTER = 2_000  # pairs of logits: more would be a blot
+IMAGES = 10_000  # beyond, only the statistics grow: a row takes about 300 bytes
+
+
+class Witness:
+    """Watches a comparison of logits; an image counts once."""
+
+    def __init__(self, images: int) -> None:
+        """Take note of up to IMAGES of so many."""
+        self._per_image = max(1, SCATTER // max(images, 1))
+        self._images: dict[int, dict[str, Any]] = {}
+        self._margins: dict[int, float] = {}
+        self._scatter: tuple[list[float], list[float]] = ([], [])
+
+    def add(self, indices: NDArray[np.int64], found: Floats, expected: Floats) -> None:
+        """Take note of a batch.
+
+        Args:
+            indices: int64[N], positions in the whole set.
+            found: float[N, classes], the candidate's logits.
+            expected: float[N, classes], the reference's.
+        """
+        candidate, reference = rows(found), rows(expected)
+        divergences = kl_divergence(reference, candidate)
+        for row, index in enumerate(indices.tolist()):
+            if index in self._images or len(self._images) >= IMAGES:
+                continue
+            chosen = candidate[row].argmax() if np.isfinite(candidate[row]).all() else None
+            self._images[index] = {
+                "index": index,
+                "reference": _first(reference[row]),
+                "candidate": _first(candidate[row]),
+                "kl": finite(float(divergences[row])),
+            }
+            margin = 0.0
+            if chosen is not None:
+                margin = float(reference[row].max() - reference[row][chosen])
+            self._margins[index] = margin
+            self._scattered(reference[row], candidate[row])
+
+    def _scattered(self, reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> None:
+        """Logits of evenly spaced ranks: the largest and the least, and some between."""
+        if len(self._scatter[0]) >= SCATTER:
+            return
+        order = np.argsort(reference, kind="stable")
+        ranks = np.linspace(0, len(order) - 1, min(self._per_image, len(order))).round()
+        for place in order[ranks.astype(np.int64)[::-1]]:
+            if np.isfinite(candidate[place]):
+                self._scatter[0].append(float(f"{reference[place]:.4g}"))
+                self._scatter[1].append(float(f"{candidate[place]:.4g}"))
+
+    def images(self, names: list[str], logits: LogitComparison | None) -> list[dict[str, Any]]:
+        """One entry per image, ready for JSON.
+
+        Args:
+            names: Of the images.
+            logits: The comparison that was watched; it knows the scale of margins.
+        """
+        return [
+            {
+                **entry,
+                "name": names[index],
+                "relative_margin": 0.0
+                if logits is None
+                else logits.relative_margin(self._margins[index]),
+            }
+            for index, entry in sorted(self._images.items())
+        ]
+
+    def scatter(self) -> dict[str, list[float]]:
+        """Pairs of logits, ready for JSON."""
+        return {"reference": self._scatter[0], "candidate": self._scatter[1]}
+
+
+def _first(logits: NDArray[np.float64]) -> list[list[float | None]]:
+    """The largest logits: [class, logit] each; NaN goes last."""
+    order = np.argsort(np.where(np.isnan(logits), -np.inf, logits), kind="stable")[::-1]
+    return [[int(place), finite(float(logits[place]))] for place in order[:SHOWN]]
