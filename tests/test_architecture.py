@@ -12,8 +12,9 @@ import pytest
 from tests import layers
 
 WORKSHOP_AND_RUNTIMES = [
-    "huggingface_hub", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "safetensors",
-    "tensorrt", "tensorrt_rtx", "torch", "tqdm", "transformers",
+    "huggingface_hub", "jinja2", "matplotlib", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
+    "openvino", "polygraphy", "safetensors", "tensorrt", "tensorrt_rtx", "torch", "tqdm",
+    "transformers",
 ]  # fmt: skip
 
 BLOCKED = f"""

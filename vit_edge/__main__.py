@@ -18,7 +18,8 @@ def parser() -> argparse.ArgumentParser:
         "Classify images with a bundle. A bad image is reported and does not stop the others; the "
         "exit code is 3 then. With --json one object a line.",
         "python -m vit_edge bundles/base-patch16-224-fp32 cat.jpg --top-k 3\n"
-        "other verbs: export, verify, inspect, build, parity (python -m vit_edge.VERB --help)",
+        "other verbs: export, verify, inspect, build, parity, evaluate\n"
+        "             (python -m vit_edge.VERB --help)",
     )
     made.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
     cli.add_backend(made)

@@ -13,7 +13,9 @@ from vit_edge import backends, cli, tuned
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
 from vit_edge.parity import run
+from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
+from vit_edge.parity.report.write import write_report
 from vit_edge.parity.tables import exact_table, statistics_table
 from vit_edge.parity.targets import STATISTICS, Target, parse_target
 
@@ -78,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--save", type=Path, metavar="FILE", help="write the result as JSON")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
+    made.add_argument(
+        "--save-polygraphy",
+        type=Path,
+        metavar="FILE",
+        help="write the reference's answers for `polygraphy run --load-outputs`, and beside them "
+        "the inputs for --load-inputs",
+    )
     made.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, for CI")
     return made
 
@@ -138,20 +147,25 @@ def _backend_names(text: str) -> list[str]:
 def _write_reports(
     arguments: argparse.Namespace, bundle: Bundle, result: Mapping[str, Any]
 ) -> None:
+    golden = arguments.golden or bundle.golden_path
     if arguments.save is not None:
-        arguments.save.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_report(arguments.save, json.dumps(result, indent=2) + "\n")
+    if arguments.save_polygraphy is not None:
+        from vit_edge.parity import polygraphy
+
+        with Golden(golden) as opened:
+            polygraphy.save_golden(arguments.save_polygraphy, opened, bundle.manifest)
     if arguments.junit is not None:
         from vit_edge.parity.report.junit import junit_xml
 
         text = junit_xml([result], strict=arguments.strict)
-        arguments.junit.write_text(text, encoding="utf-8")
+        write_report(arguments.junit, text)
     if arguments.html is not None:
         from vit_edge.parity.report.html import html_page
         from vit_edge.parity.report.pictures import pictures_of
 
-        golden = arguments.golden or bundle.golden_path
         page = html_page([result], pictures=pictures_of(golden, result), labels=bundle.labels)
-        arguments.html.write_text(page, encoding="utf-8")
+        write_report(arguments.html, page)
 
 
 def _lines(bundle: Bundle, result: Mapping[str, Any], target: Target | None) -> Iterator[str]:
