@@ -8,6 +8,7 @@ readable and writable by the user alone; one that others can write is not believ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -85,6 +86,14 @@ def record(folder: Path, known: Mapping[str, Fingerprint]) -> None:
             path.parent,
             error.strerror,
         )
+
+
+def forget(folder: Path) -> None:
+    """Remove what is remembered of a folder that will not come back."""
+    path = _record_path(folder)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _record_path(folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ from vit_edge import isolate
 from vit_edge.bundle import Bundle
 from vit_edge.parity import run
 from vit_edge.parity.__main__ import main
-from vit_edge.parity.golden import Golden
+from vit_edge.parity.golden import Golden, Probe, write_golden
 from vit_edge.parity.invariance import check_invariance, failed
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.run import Question, compare, compare_here
@@ -122,8 +122,7 @@ def test_a_rate_that_the_images_do_not_prove_is_open_and_says_how_many_would() -
     target = parse_target("top1_agreement=0.99")
     found = compared("int8", golden, Candidate(golden.logits, golden.features), target)
     assert found.problems == []
-    question, *others = run.unproven(found)
-    assert len(others) == 1  # the other batch size
+    (question,) = run.unproven(found)
     assert "top-1 agreement at least 99.00% is not proven" in question
     assert "about 381 images" in question
 
@@ -137,6 +136,24 @@ def test_an_open_question_fails_where_the_user_is_strict(
     assert "OPEN: logits" in said
     assert said.rstrip().endswith("parity INCONCLUSIVE")
     assert main([*arguments, "--strict"]) == 4
+
+
+def test_a_golden_file_cannot_steer_the_terminal(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Golden(bundle.golden_path) as golden:
+        (probe, *_), names = golden.probes(), golden.names
+        places = range(len(golden))
+        images, answers = golden.images(places), golden.answers(places)
+    evil = Probe("\x1b[2J.png", b"no image", probe.resized)
+    other = bundle.path / "other.npz"
+    write_golden(
+        other, probes=[evil], names=names, images=images, answers=answers, reference_dtype="\x1b[1m"
+    )
+    assert main([str(bundle.path), "--backend", "ort", "--golden", str(other)]) == 4
+    said = capsys.readouterr().out
+    assert "probe" in said
+    assert "\x1b" not in said
 
 
 def test_nothing_compared_is_no_success() -> None:

@@ -124,7 +124,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        print("\n".join(_lines(bundle, result, target)))
+        for line in _lines(bundle, result, target):
+            print("".join(c if c.isprintable() else "\ufffd" for c in line))  # names are theirs
     return run.exit_code([result], strict=arguments.strict)
 
 

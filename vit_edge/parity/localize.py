@@ -8,8 +8,10 @@ last the suspected step is given the reference's values: if the logits recover, 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_edge import isolate, tuned
-from vit_edge.bundle import Bundle
+from vit_edge import isolate, trust, tuned
+from vit_edge.bundle import MANIFEST_NAME, Bundle
 from vit_edge.errors import BundleError, UsageError
 from vit_edge.parity.compare import LOGITS
 from vit_edge.parity.golden import Golden, GoldenWriter
@@ -27,6 +29,8 @@ from vit_edge.parity.statistics import Noise, rows
 from vit_edge.parity.taps import Apart, Tap, boundaries, edited, inside, present, tapped
 from vit_edge.preprocess import input_from_resized
 from vit_edge.wire.edit import with_values
+
+_LOG = logging.getLogger(__name__)
 
 IMAGES = 4  # 197 tokens each: 800 samples of every channel
 # Above this the noise of a sound graph begins; what falls from there to there is no fault. fp32
@@ -112,8 +116,8 @@ class _Search:
     def steps(self, taps: Sequence[Tap]) -> list[Step]:
         """How far the candidate lies from the reference at each of them that both have."""
         found = present(taps, self._candidate, self._reference)
-        with tempfile.TemporaryDirectory(prefix="vit_edge-taps-") as name:
-            scratch = Path(name)
+        _LOG.info("looking at %s to %s", found[0].place, found[-1].place)
+        with _scratch() as scratch:
             expected = self._shown(found, scratch)
             ours = tapped(self._candidate, found, _folder(scratch, "candidate"))
             numbers = self._call(
@@ -123,8 +127,8 @@ class _Search:
 
     def cure(self, tap: Tap) -> str:
         """What the logits are like as they are, with the tap, and with the reference's values."""
-        with tempfile.TemporaryDirectory(prefix="vit_edge-taps-") as name:
-            scratch = Path(name)
+        _LOG.info("giving %s the reference's values", tap.place)
+        with _scratch() as scratch:
             expected = self._shown([tap], scratch)
             ours = tapped(self._candidate, [tap], _folder(scratch, "candidate"))
             judge = partial(self._call, "vit_edge.parity.localize:logits_here")
@@ -300,6 +304,17 @@ def _spread_out(steps: Sequence[Step]) -> str:
         f"no single place: from {steps[0].tap.place} to {steps[-1].tap.place} SQNR goes from "
         f"{steps[0].sqnr_db:.0f} dB to {steps[-1].sqnr_db:.0f} dB, and nowhere by {FALL_DB:g} dB"
     )
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for bundles that no one will ask for again, nor our record of what was checked."""
+    with tempfile.TemporaryDirectory(prefix="vit_edge-taps-") as name:
+        try:
+            yield Path(name)
+        finally:
+            for manifest in Path(name).rglob(MANIFEST_NAME):
+                trust.forget(manifest.parent)
 
 
 def _folder(parent: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ docs/parity.md describes the result.
 from __future__ import annotations
 
 import datetime
+import logging
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,8 @@ from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import DECIDED, STATISTICS, Proof, Target
 from vit_edge.parity.witness import Witness
 from vit_edge.preprocess import input_from_resized
+
+_LOG = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3  # 2: the parity.json of a bundle, one comparison (parity.compare.as_json)
 
@@ -176,6 +179,7 @@ def exit_code(results: Sequence[Mapping[str, Any]], *, strict: bool) -> int:
 
 def _run(question: Question, memory_limit_bytes: int | None, timeout_s: float | None) -> Result:
     """One child: its findings, its memory, or its death."""
+    _LOG.info("comparing on %s", question.backend)
     started = time.monotonic()
     memory: Result = {}
     try:
@@ -278,22 +282,24 @@ def unproven(comparison: Comparison) -> list[str]:
         One sentence each, with the number of images that would.
     """
     target = comparison.target
-    found = []
+    batches: dict[tuple[str, str], list[str]] = {}  # what is open alike is said once
     for row in comparison.summary():
         if target is None or not comparison.is_targeted(row["output"]):
             continue
-        meaningless = {name for name, _ in target.bounds} - {
-            name for name, _ in target.judged(row).bounds
-        }
+        meaningful = {name for name, _ in target.judged(row).bounds}
         for proof in target.proved(row):
-            if proof.statistic in meaningless:
+            if proof.statistic not in meaningful:
                 why = f"the reference's own classes lead by less than {DECIDED:g} spreads"
             elif proof in target.open(row):
                 why = _what_would_decide(proof, row)
             else:
                 continue
-            found.append(f"{row['output']}, batch {row['batch']}: {_asked(proof)}: {why}")
-    return found
+            sentence = f"{_asked(proof)}: {why}"
+            batches.setdefault((row["output"], sentence), []).append(str(row["batch"]))
+    return [
+        f"{output}, batch {', '.join(sizes)}: {sentence}"
+        for (output, sentence), sizes in batches.items()
+    ]
 
 
 def _asked(proof: Proof) -> str:
@@ -339,6 +345,7 @@ class _Timed:
 
 def _answered_by(reference: Bundle, golden: Path, scratch: Path) -> Path:
     """A golden file of the same images, answered by another bundle in a child of its own."""
+    _LOG.info("asking %s", reference.path)
     path = scratch / "against.npz"
     isolate.call_in_child(
         "vit_edge.parity.run:answer_here", str(reference.path), str(golden), str(path)
