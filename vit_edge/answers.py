@@ -128,7 +128,10 @@ def _take(answers: Answers, index: int, image: LabelledImage, answer: Ranking) -
 
 def _identity(bundle: Bundle, facts: dict[str, str], batch_size: int | None) -> dict[str, Any]:
     """What must be equal for answers to be those of the same run."""
-    kept = ("backend", "runtime", "provider", "precision", "simulated", "decoding")
+    kept = (
+        "backend", "runtime", "provider", "precision", "simulated", "decoding", "chosen",
+        "execution_precision", "accuracy_level", "mode", "split_tokens",
+    )  # fmt: skip
     return {
         "model_sha256": bundle.model_sha256,
         "preprocessing": dataclasses.asdict(bundle.manifest.preprocessing),

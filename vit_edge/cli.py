@@ -103,6 +103,11 @@ def whole_numbers(text: str, option: str) -> list[int]:
         raise UsageError(f"{option} {text}: expected whole numbers, such as 1,8") from None
 
 
+def printable(text: str) -> str:
+    """Text that holds names of others', such that it cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text as columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

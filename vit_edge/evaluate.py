@@ -122,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> int:
             against = (other, ask(other, images, *how, role="reference", journal=journal))
             _require_any(against[1], arguments.data)
     measured = result(bundle, found, against)
-    print(json.dumps(measured, indent=2) if arguments.json else text(measured))
+    print(json.dumps(measured, indent=2) if arguments.json else cli.printable(text(measured)))
     return 4 if arguments.strict and found.unreadable.count else 0
 
 

@@ -13,6 +13,7 @@ killed once its memory passes the limit, up to POLL_S late. `limited_by` says wh
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import os
@@ -127,7 +128,7 @@ def run_child(
         elif child.returncode == -signal.SIGKILL and cgroups.oom_kills(own_group) > kills_before:
             reason = "the kernel killed it: the memory of this machine or container ran out"
         elif reason is None and child.returncode < 0:
-            reason = f"killed by {signal.Signals(-child.returncode).name}"
+            reason = f"killed by {_signal_name(-child.returncode)}"
         return ChildResult(
             returncode=child.returncode,
             stdout=_content(out),
@@ -216,8 +217,11 @@ def attempted_call(
         if done.death is not None or done.returncode != 0:
             return Call(None, done)
         sys.stderr.write(done.stderr)
-        # Our own child wrote it, into a folder that only we can read.
-        outcome, value = pickle.loads(answer.read_bytes())
+        try:  # our own child wrote it, into a folder that only we can read
+            outcome, value = pickle.loads(answer.read_bytes())
+        except Exception as error:  # it left before, or what it raised cannot be rebuilt here
+            death = f"it ended without an answer that can be read ({error!r})"
+            return Call(None, dataclasses.replace(done, death=death))
     if outcome == "raised":
         raise value
     return Call(value, done)
@@ -274,6 +278,13 @@ class _Watch:
                 os.kill(pid, signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _content(stream: IO[bytes]) -> str:

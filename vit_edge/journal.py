@@ -181,7 +181,10 @@ class Journal:
 
 
 def _ranking(entry: Mapping[str, Any]) -> Ranking:
-    return Ranking(tuple(map(int, entry["classes"])), tuple(map(float, entry["scores"])))
+    classes = tuple(map(int, entry["classes"]))
+    if not classes or min(classes) < 0:
+        raise ValueError(f"classes are {list(classes)}")
+    return Ranking(classes, tuple(map(float, entry["scores"])))
 
 
 def _key(role: str, name: str, stamp: Stamp) -> int:

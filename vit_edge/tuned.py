@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,14 @@ def load(bundle: Bundle, *, engines_dir: Path | None = None) -> TunedBackend:
     return TunedBackend(bundle, choices or {1: Choice(DEFAULT, {})}, reason, engines_dir)
 
 
+def chosen(bundle: Bundle, name: str, batch: int) -> Choice:
+    """What `load_named` would open a bundle with, for batches of this size."""
+    if name != AUTO:
+        return Choice(name, {})
+    choices, _ = read(bundle)
+    return choices[_size_for(batch, sorted(choices))] if choices else Choice(DEFAULT, {})
+
+
 def load_named(name: str, bundle: Bundle) -> Backend:
     """Open a bundle by "auto" or the name of a backend, with its defaults."""
     return load(bundle) if name == AUTO else backends.module(name).load(bundle)
@@ -156,14 +164,18 @@ class TunedBackend:
 
     def _backend(self, batch: int) -> Backend:
         """The backend for a batch size: that of the next size tried, or of the largest."""
-        sizes = list(self._choices)
-        choice = self._choices[next((size for size in sizes if size >= batch), sizes[-1])]
+        choice = self._choices[_size_for(batch, list(self._choices))]
         with self._lock:
             if self._closed:
                 raise UsageError("this backend is closed")
             if choice.name not in self._opened:
                 self._opened[choice.name] = open_choice(self._bundle, choice, self._engines_dir)
             return self._opened[choice.name]
+
+
+def _size_for(batch: int, sizes: Sequence[int]) -> int:
+    """The next size that was tried, or the largest."""
+    return next((size for size in sizes if size >= batch), sizes[-1])
 
 
 def _reopen(path: str, engines_dir: Path | None) -> TunedBackend:

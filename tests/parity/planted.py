@@ -56,6 +56,16 @@ def dropped_bias(graph: Any) -> None:
     _change(graph, f"{HERE}.mlp.fc1.bias", np.zeros_like)
 
 
+def dropped_qkv_bias(graph: Any) -> None:
+    """qkv without its bias."""
+    _change(graph, f"{HERE}.attention.qkv.bias", np.zeros_like)
+
+
+def wrong_head_bias(graph: Any) -> None:
+    """The head with ten times its bias: zeroed it would hardly be missed."""
+    _change(graph, "readout.head.bias", lambda bias: 10 * bias)
+
+
 def other_epsilon(graph: Any) -> None:
     """LayerNorms with 1e-5, PyTorch's default, for what the checkpoint says."""
     for node in graph.node:

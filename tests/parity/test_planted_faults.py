@@ -27,12 +27,15 @@ INSIDE: list[tuple[Change, str]] = [
     (planted.tanh_gelu, "GELU"),
     (planted.zeroed_channel, "fc1"),
     (planted.overflow, "fc2"),
+    (planted.dropped_qkv_bias, "qkv"),
+    (planted.leak_between_rows, "the sum after the MLP"),
 ]
 BEFORE: list[Change] = [
     planted.swapped_channels, planted.positions_off_by_one, planted.frozen_batch,
 ]  # fmt: skip
-EVERYWHERE: list[Change] = [planted.other_epsilon, planted.leak_between_rows]
-ALL: list[Change] = [*(change for change, _ in INSIDE), *BEFORE, *EVERYWHERE]
+BEHIND: list[Change] = [planted.wrong_head_bias]
+EVERYWHERE: list[Change] = [planted.other_epsilon]
+ALL: list[Change] = [*(change for change, _ in INSIDE), *BEFORE, *BEHIND, *EVERYWHERE]
 
 
 def name_of(value: object) -> str:
@@ -117,13 +120,23 @@ def test_a_fault_is_found_in_its_block_and_at_its_step(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", BEFORE[:2], ids=name_of)
+@pytest.mark.parametrize("change", BEFORE, ids=name_of)
 def test_a_fault_before_the_blocks_is_found_there(
     change: Change, embedded_bundle: Bundle, tmp_path: Path
 ) -> None:
     candidate = planted.planted(embedded_bundle, change, tmp_path / "planted")
     found = localize(candidate, embedded_bundle, backend="ort", golden=embedded_bundle.golden_path)
     assert found.sentence.startswith("the patch embedding: SQNR falls from ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", BEHIND, ids=name_of)
+def test_a_fault_behind_the_blocks_is_found_there(
+    change: Change, embedded_bundle: Bundle, tmp_path: Path
+) -> None:
+    candidate = planted.planted(embedded_bundle, change, tmp_path / "planted")
+    found = localize(candidate, embedded_bundle, backend="ort", golden=embedded_bundle.golden_path)
+    assert found.sentence.startswith("after block 7, the final norm or the head: SQNR falls from ")
 
 
 @pytest.fixture(scope="module")

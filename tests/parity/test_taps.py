@@ -97,16 +97,28 @@ def test_noise_that_grows_step_by_step_has_no_place() -> None:
     assert localize._spread_out(rising).startswith("no single place: from place 0 to place 5")
 
 
-def test_a_fault_that_vanishes_when_it_is_looked_at_is_in_a_fusion(
+@pytest.mark.parametrize(
+    ("plain_db", "tapped_db", "said"),
+    [
+        (8.0, 40.0, "looking there lifts the logits from 8 dB to 40 dB: the fault is in what"),
+        (8.0, 9.0, "after block 0, the final norm or the head: SQNR falls from 300 dB to 8 dB"),
+        (123.0, 123.0, "no single place"),
+    ],
+)
+def test_what_no_block_explains_is_in_a_fusion_or_behind_them_or_nowhere(
     testing_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    plain_db: float,
+    tapped_db: float,
+    said: str,
 ) -> None:
-    answers = iter([None, 8.0, 40.0, 40.0])  # the reference; as it is, tapped, cured
     search = localize._Search(
-        testing_bundle, testing_bundle, "ort", testing_bundle.golden_path, lambda *_: next(answers)
+        testing_bundle, testing_bundle, "ort", testing_bundle.golden_path, None, None
     )
-    said = search.cure(boundaries(1)[0])
-    assert "lifts the logits from 8 dB to 40 dB" in said
-    assert "what the runtime fuses" in said
+    answers = iter([plain_db, tapped_db])
+    monkeypatch.setattr(search, "_ask", lambda *_: next(answers))
+    taps = present(boundaries(1), testing_bundle)
+    assert search.elsewhere([Step(tap, 300.0, 1.0) for tap in taps]).startswith(said)
 
 
 def test_only_a_float32_bundle_of_the_same_model_is_a_reference(
@@ -118,10 +130,10 @@ def test_only_a_float32_bundle_of_the_same_model_is_a_reference(
         bundle, manifest=dataclasses.replace(bundle.manifest, precision="int8")
     )
     with pytest.raises(UsageError, match="needs the float32 graph"):
-        localize._check_pair(testing_bundle, int8)
+        localize.check_pair(testing_bundle, int8)
     shape = dataclasses.replace(bundle.manifest.architecture, depth=3)  # type: ignore[type-var]
     other = dataclasses.replace(
         bundle, manifest=dataclasses.replace(bundle.manifest, architecture=shape)
     )
     with pytest.raises(UsageError, match="is not the model of"):
-        localize._check_pair(testing_bundle, other)
+        localize.check_pair(testing_bundle, other)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_edge import backends, cli, tuned
 from vit_edge.bundle import Bundle
-from vit_edge.errors import UsageError
+from vit_edge.errors import UsageError, VitEdgeError
 from vit_edge.parity import run
 from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
@@ -120,13 +120,18 @@ def _run(arguments: argparse.Namespace) -> int:
         memory_limit_bytes=limit,
         timeout_s=arguments.timeout,
     )
-    _write_reports(arguments, bundle, result)
     if arguments.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result, indent=2, allow_nan=False))
     else:
         for line in _lines(bundle, result, target):
-            print("".join(c if c.isprintable() else "\ufffd" for c in line))  # names are theirs
-    return run.exit_code([result], strict=arguments.strict)
+            print(cli.printable(line))
+    code = run.exit_code([result], strict=arguments.strict)
+    try:
+        _write_reports(arguments, bundle, result)
+    except VitEdgeError as error:  # a verdict counts more than a report that cannot be written
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return code or error.exit_code
+    return code
 
 
 def _backend_names(text: str) -> list[str]:
@@ -150,12 +155,7 @@ def _write_reports(
 ) -> None:
     golden = arguments.golden or bundle.golden_path
     if arguments.save is not None:
-        write_report(arguments.save, json.dumps(result, indent=2) + "\n")
-    if arguments.save_polygraphy is not None:
-        from vit_edge.parity import polygraphy
-
-        with Golden(golden) as opened:
-            polygraphy.save_golden(arguments.save_polygraphy, opened, bundle.manifest)
+        write_report(arguments.save, json.dumps(result, indent=2, allow_nan=False) + "\n")
     if arguments.junit is not None:
         from vit_edge.parity.report.junit import junit_xml
 
@@ -167,6 +167,11 @@ def _write_reports(
 
         page = html_page([result], pictures=pictures_of(golden, result), labels=bundle.labels)
         write_report(arguments.html, page)
+    if arguments.save_polygraphy is not None:
+        from vit_edge.parity import polygraphy
+
+        with Golden(golden) as opened:
+            polygraphy.save_golden(arguments.save_polygraphy, opened, bundle.manifest)
 
 
 def _lines(bundle: Bundle, result: Mapping[str, Any], target: Target | None) -> Iterator[str]:

@@ -14,7 +14,7 @@ from vit_edge.errors import BundleError, ImageError, PredictionError
 from vit_edge.images import load_image
 from vit_edge.manifest import Manifest, Preprocessing
 from vit_edge.parity.golden import Golden, Probe
-from vit_edge.parity.limits import Limit
+from vit_edge.parity.limits import Limit, limit_for
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Difference, Floats, Repeats
 from vit_edge.parity.targets import Target
@@ -74,20 +74,18 @@ class Comparison:
         if not self.found:
             found.append("nothing was compared")
         batches: dict[tuple[str, str], list[str]] = {}  # what goes wrong alike is said once
-        for row in self.summary():
+        rows = self.summary()
+        for row in rows:
             missed = self.limit.problems(row["output"], row)
-            if self.target is not None and self.is_targeted(row["output"]):
-                missed += [f"target: {problem}" for problem in self.target.judged(row).refuted(row)]
+            asked = asked_of(self.target, row, rows)
+            if asked is not None:
+                missed += [f"target: {problem}" for problem in asked.judged(row).refuted(row)]
             for problem in missed:
                 problem += f"; worst is image {row['worst_image']}"
                 batches.setdefault((row["output"], problem), []).append(str(row["batch"]))
         for (output, problem), sizes in batches.items():
             found.append(f"{output}, batch {', '.join(sizes)}: {problem}")
         return found
-
-    def is_targeted(self, output: str) -> bool:
-        """The target is held against the logits, or every output where there are none."""
-        return output == LOGITS or LOGITS not in self.found
 
     def summary(self) -> list[dict[str, Any]]:
         """One row per output and batch size, ready for JSON."""
@@ -97,6 +95,26 @@ class Comparison:
             for output, by_batch in self.found.items()
             for batch, statistics in by_batch.items()
         ]
+
+
+def asked_of(
+    target: Target | None, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> Target | None:
+    """What of a target is held against one row of a comparison.
+
+    Args:
+        target: What the user asks for.
+        row: An output at a batch size.
+        rows: All of them.
+
+    Returns:
+        None for other outputs than the logits, where there are logits; rates only at the batch
+        size that saw most images, for the others saw too few to prove any.
+    """
+    if target is None or (row["output"] != LOGITS and any(r["output"] == LOGITS for r in rows)):
+        return None
+    most = max(other["images"] for other in rows if other["output"] == row["output"])
+    return target if row["images"] == most else target.without_rates()
 
 
 def compare_answers(
@@ -172,7 +190,8 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
     """Refuse a golden file that is of another model, or that would prove nothing.
 
     Raises:
-        BundleError: No images, other outputs, or other shapes than the manifest's.
+        BundleError: No images, or too few for this precision; other outputs or shapes than the
+            manifest's; answers that are no finite numbers.
     """
     expected = {tensor.name: tensor.shape[1:] for tensor in manifest.outputs}
     if not len(golden) or sorted(golden.outputs) != sorted(expected):
@@ -180,7 +199,14 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
             f"{golden.path}: holds {len(golden)} images with {golden.outputs}, "
             f"the manifest has {list(expected)}: a golden file of another model, or none"
         )
+    centred = "sqnr_centred_db" in limit_for(manifest.precision).logits.as_dict()
+    if centred and len(golden) < 2:
+        raise BundleError(
+            f"{golden.path}: one image cannot judge {manifest.precision}, whose limit is on what "
+            "varies from image to image; record two or more"
+        )
     for index in range(len(golden)):
+        _check_values(golden, index)
         shapes = {name: values.shape[1:] for name, values in golden.answers([index]).items()}
         size_hw = golden.images([index]).shape[1:]
         if shapes != expected or size_hw != (*manifest.preprocessing.crop_hw, 3):
@@ -188,6 +214,19 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
                 f"{golden.path}: image {index} is {list(size_hw)} with {shapes}, the manifest has "
                 f"{list(manifest.preprocessing.crop_hw)} px and {expected}"
             )
+
+
+def _check_values(golden: Golden, index: int) -> None:
+    """Refuse an image that is no bytes, and answers that nothing can be compared with."""
+    image = golden.images([index])
+    wrong = [] if image.dtype == np.uint8 else [f"image is {image.dtype}, not uint8"]
+    for name, values in golden.answers([index]).items():
+        if values.dtype.kind != "f":
+            wrong.append(f"{name} is {values.dtype}, not float32")
+        elif not np.isfinite(values).all():
+            wrong.append(f"{name} holds NaN or Inf: the reference itself is broken")
+    if wrong:
+        raise BundleError(f"{golden.path}: image {index}: {'; '.join(wrong)}")
 
 
 def check_probes(probes: Sequence[Probe], preprocessing: Preprocessing) -> list[str]:
@@ -244,12 +283,11 @@ def as_json(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, Any]:
 
 def proofs(comparison: Comparison) -> list[dict[str, Any]]:
     """Every bound on a rate that the target asks for, and whether its interval holds it."""
-    target = comparison.target
-    if target is None:
-        return []
+    rows = comparison.summary()
+    asked = ((row, asked_of(comparison.target, row, rows)) for row in rows)
     return [
         {"output": row["output"], "batch": row["batch"], **dataclasses.asdict(proof)}
-        for row in comparison.summary()
-        if comparison.is_targeted(row["output"])
+        for row, target in asked
+        if target is not None
         for proof in target.proved(row)
     ]

@@ -9,9 +9,10 @@ last the suspected step is given the reference's values: if the logits recover, 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from vit_edge.errors import BundleError, UsageError
 from vit_edge.parity.compare import LOGITS
 from vit_edge.parity.golden import Golden, GoldenWriter
 from vit_edge.parity.limits import limit_for
-from vit_edge.parity.statistics import Noise, rows
+from vit_edge.parity.statistics import Floats, Noise, rows
 from vit_edge.parity.taps import Apart, Tap, boundaries, edited, inside, present, tapped
 from vit_edge.preprocess import input_from_resized
 from vit_edge.wire.edit import with_values
@@ -76,8 +77,9 @@ def localize(
         candidate: The bundle in question.
         reference: The fp32 bundle of the same model.
         backend: The candidate's; the reference runs on "auto".
-        golden: Images to look at; the first IMAGES are.
-        memory_limit_bytes: Of each child.
+        golden: Images to look at; the first IMAGES are, in one batch: what leaks between them or
+            is the same for all shows in no other way.
+        memory_limit_bytes: Of each of the candidate's children; the reference has none.
         timeout_s: Of each child.
 
     Raises:
@@ -85,20 +87,16 @@ def localize(
         BundleError: A graph of another exporter, whose names are not ours.
         ResourceError: A child died.
     """
-    _check_pair(candidate, reference)
-    call = partial(
-        isolate.call_in_child, memory_limit_bytes=memory_limit_bytes, timeout_s=timeout_s
-    )
-    search = _Search(candidate, reference, backend, golden, call)
+    check_pair(candidate, reference)
+    search = _Search(candidate, reference, backend, golden, memory_limit_bytes, timeout_s)
     whole = search.steps(boundaries(_depth(candidate)))
     ceiling_db = _ceiling_db(candidate)
     worst = _largest_fall(whole, ceiling_db)
     if worst is None:
-        return Localized(tuple(whole), _spread_out(whole))
-    block = whole.index(worst) - 1
+        return Localized(tuple(whole), search.elsewhere(whole))
     within: list[Step] = []
-    if block >= 0:
-        within = search.steps(inside(block))
+    if worst.tap.block >= 0:
+        within = search.steps(inside(worst.tap.block))
         worst = _largest_fall(within, ceiling_db) or worst
     sentence = _sentence(worst, _before(worst, within or whole, ceiling_db))
     return Localized((*whole, *within), f"{sentence}; {search.cure(worst.tap)}")
@@ -108,22 +106,55 @@ class _Search:
     """Runs both graphs with taps, in children."""
 
     def __init__(
-        self, candidate: Bundle, reference: Bundle, backend: str, golden: Path, call: Any
+        self,
+        candidate: Bundle,
+        reference: Bundle,
+        backend: str,
+        golden: Path,
+        memory_limit_bytes: int | None,
+        timeout_s: float | None,
     ) -> None:
-        self._candidate, self._reference = candidate, reference
-        self._backend, self._golden, self._call = backend, golden, call
+        self._candidate, self._reference, self._golden = candidate, reference, golden
+        # A graph with taps has another hash: what was tuned is looked up by the original.
+        self._choice = tuned.chosen(candidate, backend, images_of(candidate))
+        self._ask_reference = partial(isolate.call_in_child, timeout_s=timeout_s)
+        self._ask = partial(self._ask_reference, memory_limit_bytes=memory_limit_bytes)
 
     def steps(self, taps: Sequence[Tap]) -> list[Step]:
-        """How far the candidate lies from the reference at each of them that both have."""
+        """How far the candidate lies from the reference at each of them that both have.
+
+        Raises:
+            BundleError: They have none.
+        """
         found = present(taps, self._candidate, self._reference)
+        if not found:
+            raise BundleError(f"{self._candidate.path}: its graph has none of the steps of a ViT")
+        if self._candidate.manifest.precision == "fp32":  # nothing was scaled on purpose
+            found = [dataclasses.replace(tap, scaled=False) for tap in found]
         _LOG.info("looking at %s to %s", found[0].place, found[-1].place)
         with _scratch() as scratch:
             expected = self._shown(found, scratch)
             ours = tapped(self._candidate, found, _folder(scratch, "candidate"))
-            numbers = self._call(
-                "vit_edge.parity.localize:apart_here", ours.path, self._backend, expected, found
+            numbers = self._ask(
+                "vit_edge.parity.localize:apart_here", ours.path, self._choice, expected, found
             )
         return [Step(tap, *numbers[tap.tensor]) for tap in found]
+
+    def elsewhere(self, whole: Sequence[Step]) -> str:
+        """What to say where no block falls: a fusion, what follows the blocks, or no place."""
+        with _scratch() as scratch:
+            taps = [step.tap for step in whole]
+            ours = tapped(self._candidate, taps, _folder(scratch, "candidate"))
+            plain_db, tapped_db = self._logits_db(self._candidate), self._logits_db(ours)
+        if tapped_db > plain_db + FALL_DB:
+            return _fused(plain_db, tapped_db)
+        last = whole[-1]
+        if plain_db < min(last.sqnr_db, _ceiling_db(self._candidate)) - FALL_DB:
+            return (
+                f"after {last.tap.place}, the final norm or the head: SQNR falls from "
+                f"{last.sqnr_db:.0f} dB to {plain_db:.0f} dB"
+            )
+        return _spread_out(whole)
 
     def cure(self, tap: Tap) -> str:
         """What the logits are like as they are, with the tap, and with the reference's values."""
@@ -131,33 +162,42 @@ class _Search:
         with _scratch() as scratch:
             expected = self._shown([tap], scratch)
             ours = tapped(self._candidate, [tap], _folder(scratch, "candidate"))
-            judge = partial(self._call, "vit_edge.parity.localize:logits_here")
-            plain_db = judge(self._candidate.path, self._backend, self._golden)
-            tapped_db = judge(ours.path, self._backend, self._golden)
-            cured_db = self._call(
+            plain_db, tapped_db = self._logits_db(self._candidate), self._logits_db(ours)
+            if tapped_db > plain_db + FALL_DB:
+                return f"but {_fused(plain_db, tapped_db)}"
+            cured_db = self._ask(
                 "vit_edge.parity.localize:cured_here",
-                self._candidate.path, self._backend, self._golden, expected, tap,
+                self._candidate.path, self._choice, self._golden, expected, tap,
                 _folder(scratch, "cured"),
             )  # fmt: skip
-        if tapped_db > plain_db + FALL_DB:
-            return (
-                f"but looking there lifts the logits from {plain_db:.0f} dB to {tapped_db:.0f} dB: "
-                "the fault is in what the runtime fuses there"
-            )
         return (
             f"with the reference's values there the logits are at {cured_db:.0f} dB "
             f"instead of {plain_db:.0f} dB"
         )
 
+    def _logits_db(self, bundle: Bundle) -> float:
+        found: float = self._ask(
+            "vit_edge.parity.localize:logits_here", bundle.path, self._choice, self._golden
+        )
+        return found
+
     def _shown(self, taps: Sequence[Tap], scratch: Path) -> Path:
         theirs = tapped(self._reference, taps, _folder(scratch, "reference"))
         expected = scratch / "expected.npz"
-        self._call("vit_edge.parity.localize:show_here", theirs.path, self._golden, expected, taps)
+        count = images_of(self._candidate)
+        self._ask_reference(
+            "vit_edge.parity.localize:show_here", theirs.path, self._golden, expected, taps, count
+        )
         return expected
 
 
-def show_here(path: Path, golden_path: Path, target: Path, taps: Sequence[Tap]) -> None:
-    """Write the reference's tensors to a golden file; runs in a child."""
+def images_of(bundle: Bundle) -> int:
+    """How many images are looked at: one batch."""
+    return min(IMAGES, bundle.manifest.max_batch)
+
+
+def show_here(path: Path, golden_path: Path, target: Path, taps: Sequence[Tap], count: int) -> None:
+    """Write the reference's tensors to a golden file, image by image; runs in a child."""
     bundle = Bundle.read(path)
     outputs = [tap.output for tap in taps]
     with Golden(golden_path) as golden:
@@ -165,7 +205,7 @@ def show_here(path: Path, golden_path: Path, target: Path, taps: Sequence[Tap]) 
         with GoldenWriter(
             target, probes=[], outputs=outputs, reference_dtype=bundle.manifest.precision
         ) as writer:
-            for index in range(min(IMAGES, len(golden))):
+            for index in range(min(count, len(golden))):
                 image = golden.images([index])
                 found = backend.run(input_from_resized(image, bundle.manifest))
                 answers = {output: found[output][0] for output in outputs}
@@ -174,7 +214,7 @@ def show_here(path: Path, golden_path: Path, target: Path, taps: Sequence[Tap]) 
 
 
 def apart_here(
-    path: Path, backend_name: str, expected: Path, taps: Sequence[Tap]
+    path: Path, choice: tuned.Choice, expected: Path, taps: Sequence[Tap]
 ) -> dict[str, tuple[float, float]]:
     """How far the candidate's tensors lie from the reference's; runs in a child.
 
@@ -184,14 +224,11 @@ def apart_here(
     bundle = Bundle.read(path)
     apart = {tap.tensor: Apart(scaled=tap.scaled) for tap in taps}
     with Golden(expected) as golden:
-        backend = tuned.load_named(backend_name, bundle)
+        found = _answers(bundle, choice, golden)
         for index in range(len(golden)):
-            image = golden.images([index])
-            found = backend.run(input_from_resized(image, bundle.manifest))
             answers = golden.answers([index])
             for tap in taps:
-                apart[tap.tensor].add(found[tap.output], answers[tap.output])
-        backend.close()
+                apart[tap.tensor].add(found[tap.output][index], answers[tap.output])
     largest = {tensor: numbers.largest() for tensor, numbers in apart.items()}
     return {
         tap.tensor: (
@@ -202,56 +239,56 @@ def apart_here(
     }
 
 
-def logits_here(path: Path, backend_name: str, golden_path: Path) -> float:
+def logits_here(path: Path, choice: tuned.Choice, golden_path: Path) -> float:
     """The SQNR of the logits of the first images, in dB; runs in a child."""
     bundle = Bundle.read(path)
-    noise = Noise()
     with Golden(golden_path) as golden:
-        backend = tuned.load_named(backend_name, bundle)
-        for index in range(min(IMAGES, len(golden))):
-            found = backend.run(input_from_resized(golden.images([index]), bundle.manifest))
-            noise.add(rows(found[_main_output(bundle)]), rows(_expected(golden, index, bundle)))
-        backend.close()
-    return _decibels(noise)
+        return _logits_db(bundle, golden, _answers(bundle, choice, golden))
 
 
 def cured_here(
-    path: Path, backend_name: str, golden_path: Path, expected: Path, tap: Tap, folder: Path
+    path: Path,
+    choice: tuned.Choice,
+    golden_path: Path,
+    expected: Path,
+    tap: Tap,
+    folder: Path,
 ) -> float:
-    """The same with the reference's values at a tap; runs in a child.
-
-    The values are those of one image, so each image has a graph of its own.
-    """
+    """The same with the reference's values at a tap; runs in a child."""
     bundle = Bundle.read(path)
-    noise = Noise()
     with Golden(golden_path) as golden, Golden(expected) as given:
-        for index in range(len(given)):
-            values = given.answers([index])[tap.output].astype(np.float32)
-            place = _folder(folder, str(index))
-            cured = edited(bundle, with_values(bundle.model_path, {tap.tensor: values}), place)
-            backend = tuned.load_named(backend_name, cured)
-            found = backend.run(input_from_resized(golden.images([index]), bundle.manifest))
-            backend.close()
-            noise.add(rows(found[_main_output(bundle)]), rows(_expected(golden, index, bundle)))
-    return _decibels(noise)
+        values = given.answers(range(len(given)))[tap.output].astype(np.float32)
+        content = with_values(bundle.model_path, {tap.tensor: values})
+        cured = edited(bundle, content, _folder(folder, "bundle"))
+        return _logits_db(bundle, golden, _answers(cured, choice, golden))
 
 
-def _main_output(bundle: Bundle) -> str:
+def _answers(bundle: Bundle, choice: tuned.Choice, golden: Golden) -> Mapping[str, Floats]:
+    """What a bundle answers to the first images, in one batch."""
+    count = min(images_of(bundle), len(golden))
+    backend = tuned.open_choice(bundle, choice, None)
+    found = backend.run(input_from_resized(golden.images(range(count)), bundle.manifest))
+    backend.close()
+    return found
+
+
+def _logits_db(bundle: Bundle, golden: Golden, found: Mapping[str, Floats]) -> float:
+    """Centred where several images allow it, as in the limits; of features without a head."""
     names = [output.name for output in bundle.manifest.outputs]
-    return LOGITS if LOGITS in names else names[0]
+    output = LOGITS if LOGITS in names else names[0]
+    noise = Noise()
+    noise.add(rows(found[output]), rows(golden.answers(range(len(found[output])))[output]))
+    centred = noise.sqnr_centred_db
+    return centred if centred is not None else noise.sqnr_db or 0.0
 
 
-def _expected(golden: Golden, index: int, bundle: Bundle) -> Any:
-    return golden.answers([index])[_main_output(bundle)]
+def check_pair(candidate: Bundle, reference: Bundle) -> None:
+    """Refuse bundles whose steps cannot be compared.
 
-
-def _decibels(noise: Noise) -> float:
-    """Centred where several images allow it, as in the limits."""
-    found = noise.sqnr_centred_db
-    return found if found is not None else noise.sqnr_db or 0.0
-
-
-def _check_pair(candidate: Bundle, reference: Bundle) -> None:
+    Raises:
+        UsageError: The reference is not the float32 bundle of the same model.
+        BundleError: The candidate is a graph of another exporter.
+    """
     ours, theirs = candidate.manifest, reference.manifest
     if theirs.precision != "fp32":
         raise UsageError(
@@ -297,6 +334,13 @@ def _largest_fall(steps: Sequence[Step], ceiling_db: float) -> Step | None:
 def _sentence(step: Step, before_db: float) -> str:
     said = f"{step.tap.place}: SQNR falls from {before_db:.0f} dB to {step.sqnr_db:.0f} dB"
     return said + (f"; its input reaches {step.largest_input:.3g}" if step.largest_input else "")
+
+
+def _fused(plain_db: float, tapped_db: float) -> str:
+    return (
+        f"looking there lifts the logits from {plain_db:.0f} dB to {tapped_db:.0f} dB: "
+        "the fault is in what the runtime fuses, or in an engine of its own"
+    )
 
 
 def _spread_out(steps: Sequence[Step]) -> str:

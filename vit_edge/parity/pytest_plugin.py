@@ -89,10 +89,12 @@ def check_parity(
 
 def failure_text(result: Mapping[str, Any]) -> str:
     """What a red test says: the bundle, and of each backend the verdict and why."""
+    from vit_edge import cli
+
     bundle = result["bundle"]
     lines = [f"{bundle['name']} ({bundle['variant']}, {bundle['precision']}) drifts:"]
     for found in result["runs"]:
         lines.append(f"  {found['name']}: {found['verdict']}")
         reasons = [found["death"], *found["problems"], *found["open_questions"]]
         lines += [f"    {reason}" for reason in reasons if reason]
-    return "\n".join(lines)
+    return cli.printable("\n".join(lines))

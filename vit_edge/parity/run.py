@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import __version__, isolate, tuned
+from vit_edge import __version__, backends, isolate, tuned
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle, sha256_of
 from vit_edge.errors import UsageError, VitEdgeError
@@ -27,6 +27,7 @@ from vit_edge.machine import machine_facts
 from vit_edge.parity.compare import (
     LOGITS,
     Comparison,
+    asked_of,
     check_golden,
     check_probes,
     compare_answers,
@@ -36,6 +37,7 @@ from vit_edge.parity.compare import (
 from vit_edge.parity.golden import Golden, GoldenWriter
 from vit_edge.parity.invariance import Check, check_invariance, failed
 from vit_edge.parity.limits import limit_for
+from vit_edge.parity.localize import check_pair
 from vit_edge.parity.localize import localize as localize_failure
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import DECIDED, STATISTICS, Proof, Target
@@ -91,11 +93,16 @@ def compare(
         VitEdgeError: The bundle, the golden file or the other bundle cannot be read or used.
     """
     candidate = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
+    for name in backend_names:
+        if name != tuned.AUTO:
+            backends.module(name)  # refused before any runs
     if localize and against is None:
         raise UsageError(
             "localizing needs the fp32 bundle of the same model to compare with step by step: "
             "name it with --against"
         )
+    if localize and against is not None:
+        check_pair(candidate, Bundle.read(against))
     path = golden or candidate.golden_path
     with tempfile.TemporaryDirectory(prefix="vit_edge-parity-") as scratch:
         result: Result = {
@@ -114,7 +121,7 @@ def compare(
             check_golden(opened, candidate.manifest)
             result["golden"] = {
                 "name": (golden or candidate.golden_path).name,
-                "sha256": sha256_of(path),
+                "sha256": sha256_of(golden or candidate.golden_path),
                 "images": len(opened),
                 "reference_dtype": opened.reference_dtype,
             }
@@ -152,8 +159,6 @@ def _localized(
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
         )
-    except UsageError:
-        raise
     except VitEdgeError as error:
         return {"localized": f"not found: {error}"}
     return {"blocks": found.blocks(), "localized": found.sentence}
@@ -198,9 +203,7 @@ def _run(question: Question, memory_limit_bytes: int | None, timeout_s: float | 
         }
         if found is None:
             found = _dead(child.death or f"exit code {child.returncode}: {_last(child.stderr)}")
-    except UsageError:
-        raise
-    except VitEdgeError as error:
+    except Exception as error:  # whatever it raised is this backend's result, not the others' end
         found = _dead(f"{type(error).__name__}: {error}")
     seconds = {"total": time.monotonic() - started, "running": found.pop("running_s", 0.0)}
     limit = {"limit_bytes": memory_limit_bytes}
@@ -281,10 +284,11 @@ def unproven(comparison: Comparison) -> list[str]:
     Returns:
         One sentence each, with the number of images that would.
     """
-    target = comparison.target
+    rows = comparison.summary()
     batches: dict[tuple[str, str], list[str]] = {}  # what is open alike is said once
-    for row in comparison.summary():
-        if target is None or not comparison.is_targeted(row["output"]):
+    for row in rows:
+        target = asked_of(comparison.target, row, rows)
+        if target is None:
             continue
         meaningful = {name for name, _ in target.judged(row).bounds}
         for proof in target.proved(row):

@@ -7,7 +7,7 @@ takes it back (normalised tokens, queries, keys and values), is compared up to t
 from __future__ import annotations
 
 import dataclasses
-import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +94,7 @@ def tapped(bundle: Bundle, taps: Sequence[Tap], folder: Path) -> Bundle:
     """A bundle whose graph answers with these tensors too.
 
     Args:
-        bundle: The original; its files are linked, not changed.
+        bundle: The original; its files are copied.
         taps: What to show.
         folder: An empty folder, for the new bundle.
     """
@@ -131,20 +131,12 @@ def edited(bundle: Bundle, model: bytes, folder: Path) -> Bundle:
         folder: An empty folder, for the new bundle.
     """
     for name in bundle.manifest.files:
+        # not linked: that would change when the original changed last, by which it is known
         if name != MODEL_NAME:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            _linked(bundle.path / name, folder / name)
+            shutil.copyfile(bundle.path / name, folder / name)
     (folder / MODEL_NAME).write_bytes(model)
     write_manifest(folder, bundle.manifest)
     return Bundle.read(folder)
-
-
-def _linked(file: Path, place: Path) -> None:
-    """The same file in another folder; onnxruntime refuses symlinks."""
-    try:
-        os.link(file.resolve(), place)
-    except OSError:  # another file system
-        place.write_bytes(file.read_bytes())
 
 
 class Apart:

@@ -111,6 +111,10 @@ class Target:
                 found.append(f"{statistic.words} is {statistic.written(value)}, allowed {asked}")
         return found
 
+    def without_rates(self) -> Target:
+        """The bounds that a few images can hold or miss."""
+        return Target(tuple(b for b in self.bounds if STATISTICS[b[0]].interval is None))
+
     def judged(self, summary: Mapping[str, Any]) -> Target:
         """Without bounds on agreement, where the reference does not decide (see DECIDED)."""
         if decides(summary):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vit_edge.parity.compare import LOGITS
+from vit_edge.parity.compare import LOGITS, asked_of
 from vit_edge.parity.limits import Limit
 from vit_edge.parity.report.sections import Run
 from vit_edge.parity.run import FAIL, INCONCLUSIVE, PASS
@@ -56,7 +56,7 @@ def findings(run: Run, row: Row) -> Iterator[Finding]:
         alone = Limit(Target(()), Target(()), "", limit.top1_agreement)
         missed = alone.problems(output, {**row, NON_FINITE: 0})
         yield Finding("top1_agreement", "limit", FAIL if missed else PASS, "; ".join(missed))
-    target = target_of(run, output)
+    target = asked_of(target_of(run, output), row, run["comparisons"])
     for name, bound in () if target is None else target.bounds:
         yield _asked(Target(((name, bound),)), row)
 
