@@ -68,13 +68,17 @@ def bundle_parser(prog: str, description: str, example: str) -> argparse.Argumen
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add --backend to a verb that runs one."""
-    names = ", ".join((tuned.AUTO, *backends.names()))
     parser.add_argument(
-        "--backend",
-        default=tuned.AUTO,
-        metavar="NAME",
-        help=f"one of {names}; default: {tuned.AUTO}, what `build --tune` found best, or else "
-        f"{tuned.DEFAULT}",
+        "--backend", default=tuned.AUTO, metavar="NAME", help=f"one {backend_help()}"
+    )
+
+
+def backend_help() -> str:
+    """What backends there are, and which is taken by default."""
+    names = ", ".join((tuned.AUTO, *backends.names()))
+    return (
+        f"of {names}; default: {tuned.AUTO}, what `build --tune` found best, or else "
+        f"{tuned.DEFAULT}"
     )
 
 

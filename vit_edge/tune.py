@@ -172,9 +172,8 @@ def _turn(
     for batch, taken in found["seconds"].items():
         samples[batch].extend(taken)
     if memory_limit_bytes is not None:
-        engines.evict(
-            bundle, engines_dir
-        )  # or the next one finds its pages cached, and counted elsewhere
+        # or the next one finds its pages cached, and counted elsewhere
+        engines.evict(bundle, engines_dir)
     return dataclasses.replace(
         way,
         parity=tuple(found["parity"]) if first else way.parity,

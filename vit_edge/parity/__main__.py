@@ -40,14 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.parity merge a.json b.json                     (--help)\n"
         "exit codes: 0 within the limits (or inconclusive, without --strict), 4 not",
     )
-    names = ", ".join((tuned.AUTO, *backends.names()))
-    made.add_argument(
-        "--backend",
-        default=tuned.AUTO,
-        metavar="NAME,...",
-        help=f"of {names}; default: {tuned.AUTO}, what `build --tune` found best, or else "
-        f"{tuned.DEFAULT}",
-    )
+    made.add_argument("--backend", default=tuned.AUTO, metavar="NAME,...", help=cli.backend_help())
     made.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
     )

@@ -206,9 +206,12 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
             "varies from image to image; record two or more"
         )
     for index in range(len(golden)):
-        _check_values(golden, index)
-        shapes = {name: values.shape[1:] for name, values in golden.answers([index]).items()}
-        size_hw = golden.images([index]).shape[1:]
+        image, answers = golden.images([index]), golden.answers([index])
+        wrong = _unusable(image, answers)
+        if wrong:
+            raise BundleError(f"{golden.path}: image {index}: {'; '.join(wrong)}")
+        shapes = {name: values.shape[1:] for name, values in answers.items()}
+        size_hw = image.shape[1:]
         if shapes != expected or size_hw != (*manifest.preprocessing.crop_hw, 3):
             raise BundleError(
                 f"{golden.path}: image {index} is {list(size_hw)} with {shapes}, the manifest has "
@@ -216,17 +219,15 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
             )
 
 
-def _check_values(golden: Golden, index: int) -> None:
-    """Refuse an image that is no bytes, and answers that nothing can be compared with."""
-    image = golden.images([index])
+def _unusable(image: NDArray[Any], answers: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Why an image is none, or its answers are nothing to compare with."""
     wrong = [] if image.dtype == np.uint8 else [f"image is {image.dtype}, not uint8"]
-    for name, values in golden.answers([index]).items():
+    for name, values in answers.items():
         if values.dtype.kind != "f":
             wrong.append(f"{name} is {values.dtype}, not float32")
         elif not np.isfinite(values).all():
             wrong.append(f"{name} holds NaN or Inf: the reference itself is broken")
-    if wrong:
-        raise BundleError(f"{golden.path}: image {index}: {'; '.join(wrong)}")
+    return wrong
 
 
 def check_probes(probes: Sequence[Probe], preprocessing: Preprocessing) -> list[str]:

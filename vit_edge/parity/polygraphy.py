@@ -21,9 +21,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.errors import InputError, MissingExtraError, ResourceError
+from vit_edge.errors import InputError, MissingExtraError
 from vit_edge.manifest import Manifest
 from vit_edge.parity.golden import Golden
+from vit_edge.parity.report.write import write_report
 from vit_edge.preprocess import input_from_resized
 
 REFERENCE = "vit_edge-reference"  # the runner's name in files that hold a golden file's answers
@@ -48,8 +49,8 @@ def save(path: Path, runner: str, inputs: Sequence[Arrays], outputs: Sequence[Ar
     results = library.RunResults()
     results.add([dict(arrays) for arrays in outputs], runner_name=runner)
     with _quiet():
-        _write(inputs_path(path), json.to_json([dict(arrays) for arrays in inputs]))
-        _write(path, results.to_json())
+        write_report(inputs_path(path), json.to_json([dict(arrays) for arrays in inputs]))
+        write_report(path, results.to_json())
 
 
 def save_golden(path: Path, golden: Golden, manifest: Manifest) -> None:
@@ -167,13 +168,6 @@ def _quiet() -> Iterator[None]:
     logger = _library("logger").G_LOGGER
     with logger.verbosity(logger.CRITICAL + 1):
         yield
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _decoded(path: Path, kind: type[Any], words: str) -> Any:

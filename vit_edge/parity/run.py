@@ -101,9 +101,10 @@ def compare(
             "localizing needs the fp32 bundle of the same model to compare with step by step: "
             "name it with --against"
         )
-    if localize and against is not None:
-        check_pair(candidate, Bundle.read(against))
-    path = golden or candidate.golden_path
+    reference = None if against is None else Bundle.read(against)
+    if localize and reference is not None:
+        check_pair(candidate, reference)
+    asked = path = golden or candidate.golden_path
     with tempfile.TemporaryDirectory(prefix="vit_edge-parity-") as scratch:
         result: Result = {
             "schema_version": SCHEMA_VERSION,
@@ -111,17 +112,15 @@ def compare(
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "machine": machine_facts(),
             "bundle": bundle_facts(candidate),
-            "against": None,
+            "against": None if reference is None else bundle_facts(reference),
         }
-        if against is not None:
-            reference = Bundle.read(against)
-            result["against"] = bundle_facts(reference)
-            path = _answered_by(reference, path, Path(scratch))
+        if reference is not None:
+            path = _answered_by(reference, asked, Path(scratch))
         with Golden(path) as opened:
             check_golden(opened, candidate.manifest)
             result["golden"] = {
-                "name": (golden or candidate.golden_path).name,
-                "sha256": sha256_of(golden or candidate.golden_path),
+                "name": asked.name,
+                "sha256": sha256_of(asked),
                 "images": len(opened),
                 "reference_dtype": opened.reference_dtype,
             }
@@ -134,9 +133,9 @@ def compare(
             for name in backend_names
         ]
         for entry in result["runs"]:
-            if localize and against is not None and entry["verdict"] == FAIL:
+            if localize and reference is not None and entry["verdict"] == FAIL:
                 entry |= _localized(
-                    candidate, Bundle.read(against), entry, path, memory_limit_bytes, timeout_s
+                    candidate, reference, entry, path, memory_limit_bytes, timeout_s
                 )
     return result
 

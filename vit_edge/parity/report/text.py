@@ -23,8 +23,7 @@ _MARKS = {FAIL: " FAILED", INCONCLUSIVE: " open"}
 
 def text_of(results: Sequence[Result]) -> Iterator[str]:
     """The sections as tables for the terminal, which no text in a result can steer."""
-    for text in _lines(results):
-        yield "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    yield from map(cli.printable, _lines(results))
 
 
 def _lines(results: Sequence[Result]) -> Iterator[str]:
