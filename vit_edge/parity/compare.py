@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vit_edge.errors import BundleError, ImageError, PredictionError
 from vit_edge.images import load_image
 from vit_edge.manifest import Manifest, Preprocessing
-from vit_edge.parity.golden import Golden, Probe
+from vit_edge.parity.golden import Golden, GoldenWriter, Probe
 from vit_edge.parity.limits import Limit, limit_for
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Difference, Floats, Repeats
@@ -217,6 +217,33 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
                 f"{golden.path}: image {index} is {list(size_hw)} with {shapes}, the manifest has "
                 f"{list(manifest.preprocessing.crop_hw)} px and {expected}"
             )
+
+
+def write_answers(
+    writer: GoldenWriter,
+    backend: Runs,
+    golden: Golden,
+    manifest: Manifest,
+    outputs: Sequence[str],
+    count: int,
+) -> None:
+    """Write what a backend answers to the first images of a golden file, asked one by one.
+
+    Args:
+        writer: Of another golden file, open.
+        backend: What is asked.
+        golden: The images, and their labels.
+        manifest: How the backend's input follows from them.
+        outputs: What is kept of each answer.
+        count: How many images, at most as many as there are.
+    """
+    labels = golden.labels(range(count))
+    for index in range(count):
+        image = golden.images([index])
+        found = backend.run(input_from_resized(image, manifest))
+        answers = {output: found[output][0] for output in outputs}
+        label = None if labels is None else int(labels[index])
+        writer.add(golden.names[index], image[0], answers, label)
 
 
 def _unusable(image: NDArray[Any], answers: Mapping[str, NDArray[Any]]) -> list[str]:

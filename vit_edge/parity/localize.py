@@ -23,7 +23,7 @@ import numpy as np
 from vit_edge import isolate, trust, tuned
 from vit_edge.bundle import MANIFEST_NAME, Bundle
 from vit_edge.errors import BundleError, UsageError
-from vit_edge.parity.compare import LOGITS
+from vit_edge.parity.compare import LOGITS, write_answers
 from vit_edge.parity.golden import Golden, GoldenWriter
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.statistics import Floats, Noise, rows
@@ -205,11 +205,8 @@ def show_here(path: Path, golden_path: Path, target: Path, taps: Sequence[Tap], 
         with GoldenWriter(
             target, probes=[], outputs=outputs, reference_dtype=bundle.manifest.precision
         ) as writer:
-            for index in range(min(count, len(golden))):
-                image = golden.images([index])
-                found = backend.run(input_from_resized(image, bundle.manifest))
-                answers = {output: found[output][0] for output in outputs}
-                writer.add(golden.names[index], image[0], answers)
+            images = min(count, len(golden))
+            write_answers(writer, backend, golden, bundle.manifest, outputs, images)
         backend.close()
 
 

@@ -33,6 +33,7 @@ from vit_edge.parity.compare import (
     compare_answers,
     gate_batches,
     proofs,
+    write_answers,
 )
 from vit_edge.parity.golden import Golden, GoldenWriter
 from vit_edge.parity.invariance import Check, check_invariance, failed
@@ -42,7 +43,6 @@ from vit_edge.parity.localize import localize as localize_failure
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import DECIDED, STATISTICS, Proof, Target
 from vit_edge.parity.witness import Witness
-from vit_edge.preprocess import input_from_resized
 
 _LOG = logging.getLogger(__name__)
 
@@ -366,18 +366,12 @@ def answer_here(bundle_path: str, golden_path: str, target_path: str) -> None:
     with Golden(Path(golden_path)) as golden:
         check_golden(golden, bundle.manifest)
         backend = tuned.load_named(tuned.AUTO, bundle)
-        labels = golden.labels(range(len(golden)))
         with GoldenWriter(
             Path(target_path),
             probes=golden.probes(),
             outputs=golden.outputs,
             reference_dtype=f"{bundle.manifest.precision} on {backend.facts['runtime']}",
-            labelled=labels is not None,
+            labelled=golden.labels([]) is not None,
         ) as writer:
-            for index, name in enumerate(golden.names):
-                image = golden.images([index])
-                found = backend.run(input_from_resized(image, bundle.manifest))
-                answers = {output: found[output][0] for output in golden.outputs}
-                label = None if labels is None else int(labels[index])
-                writer.add(name, image[0], answers, label)
+            write_answers(writer, backend, golden, bundle.manifest, golden.outputs, len(golden))
         backend.close()
