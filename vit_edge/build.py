@@ -6,28 +6,36 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from vit_edge import backends, cli, isolate
+from vit_edge import backends, build_options, cli, isolate, tuned
 from vit_edge.bundle import Bundle
+from vit_edge.choose import Option
 from vit_edge.errors import UsageError
 
 TUNE_BATCHES = "1,8"
 _FOR_TUNE = ("batches", "memory_limit", "parity_target")
 
 
-def build(bundle: str, backend: str, engines_dir: Path | None = None) -> Path:
+def build(
+    bundle: str,
+    backend: str,
+    engines_dir: Path | None = None,
+    options: Mapping[str, Option] | None = None,
+) -> Path:
     """Compile a bundle in this process.
 
     Args:
         bundle: Its directory.
         backend: A backend's name.
         engines_dir: Where to put the engine; by default in the bundle, or the user's cache.
+        options: Of the backend's `build`.
 
     Returns:
         The engine's directory.
     """
-    return backends.module(backend).build(Bundle.read(bundle), engines_dir)
+    return backends.build(Bundle.read(bundle), backend, engines_dir, options or {})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
         "that is installed is built, checked and timed, and Predictor takes the fastest from then "
         "on.",
         "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort\n"
+        "         python -m vit_edge.build bundles/base-patch16-224-fp16 --backend trt "
+        "--set profiles=1,8,32\n"
         "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8",
     )
     names = ", ".join(backends.names())
@@ -52,6 +62,14 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the backend's build, such as optimization_level=5; may be repeated; "
+        "`--set help` lists them. Without it the bundle's recipe decides",
     )
     made.add_argument("--tune", action="store_true", help="try everything, record the fastest")
     made.add_argument(
@@ -80,11 +98,23 @@ def _build(arguments: argparse.Namespace) -> int:
     useless = [name for name in _FOR_TUNE if getattr(arguments, name) is not None]
     if useless:
         raise UsageError(f"--{useless[0].replace('_', '-')} is for --tune")
+    backend = arguments.backend or tuned.DEFAULT
+    if arguments.set == ["help"]:
+        print(cli.table(build_options.described(backend)))
+        return 0
+    options = build_options.from_text(backend, arguments.set)
     start = time.perf_counter()
     # In a child process, whose death of too little memory is a message here.
-    engine = isolate.call_in_child(
-        "vit_edge.build:build", arguments.bundle, arguments.backend or "ort", arguments.engines_dir
+    call = isolate.attempted_call(
+        "vit_edge.build:build",
+        arguments.bundle,
+        backend,
+        arguments.engines_dir,
+        options,
+        echo=True,
     )
+    call.child.check("the build")
+    engine: Path = call.value
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in engine.iterdir())
     if arguments.json:
@@ -96,6 +126,8 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
+    if arguments.set:
+        raise UsageError("--set is for one backend's build; --tune tries what is worth trying")
     from vit_edge.parity.targets import parse_target
     from vit_edge.tune import tune
 

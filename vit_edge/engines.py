@@ -137,6 +137,50 @@ def find(
     return Found(None, f"none was built; {remedy}")
 
 
+def find_like(
+    bundle: Bundle,
+    backend: str,
+    parts: Mapping[str, str],
+    files: Collection[str],
+    engines_dir: Path | None,
+) -> Found:
+    """Find the newest engine with these parts that was built here, whatever its others are.
+
+    Args:
+        bundle: The bundle.
+        backend: As `made` was told.
+        parts: Some of those that `made` was told.
+        files: That must be those that were built.
+        engines_dir: The only place to look in, if given.
+    """
+    remedy = f"build one with: python -m vit_edge.build {bundle.path} --backend {backend}"
+    others = [
+        engine for folder in folders(bundle, engines_dir) for engine in folder.glob(f"{backend}-*")
+    ]
+    like = [engine for engine in others if parts.items() <= _parts_of(engine).items()]
+    ours = [engine for engine in like if set(files) <= trust.recorded_hashes(engine).keys()]
+    if ours:
+        return Found(max(ours, key=lambda engine: (engine / RECORD_NAME).stat().st_mtime_ns), "")
+    if like:
+        reason = f"{like[0]} was not built here, or changed since; {remedy}"
+    elif others:
+        reason = f"the engine found is for another model, runtime or machine; {remedy}"
+    else:
+        return Found(None, f"none was built; {remedy}")
+    _LOG.warning("%s: %s", bundle.path, reason)
+    return Found(None, reason)
+
+
+def _parts_of(engine: Path) -> dict[str, str]:
+    """What an engine depends on, as it says itself; nothing where its name says otherwise."""
+    try:
+        parts = json.loads((engine / RECORD_NAME).read_text())["key"]
+        named = engine.name.rpartition("-")[2] == key_of(parts)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(name): str(value) for name, value in parts.items()} if named else {}
+
+
 def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
     """Where engines of a bundle may lie, the preferred place first."""
     if engines_dir is not None:

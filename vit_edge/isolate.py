@@ -13,6 +13,7 @@ killed once its memory passes the limit, up to POLL_S late. `limited_by` says wh
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import importlib
 import math
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def run_child(
     timeout_s: float | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    echo: bool = False,
 ) -> ChildResult:
     """Run a command to its end, and measure the memory of it and of all its children.
 
@@ -81,6 +83,7 @@ def run_child(
         timeout_s: It is killed after this long.
         env: Its whole environment; ours by default.
         cwd: Where it runs; here by default.
+        echo: Pass on what it writes to stderr, as it comes.
 
     Returns:
         The result, also of a command that failed or was killed: see `death`, or call check().
@@ -113,7 +116,8 @@ def run_child(
             if group:
                 group.close()
             raise ResourceError(f"{argv[0]} could not be started: {error}") from None
-        watch = _Watch(child.pid, None if group else memory_limit_bytes, timeout_s)
+        echoed = _Echo(err.fileno()) if echo else None
+        watch = _Watch(child.pid, None if group else memory_limit_bytes, timeout_s, echoed)
         try:
             child.returncode, peak_rss_bytes = watch.until_dead()
             wall_s = time.monotonic() - started
@@ -189,6 +193,7 @@ def attempted_call(
     *arguments: Any,
     memory_limit_bytes: int | None = None,
     timeout_s: float | None = None,
+    echo: bool = False,
 ) -> Call:
     """Call "package.module:function" in a fresh Python process that may die.
 
@@ -197,6 +202,7 @@ def attempted_call(
         arguments: What it is called with; pickled, as is its result.
         memory_limit_bytes: See run_child.
         timeout_s: See run_child.
+        echo: See run_child; what it wrote is passed on at its end otherwise.
 
     Returns:
         What the function returned; None where the child did not end by itself, see `child.death`.
@@ -213,10 +219,12 @@ def attempted_call(
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
             env={**os.environ, "PYTHONPATH": path},
+            echo=echo,
         )
         if done.death is not None or done.returncode != 0:
             return Call(None, done)
-        sys.stderr.write(done.stderr)
+        if not echo:
+            sys.stderr.write(done.stderr)
         try:  # our own child wrote it, into a folder that only we can read
             outcome, value = pickle.loads(answer.read_bytes())
         except Exception as error:  # it left before, or what it raised cannot be rebuilt here
@@ -227,11 +235,35 @@ def attempted_call(
     return Call(value, done)
 
 
+class _Echo:
+    """Passes on what a child has written to a file."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.at = 0
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def __call__(self) -> None:
+        """Write what is new to our stderr."""
+        # not read(): the child writes where the position is that it shares with us
+        while piece := os.pread(self.handle, _MIB, self.at):
+            self.at += len(piece)
+            sys.stderr.write(self.decoder.decode(piece))
+            sys.stderr.flush()
+
+
 class _Watch:
     """Polls a process tree: what it uses, and whether it must be stopped."""
 
-    def __init__(self, pid: int, limit_bytes: int | None, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        pid: int,
+        limit_bytes: int | None,
+        timeout_s: float | None,
+        echo: Callable[[], None] | None = None,
+    ) -> None:
         self.pid = pid
+        self.echo = echo or (lambda: None)
         self.limit_bytes = math.inf if limit_bytes is None else limit_bytes
         self.deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self.timeout_s = timeout_s
@@ -252,6 +284,7 @@ class _Watch:
             os.close(exited)
             self.kill()  # what it left behind; itself, if we are being interrupted
             _, status, usage = os.wait4(self.pid, 0)
+            self.echo()
         # The kernel hands our own high-water mark on to a child that we start; only a larger one
         # is the child's.
         own_bytes = processes.status_bytes(os.getpid()).get("VmHWM", 0)
@@ -261,6 +294,7 @@ class _Watch:
 
     def look(self) -> None:
         """Measure once; kill what is over its limit or its time."""
+        self.echo()
         now_bytes, mark_bytes, anonymous_bytes = processes.tree_memory_bytes(self.pid)
         self.peak_bytes = max(self.peak_bytes, now_bytes, mark_bytes)
         self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, anonymous_bytes)

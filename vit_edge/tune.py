@@ -135,7 +135,7 @@ def build_way(
     module: Any = backends.module(backend)
     own = {key: value for key, value in options.items() if key in module.BUILD_OPTIONS}
     if module.find(bundle, engines_dir, **own).path is None:
-        module.build(bundle, engines_dir, **own)
+        backends.build(bundle, backend, engines_dir, own)
 
 
 def _turn(

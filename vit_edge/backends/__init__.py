@@ -4,7 +4,7 @@ A backend module exports
 
     available() -> Availability            whether its runtime is here, and if not why
     key(bundle) -> str                     what an engine of it depends on: model, runtime, machine
-    BUILD_OPTIONS                          names of those options of `load` that `build` takes too
+    BUILD_OPTIONS                          names of the options of `build`
     build(bundle, engines_dir, ...) -> Path    compile on this device; options are the backend's own
     find(bundle, engines_dir, ...) -> Found    what `build` made with the same options, if anything
     configurations(bundle)                 options of `load` worth trying, for `build --tune`
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vit_edge import plugins
 from vit_edge.bundle import Bundle
@@ -32,6 +32,9 @@ from vit_edge.manifest import Manifest
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+CROSS_BUILD = "compute_capability"  # the option of a build for a device that is not here
 
 
 class Backend(Protocol):
@@ -111,6 +114,39 @@ def module(name: str) -> BackendModule:
     if not availability.ok:
         raise BackendError(f"backend {name} cannot be used here: {availability.reason}")
     return backend
+
+
+def build(
+    bundle: Bundle, name: str, engines_dir: Path | None, options: Mapping[str, Option]
+) -> Path:
+    """Compile a bundle for this device, as its recipe says where the options do not.
+
+    Args:
+        bundle: The bundle.
+        name: A backend's.
+        engines_dir: Where to put the engine; None: in the bundle, or the user's cache.
+        options: Of the backend's `build`; `compute_capability` needs no such device here.
+
+    Raises:
+        UsageError: No such backend, or no such option.
+        VitEdgeError: As the backend's own `build`.
+    """
+    given = {**recipe_options(bundle, name), **options}
+    cross = given.get(CROSS_BUILD) is not None
+    found: Any = plugins.load(__name__, name) if cross else module(name)
+    unknown = sorted(given.keys() - found.BUILD_OPTIONS)
+    if unknown:
+        known = ", ".join(sorted(found.BUILD_OPTIONS)) or "none"
+        raise UsageError(f"backend {name} has no build option {unknown[0]!r}; there are: {known}")
+    engine: Path = found.build(bundle, engines_dir, **given)
+    return engine
+
+
+def recipe_options(bundle: Bundle, name: str) -> Mapping[str, Option]:
+    """What the recipe that made a bundle says of building it: its table [build.NAME]."""
+    table = bundle.manifest.recipe.get("build", {})
+    found = table.get(name, {}) if isinstance(table, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_pixels(pixels: NDArray[np.generic], manifest: Manifest) -> None:

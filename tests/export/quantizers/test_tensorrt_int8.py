@@ -12,21 +12,10 @@ import pytest
 
 from tests import tensorrt_rtx_build
 from tests.export.quantizers.conftest import exported
-from tests.export.quantizers.workbench import calibration, no_progress, quantized
+from tests.export.quantizers.workbench import quantized, without_search
 from vit_edge.bundle import Bundle
-from vit_edge.export.quantizers._fp8_rounding import round_all
-from vit_edge.export.quantizers._half import FLOAT16, convert, rounded_scale
-from vit_edge.export.quantizers._integers import (
-    INT8_SYMMETRIC,
-    QuantizedWeight,
-    add_constant,
-    quantize_linears,
-    quantized_weight,
-)
+from vit_edge.export.quantizers._integers import add_constant
 from vit_edge.export.quantizers._linears import block_linears, constant
-from vit_edge.export.quantizers._products import attention_products
-from vit_edge.export.quantizers._samples import Reader, collect_samples
-from vit_edge.export.quantizers._workspace import Workspace
 from vit_edge.export.serialize import write_model
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm", "tensorrt_rtx")
@@ -161,8 +150,8 @@ def test_int8_builds_for_every_gpu(
     for build in tensorrt_rtx_build.builds(gpu_file("int8", around)):
         assert build.errors == (), build.compute_capability
         assert build.plan_bytes > 0
-        assert build.layers["QUANTIZE:INT8"] == linears
-        assert build.layers[f"DEQUANTIZE:{wide}"] == 2 * linears
+        assert build.layers["QUANTIZE INT8"] == linears
+        assert build.layers[f"DEQUANTIZE {wide}"] == 2 * linears
 
 
 @pytest.mark.parametrize("around", ["fp32", "fp16"])
@@ -173,7 +162,7 @@ def test_fp8_builds_where_there_are_fp8_cores(
     quantizers = sum(node.op_type == "QuantizeLinear" for node in onnx_ir.load(path).graph)
     for build in tensorrt_rtx_build.builds(path, FP8_GPUS):
         assert build.errors == (), build.compute_capability
-        assert build.layers["QUANTIZE:FP8"] == quantizers
+        assert build.layers["QUANTIZE FP8"] == quantizers
 
 
 def test_fp8_is_refused_by_older_gpus_in_the_builders_words(
@@ -185,33 +174,9 @@ def test_fp8_is_refused_by_older_gpus_in_the_builders_words(
         assert build.compute_capability.lower() in build.errors[0]
 
 
-def without_search(precision: str, bundle: Bundle, scratch: Path) -> onnx_ir.Model:
-    """The same graph as the quantizer's, from one image and without measuring what it costs."""
-    spec = bundle.manifest.preprocessing
-    model = onnx_ir.load(bundle.model_path)
-    linears, products = block_linears(model), attention_products(model)
-    if precision == "fp8":
-        operands = [operand for found in products for operand in found.measured]
-        readers: list[Reader] = [*linears, *operands]
-        images = calibration(1, 0, spec)
-        samples = collect_samples(Workspace(scratch), model, readers, images, no_progress)
-        rounded = round_all(linears, products, samples, "largest", no_progress)
-        model = rounded.applied(model, rounded.names)
-    if precision == "int8":
-        weights = {linear.name: quantized_weight(linear.matrix(), 127) for linear in linears}
-        halved = {
-            name: QuantizedWeight(weight.values, rounded_scale(weight.scale))
-            for name, weight in weights.items()
-        }
-        scales = {linear.name: (np.float32(2**-4), 0) for linear in linears}
-        quantize_linears(model, linears, halved, scales, INT8_SYMMETRIC)
-    convert(model, FLOAT16)
-    return model
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["tiny-patch16-224", "base-patch16-224"])
-def test_int8_plans_are_smaller_than_fp16_ones_and_fp8_builds(
+@pytest.mark.parametrize("variant", ["tiny-patch16-224", "base-patch16-224", "large-patch32-384"])
+def test_plans_are_smaller_the_lower_the_precision_and_fp8_needs_its_cores(
     variant: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     bundle = exported(
@@ -220,17 +185,21 @@ def test_int8_plans_are_smaller_than_fp16_ones_and_fp8_builds(
     )
     plans: dict[str, dict[str, int]] = {}
     for precision, gpus in (
+        ("fp32", tensorrt_rtx_build.ALL),
         ("fp16", tensorrt_rtx_build.ALL),
         ("int8", tensorrt_rtx_build.ALL),
         ("fp8", FP8_GPUS),
     ):
         folder = tmp_path / precision
-        model = without_search(precision, bundle, folder)
+        spec = bundle.manifest.preprocessing
+        model = without_search(precision, onnx_ir.load(bundle.model_path), spec, folder)
         assert broken_rules(model) == []
         found = tensorrt_rtx_build.builds(written(model, folder), gpus)
         assert [build.errors for build in found] == [()] * len(gpus)
         plans[precision] = {build.compute_capability: build.plan_bytes for build in found}
     for gpu, plan_bytes in plans["int8"].items():
-        assert plan_bytes < plans["fp16"][gpu], plans
+        assert plan_bytes < plans["fp16"][gpu] < plans["fp32"][gpu], plans
     for gpu, plan_bytes in plans["fp8"].items():
         assert plan_bytes < plans["fp16"][gpu], plans
+    for build in tensorrt_rtx_build.builds(tmp_path / "fp8" / "model.onnx", TOO_OLD_FOR_FP8):
+        assert "fp8_e4m3" in build.errors[0]

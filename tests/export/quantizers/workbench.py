@@ -16,6 +16,17 @@ from vit_edge.bundle import Bundle
 from vit_edge.export import quantizers
 from vit_edge.export.calibration import Calibration, CalibrationRequest
 from vit_edge.export.quantizers import Quantized, Task
+from vit_edge.export.quantizers._fp8_rounding import round_all
+from vit_edge.export.quantizers._half import FLOAT16, convert, rounded_scale
+from vit_edge.export.quantizers._integers import (
+    INT8_SYMMETRIC,
+    QuantizedWeight,
+    quantize_linears,
+    quantized_weight,
+)
+from vit_edge.export.quantizers._linears import block_linears
+from vit_edge.export.quantizers._products import attention_products
+from vit_edge.export.quantizers._samples import Reader, collect_samples
 from vit_edge.export.quantizers._workspace import Workspace
 from vit_edge.manifest import Preprocessing
 from vit_edge.parity.logits import LogitComparison
@@ -112,3 +123,28 @@ def compared(found: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[
     comparison = LogitComparison()
     comparison.add(np.arange(len(found)), found, expected)
     return comparison.summary()
+
+
+def without_search(
+    precision: str, model: onnx_ir.Model, spec: Preprocessing, scratch: Path
+) -> onnx_ir.Model:
+    """The graph of a GPU's quantizer, from one image and without measuring what it costs."""
+    linears, products = block_linears(model), attention_products(model)
+    if precision == "fp8":
+        operands = [operand for found in products for operand in found.measured]
+        readers: list[Reader] = [*linears, *operands]
+        images = calibration(1, 0, spec)
+        samples = collect_samples(Workspace(scratch), model, readers, images, no_progress)
+        rounded = round_all(linears, products, samples, "largest", no_progress)
+        model = rounded.applied(model, rounded.names)
+    if precision == "int8":
+        weights = {linear.name: quantized_weight(linear.matrix(), 127) for linear in linears}
+        halved = {
+            name: QuantizedWeight(weight.values, rounded_scale(weight.scale))
+            for name, weight in weights.items()
+        }
+        scales = {linear.name: (np.float32(2**-4), 0) for linear in linears}
+        quantize_linears(model, linears, halved, scales, INT8_SYMMETRIC)
+    if precision != "fp32":
+        convert(model, FLOAT16)
+    return model

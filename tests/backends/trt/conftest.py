@@ -1,0 +1,55 @@
+"""A GPU and a TensorRT that are not there: see tests/fake_gpu."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vit_edge import isolate
+from vit_edge.backends.trt import library
+
+FOLDER = Path(__file__).resolve().parents[2] / "fake_gpu"
+FAKES = ("tensorrt", "fake_cuda")
+
+
+@pytest.fixture(params=["10", "11"])
+def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The fake CUDA's state, with the fake TensorRT of one version installed; leaks fail a test."""
+    monkeypatch.setenv("FAKE_TENSORRT", request.param)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    forget()
+    cuda = importlib.import_module("fake_cuda")
+    monkeypatch.setattr(ctypes, "CDLL", cuda.CDLL)
+    if "real_children" not in request.fixturenames:
+        monkeypatch.setattr(isolate, "attempted_call", called_here)
+    yield cuda.STATE
+    gc.collect()
+    left, errors = cuda.STATE.live(), cuda.STATE.errors
+    forget()
+    assert (left, errors) == ({}, [])
+
+
+@pytest.fixture
+def real_children() -> None:
+    """Builds run in child processes, as they do for users; slower."""
+
+
+def called_here(target: str, *arguments: Any, **limits: Any) -> isolate.Call:
+    """As isolate.attempted_call, in this process."""
+    module, _, name = target.partition(":")
+    value = getattr(importlib.import_module(module), name)(*arguments)
+    return isolate.Call(value, isolate.ChildResult(0, "", "", 0, 0, 0.0, None, None))
+
+
+def forget() -> None:
+    """Let the next test import its own."""
+    for name in FAKES:
+        sys.modules.pop(name, None)
+    library.installed_version.cache_clear()

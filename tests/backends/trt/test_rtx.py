@@ -1,0 +1,227 @@
+"""Real builds without a GPU, by TensorRT-RTX: what is taken, what is refused, in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.export.quantizers.workbench import without_search
+from tests.tensorrt_rtx_build import ALL, builds
+from vit_edge.backends import trt
+from vit_edge.build import main
+from vit_edge.bundle import Bundle
+from vit_edge.checkpoints._draw import drawn_tensors
+from vit_edge.errors import BackendError
+from vit_edge.export.graph import model_from_vit
+from vit_edge.export.passes.readable import drop_allowzero, name_by_module
+from vit_edge.export.serialize import write_model
+from vit_edge.manifest import Architecture
+from vit_edge.models.vit import vit_from_weights
+from vit_edge.variants import VARIANTS
+
+requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm", "tensorrt_rtx")
+
+FP8_GPUS = ("SM89", "SM120")
+FOREIGN = "my.domain"
+
+
+# What TensorRT does not take
+
+
+def model(nodes: list[Any], weights: dict[str, Any]) -> Any:
+    """A small graph from pixels[N, 8, 8] to logits[N, 8, 8]."""
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 8, 8])
+        for name in ("pixels", "logits")
+    ]
+    initializers = [numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], initializers)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(FOREIGN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def node(operator: str, name: str, inputs: str, output: str, **attributes: Any) -> Any:
+    return helper.make_node(operator, inputs.split(), [output], name=name, **attributes)
+
+
+EYE = np.eye(8, dtype=np.float32)
+QUANTIZE = node("QuantizeLinear", "quantize", "pixels scale zero", "q")
+DEQUANTIZE = node("DequantizeLinear", "dequantize", "q scale zero", "d")
+SCALE = {"scale": np.float32(0.1), "zero": np.int8(0)}
+PRODUCT = node("MatMul", "fc", "d weight", "logits")
+
+# name of the node that is to blame -> (graph, a word of the reason)
+REFUSED = {
+    "quantize": (
+        model([QUANTIZE, DEQUANTIZE, PRODUCT], {"weight": EYE, **SCALE, "zero": np.int8(3)}),
+        "Non-zero zero point",
+    ),
+    "bias_dequantize": (
+        model(
+            [
+                node("DequantizeLinear", "bias_dequantize", "bias scale zero32", "b"),
+                node("MatMul", "fc", "pixels weight", "m"),
+                node("Add", "add", "m b", "logits"),
+            ],
+            {"weight": EYE, "bias": np.arange(8, dtype=np.int32), **SCALE, "zero32": np.int32(0)},
+        ),
+        "Int32",
+    ),
+    "qlinear_fc": (
+        model(
+            [
+                QUANTIZE,
+                node("QLinearMatMul", "qlinear_fc", "q scale zero eye scale zero scale zero", "p"),
+                node("DequantizeLinear", "dequantize", "p scale zero", "logits"),
+            ],
+            {"eye": EYE.astype(np.int8), **SCALE},
+        ),
+        "QLinearMatMul",
+    ),
+    "integer_fc": (
+        model(
+            [
+                QUANTIZE,
+                node("MatMulInteger", "integer_fc", "q eye", "p"),
+                node("Cast", "cast", "p", "logits", to=TensorProto.FLOAT),
+            ],
+            {"eye": EYE.astype(np.int8), **SCALE},
+        ),
+        "MatMulInteger",
+    ),
+    "dynamic": (
+        model(
+            [
+                helper.make_node(
+                    "DynamicQuantizeLinear", ["pixels"], ["q", "s", "z"], name="dynamic"
+                ),
+                node("DequantizeLinear", "dequantize", "q s z", "logits"),
+            ],
+            {},
+        ),
+        "DynamicQuantizeLinear",
+    ),
+    "own_gelu": (model([node("Own", "own_gelu", "pixels", "logits", domain=FOREIGN)], {}), "Own"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_graph_that_tensorrt_does_not_take_is_refused_with_the_nodes_name(
+    name: str, tmp_path: Path
+) -> None:
+    graph, reason = REFUSED[name]
+    onnx.save(graph, tmp_path / "model.onnx")
+    (build,) = builds(tmp_path / "model.onnx", ["SM86"])
+    (error,) = build.errors
+    assert f"node {name} (" in error
+    assert reason in error
+    assert "does not take this graph" in error
+
+
+def test_the_graph_without_the_fault_is_taken(tmp_path: Path) -> None:
+    right = model([QUANTIZE, DEQUANTIZE, PRODUCT], {"weight": EYE, **SCALE})
+    onnx.save(right, tmp_path / "model.onnx")
+    (build,) = builds(tmp_path / "model.onnx", ["SM86"])
+    assert build.errors == ()
+
+
+def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
+    graph = model([node("MatMul", "fc", "pixels weight", "logits")], {"weight": EYE})
+    path = tmp_path / "model.onnx"
+    onnx.save(graph, path, save_as_external_data=True, location="weights", size_threshold=0)
+    (tmp_path / "weights").unlink()
+    (build,) = builds(path, ["SM86"])
+    assert "Failed to import initializer: weight" in build.errors[0]
+
+
+def test_what_the_builder_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+    graph = model([node("MatMul", "fc", "pixels weight", "logits")], {"weight": EYE})
+    onnx.save(graph, tmp_path / "model.onnx")
+    (build,) = builds(tmp_path / "model.onnx", ["SM75"])  # which has no float32 in TensorRT-RTX
+    assert "cannot build it" in build.errors[0]
+    assert "sm75" in build.errors[0].lower()
+
+
+# Engines for other machines
+
+
+def test_an_engine_for_another_gpu_is_made_without_one_and_not_found(
+    decomposed: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(decomposed.path), "--backend", "trt", "--engines-dir", str(tmp_path)]
+    assert main([*arguments, "--set", "compute_capability=SM86"]) == 0
+    (engine,) = tmp_path.glob("trt-*")
+    assert (engine / "model.plan").stat().st_size > 1000
+    assert str(engine) in capfd.readouterr().out
+    if not trt.available().ok:
+        assert main(arguments) == 3
+        assert "no NVIDIA driver" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SM87", "8.6", "CURRENT"])
+def test_a_gpu_that_tensorrt_does_not_build_for_is_refused(
+    name: str, decomposed: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(BackendError, match="SM75, SM80, SM86, SM89, SM120, SM121"):
+        trt.build(decomposed, tmp_path, compute_capability=name)
+
+
+@pytest.fixture(scope="module")
+def decomposed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from vit_edge.export.__main__ import main as export
+
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    arguments = ["--variant", "testing", "--checkpoint", "seeded:0", "--recipe", "gpu-fp32"]
+    assert export([*arguments, "--out", str(out)]) == 0
+    return Bundle.read(out)
+
+
+# Every variant
+
+
+def architectures() -> dict[str, Architecture]:
+    """The variants of different shape, each with two blocks: the others are like the first."""
+    found: dict[Architecture, tuple[str, Architecture]] = {}
+    for name, row in VARIANTS.items():
+        shallow = dataclasses.replace(row.architecture, depth=2)
+        shape = dataclasses.replace(shallow, num_classes=min(1, shallow.num_classes))
+        found.setdefault(shape, (name, shallow))
+    return dict(found.values())
+
+
+def float_model(architecture: Architecture) -> onnx_ir.Model:
+    drawn = drawn_tensors(architecture, 0)
+    vit = vit_from_weights(architecture, {name: lazy.read() for name, lazy in drawn.items()})
+    outputs = ["logits" if architecture.num_classes else "features"]
+    made = model_from_vit(vit, outputs, opset=20, attention="decomposed")
+    name_by_module(made)
+    drop_allowzero(made)
+    made.ir_version = 9
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", architectures())
+def test_every_variant_builds_for_every_gpu(name: str, tmp_path: Path) -> None:
+    architecture = architectures()[name]
+    spec = VARIANTS[name].preprocessing_at(architecture.image_hw)
+    plans = {}
+    for precision in ("fp32", "fp16", "int8", "fp8"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        made = without_search(precision, float_model(architecture), spec, folder)
+        write_model(made, folder)
+        gpus = FP8_GPUS if precision == "fp8" else ALL
+        found = builds(folder / "model.onnx", gpus)
+        assert [build.errors for build in found] == [()] * len(gpus), precision
+        plans[precision] = [build.plan_bytes for build in found]
+    assert np.all(np.array(plans["fp16"]) < plans["fp32"])
+    if architecture.width >= VARIANTS["tiny-patch16-224"].architecture.width:
+        assert np.all(np.array(plans["int8"]) < plans["fp16"])

@@ -1,0 +1,318 @@
+"""Building an engine on the device that will run it, in child processes that may die."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vit_edge import engines, isolate, memory, trust, verify
+from vit_edge.backends.trt.compiler import Job, compile_plan
+from vit_edge.backends.trt.cudart import open_cudart
+from vit_edge.backends.trt.engine import Engine, precisions
+from vit_edge.backends.trt.library import Name, installed, installed_version, open_library, the_gpu
+from vit_edge.backends.trt.memory import Attempt, attempts, host_bytes, with_limits
+from vit_edge.backends.trt.options import BuildOptions, Compatibility
+from vit_edge.bundle import Bundle
+from vit_edge.errors import BackendError, ResourceError
+from vit_edge.gpu import Gpu, gpus
+from vit_edge.userdirs import cache_dir
+
+_LOG = logging.getLogger(__name__)
+
+PLAN_NAME = "model.plan"  # a plain plan: trtexec --loadEngine and Triton take it
+RECORD_NAME = "plan.json"
+LAYERS_NAME = "layers.json"  # the engine inspector's
+FILES = (PLAN_NAME, RECORD_NAME)  # without these there is no engine
+SCHEMA_VERSION = 1
+_CACHE_NAME = "timing.cache"
+_KILLED = 9  # what the kernel does to who takes too much
+
+
+def device_parts(gpu: Gpu, name: Name) -> dict[str, str]:
+    """What every engine depends on besides the model and its options."""
+    return {
+        "runtime": f"{name} {installed_version(name)}",
+        "gpu": gpu.name,
+        "compute_capability": gpu.sm,
+        "multiprocessors": str(gpu.multiprocessors),
+    }
+
+
+def key_parts(bundle: Bundle, gpu: Gpu | None, name: Name, options: BuildOptions) -> dict[str, str]:
+    """What an engine depends on: the model, TensorRT, the GPU, the options."""
+    device = (
+        {"runtime": f"{name} {installed_version(name)}"} if gpu is None else device_parts(gpu, name)
+    )
+    return {"model": bundle.model_sha256} | device | options.key_parts()
+
+
+def build(
+    bundle: Bundle,
+    engines_dir: Path | None = None,
+    *,
+    device: int = 0,
+    library: Name | None = None,
+    profiles: str | None = None,
+    workspace_mb: int | None = None,
+    tactic_memory_mb: int | None = None,
+    optimization_level: int | None = None,
+    timing_cache: bool = True,
+    tf32: bool = False,
+    version_compatible: bool = False,
+    hardware_compatibility: Compatibility = "none",
+    dla_core: int | None = None,
+    compute_capability: str | None = None,
+) -> Path:
+    """Compile the graph for this GPU, precision and all as it is in the graph.
+
+    TensorRT runs in a child process: when it dies, this one lives, and where memory ran out it is
+    tried again with less of it, which is said. Options are those of `BuildOptions`.
+
+    Args:
+        bundle: The bundle.
+        engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
+            where the bundle is read-only.
+        device: Which GPU, as CUDA counts them.
+        library: See BuildOptions, as for the following.
+        profiles: Such as "1,1,32" or "1,1,4 8,32,64": least, best and most images.
+        workspace_mb: Most scratch memory of one layer.
+        tactic_memory_mb: Most memory for trying kernels.
+        optimization_level: 0 to 5.
+        timing_cache: Keep what was timed.
+        tf32: Multiply float32 with less precision.
+        version_compatible: For later TensorRT versions, too.
+        hardware_compatibility: For other GPUs, too.
+        dla_core: Where it exists.
+        compute_capability: For another GPU, such as "SM86".
+
+    Returns:
+        The engine's directory: the plan, what it was built with, and which layer runs in which
+        precision. It is made aside and moved into place: there is never half of one.
+
+    Raises:
+        UsageError: Options that mean nothing.
+        BackendError: No GPU, or TensorRT refuses the model; the message names the node.
+        ResourceError: Not enough memory, whatever was tried; or no place to write to.
+    """
+    options = BuildOptions(
+        library=library,
+        profiles=profiles,
+        workspace_mb=workspace_mb,
+        tactic_memory_mb=tactic_memory_mb,
+        optimization_level=optimization_level,
+        timing_cache=timing_cache,
+        tf32=tf32,
+        version_compatible=version_compatible,
+        hardware_compatibility=hardware_compatibility,
+        dla_core=dla_core,
+        compute_capability=compute_capability,
+    )
+    manifest = bundle.manifest
+    options.check(manifest.max_batch)
+    name = installed(library)
+    if name is None:
+        open_library(library)  # says what to install
+        raise AssertionError("unreachable")
+    gpu = None if compute_capability else the_gpu(device)
+    verify.ensure_verified(bundle, full=True)
+    free_bytes = _free_bytes(bundle)
+    job = Job(
+        model=bundle.model_path,
+        input_name=manifest.input.name,
+        image_shape=tuple(size or 0 for size in manifest.input.shape[1:]),
+        profiles=tuple(options.profile_list(manifest.max_batch)),
+        options=dataclasses.replace(options, library=name),
+        timing_cache=_known_timings(gpu, name) if timing_cache and gpu else None,
+        terminal=sys.stderr.isatty(),
+    )
+    parts = key_parts(bundle, gpu, name, options)
+    files = FILES if gpu is None else (*FILES, LAYERS_NAME)
+    needed_bytes = 2 * bundle.model_bytes  # float16 weights may be kept as float32
+    with engines.made(bundle, "trt", parts, files, engines_dir, needed_bytes) as stage:
+        record = _compiled(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
+        record = {"schema_version": SCHEMA_VERSION, **parts, "batch_limit": manifest.max_batch} | {
+            **record,
+            "driver_cuda": gpus().cuda,
+        }
+        (stage.path / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+    return stage.target
+
+
+def _free_bytes(bundle: Bundle) -> int:
+    """Memory that can be had now.
+
+    Raises:
+        ResourceError: Not even the weights would fit; what is between that and the estimate is
+            said, and tried.
+    """
+    available = memory.memory().available_bytes
+    needed = host_bytes(bundle.model_bytes)
+    if available is None:
+        return needed
+    if available < bundle.model_bytes + 100 * 10**6:
+        raise ResourceError(
+            f"{bundle.path}: building takes about {needed / 1e9:.1f} GB of memory, and "
+            f"{available / 1e9:.1f} GB are free: close what else is running, add swap, or build on "
+            "a larger board with the same GPU"
+        )
+    if available < needed:
+        _LOG.warning(
+            "building takes about %.1f GB of memory, and %.1f GB are free: it may run out",
+            needed / 1e9,
+            available / 1e9,
+        )
+    return available
+
+
+def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[str, Any]:
+    """Compile, with ever less memory as long as it runs out; what came of it, for the record."""
+    reasons: list[str] = []
+    for attempt in attempts(job, free_bytes):
+        if attempt.change:
+            _LOG.warning("%s; trying again %s", reasons[-1], attempt.change)
+        try:
+            return _attempted(attempt, gpu, folder)
+        except ResourceError as error:
+            reasons.append(str(error).splitlines()[0])
+    raise ResourceError(
+        f"{job.model}: memory ran out, whatever was tried:\n  "
+        + "\n  ".join(reasons)
+        + "\nBuild with a smaller largest batch (profiles=1,1,8), close what else is running, or "
+        "export a smaller precision"
+    )
+
+
+def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    device = None if gpu is None else gpu.index
+    call = isolate.attempted_call(
+        "vit_edge.backends.trt.builder:compile_here", attempt.job, device, folder, echo=True
+    )
+    _check_death(call.child, f"building {attempt.job.model}")
+    found: dict[str, Any] = call.value
+    seconds = time.monotonic() - started
+    if device is not None:
+        _keep_timings(folder / _CACHE_NAME, gpu, attempt.job)
+        call = isolate.attempted_call(
+            "vit_edge.backends.trt.builder:inspect_here",
+            folder / PLAN_NAME,
+            folder / LAYERS_NAME,
+            device,
+            attempt.job.options,
+            echo=True,
+        )
+        _check_death(call.child, f"opening the engine of {attempt.job.model}")
+        found |= call.value
+    return found | {
+        "asked": {} if not attempt.change else {"changed": attempt.change},
+        "profiles": [str(profile) for profile in attempt.job.profiles],
+        "workspace_bytes": attempt.job.workspace_bytes,
+        "tactic_bytes": attempt.job.tactic_bytes,
+        "build_s": round(seconds, 2),
+        "build_peak_rss_bytes": call.child.peak_rss_bytes,
+    }
+
+
+def _check_death(child: isolate.ChildResult, what: str) -> None:
+    """A child that took too much memory may be tried again; one that crashed may not.
+
+    Raises:
+        ResourceError: It was killed for its memory.
+        BackendError: It died of something else.
+    """
+    if child.death is None and child.returncode == 0:
+        return
+    if child.returncode == -_KILLED:
+        raise ResourceError(f"{what}: {child.death}")
+    last = "".join(f"\n  | {line}" for line in child.stderr.splitlines()[-5:])
+    raise BackendError(f"{what}: TensorRT died: {child.death or child.returncode}{last}")
+
+
+def compile_here(job: Job, device: int | None, folder: Path) -> dict[str, Any]:
+    """Compile in this process, which may die of it.
+
+    Args:
+        job: What to compile.
+        device: The GPU; None for one that is not here.
+        folder: Where the plan goes.
+
+    Returns:
+        For the record.
+    """
+    library = open_library(job.options.library)
+    if device is not None:
+        the_gpu(device)
+        open_cudart(device).use_device()
+    made = compile_plan(library, job)
+    (folder / PLAN_NAME).write_bytes(made.plan)
+    if made.timing_cache is not None:
+        (folder / _CACHE_NAME).write_bytes(made.timing_cache)
+    found: dict[str, Any] = {"plan_bytes": len(made.plan), "network_layers": made.layers}
+    if job.options.dla_core is not None:
+        found["dla"] = {"core": job.options.dla_core, "left_to_gpu": made.on_gpu}
+        _LOG.warning("%d layers run on the GPU: %s", len(made.on_gpu), ", ".join(made.on_gpu[:20]))
+    return found
+
+
+def inspect_here(plan: Path, layers: Path, device: int, options: BuildOptions) -> dict[str, Any]:
+    """Open a plan that was just built, and write down which layer runs in which precision.
+
+    Args:
+        plan: The plan.
+        layers: Where the engine inspector's words go.
+        device: The GPU.
+        options: That it was built with.
+
+    Returns:
+        For the record: layers counted by precision, or why that is not known.
+    """
+    the_gpu(device)
+    open_cudart(device).use_device()
+    engine = Engine(open_library(options.library), plan, host_code=options.version_compatible)
+    try:
+        found = engine.layers()
+        counted: dict[str, Any] = {"precisions": precisions(found)}
+    except BackendError as error:  # the engine runs without
+        found, counted = {}, {"precisions": {}, "inspector": str(error)}
+        _LOG.warning("%s", str(error))
+    finally:
+        engine.close()
+    layers.write_text(json.dumps(found, indent=1) + "\n")
+    return counted
+
+
+def _timings_folder(gpu: Gpu, name: Name) -> Path | None:
+    base = cache_dir()
+    key = engines.key_of(device_parts(gpu, name))
+    return None if base is None else base / "timing" / key
+
+
+def _known_timings(gpu: Gpu, name: Name) -> bytes:
+    """What earlier builds here have timed; only what we recorded is read."""
+    folder = _timings_folder(gpu, name)
+    if folder is None or _CACHE_NAME not in trust.recorded_hashes(folder):
+        return b""
+    return (folder / _CACHE_NAME).read_bytes()
+
+
+def _keep_timings(made: Path, gpu: Gpu | None, job: Job) -> None:
+    """Move what was timed to where the next build finds it; no build fails for it."""
+    if not made.exists():
+        return
+    name = job.options.library
+    folder = None if gpu is None or name is None else _timings_folder(gpu, name)
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = folder / f"{_CACHE_NAME}.{made.stat().st_ino}"
+            aside.write_bytes(made.read_bytes())
+            aside.replace(folder / _CACHE_NAME)
+            trust.record(folder, trust.fingerprints(folder, [_CACHE_NAME]))
+    except OSError as error:
+        _LOG.warning("%s: what was timed is not kept: %s", folder, error.strerror)
+    made.unlink()

@@ -1,0 +1,78 @@
+"""Whether a build fits into memory, and what to try when it did not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vit_edge.backends.trt.compiler import Job
+from vit_edge.gpu import Gpu
+
+_MB = 10**6
+_GB = 10**9
+_SHARED_WORKSPACE = _GB  # most, on boards that share memory: FACTS of NVIDIA's 8 GB boards
+_LEAST_WORKSPACE = 64 * _MB  # base needs 10 MB for its widest layer at batch 8
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to build, and what is different from what was asked for."""
+
+    job: Job
+    change: str  # empty for the first
+
+
+def host_bytes(model_bytes: int) -> int:
+    """Memory of the host that a build takes about.
+
+    TensorRT-RTX 1.7 took 0.3 GB and 2.4 to 3.1 times the weights for tiny, base and large in
+    float32 and float16; see docs/gpu.md.
+    """
+    return 300 * _MB + 3 * model_bytes
+
+
+def with_limits(job: Job, gpu: Gpu | None, free_bytes: int) -> Job:
+    """The limits that the options leave open, where the board shares its memory.
+
+    Args:
+        job: What to compile.
+        gpu: Where; None for one that is not here.
+        free_bytes: Memory that can be had now.
+    """
+    options = job.options
+    shared = gpu is not None and gpu.integrated
+    workspace = tactic = None
+    if options.workspace_mb is not None:
+        workspace = options.workspace_mb * _MB
+    elif shared and gpu is not None:
+        workspace = min(_SHARED_WORKSPACE, gpu.memory_bytes // 8)
+    if options.tactic_memory_mb is not None:
+        tactic = options.tactic_memory_mb * _MB
+    elif shared:
+        tactic = free_bytes // 2
+    return dataclasses.replace(job, workspace_bytes=workspace, tactic_bytes=tactic)
+
+
+def attempts(job: Job, free_bytes: int) -> Iterator[Attempt]:
+    """What was asked for, then ever less memory while building. What is built answers the same.
+
+    Args:
+        job: With its limits.
+        free_bytes: Memory that can be had now.
+    """
+    yield Attempt(job, "")
+    quarter = max(free_bytes // 4, _LEAST_WORKSPACE)
+    workspace = min(job.workspace_bytes or quarter, quarter) // 2
+    smaller = dataclasses.replace(
+        job,
+        workspace_bytes=max(workspace, _LEAST_WORKSPACE),
+        tactic_bytes=min(job.tactic_bytes or quarter, quarter),
+    )
+    yield Attempt(smaller, "with half the workspace and a quarter of the memory to try kernels")
+    least = dataclasses.replace(
+        smaller,
+        workspace_bytes=_LEAST_WORKSPACE,
+        options=dataclasses.replace(job.options, optimization_level=0),
+    )
+    yield Attempt(least, "with 64 MB of workspace and optimization_level 0: a slower engine")

@@ -1,0 +1,45 @@
+"""TensorRT's words: kept, so that what it answers with None or -1 can be told with its reason."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+_LOG = logging.getLogger(__name__)
+_KEPT = 50  # the last ones; a build that fails says a few
+# Of messages by which TensorRT says that memory ran out, in any of its versions.
+_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "mem_alloc_failed")
+
+
+def message_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps errors in `.errors`, and passes warnings on to `logging`.
+
+    Args:
+        trt: The module; its ILogger is what a logger has to be made of.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Must live as long as anything that was made with it."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors = [*self.errors[1 - _KEPT :], message]
+            elif severity == trt.ILogger.WARNING:
+                _LOG.debug("TensorRT: %s", message)
+
+    return Logger()
+
+
+def told(errors: list[str]) -> str:
+    """Errors as the end of a message."""
+    lines = "".join(f"\n  | {line}" for line in dict.fromkeys(errors))
+    return lines or "\n  | TensorRT gave no reason"
+
+
+def ran_out_of_memory(errors: list[str]) -> bool:
+    """Whether it is memory that was missing."""
+    return any(word in error.lower() for error in errors for word in _MEMORY)
