@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,10 @@ from numpy.typing import NDArray
 
 from vit_edge import cpus, engines, verify
 from vit_edge.backends import Availability, check_pixels
-from vit_edge.backends.ort.engine import build, find, key_parts
+from vit_edge.backends.ort import builds
+from vit_edge.backends.ort.builds import BUILD_OPTIONS, build, configurations, find, key
 from vit_edge.backends.ort.session import (
-    DEFAULT_LEVEL,
     MINIMUM_VERSION,
-    SIMULATED,
-    AccuracyLevel,
-    Provider,
-    Use,
     check_runnable,
     installed_version,
     open_session,
@@ -27,12 +23,20 @@ from vit_edge.backends.ort.session import (
     release,
     session_options,
 )
+from vit_edge.backends.ort.use import (
+    DEFAULT_LEVEL,
+    AccuracyLevel,
+    GpuUse,
+    Provider,
+    Use,
+)
 from vit_edge.bundle import MODEL_NAME, Bundle
-from vit_edge.choose import Option
 from vit_edge.errors import BackendError, EngineError, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from vit_edge.backends.ort.binding import Binding
 
 __all__ = [
     "BUILD_OPTIONS",
@@ -45,8 +49,6 @@ __all__ = [
     "key",
     "load",
 ]
-
-BUILD_OPTIONS = frozenset({"accuracy_level"})
 
 
 def available() -> Availability:
@@ -62,18 +64,6 @@ def available() -> Availability:
     return Availability(True, f"onnxruntime {version}")
 
 
-def key(bundle: Bundle, accuracy_level: AccuracyLevel = DEFAULT_LEVEL) -> str:
-    """What packed weights depend on: the model, the runtime, the CPU and its features."""
-    return engines.key_of(key_parts(bundle, accuracy_level))
-
-
-def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
-    """What is worth trying here: see `session.Use` for what each is good for."""
-    if bundle.manifest.precision in ("bf16", *SIMULATED):
-        return []
-    return [{}, {"micro_batch": 1}, {"micro_batch": 1, "arena": False}]
-
-
 def load(
     bundle: Bundle,
     *,
@@ -85,6 +75,12 @@ def load(
     spinning: bool = True,
     arena: bool = True,
     micro_batch: int | None = None,
+    device: int = GpuUse.device,
+    gpu_memory_bytes: int | None = GpuUse.gpu_memory_bytes,
+    cuda_graph: bool = GpuUse.cuda_graph,
+    workspace_bytes: int = GpuUse.workspace_bytes,
+    optimization_level: int = GpuUse.optimization_level,
+    optimum_batch: int = GpuUse.optimum_batch,
 ) -> OrtBackend:
     """Open a bundle in ONNX Runtime.
 
@@ -98,25 +94,36 @@ def load(
         spinning: See `Use`, as for the following.
         arena: Off where memory is short.
         micro_batch: 1 where memory is short.
+        device: See `GpuUse`, as for the following.
+        gpu_memory_bytes: What the CUDA provider's arena may take.
+        cuda_graph: Whether the CUDA provider launches all kernels together.
+        workspace_bytes: What one layer may take in TensorRT.
+        optimization_level: How long TensorRT searches.
+        optimum_batch: What it searches for.
 
     Raises:
         IntegrityError: A file of the bundle is not what its manifest says.
-        EngineError: `engine="required"` and there is none for this model, runtime and CPU.
+        EngineError: `engine="required"` and there is none for this model, runtime and machine.
         BackendError: The provider is not there, refuses the model, or is too old for its precision.
     """
-    engines.check_use(engine)
+    gpu = GpuUse(
+        device, gpu_memory_bytes, cuda_graph, workspace_bytes, optimization_level, optimum_batch
+    )
     wanted = cpus.usable_cpus() if threads is None else threads
-    use = Use(wanted, provider, accuracy_level, spinning, arena, micro_batch)
+    use = Use(wanted, provider, accuracy_level, spinning, arena, micro_batch, gpu)
+    return _load(bundle, use, engine, engines_dir)
+
+
+def _load(bundle: Bundle, use: Use, engine: engines.Use, engines_dir: Path | None) -> OrtBackend:
+    engines.check_use(engine)
     use.check()
-    check_runnable(bundle, provider)
+    check_runnable(bundle, use.provider)
     verify.ensure_verified(bundle)
     found: Path | None = None
     if engine == "never":
         reason = "not asked for"
-    elif provider != "cpu":
-        reason = "prepacked weights are for the CPU provider"
     else:
-        found, reason = find(bundle, engines_dir, accuracy_level=accuracy_level)
+        found, reason = builds.found(bundle, engines_dir, use)
     if engine == "required" and found is None:
         raise EngineError(f"{bundle.path}: {reason}")
     return OrtBackend(bundle, found, reason, use)
@@ -134,24 +141,34 @@ class OrtBackend:
         self._arguments = (None if engine is None else engine.resolve(), use)
         self._micro_batch = use.micro_batch or bundle.manifest.max_batch
         precision = bundle.manifest.precision
-        options = session_options(onnxruntime, use, precision, optimize=engine is None, entries={})
-        path = bundle.model_path if engine is None else engine / MODEL_NAME
-        self._session: onnxruntime.InferenceSession | None = open_session(
-            onnxruntime, path, options, use.provider
-        )
+        gpu_facts: Mapping[str, str] = {}
+        self._binding: Binding | None = None
+        if use.provider == "cpu":
+            options = session_options(
+                onnxruntime, use, precision, optimize=engine is None, entries={}
+            )
+            path = bundle.model_path if engine is None else engine / MODEL_NAME
+            session = open_session(onnxruntime, path, options, use.provider)
+        else:
+            from vit_edge.backends.ort import device
+
+            session, self._binding, gpu_facts = device.bound(onnxruntime, bundle, use, engine)
+        self._session: onnxruntime.InferenceSession | None = session
         self._outputs = [tensor.name for tensor in bundle.manifest.outputs]
         self.facts: Mapping[str, str] = {
             "backend": "ort",
             "runtime": f"onnxruntime {onnxruntime.__version__}",
-            "device": cpus.cpu_model() if use.provider == "cpu" else use.provider,
-            "provider": self._session.get_providers()[0],
+            "device": cpus.cpu_model(),
+            "provider": session.get_providers()[0],
             "precision": precision,
             "threads": str(use.threads),
             "spinning": "on" if use.spinning else "off",
             "arena": "on" if use.arena else "off",
             "micro_batch": str(use.micro_batch or "none"),
             "engine": f"none ({reason.partition(';')[0]})" if engine is None else engine.name,
-        } | precision_facts(precision, use.accuracy_level)
+            **precision_facts(precision, use),
+            **gpu_facts,
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled backend reopens its bundle."""
@@ -172,13 +189,15 @@ class OrtBackend:
 
     def close(self) -> None:
         """Give the session back."""
-        self._session = None
+        self._session = self._binding = None
 
     def _answers(self, pixels: NDArray[np.generic]) -> list[NDArray[np.float32]]:
-        session = self._session
+        session, binding = self._session, self._binding
         if session is None:
             raise UsageError("this backend is closed")
         try:
+            if binding is not None:
+                return binding.run(pixels)
             found: list[NDArray[np.float32]] = session.run(
                 self._outputs, {self._bundle.manifest.input.name: pixels}
             )
@@ -188,14 +207,6 @@ class OrtBackend:
 
 
 def _reopen(path: str, engine: Path | None, use: Use) -> OrtBackend:
-    return load(
-        Bundle.read(path),
-        threads=use.threads,
-        provider=use.provider,
-        engine="never" if engine is None else "auto",
-        engines_dir=None if engine is None else engine.parent,
-        accuracy_level=use.accuracy_level,
-        spinning=use.spinning,
-        arena=use.arena,
-        micro_batch=use.micro_batch,
-    )
+    """The same again; an engine that went meanwhile is done without, and said so by the facts."""
+    wanted: engines.Use = "never" if engine is None else "auto"
+    return _load(Bundle.read(path), use, wanted, None if engine is None else engine.parent)

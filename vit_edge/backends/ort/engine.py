@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 
 from vit_edge import cpus, engines, verify, wire
 from vit_edge.backends.ort.session import (
-    DEFAULT_LEVEL,
     WEIGHT_ONLY,
-    AccuracyLevel,
-    Use,
     check_runnable,
     installed_version,
     open_session,
     session_options,
 )
+from vit_edge.backends.ort.use import DEFAULT_LEVEL, AccuracyLevel, Use
 from vit_edge.bundle import MODEL_NAME, Bundle
 from vit_edge.engines import Found
 from vit_edge.errors import BackendError, ModelError

@@ -5,75 +5,22 @@ from __future__ import annotations
 import ctypes
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vit_edge import cpus
+from vit_edge.backends.ort.use import PROVIDERS, Provider, Use
 from vit_edge.bundle import Bundle
-from vit_edge.errors import BackendError, ResourceError, UsageError
+from vit_edge.errors import BackendError, ResourceError
 
 if TYPE_CHECKING:
     import onnxruntime
 
 MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention, the last for 3.10
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
-# How MatMulNBits, which weight-only precisions become, computes: 0 in float32, 4 with inputs
-# rounded to int8 by blocks. 4 is the runtime's own default, and a fifth faster: base in 4 bits
-# takes 334 and 268 ms on one AVX512-VNNI thread, float32 328.
-AccuracyLevel = Literal[0, 4]
-DEFAULT_LEVEL: AccuracyLevel = 4
 # The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.
 WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}
 SIMULATED = {"fp8": "float8 values rounded, products computed in float32 (disable_quant_qdq)"}
-
-_PROVIDERS: dict[Provider, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-
-
-@dataclass(frozen=True)
-class Use:
-    """How a session runs.
-
-    Attributes:
-        threads: Of one run.
-        provider: What must run the graph, every node of it.
-        accuracy_level: Of weight-only precisions: 4 rounds inputs to int8 by blocks, 0 does not.
-        spinning: Threads that wait for work keep a core busy for a moment. 6 % faster at batch 1
-            (base INT8, two cores); without it the cores are free for others at once.
-        arena: Memory is kept between runs, and laid out beforehand. Up to 6 % faster; without it a
-            process holds less.
-        micro_batch: Run at most so many images at once; None: the whole batch. On two cores base
-            INT8 is 7 % faster one by one than in eights, in less memory; tiny models are not.
-    """
-
-    threads: int
-    provider: Provider = "cpu"
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL
-    spinning: bool = True
-    arena: bool = True
-    micro_batch: int | None = None
-
-    def check(self) -> None:
-        """Refuse values that mean nothing.
-
-        Raises:
-            UsageError: The value and what is allowed.
-        """
-        if self.threads < 1:
-            raise UsageError(f"threads must be at least 1, not {self.threads}")
-        if self.provider not in _PROVIDERS:
-            raise UsageError(f"no provider {self.provider!r}; there are: {', '.join(_PROVIDERS)}")
-        if self.accuracy_level not in (0, 4):
-            raise UsageError(
-                f"accuracy_level must be 0 (float32) or 4 (int8), not {self.accuracy_level!r}"
-            )
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise UsageError(f"micro_batch must be at least 1, not {self.micro_batch}")
 
 
 def installed_version() -> str:
@@ -119,10 +66,10 @@ def check_runnable(bundle: Bundle, provider: Provider) -> None:
         )
 
 
-def precision_facts(precision: str, accuracy_level: AccuracyLevel) -> dict[str, str]:
+def precision_facts(precision: str, use: Use) -> dict[str, str]:
     """What the runtime is told to do with this precision."""
-    facts = {"accuracy_level": str(accuracy_level)} if precision in WEIGHT_ONLY else {}
-    if precision in SIMULATED:
+    facts = {"accuracy_level": str(use.accuracy_level)} if precision in WEIGHT_ONLY else {}
+    if precision in SIMULATED and use.provider != "tensorrt":
         facts["simulated"] = SIMULATED[precision]
     return facts
 
@@ -151,7 +98,8 @@ def session_options(
         found["session.intra_op.allow_spinning"] = "0"
     if precision in WEIGHT_ONLY:
         found["session.qdq_matmulnbits_accuracy_level"] = str(use.accuracy_level)
-    if precision in SIMULATED:  # the default optimizations fail on float8
+    # The default optimizations fail on float8. TensorRT multiplies it, and must see the Q/DQ.
+    if precision in SIMULATED and use.provider != "tensorrt":
         found["session.disable_quant_qdq"] = "1"
     if use.provider != "cpu":  # otherwise nodes fall back to the CPU one by one, unseen
         found["session.disable_cpu_ep_fallback"] = "1"
@@ -160,24 +108,52 @@ def session_options(
     return options
 
 
-def open_session(
-    runtime: Any, path: Path, options: Any, provider: Provider
-) -> onnxruntime.InferenceSession:
-    """Open a session on exactly this provider.
+def check_present(runtime: Any, provider: Provider) -> None:
+    """Refuse a runtime that was built without the provider.
 
     Raises:
-        BackendError: The provider is not there or does not load, or refuses the model.
-        ResourceError: The disk that the optimized model goes to is full.
+        BackendError: What it was built with, and what to install.
     """
-    wanted = _PROVIDERS[provider]
-    present = runtime.get_available_providers()
+    wanted, present = PROVIDERS[provider], runtime.get_available_providers()
     if wanted not in present:
         raise BackendError(
             f"onnxruntime {runtime.__version__} here has no {wanted}, only {', '.join(present)}: "
             'pip install "vit-edge[gpu]" in an environment without plain onnxruntime'
         )
+
+
+def open_session(
+    runtime: Any,
+    path: Path,
+    options: Any,
+    provider: Provider,
+    provider_options: Mapping[str, str] | None = None,
+) -> onnxruntime.InferenceSession:
+    """Open a session on exactly this provider.
+
+    Args:
+        runtime: The onnxruntime module.
+        path: The model.
+        options: The session's.
+        provider: What must run the graph.
+        provider_options: The provider's own; None: it has none.
+
+    Raises:
+        BackendError: The provider is not there or does not load, or refuses the model.
+        ResourceError: The disk that the optimized model goes to is full.
+    """
+    check_present(runtime, provider)
+    wanted = PROVIDERS[provider]
     try:
-        session = runtime.InferenceSession(str(path), options, providers=[wanted])
+        if provider_options is None:
+            session = runtime.InferenceSession(str(path), options, providers=[wanted])
+        else:
+            session = runtime.InferenceSession(
+                str(path),
+                options,
+                providers=[(wanted, dict(provider_options))],
+                enable_fallback=0,  # otherwise it is opened again on the CPU, and the reason lost
+            )
     except Exception as error:  # the runtime's exceptions have no common base but this
         _refuse_full_disk(options.optimized_model_filepath)
         raise BackendError(
