@@ -22,6 +22,7 @@ VERBS = {
     "parity": "vit_edge.parity.__main__",
     "predict": "vit_edge.__main__",
     "evaluate": "vit_edge.evaluate",
+    "doctor": "vit_edge.doctor.__main__",
 }
 
 _UNITS = {

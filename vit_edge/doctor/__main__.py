@@ -1,0 +1,107 @@
+"""python -m vit_edge.doctor: what is here, what runs here, and what to install otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vit_edge import backends, cli
+from vit_edge.cgroups import ROOT
+from vit_edge.doctor.bundles import bundles_in, examine
+from vit_edge.doctor.findings import PROBE_TIMEOUT_S, Finding, Probe, find_out
+from vit_edge.doctor.probes import PROBES
+from vit_edge.doctor.remedies import remedies
+from vit_edge.doctor.report import Report
+from vit_edge.errors import BundleError
+
+DEFAULT_FOLDER = Path("bundles")
+_QUIET_S = 1.0  # what is done within it needs no word about it
+
+
+class Progress:
+    """Says on stderr what is being done, once that takes longer than a second in all."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        """Say what comes next."""
+        if sys.stderr is not None and time.monotonic() - self._started > _QUIET_S:
+            print(f"doctor: {what} ...", file=sys.stderr, flush=True)
+
+
+def diagnose(
+    paths: Sequence[Path],
+    *,
+    probes: Sequence[Probe],
+    root: Path = ROOT,
+    timeout_s: float = PROBE_TIMEOUT_S,
+) -> Report:
+    """Look at this machine and let it try the bundles.
+
+    Args:
+        paths: Bundles, and directories of bundles; none: those in ./bundles.
+        probes: What to look at.
+        root: Where proc/, sys/, etc/ and the like are.
+        timeout_s: For one probe.
+    """
+    told = Progress()
+    findings: list[tuple[Probe, Finding]] = []
+    for probe in probes:
+        told(probe.name)
+        findings.append((probe, find_out(probe, root, timeout_s)))
+    bundles, no_bundles = [], []
+    for path in paths or [DEFAULT_FOLDER]:
+        found = bundles_in(path)
+        if paths and not found:
+            what = "no bundle in it" if path.is_dir() else "no such directory"
+            no_bundles.append(f"{path}: {what}; python -m vit_edge.export makes bundles")
+        bundles += [examine(bundle, backends.names(), told) for bundle in found]
+    by_name = {probe.name: finding for probe, finding in findings}
+    return Report(findings, bundles, no_bundles, remedies(by_name, bundles))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m vit_edge.doctor",
+        description="Say what is on this machine, which backends run each bundle here (each is "
+        "asked for an answer, in a process of its own), and what to install otherwise. Exit code "
+        "3 if a bundle that was named cannot be read, 0 otherwise.",
+        epilog="example: python -m vit_edge.doctor bundles/base-patch16-224-int8\n"
+        "         python -m vit_edge.doctor --json > device.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "bundles",
+        nargs="*",
+        type=Path,
+        metavar="BUNDLE",
+        help=f"a bundle, or a directory of bundles; default: ./{DEFAULT_FOLDER}, if it is there",
+    )
+    made.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Diagnose from the command line."""
+    arguments = parser().parse_args(argv)
+    return cli.guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    report = diagnose(arguments.bundles, probes=PROBES)
+    print(
+        json.dumps(report.as_dict(), indent=2, default=str) if arguments.json else report.as_text()
+    )
+    unreadable = bool(report.no_bundles) or any(bundle.problem for bundle in report.bundles)
+    return BundleError.exit_code if arguments.bundles and unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

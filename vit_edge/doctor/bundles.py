@@ -1,0 +1,170 @@
+"""Which backends run a bundle here: each is asked to, in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vit_edge import backends, tuned
+from vit_edge.bundle import MANIFEST_NAME, Bundle
+from vit_edge.choose import Option, name_of
+from vit_edge.doctor.findings import Finding, Mark, in_child, one_line
+from vit_edge.doctor.system import size
+from vit_edge.errors import VitEdgeError
+from vit_edge.memory import memory
+
+# The first load on a machine reads and hashes every byte, off an SD card at some 20 MB/s.
+ANSWER_TIMEOUT_S = 180.0
+_WHERE = ("provider", "device")  # the options of backends that say what of the machine computes
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A bundle, and what each backend made of it; a broken one has a `problem` instead."""
+
+    path: Path
+    problem: str = ""
+    about: str = ""
+    tuned_for: str = ""  # what `build --tune` chose; empty where it did not
+    untuned: str = ""  # and why there is no such record
+    answers: Mapping[str, Finding] = field(default_factory=dict)
+
+
+def bundles_in(path: Path) -> list[Path]:
+    """The bundle at a path, or those in the directory that it is; empty if neither."""
+    try:
+        if (path / MANIFEST_NAME).exists():
+            return [path]
+        return sorted(folder for folder in path.iterdir() if (folder / MANIFEST_NAME).exists())
+    except OSError:
+        return []
+
+
+def examine(
+    path: Path,
+    names: Sequence[str],
+    told: Callable[[str], None],
+    timeout_s: float = ANSWER_TIMEOUT_S,
+) -> Examined:
+    """Let backends answer a golden image of a bundle.
+
+    Args:
+        path: Its directory.
+        names: The backends to ask.
+        told: Called with what is being done, before it is.
+        timeout_s: For each backend.
+    """
+    try:
+        bundle = Bundle.read(path)
+    except Exception as error:
+        return Examined(path, problem=_said(error))
+    manifest = bundle.manifest
+    about = (
+        f"{manifest.variant}, {manifest.precision}, opset {manifest.opset}, "
+        f"{size(bundle.model_bytes)}, batches to {manifest.max_batch}"
+    )
+    record = in_child(f"{__name__}:tuning", str(path), timeout_s=timeout_s)
+    chosen, untuned = record.value or ("", record.reason)
+    answers = {}
+    for name in names:
+        told(f"{path}: asking {name}")
+        listed = in_child(f"{__name__}:ways", str(path), name, timeout_s=timeout_s)
+        for options in listed.value or [{}]:
+            answers[name_of(name, options)] = _answered(path, name, options, timeout_s)
+    return Examined(path, "", about, chosen, one_line(untuned), answers)
+
+
+def tuning(path: str) -> tuple[str, str]:
+    """What `build --tune` chose here, and why there is no such record (the child's side)."""
+    choices, reason = tuned.read(Bundle.read(path))
+    told = (f"batch {batch}: {choice.name}" for batch, choice in sorted(choices.items()))
+    return "; ".join(told), reason
+
+
+def ways(path: str, name: str) -> list[dict[str, Option]]:
+    """A backend's default, and what else of this machine it can run on (the child's side).
+
+    Raises:
+        VitEdgeError: It cannot be used here.
+    """
+    bundle = Bundle.read(path)
+    found: list[dict[str, Option]] = [{}]
+    for options in backends.module(name).configurations(bundle):
+        where = {key: value for key, value in options.items() if key in _WHERE}
+        if where not in found:
+            found.append(where)
+    return found
+
+
+def answer(path: str, name: str, options: Mapping[str, Option]) -> dict[str, Any]:
+    """Answer one golden image (the child's side).
+
+    Returns:
+        first_answer_s: Loading and the first run; what was imported before is not in it.
+        difference: max |logits - reference| over max |reference|; None: NaN or Inf.
+        facts: The backend's own.
+
+    Raises:
+        VitEdgeError: The backend's reason.
+    """
+    import numpy as np
+
+    from vit_edge.parity.golden import Golden
+    from vit_edge.preprocess import input_from_resized
+
+    bundle = Bundle.read(path)
+    load_it: Any = backends.module(name).load  # each has options of its own
+    with Golden(bundle.golden_path) as golden:
+        pixels = input_from_resized(golden.images([0]), bundle.manifest)
+        expected = golden.answers([0])
+    start = time.perf_counter()
+    opened: backends.Backend = load_it(bundle, **options)
+    answers = opened.run(pixels)
+    first_answer_s = time.perf_counter() - start
+    output = next(output for output in expected if output in answers)
+    difference = np.abs(answers[output] - expected[output]).max() / np.abs(expected[output]).max()
+    facts = {key: str(value) for key, value in opened.facts.items()}
+    opened.close()
+    return {
+        "first_answer_s": first_answer_s,
+        "difference": float(difference) if np.isfinite(difference) else None,
+        "facts": facts,
+    }
+
+
+def _answered(path: Path, name: str, options: Mapping[str, Option], timeout_s: float) -> Finding:
+    left = memory().available_bytes
+    # At most what is free: a model that is too large for this machine ends itself and nobody else.
+    outcome = in_child(
+        f"{__name__}:answer",
+        str(path),
+        name,
+        options,
+        timeout_s=timeout_s,
+        memory_limit_bytes=left or None,
+    )
+    if outcome.value is None:
+        reason = outcome.reason.removeprefix(f"{path}: ")
+        reason = reason.removeprefix(f"backend {name} cannot be used here: ")
+        mark: Mark = "absent" if outcome.refused else "trouble"
+        return Finding(mark, one_line(reason), {"runs": False, "reason": reason})
+    found = {**outcome.value, "peak_rss_bytes": outcome.peak_rss_bytes, "available_bytes": left}
+    difference = found["difference"]
+    wrong = difference is None or difference >= 1  # as far off as the logits are large
+    words = [
+        "answers WRONG: run python -m vit_edge.parity" if wrong else "runs",
+        f"first answer {found['first_answer_s']:.2f} s",
+        f"peak memory {size(outcome.peak_rss_bytes)}",
+        "logits not finite" if difference is None else f"logits off by {difference:.1g} at most",
+        f"engine {found['facts'].get('engine', 'none')}",
+    ]
+    return Finding("trouble" if wrong else "ok", ", ".join(words), {"runs": not wrong, **found})
+
+
+def _said(error: Exception) -> str:
+    """What our own errors say; others with their type."""
+    ours = isinstance(error, VitEdgeError)
+    return str(error) if ours else f"{type(error).__name__}: {one_line(str(error))}"
