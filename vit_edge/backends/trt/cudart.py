@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_edge.errors import BackendError, ResourceError
+from vit_edge.gpu import gpus
 
 HOST_TO_DEVICE = 1  # cudaMemcpyKind
 DEVICE_TO_HOST = 2
@@ -175,8 +176,9 @@ def open_cudart(device: int = 0) -> Cudart:
     Raises:
         BackendError: It is not there, or does not load.
     """
+    driver = gpus().cuda
     reasons = []
-    for name in _candidates():
+    for name in _candidates(_MAJORS[0] if driver is None else int(driver.partition(".")[0])):
         try:
             return Cudart(ctypes.CDLL(name), device)
         except (OSError, AttributeError) as error:
@@ -187,9 +189,13 @@ def open_cudart(device: int = 0) -> Cudart:
     )
 
 
-def _candidates() -> Iterator[str]:
-    """Names and paths to try: the loader's, those of pip's wheels, the toolkit's."""
-    names = [f"libcudart.so.{major}" for major in _MAJORS]
+def _candidates(newest: int) -> Iterator[str]:
+    """Names and paths to try: the loader's, those of pip's wheels, the toolkit's.
+
+    Args:
+        newest: The major version of CUDA that the driver serves; newer ones load, and then fail.
+    """
+    names = [f"libcudart.so.{major}" for major in _MAJORS if major <= newest]
     yield from names
     folders = [
         folder
