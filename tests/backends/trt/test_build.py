@@ -192,7 +192,32 @@ def test_a_machine_with_too_little_memory_is_refused_before_the_build(
 
     nothing = memory.Memory(10**9, 50 * MB, None, None)
     monkeypatch.setattr(memory, "memory", lambda: nothing)
-    with pytest.raises(ResourceError, match="building takes about 0.3 GB of memory"):
+    with pytest.raises(ResourceError, match=r"building takes about 0.4 GB of memory"):
+        trt.build(bundle)
+
+
+def test_a_full_gpu_is_refused_before_the_build(
+    fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_GPU_MEMORY", "1e5")
+    with pytest.raises(ResourceError, match="Fake GPU 0 has 0 MB free, and the weights alone take"):
+        trt.build(bundle)
+    monkeypatch.setenv("FAKE_GPU_INTEGRATED", "1")
+    trt.build(bundle)
+
+
+@pytest.mark.parametrize("factory", ["Builder", "OnnxParser"])
+def test_a_factory_of_tensorrt_that_gives_nothing_is_an_error(
+    factory: str, fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorrt
+
+    def nothing(*arguments: Any) -> Any:
+        arguments[-1].log(tensorrt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(tensorrt, factory, nothing)
+    with pytest.raises(BackendError, match=r"(?s)TensorRT gives no.*nullptr.*error: 35"):
         trt.build(bundle)
 
 

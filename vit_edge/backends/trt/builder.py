@@ -151,7 +151,7 @@ def _free_bytes(bundle: Bundle) -> int:
             said, and tried.
     """
     available = memory.memory().available_bytes
-    needed = host_bytes(bundle.model_bytes)
+    needed = host_bytes(bundle.model_bytes, bundle.manifest.precision)
     if available is None:
         return needed
     if available < bundle.model_bytes + 100 * 10**6:
@@ -246,8 +246,7 @@ def compile_here(job: Job, device: int | None, folder: Path) -> dict[str, Any]:
     """
     library = open_library(job.options.library)
     if device is not None:
-        the_gpu(device)
-        open_cudart(device).use_device()
+        _check_gpu(the_gpu(device), job.model)
     made = compile_plan(library, job)
     (folder / PLAN_NAME).write_bytes(made.plan)
     if made.timing_cache is not None:
@@ -257,6 +256,22 @@ def compile_here(job: Job, device: int | None, folder: Path) -> dict[str, Any]:
         found["dla"] = {"core": job.options.dla_core, "left_to_gpu": made.on_gpu}
         _LOG.warning("%d layers run on the GPU: %s", len(made.on_gpu), ", ".join(made.on_gpu[:20]))
     return found
+
+
+def _check_gpu(gpu: Gpu, model: Path) -> None:
+    """Use the GPU of this thread from here on, if the weights alone would fit on it.
+
+    Raises:
+        ResourceError: They would not. What shares the host's memory was checked there.
+    """
+    cudart = open_cudart(gpu.index)
+    cudart.use_device()
+    free_bytes, needed_bytes = cudart.memory().free_bytes, model.stat().st_size
+    if not gpu.integrated and free_bytes < needed_bytes:
+        raise ResourceError(
+            f"{gpu.name} has {free_bytes / 1e6:.0f} MB free, and the weights alone take "
+            f"{needed_bytes / 1e6:.0f} MB: close what else uses it (nvidia-smi shows it)"
+        )
 
 
 def inspect_here(plan: Path, layers: Path, device: int, options: BuildOptions) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.backends.trt.library import Library
-from vit_edge.backends.trt.messages import message_logger, ran_out_of_memory, told
+from vit_edge.backends.trt.messages import failure, made, message_logger, told
 from vit_edge.backends.trt.options import BuildOptions, Profile
 from vit_edge.backends.trt.progress import progress_monitor
-from vit_edge.errors import BackendError, ResourceError
+from vit_edge.errors import BackendError
 
 _MB = 10**6
 _TOLD_ERRORS = 10  # of a parser that does not stop at the first
@@ -75,14 +75,14 @@ def compile_plan(library: Library, job: Job) -> Compiled:
     """
     trt = library.trt
     logger = message_logger(trt)
-    builder = _made(trt.Builder(logger), "builder", logger)
+    builder = made("builder", logger, lambda: trt.Builder(logger))
     # A flag's number differs between versions: the enumeration is asked.
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = _made(builder.create_network(typed), "network", logger)
-    parser = _made(trt.OnnxParser(network, logger), "parser", logger)
+    network = made("network", logger, lambda: builder.create_network(typed))
+    parser = made("parser", logger, lambda: trt.OnnxParser(network, logger))
     if not parser.parse_from_file(str(job.model)):
         raise BackendError(_refusal(library, job.model, parser, logger))
-    config = _made(builder.create_builder_config(), "configuration", logger)
+    config = made("configuration", logger, builder.create_builder_config)
     _configure(library, builder, config, job)
     _add_profiles(builder, config, job, logger)
     on_gpu = _use_dla(library, builder, config, network, job)
@@ -91,29 +91,9 @@ def compile_plan(library: Library, job: Job) -> Compiled:
     logger.errors = []
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _failure(f"{job.model}: {library.label} cannot build it", logger)
+        raise failure(f"{job.model}: {library.label} cannot build it", logger)
     timed = None if cache is None else bytes(config.get_timing_cache().serialize())
     return Compiled(bytes(plan), timed, _layers(network), on_gpu)
-
-
-def _made(thing: Any, what: str, logger: Any) -> Any:
-    """Something that TensorRT was asked for.
-
-    Raises:
-        BackendError: It gave None.
-    """
-    if thing is None:
-        raise _failure(f"TensorRT gives no {what}", logger)
-    return thing
-
-
-def _failure(what: str, logger: Any) -> BackendError | ResourceError:
-    if ran_out_of_memory(logger.errors):
-        return ResourceError(
-            f"{what}: memory ran out\nFree some, or build with a smaller workspace_mb, a smaller "
-            f"largest batch (profiles) or optimization_level 0:{told(logger.errors)}"
-        )
-    return BackendError(f"{what}:{told(logger.errors)}")
 
 
 def _refusal(library: Library, model: Path, parser: Any, logger: Any) -> str:
@@ -179,10 +159,10 @@ def _aim(library: Library, config: Any, name: str) -> None:
 
 def _add_profiles(builder: Any, config: Any, job: Job, logger: Any) -> None:
     for sizes in job.profiles:
-        profile = _made(builder.create_optimization_profile(), "optimization profile", logger)
+        profile = made("optimization profile", logger, builder.create_optimization_profile)
         profile.set_shape(job.input_name, *((batch, *job.image_shape) for batch in sizes))
         if config.add_optimization_profile(profile) < 0:
-            raise _failure(f"{job.model}: TensorRT refuses the batch sizes {sizes}", logger)
+            raise failure(f"{job.model}: TensorRT refuses the batch sizes {sizes}", logger)
 
 
 def _use_dla(
@@ -219,7 +199,7 @@ def _attach_timing_cache(config: Any, job: Job, logger: Any) -> Any:
         cache = config.create_timing_cache(known)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache
-    raise _failure(f"{job.model}: TensorRT takes no timing cache", logger)
+    raise failure(f"{job.model}: TensorRT takes no timing cache", logger)
 
 
 def _layers(network: Any) -> dict[str, int]:

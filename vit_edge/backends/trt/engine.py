@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.backends.trt.library import Library
-from vit_edge.backends.trt.messages import message_logger, ran_out_of_memory, told
+from vit_edge.backends.trt.messages import made, message_logger, ran_out_of_memory, told
 from vit_edge.backends.trt.options import Profile
 from vit_edge.errors import BackendError, EngineError, ResourceError
 from vit_edge.manifest import Manifest
@@ -43,7 +43,7 @@ class Engine:
         self.library = library
         self._plan = plan
         self._logger = message_logger(trt)
-        self._runtime: Any = trt.Runtime(self._logger)
+        self._runtime: Any = made("runtime", self._logger, lambda: trt.Runtime(self._logger))
         if host_code:
             self._runtime.engine_host_code_allowed = True
         # mapped, not read: the weights go to the GPU, and need not be in memory twice meanwhile

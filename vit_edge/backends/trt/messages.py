@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
+
+from vit_edge.errors import BackendError, ResourceError
 
 _LOG = logging.getLogger(__name__)
 _KEPT = 50  # the last ones; a build that fails says a few
@@ -32,6 +35,38 @@ def message_logger(trt: Any) -> Any:
                 _LOG.debug("TensorRT: %s", message)
 
     return Logger()
+
+
+def made(what: str, logger: Any, make: Callable[[], Any]) -> Any:
+    """Something of TensorRT's, which answers None or raises where there is no such thing.
+
+    Args:
+        what: Its name, for the error.
+        logger: That TensorRT has its reasons from.
+        make: The call.
+
+    Raises:
+        BackendError: It gave none; the message has its words.
+        ResourceError: Because memory ran out.
+    """
+    try:
+        thing = make()
+    except (TypeError, RuntimeError, ValueError) as error:  # of pybind11, when a factory gives None
+        raise failure(f"TensorRT gives no {what}: {error}", logger) from error
+    if thing is None:
+        raise failure(f"TensorRT gives no {what}", logger)
+    return thing
+
+
+def failure(what: str, logger: Any) -> BackendError | ResourceError:
+    """An error with TensorRT's words, for a call that answered None, -1 or False."""
+    errors = logger.errors
+    if ran_out_of_memory(errors):
+        return ResourceError(
+            f"{what}: memory ran out\nFree some, or build with a smaller workspace_mb, a smaller "
+            f"largest batch (profiles) or optimization_level 0:{told(errors)}"
+        )
+    return BackendError(f"{what}:{told(errors)}")
 
 
 def told(errors: list[str]) -> str:
