@@ -19,6 +19,7 @@ VERBS = {
     "verify": "vit_edge.verify",
     "inspect": "vit_edge.inspect",
     "build": "vit_edge.build",
+    "bench": "vit_edge.bench.__main__",
     "parity": "vit_edge.parity.__main__",
     "predict": "vit_edge.__main__",
     "evaluate": "vit_edge.evaluate",

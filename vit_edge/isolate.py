@@ -74,6 +74,7 @@ def run_child(
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     echo: bool = False,
+    poll_s: float = POLL_S,
 ) -> ChildResult:
     """Run a command to its end, and measure the memory of it and of all its children.
 
@@ -84,6 +85,7 @@ def run_child(
         env: Its whole environment; ours by default.
         cwd: Where it runs; here by default.
         echo: Pass on what it writes to stderr, as it comes.
+        poll_s: How often it is looked at, which takes a little of the machine.
 
     Returns:
         The result, also of a command that failed or was killed: see `death`, or call check().
@@ -119,7 +121,7 @@ def run_child(
         echoed = _Echo(err.fileno()) if echo else None
         watch = _Watch(child.pid, None if group else memory_limit_bytes, timeout_s, echoed)
         try:
-            child.returncode, peak_rss_bytes = watch.until_dead()
+            child.returncode, peak_rss_bytes = watch.until_dead(poll_s)
             wall_s = time.monotonic() - started
             by_limit = group is not None and cgroups.oom_kills(group.path) > 0
         finally:
@@ -194,6 +196,7 @@ def attempted_call(
     memory_limit_bytes: int | None = None,
     timeout_s: float | None = None,
     echo: bool = False,
+    poll_s: float = POLL_S,
 ) -> Call:
     """Call "package.module:function" in a fresh Python process that may die.
 
@@ -203,6 +206,7 @@ def attempted_call(
         memory_limit_bytes: See run_child.
         timeout_s: See run_child.
         echo: See run_child; what it wrote is passed on at its end otherwise.
+        poll_s: See run_child.
 
     Returns:
         What the function returned; None where the child did not end by itself, see `child.death`.
@@ -220,6 +224,7 @@ def attempted_call(
             timeout_s=timeout_s,
             env={**os.environ, "PYTHONPATH": path},
             echo=echo,
+            poll_s=poll_s,
         )
         if done.death is not None or done.returncode != 0:
             return Call(None, done)
@@ -271,14 +276,14 @@ class _Watch:
         self.peak_anonymous_bytes = 0
         self.reason: str | None = None
 
-    def until_dead(self) -> tuple[int, int]:
+    def until_dead(self, poll_s: float) -> tuple[int, int]:
         """Wait for the process; return its exit code and the tree's peak in bytes."""
         exited = os.pidfd_open(self.pid)
         try:
             waiting = select.poll()
             waiting.register(exited, select.POLLIN)
             self.look()
-            while not waiting.poll(1000 * POLL_S):
+            while not waiting.poll(1000 * poll_s):
                 self.look()
         finally:
             os.close(exited)

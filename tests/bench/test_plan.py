@@ -1,0 +1,95 @@
+"""Suites: every combination, each once, and every mistake told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vit_edge.bench.plan import Configuration, Sampling, Suite, product, read_suite
+from vit_edge.errors import UsageError
+
+SUITE = """
+title = "small"
+[sampling]
+processes = 3
+[[measure]]
+bundles = ["a", "b"]
+backends = ["ort", {name = "openvino", options = {mode = "throughput"}}]
+batches = [1, 8]
+stages = ["model", "end-to-end"]
+[[measure]]
+bundles = ["a"]
+backends = ["ort"]
+scenario = "server"
+queries_per_second = 10
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_suite_is_every_combination(tmp_path: Path) -> None:
+    suite = read_suite(written(tmp_path, SUITE), tmp_path)
+    assert (suite.title, suite.sampling.processes) == ("small", 3)
+    assert len(suite.configurations) == 2 * 2 * 2 * 2 + 1
+    assert len({configuration.name for configuration in suite.configurations}) == 17
+    assert suite.configurations[0].bundle == tmp_path / "a"
+    assert suite.configurations[-1].queries_per_second == 10
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("title", "titel", "unknown keys: titel"),
+        ("processes", "process", "sampling"),
+        ("processes = 3", "processes = 0", "at least 1"),
+        ("batches = [1, 8]", "batches = [0]", "at least one image"),
+        ("batches", "batch", "measure 1: unknown keys: batch"),
+        ("queries_per_second = 10", "", "needs queries_per_second"),
+        ("queries_per_second = 10", "queries_per_second = -1", "must be positive"),
+        ('"server"', '"serve"', "single-stream, multi-stream, offline, server"),
+        ('"end-to-end"', '"both"', "model, end-to-end"),
+        ('["a", "b"]', '["a", "a"]', "measured twice"),
+        ("[[measure]]", "[[measure", "not a suite"),
+    ],
+)
+def test_a_suite_with_a_mistake_is_refused(
+    before: str, after: str, words: str, tmp_path: Path
+) -> None:
+    assert before in SUITE
+    with pytest.raises(UsageError, match=words):
+        read_suite(written(tmp_path, SUITE.replace(before, after, 1)), tmp_path)
+
+
+def test_a_suite_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a suite"):
+        read_suite(tmp_path / "absent.toml", tmp_path)
+
+
+def test_an_empty_suite_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing to measure"):
+        Suite("empty", ()).check()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        (Sampling(percentile=1.0), "percentile"),
+        (Sampling(at_least_s=0), "at_least_s"),
+        (Sampling(at_least_s=10, most_s=5), "at_least_s"),
+    ],
+)
+def test_sampling_that_means_nothing_is_refused(sampling: Sampling, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        sampling.check()
+
+
+def test_only_the_server_has_a_rate() -> None:
+    with pytest.raises(UsageError, match="and no other"):
+        Configuration(Path("a"), "ort", queries_per_second=1.0).check()
+    made = product([Path("a")], [("ort", {})], [1], "server", ["model"], 5.0)
+    assert made[0].name == "a ort batch 1 server 5/s"

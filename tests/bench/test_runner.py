@@ -1,0 +1,200 @@
+"""Runs: fresh processes in turns, nothing lost, what fails kept with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vit_edge import isolate
+from vit_edge.bench import noise, results, runner
+from vit_edge.bench.__main__ import main
+from vit_edge.bench.noise import Ticks
+from vit_edge.bench.plan import Configuration, Sampling, Suite, product
+from vit_edge.bundle import Bundle
+
+requires = ("onnxruntime",)
+
+QUICK = Sampling(processes=2, percentile=0.5, at_least_s=0.02)
+
+
+def suite(bundle: Bundle, *batches: int, **options: Any) -> Suite:
+    made = product([bundle.path], [("ort", options)], batches, "single-stream", ["model"])
+    return Suite("test", made, QUICK)
+
+
+def test_a_run_keeps_every_sample_and_what_it_was_measured_on(testing_bundle: Bundle) -> None:
+    saved: list[Any] = []
+    found = runner.run(suite(testing_bundle, 1, 4), lambda run: saved.append(json.dumps(run)))
+    assert found["complete"]
+    assert len(saved) == 1 + 4 + 1
+    assert json.loads(saved[-1]) == found
+    assert {"cpu", "memory", "system", "affinity"} <= found["facts"].keys()
+    for entry, batch in zip(found["configurations"], (1, 4), strict=True):
+        assert entry["bundle"]["model_sha256"] == testing_bundle.model_sha256
+        assert entry["facts"]["provider"] == "CPUExecutionProvider"
+        assert entry["parity"]["problems"] == []
+        assert len(entry["processes"]) == 2
+        for process in entry["processes"]:
+            assert len(process["latencies_ms"]) >= 10
+            assert process["images"] == batch * len(process["latencies_ms"])
+            assert all(value > 0 for value in process["cold_s"].values())
+            memory = process["memory_bytes"]
+            assert memory["peak"] >= memory["anonymous"] > 10e6
+
+
+def test_end_to_end_takes_longer_than_the_model(testing_bundle: Bundle) -> None:
+    made = product(
+        [testing_bundle.path], [("ort", {})], [1], "single-stream", ["model", "end-to-end"]
+    )
+    found = runner.run(Suite("test", made, QUICK), lambda run: None)
+    model, whole = (
+        statistics.median(entry["processes"][0]["latencies_ms"])
+        for entry in found["configurations"]
+    )
+    assert whole > model + 0.3  # a JPEG takes half a millisecond at least
+
+
+def test_a_server_is_measured_at_its_rate(testing_bundle: Bundle) -> None:
+    made = (Configuration(testing_bundle.path, "ort", {}, 1, "server", "model", 200.0),)
+    found = runner.run(Suite("test", made, Sampling(1, 0.9, at_least_s=0.3)), lambda run: None)
+    (process,) = found["configurations"][0]["processes"]
+    assert 0.3 <= len(process["latencies_ms"]) / 200 < 1
+
+
+def test_what_fails_is_kept_with_its_reason_and_the_others_go_on(
+    testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    made = (
+        Configuration(tmp_path / "absent", "ort"),
+        Configuration(testing_bundle.path, "ort", {"threads": 0}),
+        Configuration(testing_bundle.path, "ort", {}, 5),
+        Configuration(testing_bundle.path, "ort"),
+    )
+    found = runner.run(Suite("test", made, QUICK), lambda run: None)
+    absent, wrong, large, right = found["configurations"]
+    assert "no such directory" in absent["failed"]
+    assert "threads must be at least 1" in wrong["failed"]
+    assert "over the bundle's 4" in large["failed"]
+    assert right["failed"] is None
+    assert len(right["processes"]) == 2
+
+
+def test_a_child_that_dies_is_kept_with_its_death(
+    testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = isolate.attempted_call
+
+    def killed(target: str, *arguments: Any, **limits: Any) -> isolate.Call:
+        return real("tests.bench.test_runner:die")
+
+    monkeypatch.setattr(isolate, "attempted_call", killed)
+    found = runner.run(suite(testing_bundle, 1), lambda run: None)
+    assert found["configurations"][0]["failed"] == "killed by SIGKILL"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_what_was_measured_before_an_end_is_kept_and_marked(
+    number: signal.Signals, testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.json"
+    command = [
+        sys.executable, "-m", "vit_edge.bench", str(testing_bundle.path), "--backend", "ort",
+        "--processes", "500", "--seconds", "0.02", "--percentile", "0.5", "--out", str(out),
+    ]  # fmt: skip
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if out.exists() and results.last(out)["configurations"][0]["processes"]:
+            break
+        time.sleep(0.05)
+    child.send_signal(number)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == (-9 if number == signal.SIGKILL else 130)
+    found = results.last(out)
+    assert not found["complete"]
+    assert 1 <= len(found["configurations"][0]["processes"]) < 500
+    if number != signal.SIGKILL:
+        assert found["interrupted"].startswith("after ")
+        assert b"INCOMPLETE" in said
+
+
+def test_the_command_line_prints_a_table_and_appends(
+    testing_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    arguments = [
+        str(testing_bundle.path), "--backend", "ort", "--batch", "1,2", "--processes", "2",
+        "--seconds", "0.02", "--percentile", "0.5", "--out", str(out),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "testing ort batch 2 single-stream" in said
+    assert "hold, " in said
+    assert len(results.read(out)) == 2
+    assert main(["compare", str(out), str(out)]) == 0
+    assert capsys.readouterr().out.count("cannot tell") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["x", "--suite", "y"], ["x", "--stage", "both"], ["x", "--batch", "many"],
+     ["x", "--scenario", "server"]],
+)  # fmt: skip
+def test_a_wrong_command_line_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert "UsageError" in capsys.readouterr().err
+
+
+# Noise
+
+
+def test_a_machine_that_others_use_is_told() -> None:
+    before = Ticks(0, 0, 0, 0)
+    assert noise.machine_warnings(before, Ticks(1000, 1000, 0, 900)) == []
+    (told,) = noise.machine_warnings(before, Ticks(1000, 1000, 0, 300))
+    assert "other processes used 35% of the CPUs" in told
+    (told,) = noise.machine_warnings(before, Ticks(1000, 900, 100, 1000))
+    assert "5% of the time went to other virtual machines" in told
+
+
+def test_a_governor_that_follows_the_load_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+    path.parent.mkdir(parents=True)
+    path.write_text("schedutil\n")
+    (told,) = noise.machine_warnings(Ticks(0, 0, 0, 0), Ticks(1, 1, 0, 1), tmp_path)
+    assert "governor schedutil" in told
+    path.write_text("performance\n")
+    assert noise.machine_warnings(Ticks(0, 0, 0, 0), Ticks(1, 1, 0, 1), tmp_path) == []
+
+
+def test_our_own_work_is_not_that_of_others() -> None:
+    before = noise.ticks()
+    busy = "import time\nt = time.time()\nwhile time.time() - t < 0.5: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    after = noise.ticks()
+    assert after.ours - before.ours >= 0.4 * os.sysconf("SC_CLK_TCK")
+
+
+def test_samples_that_speak_against_themselves_are_told() -> None:
+    calm = {"latencies_ms": [10.0, 10.1], "stable": True, "enough": True}
+    other = {"latencies_ms": [11.0, 11.1], "stable": False, "enough": False}
+    assert noise.configuration_warnings("a", [calm, calm]) == []
+    told = noise.configuration_warnings("a", [calm, other])
+    assert [text.partition(": ")[2].partition(" ")[0] for text in told] == ["its", "it", "it"]
+    assert "10%" in told[0] or "9%" in told[0]

@@ -1,0 +1,146 @@
+"""python -m vit_edge.bench: what a bundle costs on the device this runs on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import get_args
+
+from vit_edge import cli, tuned
+from vit_edge.bench import results, table
+from vit_edge.bench.plan import STREAMS, Sampling, Scenario, Stage, Suite, product, read_suite
+from vit_edge.bench.runner import command_line, run
+from vit_edge.errors import UsageError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line that measures."""
+    made = argparse.ArgumentParser(
+        prog="python -m vit_edge.bench",
+        description="Measure bundles on the device this runs on: latency percentiles with "
+        "intervals, throughput, cold start and memory. Each configuration runs in fresh processes "
+        "that take turns with the others'; raw samples are kept.",
+        epilog="example: python -m vit_edge.bench bundles/base-patch16-224-int8 "
+        "--backend ort,openvino --batch 1,8\n"
+        "         python -m vit_edge.bench --suite benchmarks/suites/cpu.toml --out results.json\n"
+        "         python -m vit_edge.bench compare A.json [B.json]                  (--help)\n"
+        "         python -m vit_edge.bench check A.json --baseline B.json           (--help)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories")
+    made.add_argument(
+        "--backend", default=tuned.AUTO, metavar="NAME,NAME", help=f"any {cli.backend_help()}"
+    )
+    made.add_argument("--batch", default=None, metavar="N,N", help="images of one run; default: 1")
+    made.add_argument(
+        "--scenario",
+        choices=get_args(Scenario),
+        default="single-stream",
+        help="as MLPerf's: one query after another (the default); queries of several images "
+        f"(--batch, default {STREAMS}); all images at once; queries that arrive at random",
+    )
+    made.add_argument(
+        "--queries-per-second", type=float, metavar="RATE", help="server: the mean rate"
+    )
+    made.add_argument(
+        "--stage",
+        default="model",
+        metavar="NAME,NAME",
+        help="model: pixels to logits (default); end-to-end: encoded images to labels",
+    )
+    made.add_argument(
+        "--images", type=Path, metavar="DIR", help="end-to-end: images; default: the package's"
+    )
+    made.add_argument("--processes", type=int, default=Sampling.processes, metavar="N")
+    made.add_argument(
+        "--percentile",
+        type=float,
+        default=Sampling.percentile,
+        metavar="Q",
+        help="the highest one that shall have enough samples, such as 0.99; default: 0.9",
+    )
+    made.add_argument(
+        "--strict", action="store_true", help="as many samples as MLPerf asks for (p90: 24,576)"
+    )
+    made.add_argument(
+        "--seconds",
+        type=float,
+        default=Sampling.at_least_s,
+        metavar="S",
+        help="of a process, least",
+    )
+    made.add_argument(
+        "--most-seconds", type=float, default=Sampling.most_s, metavar="S", help="of a process"
+    )
+    made.add_argument("--suite", type=Path, metavar="FILE", help="what to measure, as TOML")
+    made.add_argument(
+        "--bundles-dir",
+        type=Path,
+        default=Path("bundles"),
+        metavar="DIR",
+        help="where the bundles are that a suite names; default: ./bundles",
+    )
+    made.add_argument("--out", type=Path, metavar="FILE", help="append the run to these results")
+    made.add_argument("--json", action="store_true", help="print the run as JSON on stdout")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, or compare what was measured."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["compare"], ["check"]):
+        from vit_edge.bench import judge
+
+        return judge.main(words)
+    arguments = parser().parse_args(words)
+    return cli.guarded(lambda: _measure(arguments))
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    suite = _suite(arguments)
+    if arguments.out is None:
+        found = run(suite, lambda _: None, command_line())
+    else:
+        with results.appending(arguments.out) as save:
+            found = run(suite, save, command_line())
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(cli.table(table.rows(found)))
+        for line in table.warnings(found):
+            print(line, file=sys.stderr)
+    return 0 if found["complete"] else 130
+
+
+def _suite(arguments: argparse.Namespace) -> Suite:
+    if (arguments.suite is None) == (not arguments.bundles):
+        raise UsageError("name bundles, or a suite (--suite); see --help")
+    if arguments.suite is not None:
+        return read_suite(arguments.suite, arguments.bundles_dir)
+    stages = arguments.stage.split(",")
+    if unknown := [stage for stage in stages if stage not in get_args(Stage)]:
+        raise UsageError(f"--stage {unknown[0]}: expected {', '.join(get_args(Stage))}")
+    default = str(STREAMS) if arguments.scenario == "multi-stream" else "1"
+    suite = Suite(
+        "command line",
+        product(
+            arguments.bundles,
+            [(name, {}) for name in arguments.backend.split(",")],
+            cli.whole_numbers(arguments.batch or default, "--batch"),
+            arguments.scenario,
+            stages,
+            arguments.queries_per_second,
+        ),
+        Sampling(
+            arguments.processes, arguments.percentile, arguments.strict, arguments.seconds,
+            arguments.most_seconds, arguments.images,
+        ),
+    )  # fmt: skip
+    suite.check()
+    return suite
+
+
+if __name__ == "__main__":
+    sys.exit(main())

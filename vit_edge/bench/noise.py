@@ -1,0 +1,103 @@
+"""Whether a machine is quiet enough to be believed, and what to do if not."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vit_edge import cpus
+from vit_edge.cgroups import ROOT, read
+
+# Chosen so that a quiet two-core virtual machine passes: see docs/bench.md.
+_BUSY = 0.15  # of the CPUs, that others use while we measure
+_STOLEN = 0.02  # of the time, taken by other virtual machines
+_APART = 0.05  # of the median, between processes of one configuration
+
+
+class Ticks(NamedTuple):
+    """/proc/stat's first line, in clock ticks of all CPUs; proc(5)."""
+
+    busy: int
+    idle: int
+    stolen: int
+    ours: int  # of this process and its children that have ended
+
+
+def ticks(root: Path = ROOT) -> Ticks:
+    """Now, since boot; zeros where the system does not tell."""
+    fields = read(root / "proc/stat").partition("\n")[0].split()
+    numbers = [int(field) for field in fields[1:] if field.isdecimal()] + [0] * 8
+    user, nice, system, idle, iowait, irq, softirq, steal = numbers[:8]
+    own = os.times()
+    per_second = os.sysconf("SC_CLK_TCK")
+    ours = round(per_second * (own.user + own.system + own.children_user + own.children_system))
+    return Ticks(user + nice + system + irq + softirq, idle + iowait, steal, ours)
+
+
+def machine_warnings(before: Ticks, after: Ticks, root: Path = ROOT) -> list[str]:
+    """What of the machine's own doings disturbs a run that took place between two looks.
+
+    Args:
+        before: Before the run.
+        after: After it.
+        root: Where proc/ and sys/ are.
+    """
+    busy, idle, stolen, ours = (now - then for now, then in zip(after, before, strict=True))
+    total = busy + idle + stolen
+    found = []
+    if total > 0 and (others := max(0, busy - ours) / total) > _BUSY:
+        found.append(
+            f"other processes used {others:.0%} of the CPUs meanwhile: stop them (top), or bind "
+            "this to CPUs of its own (taskset)"
+        )
+    if total > 0 and stolen / total > _STOLEN:
+        found.append(
+            f"{stolen / total:.0%} of the time went to other virtual machines (steal): measure at "
+            "another hour, or on a machine of its own"
+        )
+    governors = {
+        read(path).strip()
+        for path in (root / "sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")
+    }
+    if governors - {"performance"}:
+        found.append(
+            f"the clock follows the load (governor {', '.join(sorted(governors))}): "
+            "cpupower frequency-set --governor performance, on a Jetson jetson_clocks"
+        )
+    return found
+
+
+def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]]) -> list[str]:
+    """What of its own samples speaks against a configuration.
+
+    Args:
+        name: Of the configuration.
+        processes: What `session.measure` returned of each.
+    """
+    found = []
+    medians = [
+        statistics.median(latencies)
+        for process in processes
+        if (latencies := process.get("latencies_ms")) and isinstance(latencies, list)
+    ]
+    if len(medians) > 1:
+        apart = (max(medians) - min(medians)) / statistics.median(medians)
+        if apart > _APART:
+            found.append(
+                f"{name}: its processes differ by {apart:.0%}: more of them (--processes) narrow "
+                "the interval"
+            )
+    if any(not process.get("stable", True) for process in processes):
+        found.append(f"{name}: it did not come to rest within the warm-up")
+    if any(not process.get("enough", True) for process in processes):
+        found.append(f"{name}: it has fewer samples than its percentile needs (--most-seconds)")
+    return found
+
+
+def usable() -> dict[str, str]:
+    """The CPUs we may use, for the facts."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, allowed))}

@@ -1,0 +1,193 @@
+"""Running a suite: each configuration in fresh processes that take turns, saved as they come."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vit_edge import isolate, machine
+from vit_edge.bench import noise
+from vit_edge.bench.percentiles import samples_needed
+from vit_edge.bench.plan import Configuration, Sampling, Suite
+from vit_edge.bundle import Bundle
+from vit_edge.errors import VitEdgeError
+
+_LOG = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+_POLL_S = 0.25  # of a child that measures itself: looking at it takes time from it
+_SPARE_S = 120.0  # to load a model, beside the time that sampling may take
+
+Save = Callable[[Mapping[str, Any]], None]
+
+
+class TerminatedError(Exception):
+    """SIGTERM, told like Ctrl-C."""
+
+
+def run(suite: Suite, save: Save, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure every configuration of a suite.
+
+    Configurations take turns, in another order in each round: what changes in the machine meanwhile
+    changes all of them. A configuration that fails or dies is kept with its reason.
+
+    Args:
+        suite: What to measure.
+        save: Called with the whole run after each process, so that nothing is lost.
+        command: The command line, for the facts.
+
+    Returns:
+        The run: see docs/bench.md for its fields. Interrupted ones have `complete` false.
+    """
+    suite.check()
+    sampling = suite.sampling
+    entries = [_entry(configuration) for configuration in suite.configurations]
+    found: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "title": suite.title,
+        "started": _now(),
+        "ended": None,
+        "complete": False,
+        "command": list(command),
+        "sampling": {
+            "processes": sampling.processes,
+            "percentile": sampling.percentile,
+            "strict": sampling.strict,
+            "at_least_s": sampling.at_least_s,
+            "images": None if sampling.images is None else str(sampling.images),
+        },
+        "facts": machine.machine_facts() | noise.usable(),
+        "warnings": [],
+        "configurations": entries,
+    }
+    save(found)
+    before = noise.ticks()
+    order = random.Random(0)
+    with _terminated():
+        try:
+            for turn in range(sampling.processes):
+                indices = list(range(len(entries)))
+                order.shuffle(indices)
+                for index in indices:
+                    if entries[index]["failed"] is not None:
+                        continue
+                    _turn(suite.configurations[index], entries[index], sampling, turn)
+                    save(found)
+            found["complete"] = True
+        except (KeyboardInterrupt, TerminatedError):
+            found["interrupted"] = f"after {_processes(entries)} processes"
+            _LOG.warning("interrupted: what was measured is kept, and marked")
+    found["warnings"] = noise.machine_warnings(before, noise.ticks()) + [
+        warning
+        for entry in entries
+        for warning in noise.configuration_warnings(entry["name"], entry["processes"])
+    ]
+    found["ended"] = _now()
+    save(found)
+    return found
+
+
+def _turn(
+    configuration: Configuration, entry: dict[str, Any], sampling: Sampling, turn: int
+) -> None:
+    """One process of one configuration."""
+    _LOG.info("%d of %d: %s", turn + 1, sampling.processes, configuration.name)
+    needed = samples_needed(sampling.percentile, strict=sampling.strict)
+    each = -(-needed // sampling.processes)
+    try:
+        call = isolate.attempted_call(
+            "vit_edge.bench.session:measure",
+            configuration,
+            sampling,
+            each,
+            time.time(),
+            turn,
+            not entry["processes"] and configuration.stage == "model",
+            timeout_s=sampling.most_s + _SPARE_S,
+            poll_s=_POLL_S,
+        )
+    except VitEdgeError as error:
+        entry["failed"] = str(error).partition("\n")[0]
+    else:
+        if call.value is None:
+            entry["failed"] = call.child.death or f"it ended with code {call.child.returncode}"
+        else:
+            value: dict[str, Any] = call.value
+            entry["facts"] = value.pop("facts")
+            entry["parity"] = value.pop("parity") or entry["parity"]
+            entry["processes"].append(value)
+    if entry["failed"] is not None:
+        _LOG.warning("%s: %s", configuration.name, entry["failed"])
+
+
+def _entry(configuration: Configuration) -> dict[str, Any]:
+    """A configuration as it is kept."""
+    found: dict[str, Any] = {
+        "name": configuration.name,
+        "backend": configuration.backend,
+        "options": dict(configuration.options),
+        "batch": configuration.batch,
+        "scenario": configuration.scenario,
+        "stage": configuration.stage,
+        "queries_per_second": configuration.queries_per_second,
+        "bundle": None,
+        "facts": {},
+        "parity": None,
+        "failed": None,
+        "processes": [],
+    }
+    try:
+        bundle = Bundle.read(configuration.bundle)
+    except VitEdgeError as error:
+        found["failed"] = str(error).partition("\n")[0]
+        return found
+    manifest = bundle.manifest
+    if configuration.batch > manifest.max_batch:
+        found["failed"] = f"batch {configuration.batch} is over the bundle's {manifest.max_batch}"
+    found["bundle"] = {
+        "name": configuration.bundle.name,
+        "variant": manifest.variant,
+        "precision": manifest.precision,
+        "model_sha256": bundle.model_sha256,
+        "model_bytes": bundle.model_bytes,
+        "image_hw": list(manifest.preprocessing.crop_hw),
+    }
+    return found
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Have SIGTERM end a run as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise TerminatedError
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _processes(entries: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(entry["processes"]) for entry in entries)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def command_line() -> list[str]:
+    """How this was started."""
+    return ["python", "-m", "vit_edge.bench", *sys.argv[1:]]
