@@ -26,7 +26,17 @@ CORE_PACKAGES = {"numpy", "PIL", PACKAGE}
 PYTEST_PLUGIN = f"{PACKAGE}.parity.pytest_plugin"
 # Core, but above the backends: a runtime that imported them would go in a circle.
 ABOVE_RUNTIMES = {
-    f"vit_edge.{name}" for name in ("predictor", "cli", "build", "tune", "tuned", "__main__")
+    f"vit_edge.{name}"
+    for name in (
+        "predictor",
+        "cli",
+        "build",
+        "precisions",
+        "tune",
+        "tuned",
+        "ways",
+        "__main__",
+    )
 }
 
 

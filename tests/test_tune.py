@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vit_edge import Predictor, backends, build, cgroups, engines, tune, tuned
+from vit_edge import Predictor, backends, build, cgroups, engines, tune, tuned, ways
 from vit_edge.bundle import Bundle
 from vit_edge.errors import EngineError, UsageError
-from vit_edge.tune import measure_way
+from vit_edge.ways import measure_way
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -25,7 +25,7 @@ requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of a few runs."""
     monkeypatch.setattr(tune, "ROUNDS", 1)
-    monkeypatch.setattr(tune, "AT_LEAST_S", 0.01)
+    monkeypatch.setattr(ways, "AT_LEAST_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_everything_that_was_measured_is_kept(tuned_bundle: Bundle) -> None:
     for way in measured:
         assert way["parity"] == []
         assert way["latency_ms"]["1"] > 0
-        assert way["runs"]["3"] >= tune.AT_LEAST_RUNS
+        assert way["runs"]["3"] >= ways.AT_LEAST_RUNS
         assert way["peak_rss_bytes"] > way["peak_anonymous_bytes"] > 0
 
 
@@ -170,7 +170,7 @@ def test_a_way_with_wrong_answers_is_found_out(
         return backend
 
     monkeypatch.setattr(tuned, "open_choice", wrong)
-    monkeypatch.setattr(tune, "AT_LEAST_S", 0.0)
+    monkeypatch.setattr(ways, "AT_LEAST_S", 0.0)
     found = measure_way(str(bundle.path), "ort", {}, None, [1], True, None)
     assert found["parity"]
 

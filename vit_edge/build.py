@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vit_edge import backends, build_options, cli, isolate, tuned
 from vit_edge.bundle import Bundle
 from vit_edge.choose import Option
-from vit_edge.errors import UsageError
+from vit_edge.errors import UsageError, VitEdgeError
 
 TUNE_BATCHES = "1,8"
 _FOR_TUNE = ("batches", "memory_limit", "parity_target")
@@ -45,11 +46,20 @@ def parser() -> argparse.ArgumentParser:
         "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
         "by model, runtime and hardware; Predictor uses it by itself. With --tune every runtime "
         "that is installed is built, checked and timed, and Predictor takes the fastest from then "
-        "on.",
+        "on; several bundles of one model are timed together, and the fastest one is named.",
         "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort\n"
         "         python -m vit_edge.build bundles/base-patch16-224-fp16 --backend trt "
         "--set profiles=1,8,32\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8",
+        "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8\n"
+        "         python -m vit_edge.build bundles/base-patch16-224-int8 "
+        "bundles/base-patch16-224-fp16 --tune --backend trt",
+    )
+    made.add_argument(
+        "more",
+        nargs="*",
+        metavar="BUNDLE",
+        help="more of them: built one after the other; with --tune the same model in other "
+        "precisions, timed together",
     )
     names = ", ".join(backends.names())
     made.add_argument(
@@ -103,51 +113,96 @@ def _build(arguments: argparse.Namespace) -> int:
         print(cli.table(build_options.described(backend)))
         return 0
     options = build_options.from_text(backend, arguments.set)
+    bundles = [arguments.bundle, *arguments.more]
+    if len(bundles) == 1:
+        found = _built(arguments.bundle, backend, arguments.engines_dir, options)
+        print(json.dumps(found, indent=2) if arguments.json else _line(found))
+        return 0
+    results, code = _built_all(bundles, backend, arguments.engines_dir, options)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+    else:
+        for found in results:
+            print(_line(found) if "engine" in found else f"failed   {found['bundle']}")
+    return code
+
+
+def _built_all(
+    bundles: Sequence[str], backend: str, engines_dir: Path | None, options: Mapping[str, Option]
+) -> tuple[list[dict[str, Any]], int]:
+    """Build one after the other; one that fails does not stop the rest.
+
+    Returns:
+        What came of each, and the largest of their exit codes.
+    """
+    results: list[dict[str, Any]] = []
+    code = 0
+    for bundle in bundles:
+        try:
+            found = _built(bundle, backend, engines_dir, options)
+        except VitEdgeError as error:
+            print(f"{bundle}: {type(error).__name__}: {error}", file=sys.stderr)
+            found = {"error": str(error)}
+            code = max(code, error.exit_code)
+        results.append({"bundle": bundle, **found})
+    return results, code
+
+
+def _built(
+    bundle: str, backend: str, engines_dir: Path | None, options: Mapping[str, Option]
+) -> dict[str, Any]:
+    """Build in a child process, whose death of too little memory is a message here."""
     start = time.perf_counter()
-    # In a child process, whose death of too little memory is a message here.
     call = isolate.attempted_call(
-        "vit_edge.build:build",
-        arguments.bundle,
-        backend,
-        arguments.engines_dir,
-        options,
-        echo=True,
+        "vit_edge.build:build", bundle, backend, engines_dir, options, echo=True
     )
     call.child.check("the build")
     engine: Path = call.value
     seconds = time.perf_counter() - start
     size = sum(file.stat().st_size for file in engine.iterdir())
-    if arguments.json:
-        result = {"engine": str(engine), "size_bytes": size, "build_s": seconds}
-        print(json.dumps(result, indent=2))
-    else:
-        print(f"engine   {engine} ({size / 1e6:.1f} MB, built in {seconds:.1f} s)")
-    return 0
+    return {"engine": str(engine), "size_bytes": size, "build_s": seconds}
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    size_mb, seconds = found["size_bytes"] / 1e6, found["build_s"]
+    return f"engine   {found['engine']} ({size_mb:.1f} MB, built in {seconds:.1f} s)"
 
 
 def _tune(arguments: argparse.Namespace) -> int:
     if arguments.set:
         raise UsageError("--set is for one backend's build; --tune tries what is worth trying")
     from vit_edge.parity.targets import parse_target
-    from vit_edge.tune import tune
+    from vit_edge.precisions import Compared, compare
+    from vit_edge.tune import Tried, tune
 
     target = None if arguments.parity_target is None else parse_target(arguments.parity_target)
     limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
-    tried = tune(
-        Bundle.read(arguments.bundle),
-        cli.whole_numbers(arguments.batches or TUNE_BATCHES, "--batches"),
-        only=[arguments.backend] if arguments.backend else [],
-        engines_dir=arguments.engines_dir,
-        memory_limit_bytes=limit,
-        target=target,
-    )
+    batches = cli.whole_numbers(arguments.batches or TUNE_BATCHES, "--batches")
+    only = [arguments.backend] if arguments.backend else []
+    first, *others = (Bundle.read(path) for path in (arguments.bundle, *arguments.more))
+    found: Tried | Compared
+    if others:
+        found = compare(
+            [first, *others],
+            batches,
+            only=only,
+            engines_dir=arguments.engines_dir,
+            memory_limit_bytes=limit,
+            target=target,
+        )
+    else:
+        found = tune(
+            first,
+            batches,
+            only=only,
+            engines_dir=arguments.engines_dir,
+            memory_limit_bytes=limit,
+            target=target,
+        )
     if arguments.json:
-        print(json.dumps(tried.as_dict(), indent=2))
-        return 0
-    print(cli.table(tried.rows()))
-    for batch, index in tried.chosen.items():
-        print(f"batch {batch:<3} {tried.measured[index].name}")
-    print(f"record    {tried.record}")
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        print("\n".join([cli.table(found.rows()), *found.lines()]))
     return 0
 
 

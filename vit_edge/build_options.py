@@ -1,9 +1,9 @@
-"""Options of a backend's build, as one types them: `--set profiles=1,8,32`."""
+"""Options of a backend's build, as typed (`--set profiles=1,8,32`) or as a recipe has them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vit_edge import backends, plugins
@@ -30,6 +30,36 @@ def from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
                 f"{known}"
             )
         found[option] = _value(text, hints[option], setting)
+    return found
+
+
+def problems(name: str, options: Mapping[str, Any], max_batch: int) -> list[str]:
+    """What is wrong with options of a backend's `build` that a recipe gives; empty if nothing.
+
+    Args:
+        name: A backend's.
+        options: Option -> value.
+        max_batch: The largest batch of the bundles they are for.
+    """
+    if name not in backends.names():
+        return [f"no such backend; there are: {', '.join(backends.names())}"]
+    hints = _build_hints(name)
+    found = [
+        f"{option}: no build option of this backend; there are: {', '.join(hints) or 'none'}"
+        for option in options
+        if option not in hints
+    ]
+    found += [
+        f"{option}: expected {_told(hints[option])}, got {value!r}"
+        for option, value in options.items()
+        if option in hints and not _fits(value, hints[option])
+    ]
+    check = getattr(_module(name), "check_build_options", None)
+    if check is not None and not found:
+        try:
+            check(options, max_batch)
+        except UsageError as error:
+            found += str(error).splitlines()
     return found
 
 
@@ -67,6 +97,12 @@ def _value(text: str, hint: Any, setting: str) -> Option:
             value: Option = kind
             return value
     raise UsageError(f"--set {setting}: expected {_told(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value, read from TOML, is what a hint allows; true is no whole number."""
+    kinds = _kinds(hint)
+    return type(value) in kinds or (type(value) in (int, str) and value in kinds)
 
 
 def _told(hint: Any) -> str:

@@ -143,6 +143,8 @@ def find_like(
     parts: Mapping[str, str],
     files: Collection[str],
     engines_dir: Path | None,
+    *,
+    only: str = "*",
 ) -> Found:
     """Find the newest engine with these parts that was built here, whatever its others are.
 
@@ -152,6 +154,7 @@ def find_like(
         parts: Some of those that `made` was told.
         files: That must be those that were built.
         engines_dir: The only place to look in, if given.
+        only: The name of the engine that is wanted, where it is known.
     """
     remedy = f"build one with: python -m vit_edge.build {bundle.path} --backend {backend}"
     others = [
@@ -159,8 +162,9 @@ def find_like(
     ]
     like = [engine for engine in others if parts.items() <= _parts_of(engine).items()]
     ours = [engine for engine in like if set(files) <= trust.recorded_hashes(engine).keys()]
+    ours = [engine for engine in ours if only in ("*", engine.name)]
     if ours:
-        return Found(max(ours, key=lambda engine: (engine / RECORD_NAME).stat().st_mtime_ns), "")
+        return Found(max(ours, key=_made_at), "")
     if like:
         reason = f"{like[0]} was not built here, or changed since; {remedy}"
     elif others:
@@ -174,11 +178,18 @@ def find_like(
 def _parts_of(engine: Path) -> dict[str, str]:
     """What an engine depends on, as it says itself; nothing where its name says otherwise."""
     try:
-        parts = json.loads((engine / RECORD_NAME).read_text())["key"]
+        parts = dict(json.loads((engine / RECORD_NAME).read_text())["key"])
         named = engine.name.rpartition("-")[2] == key_of(parts)
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return {str(name): str(value) for name, value in parts.items()} if named else {}
+
+
+def _made_at(engine: Path) -> int:
+    try:
+        return (engine / RECORD_NAME).stat().st_mtime_ns
+    except OSError:  # it was replaced meanwhile
+        return 0
 
 
 def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:

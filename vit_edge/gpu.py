@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 
 LIBRARY = "libcuda.so.1"  # the driver's; JetPack and the container toolkit put it on the path
 
+_NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76  # CUdevice_attribute
+
+
+_FORKED = (
+    "no CUDA here: this process was forked from one that has used it, which CUDA does not survive; "
+    'start it with multiprocessing\'s "spawn" method'
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ def gpus(library: Any = None) -> Gpus:
     except _RefusedError as refusal:
         if refusal.code == _NO_DEVICE:
             return Gpus((), cuda, _none_visible(cuda))
+        if refusal.code == _NOT_INITIALIZED and refusal.call == "cuInit":
+            return Gpus((), cuda, _FORKED)
         told = _name(library, refusal.code)
         return Gpus((), cuda, f"the NVIDIA driver does not work: {refusal.call}: {told}")
     return Gpus(found, cuda, "" if found else _none_visible(cuda))

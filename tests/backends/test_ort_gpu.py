@@ -148,16 +148,18 @@ def test_memory_is_taken_once_for_each_batch_size(
     assert len(fake.sessions[0].bindings) == 2
 
 
-def test_a_slot_of_a_failed_run_is_not_used_again(
-    testing_bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_addresses_stay_those_that_a_graph_was_recorded_with_after_a_failed_run(
+    cuda_graph: bool, testing_bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = ort.load(testing_bundle, provider="cuda")
+    backend = ort.load(testing_bundle, provider="cuda", cuda_graph=cuda_graph)
+    expected = backend.run(pixels(testing_bundle))["logits"]
     with monkeypatch.context() as patch:
         patch.setattr(fake.sessions[0].real, "run", lambda *_: 1 / 0)
         with pytest.raises(BackendError, match="failed while running"):
             backend.run(pixels(testing_bundle))
-    backend.run(pixels(testing_bundle))
-    assert len(fake.sessions[0].bindings) == 2
+    np.testing.assert_array_equal(backend.run(pixels(testing_bundle))["logits"], expected)
+    assert len(fake.sessions[0].bindings) == 1
 
 
 def test_cuda_computes_fp32_as_fp32(testing_bundle: Bundle, fake: FakeRuntime) -> None:

@@ -14,6 +14,7 @@ import enum
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,8 @@ class IBuilderConfig(_Base):
         self._pools: dict[Any, int] = {}
         self._cache: Any = None
         self.progress_monitor: Any = None
+        self._features: set[Any] = set()
+        self.DLA_core = -1
         self.profiling_verbosity = None
         self.builder_optimization_level = 3
 
@@ -210,6 +213,9 @@ class IBuilderConfig(_Base):
 
     def clear_flag(self, flag: Any) -> None:
         self._flags.discard(flag)
+
+    def set_preview_feature(self, feature: Any, on: bool) -> None:
+        (self._features.add if on else self._features.discard)(feature)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self._pools[pool] = size
@@ -285,6 +291,8 @@ class Builder(_Base):
             "profiles": [p._shapes for p in config._profiles],
             "flags": sorted(flag.name for flag in config._flags),
             "level": config.builder_optimization_level,
+            "dla": config.DLA_core,
+            "resizes": any("ACTIVATION_RESIZE" in feature.name for feature in config._features),
             "workspace": workspace,
         }
         text = json.dumps(head).encode()
@@ -296,6 +304,7 @@ class Runtime(_Base):
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self.engine_host_code_allowed = False
+        self.DLA_core = -1
 
     def deserialize_cuda_engine(self, plan: Any) -> Any:
         if not STATE.initialised:  # the real one does not raise either
@@ -308,6 +317,8 @@ class Runtime(_Base):
         compatible = "VERSION_COMPATIBLE" in head["flags"]
         if compatible and not self.engine_host_code_allowed:
             return self._refuse("engine_host_code_allowed is False", None)
+        if head["dla"] != self.DLA_core:
+            return self._refuse(f"the plan is for DLA core {head['dla']}", None)
         if head["version"] != __version__ and not compatible:
             return self._refuse(f"the plan is of version {head['version']}", None)
         return ICudaEngine(self._logger, head, data[end:])
@@ -402,6 +413,7 @@ class IExecutionContext(_Base):
         self._addresses: dict[str, int] = {}
         self._scratch = (0, 0)
         self._enqueued = False  # since the shapes were set
+        self._sized = False  # likewise
         STATE.contexts += 1
 
     def __del__(self) -> None:
@@ -409,7 +421,7 @@ class IExecutionContext(_Base):
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         if not 0 <= index < self._engine.num_optimization_profiles or stream not in STATE.streams:
-            return bool(self._refuse(f"there is no profile {index}", False))
+            raise RuntimeError(f"Error in set optimization profile async: no profile {index}")
         self._profile, self._shapes, self._enqueued = index, {}, False
         return True
 
@@ -417,7 +429,7 @@ class IExecutionContext(_Base):
         least, _, most = self._engine.get_tensor_profile_shape(name, self._profile)
         if not all(a <= n <= b for a, n, b in zip(least, shape, most, strict=True)):
             return bool(self._refuse(f"{name}: {shape} is outside the profile", False))
-        self._shapes[name], self._enqueued = tuple(shape), False
+        self._shapes[name], self._enqueued, self._sized = tuple(shape), False, False
         return True
 
     def _images(self) -> int:
@@ -428,14 +440,19 @@ class IExecutionContext(_Base):
         return (self._images(), *shape[1:]) if self._shapes else shape
 
     def _needed(self) -> int:
-        return 4096 * self._images()
+        """What the largest batch needs, unless the plan may resize."""
+        most = max(p[name][2][0] for p in self._engine._head["profiles"] for name in p)
+        return 4096 * (self._images() if self._engine._head["resizes"] else int(most))
 
     def update_device_memory_size_for_shapes(self) -> int:
+        self._sized = bool(self._shapes)
         return self._needed() if self._shapes else 0
 
     def set_device_memory(self, address: int, size: int) -> None:
         if not STATE.memory_at(address, size):
             STATE.errors.append("scratch memory is not allocated")
+        if not self._sized:
+            STATE.errors.append("scratch memory was set before its size was asked for")
         self._scratch = (address, size)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -458,7 +475,16 @@ class IExecutionContext(_Base):
             return bool(self._refuse("captured before the first enqueue", False))
         self._enqueued = True
         shapes, addresses, scratch = dict(self._shapes), dict(self._addresses), self._scratch
-        found.put(lambda: self._compute(shapes, addresses, scratch))
+        here = weakref.ref(self)  # work outlives the context for a real one no more than here
+
+        def compute() -> None:
+            context = here()
+            if context is None:
+                STATE.errors.append("the context is gone")
+            else:
+                context._compute(shapes, addresses, scratch)
+
+        found.put(compute)
         return True
 
     def _compute(self, shapes: Any, addresses: Any, scratch: tuple[int, int]) -> None:

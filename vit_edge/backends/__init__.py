@@ -6,6 +6,7 @@ A backend module exports
     key(bundle) -> str                     what an engine of it depends on: model, runtime, machine
     BUILD_OPTIONS                          names of the options of `build`
     build(bundle, engines_dir, ...) -> Path    compile on this device; options are the backend's own
+    check_build_options(options, max_batch)    may be absent: UsageError for what types cannot show
     find(bundle, engines_dir, ...) -> Found    what `build` made with the same options, if anything
     configurations(bundle)                 options of `load` worth trying, for `build --tune`
     load(bundle, *, ...) -> Backend        open the bundle; options are the backend's own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -158,13 +159,10 @@ def read_suite(path: Path, bundles: Path) -> Suite:
     Raises:
         UsageError: It is none; every problem is told.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise MissingExtraError("suites need tomli: pip install tomli") from None
+    try:  # in the standard library since Python 3.11
+        tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ImportError:
+        raise MissingExtraError("suites need tomli: pip install tomli") from None
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -35,6 +35,7 @@ examples
   python -m vit_edge.export --checkpoint embedded --out bundles/cifar10
   python -m vit_edge.export --variant large-patch32-384 --checkpoint seeded:0 --recipe gpu-fp32
   python -m vit_edge.export --variant base-patch16-224 --precision int8 --calibration photos/
+  python -m vit_edge.export --variant base-patch16-224 --recipe orin-nano --calibration photos/
 
 exit codes: 0 published, 2 wrong usage, 3 bad input, 4 the parity gate refused it
 """
@@ -85,8 +86,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--recipe": {
         "metavar": "NAME|FILE",
-        "help": "what to make, for which target: cpu-PRECISION (default), gpu-PRECISION, or a "
-        ".toml of your own",
+        "help": "what to make, for which target: cpu-PRECISION (default), gpu-PRECISION, a device "
+        "(orin-nano, orin-nx-agx, thor, rtx-desktop, datacenter), or a .toml of your own",
     },
     "--input": {
         "choices": ("float32", "uint8"),
@@ -135,7 +136,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--max-batch": {
         "type": int,
         "metavar": "N",
-        "help": "the largest batch that is proven and allowed; default: the recipe's, 32",
+        "help": "the largest batch that is proven and allowed; default: the recipe's",
     },
     "--opset": {"type": int, "metavar": "N", "help": "ONNX operator set; default: the recipe's"},
     "--golden-images": {

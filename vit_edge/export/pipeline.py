@@ -297,7 +297,11 @@ def _journal(draft: Draft, recipe: Recipe, calibration: Calibration | None) -> P
         return None
     parts = {
         "files": {name: sha256_of(draft.folder / name) for name in _model_files(draft.folder)},
-        "recipe": {**dataclasses.asdict(recipe), "name": "", "input": ""},
+        "recipe": {
+            name: value
+            for name, value in dataclasses.asdict(recipe).items()
+            if name not in ("name", "input", "also", "build")  # none of them moves a scale
+        },
         "calibration": None if calibration is None else calibration.as_dict(),
         "producer": draft.manifest.producer,
     }

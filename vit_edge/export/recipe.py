@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vit_edge import build_options
 from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export import quantizers
 from vit_edge.export.graph import AttentionForm
@@ -29,7 +30,11 @@ MINIMUM_IR = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 10}
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way of making a bundle."""
+    """One way of making a bundle, and of building it on the device it is for.
+
+    A recipe for a device makes one precision and names others in `also`; their quantization is
+    that of the recipe TARGET-PRECISION.
+    """
 
     name: str
     target: Literal["cpu", "gpu"]
@@ -40,7 +45,9 @@ class Recipe:
     max_batch: int
     input: Literal["float32", "uint8"] = "float32"  # pixels, or images as they were resized
     parity_target: str = ""  # such as top1_agreement=0.99; empty: the precision's limit alone
+    also: list[str] = dataclasses.field(default_factory=list)  # precisions worth trying as well
     quantization: dict[str, Any] = dataclasses.field(default_factory=dict)  # see the quantizer
+    build: dict[str, Any] = dataclasses.field(default_factory=dict)  # backend -> options
 
     @property
     def target_bounds(self) -> Target | None:
@@ -72,7 +79,7 @@ class Recipe:
                 found.append("fp32 is not quantized: it takes no [quantization] and no target")
         else:
             found += self._quantization_problems()
-        return found
+        return found + self._also_problems() + self._build_problems()
 
     def _quantization_problems(self) -> list[str]:
         found = []
@@ -87,6 +94,37 @@ class Recipe:
             except (RecipeError, UsageError) as error:
                 found.append(str(error))
         return found
+
+    def _also_problems(self) -> list[str]:
+        names = recipe_names()
+        return [
+            f"also: {precision!r} needs a recipe {self.target}-{precision}; there are: "
+            + ", ".join(names)
+            for precision in self.also
+            if f"{self.target}-{precision}" not in names
+        ]
+
+    def _build_problems(self) -> list[str]:
+        found = []
+        for backend, options in self.build.items():
+            if not isinstance(options, dict):
+                found.append(f"build.{backend}: expected a table, got {options!r}")
+                continue
+            problems = build_options.problems(backend, options, self.max_batch)
+            remedy = f"a copy of the recipe may say otherwise in [build.{backend}]"
+            found += [f"build.{backend}: {problem}; {remedy}" for problem in problems]
+        return found
+
+    def in_precision(self, other: Recipe) -> Recipe:
+        """This recipe with another's precision and quantization: for the same device."""
+        rest = [precision for precision in self.also if precision != other.precision]
+        return dataclasses.replace(
+            self,
+            precision=other.precision,
+            quantization=other.quantization,
+            parity_target=other.parity_target,
+            also=[self.precision, *rest],
+        )
 
     def changed(
         self,
@@ -146,11 +184,12 @@ def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
 
     Args:
         name_or_file: As for `load_recipe`; None takes the first of cpu-PRECISION, gpu-PRECISION.
-        precision: None takes the recipe's, or fp32. With a recipe of ours for another precision
-            the one for the same target is taken: gpu-fp32 and int8 make gpu-int8.
+        precision: None takes the recipe's, or fp32. A recipe for a device is followed in each
+            precision that it names; with a recipe of ours for another precision the one for the
+            same target is taken: gpu-fp32 and int8 make gpu-int8.
 
     Raises:
-        UsageError: There is none, or a file of the user's own says another precision.
+        UsageError: There is none, or the recipe is for other precisions.
         RecipeError: It cannot be followed.
     """
     names = recipe_names()
@@ -165,12 +204,16 @@ def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
     if precision is None or recipe.precision == precision:
         return recipe
     sibling = f"{recipe.target}-{precision}"
-    if recipe.name not in names or sibling not in names:
-        raise UsageError(
-            f"recipe {name_or_file} makes {recipe.precision}, not {precision}; "
-            f"recipes of ours are {', '.join(names)}; in a file of your own, change its precision"
-        )
-    return load_recipe(sibling)
+    if precision in recipe.also:
+        return recipe.in_precision(load_recipe(sibling))
+    general = recipe.name in names and recipe.name == f"{recipe.target}-{recipe.precision}"
+    if general and sibling in names:
+        return load_recipe(sibling)
+    made = " or ".join((recipe.precision, *recipe.also))
+    raise UsageError(
+        f"recipe {name_or_file} makes {made}, not {precision}; recipes of ours are "
+        f"{', '.join(names)}; in a file of your own, change its precision, or add it to also"
+    )
 
 
 def load_recipe(name_or_file: str) -> Recipe:
@@ -196,7 +239,7 @@ def load_recipe(name_or_file: str) -> Recipe:
 def _recipe_from_table(path: Path, data: dict[str, Any]) -> Recipe:
     hints = {n: h for n, h in typing.get_type_hints(Recipe).items() if n != "name"}
     problems = [f"{key}: unknown key" for key in sorted(data.keys() - hints.keys())]
-    optional = {"input", "parity_target", "quantization"}
+    optional = {"input", "parity_target", "also", "quantization", "build"}
     for key, hint in hints.items():
         allowed = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         hint = typing.get_origin(hint) or hint

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_edge import backends, build_options, trust
+from vit_edge import backends, build_options, engines, trust
 from vit_edge.backends import trt
+from vit_edge.backends.trt import library
 from vit_edge.backends.trt.options import BuildOptions, Profile, split
 from vit_edge.build import main
 from vit_edge.bundle import Bundle
@@ -43,9 +46,10 @@ def test_an_engine_holds_the_plan_its_record_and_its_layers(
     assert {file.name for file in engine.iterdir()} == names
     found = record(engine)
     assert found["model"] == bundle.model_sha256
-    assert found["gpu"] == "Fake GPU 0"
+    assert found["gpu"]["name"] == "Fake GPU 0"
+    assert found["gpu"]["compute_capability"] == [8, 7]
     assert found["driver_cuda"] == "13.2"
-    assert found["compute_capability"] == "SM87"
+    assert found["build_peak_rss_bytes"] > 20 * MB
     assert found["plan_bytes"] == (engine / "model.plan").stat().st_size
     assert sum(found["network_layers"].values()) > 10
     assert sum(found["precisions"].values()) == 2
@@ -89,6 +93,7 @@ def test_options_reach_the_builder(fake: Any, bundle: Bundle) -> None:
         ({"dla_core": -1}, "dla_core must be at least 0"),
         ({"dla_core": 0, "hardware_compatibility": "ampere-plus"}, "exclude each other"),
         ({"dla_core": 0, "profiles": "1,1,4"}, "fixed batch sizes only"),
+        ({"library": "tensorrt_rtx", "version_compatible": True}, "has no version_compatible"),
         ({"library": "torch_tensorrt"}, "library must be tensorrt or tensorrt_rtx"),
     ],
 )
@@ -157,10 +162,66 @@ def test_where_memory_runs_out_it_is_tried_with_less_and_that_is_said(
 ) -> None:
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", f"{way}:{100 * MB}")
     engine = trt.build(bundle)
-    assert record(engine)["asked"]["changed"].startswith("with 64 MB of workspace")
+    assert record(engine)["changed"].startswith("with 64 MB of workspace")
     assert plan_head(engine)["workspace"] == 64 * MB
     assert plan_head(engine)["level"] == 0
     assert caplog.text.count("trying again") == 2
+    with contextlib.closing(trt.load(bundle)) as backend:
+        assert backend.facts["built"].startswith("with 64 MB of workspace")
+
+
+def test_a_first_run_without_memory_builds_nothing_anew(
+    fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorrt
+
+    builds = []
+    real = tensorrt.Builder.build_serialized_network
+    monkeypatch.setattr(
+        tensorrt.Builder,
+        "build_serialized_network",
+        lambda *arguments: builds.append(1) or real(*arguments),
+    )
+    fake.fail["cudaMallocHost"] = 2
+    with pytest.raises(ResourceError, match="the GPU's memory ran out"):
+        trt.build(bundle)
+    fake.fail.clear()
+    assert len(builds) == 1
+
+
+def test_a_refusal_after_memory_ran_out_does_not_hide_that_it_did(
+    fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorrt
+
+    words = iter(["out of memory", "no tactics within workspace limit", "no tactics again"])
+
+    def refuse(builder: Any, network: Any, config: Any) -> None:
+        return builder._refuse(next(words), None)
+
+    monkeypatch.setattr(tensorrt.Builder, "build_serialized_network", refuse)
+    with pytest.raises(ResourceError, match=r"(?s)memory ran out, whatever.*no tactics again"):
+        trt.build(bundle)
+
+
+def test_an_engine_that_answers_with_nan_is_not_kept(
+    fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    class Nan:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.real = real(*arguments, **options)
+            self.get_inputs, self.get_outputs = self.real.get_inputs, self.real.get_outputs
+
+        def run(self, names: Any, feed: Any) -> Any:
+            return [answer * np.float32("nan") for answer in self.real.run(names, feed)]
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Nan)
+    with pytest.raises(EngineError, match="NaN or Inf"):
+        trt.build(bundle)
+    assert not list(bundle.path.glob("engines/*"))
 
 
 def test_where_nothing_helps_the_error_says_what_was_tried(
@@ -255,6 +316,7 @@ def test_a_dla_gets_what_it_can_run_and_the_rest_is_named(
     monkeypatch.setenv("FAKE_DLA_CORES", "2")
     engine = trt.build(bundle, dla_core=1)
     assert "GPU_FALLBACK" in plan_head(engine)["flags"]
+    assert plan_head(engine)["dla"] == 1
     assert record(engine)["profiles"] == ["1,1,1"]
     left = record(engine)["dla"]["left_to_gpu"]
     assert any("Softmax" in name for name in left)
@@ -313,6 +375,58 @@ def test_a_plan_is_hashed_at_every_load(
     monkeypatch.setattr(trust, "recorded_hashes", lambda folder: recorded)
     with pytest.raises(IntegrityError, match=r"model.plan is not the file that was built here"):
         trt.load(bundle)
+
+
+def test_what_was_hashed_is_what_is_opened(
+    fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody replaces the plan between the hash and its use."""
+    import tensorrt
+
+    engine = trt.build(bundle)
+    right = (engine / "model.plan").read_bytes()
+    real, opened = trt.open_library, []
+
+    def swap(name: Any) -> Any:
+        (engine / "model.plan").write_bytes(b"planted")
+        return real(name)
+
+    monkeypatch.setattr(trt, "open_library", swap)
+    deserialize = tensorrt.Runtime.deserialize_cuda_engine
+    monkeypatch.setattr(
+        tensorrt.Runtime,
+        "deserialize_cuda_engine",
+        lambda runtime, plan: opened.append(bytes(plan)) or deserialize(runtime, plan),
+    )
+    trt.load(bundle).close()
+    assert opened == [right]
+
+
+def test_a_timing_cache_is_hashed_before_it_is_used(
+    fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from vit_edge.backends.trt import builder as building
+    from vit_edge.backends.trt.library import the_gpu
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    trt.build(bundle)
+    (cache,) = (tmp_path / "cache").rglob("timing.cache")
+    recorded = trust.recorded_hashes(cache.parent)
+    cache.write_bytes(b"planted")
+    monkeypatch.setattr(trust, "recorded_hashes", lambda folder: recorded)
+    assert building._known_timings(the_gpu(0), "tensorrt") == b""
+
+
+@pytest.mark.parametrize("content", ["[]", '{"key": []}', '{"key": 3}', "{", '{"key": {"a": []}}'])
+def test_a_broken_record_in_the_engines_folder_is_passed_over(
+    content: str, fake: Any, bundle: Bundle
+) -> None:
+    for name in ("trt-", "trt-0123", f"trt-{engines.key_of({})}"):
+        (bundle.path / "engines" / name).mkdir(parents=True)
+        (bundle.path / "engines" / name / "engine.json").write_text(content)
+    assert trt.find(bundle).path is None
+    built = trt.build(bundle)
+    assert trt.find(bundle).path == built
 
 
 def test_an_engine_from_elsewhere_is_not_believed(
@@ -395,6 +509,22 @@ def test_progress_is_told_on_a_terminal_and_in_a_log(
         said = capsys.readouterr().err
         assert "Building Engine 1/4" in said
         assert ("\r" in said) == terminal
+
+
+def test_a_folder_named_tensorrt_is_no_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert library.installed("tensorrt") is None
+    (tmp_path / "tensorrt" / "__init__.py").write_text("raise OSError('libnvinfer.so.10')")
+    assert library.installed("tensorrt") == "tensorrt"
+    library.installed_version.cache_clear()
+    availability = trt.available()
+    assert not availability.ok
+    assert "does not load: libnvinfer.so.10" in availability.reason
+    with pytest.raises(BackendError, match=r"does not load: libnvinfer.so.10; install it anew"):
+        library.open_library("tensorrt")
 
 
 def test_no_gpu_is_an_error_before_tensorrt_is_touched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -230,22 +231,148 @@ def test_a_full_gpu_is_an_error_of_resources_and_the_next_run_is_right(
     )
 
 
+@pytest.mark.parametrize("code", [2, 900])  # memory, and what cannot be captured
 @pytest.mark.parametrize(
     "call", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags"]
 )
 def test_what_cannot_be_recorded_runs_all_the_same_and_that_is_said(
     call: str,
+    code: int,
     fake: Any,
     built: Bundle,
     backend: trt.TrtBackend,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fake.fail[call] = 900
+    fake.fail[call] = code
     for _ in range(3):
         found = backend.run(pixels(1))["logits"]
     np.testing.assert_allclose(found, answers(built, pixels(1)), rtol=0, atol=1e-6)
     assert caplog.text.count("not recorded as CUDA graphs") == 1
+    assert backend.facts["cuda_graphs"].startswith("off (")
     fake.fail.clear()
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, ResourceError, None])
+def test_what_ends_a_recording_leaves_a_stream_that_runs(
+    end: Any,
+    fake: Any,
+    built: Bundle,
+    backend: trt.TrtBackend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import tensorrt
+
+    real = tensorrt.IExecutionContext.execute_async_v3
+
+    def once(context: Any, stream: int) -> bool:
+        if fake.streams[stream].captured is None:
+            return bool(real(context, stream))
+        if end is None:
+            context._logger.log(tensorrt.ILogger.ERROR, "Cuda Runtime (out of memory)")
+            return False
+        raise end
+
+    monkeypatch.setattr(tensorrt.IExecutionContext, "execute_async_v3", once)
+    backend.run(pixels(2))
+    if end is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            backend.run(pixels(2))
+    monkeypatch.undo() if end is KeyboardInterrupt else None
+    for _ in range(3):
+        np.testing.assert_allclose(
+            backend.run(pixels(2))["logits"], answers(built, pixels(2)), rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("after", range(1, 5))  # of three tensors, and scratch memory
+def test_an_interrupt_while_memory_is_taken_leaves_a_backend_that_answers(
+    after: int,
+    built: Bundle,
+    backend: trt.TrtBackend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vit_edge.backends.trt.cudart import Cudart
+
+    backend.run(pixels(1))
+    real, calls = Cudart.allocate, []
+
+    def interrupted(cudart: Cudart, size_bytes: int) -> int:
+        calls.append(size_bytes)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        return real(cudart, size_bytes)
+
+    monkeypatch.setattr(Cudart, "allocate", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        backend.run(pixels(3))
+    for size in (1, 3, 4):
+        np.testing.assert_allclose(
+            backend.run(pixels(size))["logits"], answers(built, pixels(size)), rtol=0, atol=1e-6
+        )
+
+
+def test_words_of_an_earlier_call_are_not_those_of_a_later_failure(
+    built: Bundle, backend: trt.TrtBackend
+) -> None:
+    lane = backend._lanes[0]
+    lane._engine._logger.errors = ["Error Code 2: OutOfMemory"]  # of what it got over
+    with pytest.raises(BackendError, match="a batch of 9 is refused") as caught:
+        lane._engine.granted("a batch of 9", lambda: False)
+    assert "OutOfMemory" not in str(caught.value)
+
+
+def test_a_close_that_fails_gives_back_what_it_can(fake: Any, built: Bundle) -> None:
+    backend = trt.load(built, contexts=2)
+    backend.run(pixels(1))
+    fake.fail["cudaFree"] = 700
+    with pytest.raises(BackendError, match="cudaFree"):
+        backend.close()
+    fake.fail.clear()
+    gc.collect()
+    assert set(fake.live()) == {"device"}  # all but what could not be freed
+    fake.device.clear()
+    backend.close()
+    with pytest.raises(UsageError, match="closed"):
+        backend.run(pixels(1))
+
+
+def test_what_nobody_closes_is_given_back(fake: Any, built: Bundle) -> None:
+    backend = trt.load(built, contexts=2)
+    backend.run(pixels(2))
+    assert fake.live()
+    del backend
+    gc.collect()
+    assert fake.live() == {}
+
+
+def test_a_load_that_fails_halfway_leaves_nothing(fake: Any, built: Bundle) -> None:
+    real, made = fake.handle, []
+
+    def second_fails() -> int:
+        made.append(1)
+        if len(made) == 2:
+            raise MemoryError
+        return int(real())
+
+    fake.handle = second_fails
+    with pytest.raises(MemoryError):
+        trt.load(built, contexts=2)
+    fake.handle = real
+    gc.collect()
+    assert fake.live() == {}
+
+
+def test_more_batch_sizes_than_are_kept_ready_are_answered(
+    fake: Any, built: Bundle, backend: trt.TrtBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vit_edge.backends.trt import lane
+
+    monkeypatch.setattr(lane, "_SLOTS", 2)
+    for size in (1, 2, 3, 4, 1, 1, 1, 2, 3, 4, 4, 4):
+        np.testing.assert_allclose(
+            backend.run(pixels(size))["logits"], answers(built, pixels(size)), rtol=0, atol=1e-6
+        )
+    assert fake.live()["contexts"] <= 3
 
 
 def test_a_refusal_of_tensorrt_is_told_in_its_words(
@@ -258,7 +385,7 @@ def test_a_refusal_of_tensorrt_is_told_in_its_words(
         return False
 
     monkeypatch.setattr(tensorrt.IExecutionContext, "execute_async_v3", refuses)
-    with pytest.raises(BackendError, match="the run failed:\n  [|] a word of TensorRT's"):
+    with pytest.raises(BackendError, match="the run is refused:\n  [|] a word of TensorRT's"):
         backend.run(pixels(1))
     monkeypatch.undo()
 
@@ -325,7 +452,10 @@ def test_another_gpu_than_the_first_is_used_by_every_thread(
 # Processes
 
 
-def test_a_pickled_backend_reopens_its_bundle(built: Bundle, backend: trt.TrtBackend) -> None:
+def test_a_pickled_backend_reopens_its_bundle_and_its_engine(
+    built: Bundle, backend: trt.TrtBackend
+) -> None:
+    trt.build(built, optimization_level=5)  # newer, and not the one that was open
     other = pickle.loads(pickle.dumps(backend))
     assert other.facts == backend.facts
     np.testing.assert_array_equal(other.run(pixels(2))["logits"], backend.run(pixels(2))["logits"])
@@ -350,6 +480,14 @@ def test_a_forked_child_is_refused_and_its_parent_goes_on(
     process.join()
     assert process.exitcode == 0
     backend.run(pixels(1))
+
+
+def test_a_process_forked_from_one_that_used_cuda_is_told(fake: Any, built: Bundle) -> None:
+    fake.fail["cuInit"] = 3  # what CUDA answers there
+    for call in (trt.load, trt.build):
+        with pytest.raises(BackendError, match="forked from one that has used it"):
+            call(built)
+    fake.fail.clear()
 
 
 NO_DRIVER = """

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+_SIZES = 16  # batch sizes whose memory is kept; of those not kept the oldest goes
+
+
 class _Slot(NamedTuple):
     """What one run of one batch size needs; one thread at a time has it."""
 
@@ -60,16 +63,21 @@ class Binding:
         """Answer a batch, in the order of the manifest's outputs; the arrays are the caller's."""
         with self._turn:
             # list.pop and append are atomic; two threads that both find none make two.
+            if not self._cuda_graph and len(self._free) >= _SIZES and len(pixels) not in self._free:
+                self._free.pop(next(iter(self._free)), None)
             free = self._free.setdefault(len(pixels), [])
             try:
                 slot = free.pop()
             except IndexError:
                 slot = self._slot(len(pixels))
-            slot.pixels.update_inplace(pixels)
-            self._session.run_with_iobinding(slot.bound, slot.options)
-            answers = [np.array(value.numpy(), copy=True) for value in slot.answers.values()]
-            free.append(slot)  # not after an error: what it holds is then unknown
-        return answers
+            try:
+                slot.pixels.update_inplace(pixels)
+                self._session.run_with_iobinding(slot.bound, slot.options)
+                return [np.array(value.numpy(), copy=True) for value in slot.answers.values()]
+            finally:
+                # After an error too: a recorded graph goes on using these addresses, and what they
+                # hold is written anew by the next run.
+                free.append(slot)
 
     def _slot(self, batch: int) -> _Slot:
         bound = self._session.io_binding()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -29,14 +31,15 @@ from vit_edge.backends.trt.engine import Engine
 from vit_edge.backends.trt.lane import Lane
 from vit_edge.backends.trt.library import Name, available, installed, open_library, the_gpu
 from vit_edge.backends.trt.options import BuildOptions, split
-from vit_edge.bundle import Bundle, sha256_of
+from vit_edge.bundle import Bundle
 from vit_edge.choose import Option
 from vit_edge.engines import Found
-from vit_edge.errors import BackendError, EngineError, IntegrityError, UsageError
+from vit_edge.errors import EngineError, IntegrityError, UsageError, VitEdgeError
 from vit_edge.gpu import Gpu, gpus
 
 __all__ = [
-    "BUILD_OPTIONS", "TrtBackend", "available", "build", "configurations", "find", "key", "load",
+    "BUILD_OPTIONS", "TrtBackend", "available", "build", "check_build_options", "configurations",
+    "find", "key", "load",
 ]  # fmt: skip
 
 BUILD_OPTIONS = frozenset({"device", *get_type_hints(BuildOptions)})
@@ -50,6 +53,16 @@ def key(bundle: Bundle) -> str:
         BackendError: No TensorRT, or no GPU.
     """
     return engines.key_of(key_parts(bundle, the_gpu(0), _name(None), BuildOptions()))
+
+
+def check_build_options(options: Mapping[str, Any], max_batch: int) -> None:
+    """Refuse options of `build`, right in their types, that mean nothing for such a bundle.
+
+    Raises:
+        UsageError: Every value that is wrong, and what is allowed.
+    """
+    own = {name: value for name, value in options.items() if name != "device"}
+    BuildOptions(**own).check(max_batch)
 
 
 def find(
@@ -113,37 +126,46 @@ class TrtBackend:
         self._process = os.getpid()
         self._closing = threading.Lock()
         self._closed = False
-        record = _trusted_record(path)
+        plan, record = _trusted(path)
         library = open_library(name)
         self._cudart: Cudart = open_cudart(gpu.index)
         self._cudart.use_device()
-        host_code = record.get("version_compatible") == "True"
-        self._engine = Engine(library, path / PLAN_NAME, host_code=host_code)
-        self._engine.check(bundle.manifest)
-        self._profiles = self._engine.profiles(bundle.manifest.input.name)
-        self._lanes = [
-            Lane(self._engine, self._cudart, bundle.manifest, graphs=cuda_graphs)
-            for _ in range(contexts)
-        ]
-        self._idle: queue.LifoQueue[Lane] = queue.LifoQueue()
-        for lane in self._lanes:
-            self._idle.put(lane)
-        self.facts: Mapping[str, str] = {
+        facts = _facts(record) | {
             "backend": "trt",
             "runtime": library.label,
             "device": f"{gpu.name} ({gpu.sm})",
             "provider": library.name,
             "driver": f"CUDA {gpus().cuda}",
             "precision": bundle.manifest.precision,
-            "layers": _told(record.get("precisions")),
-            "profiles": " ".join(map(str, self._profiles)),
             "threads": "1",  # of the CPU, that a run takes
             "contexts": str(contexts),
             "cuda_graphs": "on" if cuda_graphs else "off",
-            "tf32": "on" if record.get("tf32") == "True" else "off",
-            **({"dla": _told_dla(record["dla"])} if "dla" in record else {}),
             "engine": path.name,
         }
+        engine = Engine(
+            library, plan, path / PLAN_NAME, host_code=_host_code(record), dla_core=_dla(record)
+        )
+        del plan  # the weights are on the GPU now
+        engine.check(bundle.manifest)
+        self._profiles = engine.profiles(bundle.manifest.input.name)
+        facts["profiles"] = " ".join(map(str, self._profiles))
+        self._lanes: list[Lane] = []
+        # Also without close(): nothing of it holds on to this object.
+        self._give_back = weakref.finalize(self, _close, os.getpid(), self._lanes, engine)
+        try:
+            for _ in range(contexts):
+                lane = Lane(
+                    engine, self._cudart, bundle.manifest, graphs=cuda_graphs,
+                    told=lambda reason: facts.update(cuda_graphs=f"off ({reason})"),
+                )  # fmt: skip
+                self._lanes.append(lane)
+        except BaseException:
+            self._give_back()
+            raise
+        self._idle: queue.LifoQueue[Lane] = queue.LifoQueue()
+        for lane in self._lanes:
+            self._idle.put(lane)
+        self.facts: Mapping[str, str] = facts
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled backend reopens its bundle: it may arrive in a process without our GPU."""
@@ -172,12 +194,18 @@ class TrtBackend:
         if os.getpid() != self._process:
             return  # a forked child: the GPU's memory is its parent's
         with self._closing:
-            if self._closed:
-                return
             self._closed = True
-            for _ in self._lanes:
-                self._idle.get().close()
-            self._engine.close()
+            if not self._give_back.alive:
+                return
+            waiting: list[Lane] = []
+            try:
+                while len(waiting) < len(self._lanes):
+                    waiting.append(self._idle.get())
+            except BaseException:  # Ctrl-C: the next close goes on
+                for lane in waiting:
+                    self._idle.put(lane)
+                raise
+            self._give_back()
 
     @contextlib.contextmanager
     def _some_lanes(self, most: int) -> Iterator[list[Lane]]:
@@ -190,7 +218,7 @@ class TrtBackend:
             yield taken
         except BaseException:
             for lane in taken:
-                with contextlib.suppress(BackendError):
+                with contextlib.suppress(VitEdgeError):
                     lane.abandon()
             raise
         finally:
@@ -213,17 +241,27 @@ class TrtBackend:
             )
 
 
+def _close(process: int, lanes: Sequence[Lane], engine: Engine) -> None:
+    """Give everything back, as much as can be where CUDA fails; nothing in a forked child."""
+    if os.getpid() != process:
+        return
+    with contextlib.ExitStack() as last_to_first:
+        last_to_first.callback(engine.close)
+        for lane in lanes:
+            last_to_first.callback(lane.close)
+
+
 def _reopen(
     path: str, engine: Path, device: int, name: Name, contexts: int, cuda_graphs: bool
 ) -> TrtBackend:
-    return load(
-        Bundle.read(path),
-        device=device,
-        library=name,
-        contexts=contexts,
-        cuda_graphs=cuda_graphs,
-        engines_dir=engine.parent,
-    )
+    """Open the same engine again, if it is one for the GPU that is here."""
+    bundle, gpu = Bundle.read(path), the_gpu(device)
+    verify.ensure_verified(bundle)
+    parts = {"model": bundle.model_sha256} | device_parts(gpu, name)
+    found = engines.find_like(bundle, "trt", parts, FILES, engine.parent, only=engine.name)
+    if found.path is None:
+        raise EngineError(f"{bundle.path}: {found.reason}")
+    return TrtBackend(bundle, gpu, found.path, name, contexts, cuda_graphs)
 
 
 def _name(library: Name | None) -> Name:
@@ -235,28 +273,46 @@ def _name(library: Name | None) -> Name:
     return installed(library) or open_library(library).name
 
 
-def _trusted_record(path: Path) -> dict[str, Any]:
-    """What is known of an engine, if the plan is, byte for byte, the one that was built.
+def _trusted(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """An engine's plan and record, if they are, byte for byte, what was built here.
+
+    Read once: what was hashed is what is used, whoever writes to the files meanwhile.
 
     Raises:
-        IntegrityError: It is not.
+        IntegrityError: They are not.
     """
-    recorded = trust.recorded_hashes(path)
+    recorded, contents = trust.recorded_hashes(path), {}
     for name in FILES:
-        if recorded.get(name) != sha256_of(path / name):
+        contents[name] = (path / name).read_bytes()
+        if recorded.get(name) != hashlib.sha256(contents[name]).hexdigest():
             raise IntegrityError(
                 f"{path / name} is not the file that was built here: remove {path}, and build again"
             )
-    found: dict[str, Any] = json.loads((path / RECORD_NAME).read_text())
-    return found
+    found: dict[str, Any] = json.loads(contents[RECORD_NAME])
+    return contents[PLAN_NAME], found
 
 
-def _told(precisions: Any) -> str:
-    """Such as "37 fp16, 12 fp32"."""
-    counted = sorted((precisions or {}).items(), key=lambda item: -item[1])
-    return ", ".join(f"{count} {name}" for name, count in counted) or "unknown"
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    """What an engine was built with, and what became of it."""
+    options: Mapping[str, str] = record["options"]
+    counted = sorted(record["precisions"].items(), key=lambda item: -item[1])
+    facts = {
+        "layers": ", ".join(f"{count} {name}" for name, count in counted) or "unknown",
+        "tf32": "on" if options.get("tf32") == "True" else "off",
+        "options": " ".join(f"{name}={value}" for name, value in options.items()) or "none",
+    }
+    if record["changed"]:
+        facts["built"] = record["changed"]
+    if "dla" in record:
+        left = len(record["dla"]["left_to_gpu"])
+        facts["dla"] = f"core {record['dla']['core']}, {left} layers left to the GPU"
+    return facts
 
 
-def _told_dla(dla: Any) -> str:
-    left = len(dla["left_to_gpu"])
-    return f"core {dla['core']}, {left} layers left to the GPU"
+def _host_code(record: Mapping[str, Any]) -> bool:
+    return bool(record["options"].get("version_compatible") == "True")
+
+
+def _dla(record: Mapping[str, Any]) -> int | None:
+    core: int | None = record.get("dla", {}).get("core")
+    return core

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import sys
@@ -10,15 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vit_edge import engines, isolate, memory, trust, verify
 from vit_edge.backends.trt.compiler import Job, compile_plan
 from vit_edge.backends.trt.cudart import open_cudart
 from vit_edge.backends.trt.engine import Engine, precisions
+from vit_edge.backends.trt.lane import Lane
 from vit_edge.backends.trt.library import Name, installed, installed_version, open_library, the_gpu
 from vit_edge.backends.trt.memory import Attempt, attempts, host_bytes, with_limits
 from vit_edge.backends.trt.options import BuildOptions, Compatibility
 from vit_edge.bundle import Bundle
-from vit_edge.errors import BackendError, ResourceError
+from vit_edge.errors import BackendError, EngineError, ResourceError
 from vit_edge.gpu import Gpu, gpus
 from vit_edge.userdirs import cache_dir
 
@@ -134,12 +138,21 @@ def build(
     files = FILES if gpu is None else (*FILES, LAYERS_NAME)
     needed_bytes = 2 * bundle.model_bytes  # float16 weights may be kept as float32
     with engines.made(bundle, "trt", parts, files, engines_dir, needed_bytes) as stage:
-        record = _compiled(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
-        record = {"schema_version": SCHEMA_VERSION, **parts, "batch_limit": manifest.max_batch} | {
-            **record,
+        found = _compiled(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
+        if gpu is not None:
+            _keep_timings(stage.path / _CACHE_NAME, gpu, name)
+            found |= _opened(bundle, gpu, job, stage.path)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "model": bundle.model_sha256,
+            "runtime": f"{name} {installed_version(name)}",
+            "gpu": None if gpu is None else dataclasses.asdict(gpu),
             "driver_cuda": gpus().cuda,
+            "options": options.key_parts(),
+            "batch_limit": manifest.max_batch,
+            "precisions": {},
         }
-        (stage.path / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+        (stage.path / RECORD_NAME).write_text(json.dumps(record | found, indent=2) + "\n")
     return stage.target
 
 
@@ -178,7 +191,12 @@ def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[
         try:
             return _attempted(attempt, gpu, folder)
         except ResourceError as error:
-            reasons.append(str(error).splitlines()[0])
+            reasons.append(str(error).partition("\n")[0])
+        except BackendError as error:
+            if not attempt.change:
+                raise
+            # a kernel may need more workspace than there was left to try with
+            reasons.append(" ".join(str(error).split("\n")[:3]))
     raise ResourceError(
         f"{job.model}: memory ran out, whatever was tried:\n  "
         + "\n  ".join(reasons)
@@ -188,34 +206,32 @@ def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[
 
 
 def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any]:
-    started = time.monotonic()
+    started, job = time.monotonic(), attempt.job
     device = None if gpu is None else gpu.index
     call = isolate.attempted_call(
-        "vit_edge.backends.trt.builder:compile_here", attempt.job, device, folder, echo=True
+        "vit_edge.backends.trt.builder:compile_here", job, device, folder, echo=True
     )
-    _check_death(call.child, f"building {attempt.job.model}")
+    _check_death(call.child, f"building {job.model}")
     found: dict[str, Any] = call.value
-    seconds = time.monotonic() - started
-    if device is not None:
-        _keep_timings(folder / _CACHE_NAME, gpu, attempt.job)
-        call = isolate.attempted_call(
-            "vit_edge.backends.trt.builder:inspect_here",
-            folder / PLAN_NAME,
-            folder / LAYERS_NAME,
-            device,
-            attempt.job.options,
-            echo=True,
-        )
-        _check_death(call.child, f"opening the engine of {attempt.job.model}")
-        found |= call.value
     return found | {
-        "asked": {} if not attempt.change else {"changed": attempt.change},
-        "profiles": [str(profile) for profile in attempt.job.profiles],
-        "workspace_bytes": attempt.job.workspace_bytes,
-        "tactic_bytes": attempt.job.tactic_bytes,
-        "build_s": round(seconds, 2),
+        "changed": attempt.change,
+        "profiles": [str(profile) for profile in job.profiles],
+        "workspace_bytes": job.workspace_bytes,
+        "tactic_bytes": job.tactic_bytes,
+        "build_s": round(time.monotonic() - started, 2),
         "build_peak_rss_bytes": call.child.peak_rss_bytes,
     }
+
+
+def _opened(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
+    """Open what was built, answer an image, and write down what runs in which precision."""
+    call = isolate.attempted_call(
+        "vit_edge.backends.trt.builder:try_here", str(bundle.path), gpu.index, job.options, folder,
+        echo=True,
+    )  # fmt: skip
+    _check_death(call.child, f"running the engine of {job.model} for the first time")
+    found: dict[str, Any] = call.value
+    return found
 
 
 def _check_death(child: isolate.ChildResult, what: str) -> None:
@@ -274,30 +290,46 @@ def _check_gpu(gpu: Gpu, model: Path) -> None:
         )
 
 
-def inspect_here(plan: Path, layers: Path, device: int, options: BuildOptions) -> dict[str, Any]:
-    """Open a plan that was just built, and write down which layer runs in which precision.
+def try_here(bundle: str, device: int, options: BuildOptions, folder: Path) -> dict[str, Any]:
+    """Run a plan that was just built, in this process, which may die of it.
 
     Args:
-        plan: The plan.
-        layers: Where the engine inspector's words go.
+        bundle: Its path.
         device: The GPU.
         options: That it was built with.
+        folder: Where the plan is, and where the engine inspector's words go.
 
     Returns:
         For the record: layers counted by precision, or why that is not known.
+
+    Raises:
+        EngineError: It is not what was wanted.
+        BackendError: It does not run.
     """
-    the_gpu(device)
-    open_cudart(device).use_device()
-    engine = Engine(open_library(options.library), plan, host_code=options.version_compatible)
+    manifest, gpu = Bundle.read(bundle).manifest, the_gpu(device)
+    cudart = open_cudart(gpu.index)
+    cudart.use_device()
+    engine = Engine(
+        open_library(options.library), (folder / PLAN_NAME).read_bytes(), folder / PLAN_NAME,
+        host_code=options.version_compatible, dla_core=options.dla_core,
+    )  # fmt: skip
+    engine.check(manifest)
+    lane = Lane(engine, cudart, manifest, graphs=False)
     try:
-        found = engine.layers()
-        counted: dict[str, Any] = {"precisions": precisions(found)}
-    except BackendError as error:  # the engine runs without
-        found, counted = {}, {"precisions": {}, "inspector": str(error)}
-        _LOG.warning("%s", str(error))
+        shape = (1, *(size or 0 for size in manifest.input.shape[1:]))
+        lane.start(np.zeros(shape, manifest.input.dtype))
+        if not all(np.isfinite(answer).all() for answer in lane.finish().values()):
+            raise EngineError(f"{folder / PLAN_NAME}: it answers an empty image with NaN or Inf")
+        try:
+            found = engine.layers()
+            counted: dict[str, Any] = {"precisions": precisions(found)}
+        except BackendError as error:  # the engine runs without
+            found, counted = {}, {"inspector": str(error)}
+            _LOG.warning("%s", str(error))
     finally:
+        lane.close()
         engine.close()
-    layers.write_text(json.dumps(found, indent=1) + "\n")
+    (folder / LAYERS_NAME).write_text(json.dumps(found, indent=1) + "\n")
     return counted
 
 
@@ -308,19 +340,20 @@ def _timings_folder(gpu: Gpu, name: Name) -> Path | None:
 
 
 def _known_timings(gpu: Gpu, name: Name) -> bytes:
-    """What earlier builds here have timed; only what we recorded is read."""
+    """What earlier builds here have timed; only what we recorded is used."""
     folder = _timings_folder(gpu, name)
-    if folder is None or _CACHE_NAME not in trust.recorded_hashes(folder):
+    recorded = None if folder is None else trust.recorded_hashes(folder).get(_CACHE_NAME)
+    if folder is None or recorded is None:
         return b""
-    return (folder / _CACHE_NAME).read_bytes()
+    found = (folder / _CACHE_NAME).read_bytes()
+    return found if hashlib.sha256(found).hexdigest() == recorded else b""
 
 
-def _keep_timings(made: Path, gpu: Gpu | None, job: Job) -> None:
+def _keep_timings(made: Path, gpu: Gpu, name: Name) -> None:
     """Move what was timed to where the next build finds it; no build fails for it."""
     if not made.exists():
         return
-    name = job.options.library
-    folder = None if gpu is None or name is None else _timings_folder(gpu, name)
+    folder = _timings_folder(gpu, name)
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,8 @@ def compile_plan(library: Library, job: Job) -> Compiled:
     """
     trt = library.trt
     logger = message_logger(trt)
+    if job.options.compute_capability is not None:
+        _check_target(library, job.options.compute_capability)
     builder = made("builder", logger, lambda: trt.Builder(logger))
     # A flag's number differs between versions: the enumeration is asked.
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -125,24 +127,32 @@ def _configure(library: Library, builder: Any, config: Any, job: Job) -> None:
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.hardware_compatibility != "none":
-        levels = trt.HardwareCompatibilityLevel
         name = options.hardware_compatibility.replace("-", "_").upper()
-        if not hasattr(levels, name):
+        if not hasattr(trt.HardwareCompatibilityLevel, name):
             raise BackendError(
                 f"{library.label} has no hardware compatibility {options.hardware_compatibility!r}"
             )
-        config.hardware_compatibility_level = getattr(levels, name)
-    pools = trt.MemoryPoolType
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, name)
     if job.workspace_bytes is not None:
-        config.set_memory_pool_limit(pools.WORKSPACE, job.workspace_bytes)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
     if job.tactic_bytes is not None:
-        config.set_memory_pool_limit(pools.TACTIC_DRAM, job.tactic_bytes)
-    if options.compute_capability is not None:
-        _aim(library, config, options.compute_capability)
+        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, job.tactic_bytes)
+    if hasattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):
+        # Without it a context's scratch memory is that of the largest batch, whatever it runs.
+        config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+    if options.compute_capability is not None and hasattr(trt, "ComputeCapability"):
+        target = getattr(trt.ComputeCapability, options.compute_capability)
+        config.num_compute_capabilities = 1
+        if not config.set_compute_capability(target, 0):
+            raise BackendError(f"{library.label} does not build for {options.compute_capability}")
 
 
-def _aim(library: Library, config: Any, name: str) -> None:
-    """Build for a GPU that need not be here."""
+def _check_target(library: Library, name: str) -> None:
+    """Refuse a GPU that is not here and that cannot be built for from here.
+
+    Raises:
+        BackendError: What can be.
+    """
     trt = library.trt
     if not hasattr(trt, "ComputeCapability"):
         raise BackendError(
@@ -152,9 +162,6 @@ def _aim(library: Library, config: Any, name: str) -> None:
     known = [text for text in trt.ComputeCapability.__members__ if text.startswith("SM")]
     if name not in known:
         raise BackendError(f"{library.label} does not build for {name!r}, only {', '.join(known)}")
-    config.num_compute_capabilities = 1
-    if not config.set_compute_capability(getattr(trt.ComputeCapability, name), 0):
-        raise BackendError(f"{library.label} does not build for {name}")
 
 
 def _add_profiles(builder: Any, config: Any, job: Job, logger: Any) -> None:
@@ -175,8 +182,9 @@ def _use_dla(
     there = builder.num_DLA_cores
     if core >= there:
         raise BackendError(
-            f"there is no DLA core {core}: {library.label} sees {there} here (AGX Orin and Orin NX "
-            "have them, Orin Nano, Thor and desktop GPUs do not)"
+            f"there is no DLA core {core}: {library.label} sees {there} here. AGX Orin and Orin NX "
+            "have them, Orin Nano, Thor and desktop GPUs do not; TensorRT serves them up to 10.7, "
+            "and from 11.4.1 on AGX Orin"
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
@@ -185,8 +193,8 @@ def _use_dla(
     left = tuple(layer.name for layer in every if not config.can_run_on_DLA(layer))
     if len(left) == len(every):
         raise BackendError(
-            f"{job.model}: DLA {core} can run none of its {len(every)} layers: it takes FP16 and "
-            "INT8 of fixed shapes; build it for the GPU"
+            f"{job.model}: DLA {core} can run none of its {len(every)} layers: it takes FP16 of "
+            "fixed shapes; export that, or build for the GPU"
         )
     return left
 

@@ -164,7 +164,9 @@ class Cudart:
                 f"the GPU's memory ran out: {message}. Run smaller batches, or fewer contexts, or "
                 "close what else uses it"
             )
-        raise CudaError(message)
+        raise CudaError(
+            f"{message}. After a fault on the GPU nothing more runs in this process: start it anew"
+        )
 
 
 def open_cudart(device: int = 0) -> Cudart:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import mmap
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,24 @@ _PRECISIONS = {
 class Engine:
     """A deserialized plan. Contexts of it may run at the same time, each in its own thread."""
 
-    def __init__(self, library: Library, plan: Path, *, host_code: bool) -> None:
+    def __init__(
+        self,
+        library: Library,
+        plan: bytes,
+        where: Path,
+        *,
+        host_code: bool,
+        dla_core: int | None = None,
+    ) -> None:
         """Open a plan.
 
         Args:
             library: The TensorRT that built it. A GPU has been seen: without, this would crash.
-            plan: Native code: only one that our own build recorded.
+            plan: Native code: only one that our own build recorded. Not read from a file here, so
+                that it is the bytes that were hashed.
+            where: Its file, for messages.
             host_code: Whether it may bring code for the CPU: a version-compatible one does.
+            dla_core: That it runs on; the plan does not say.
 
         Raises:
             EngineError: TensorRT refuses it.
@@ -41,16 +52,17 @@ class Engine:
         """
         trt = library.trt
         self.library = library
-        self._plan = plan
+        self._plan = where
         self._logger = message_logger(trt)
+        self._configs: list[Any] = []
         self._runtime: Any = made("runtime", self._logger, lambda: trt.Runtime(self._logger))
         if host_code:
             self._runtime.engine_host_code_allowed = True
-        # mapped, not read: the weights go to the GPU, and need not be in memory twice meanwhile
-        with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            self._engine: Any = self._runtime.deserialize_cuda_engine(data)
+        if dla_core is not None:
+            self._runtime.DLA_core = dla_core
+        self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise self._failure(f"{library.label} does not open it", EngineError)
+            raise self._failure(f"{library.label} does not open it; build it again", EngineError)
 
     def check(self, manifest: Manifest) -> None:
         """Compare the plan's tensors with the bundle's.
@@ -95,18 +107,32 @@ class Engine:
             config = self._engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            made = self._engine.create_execution_context(config)
-        else:
-            made = self._engine.create_execution_context(strategy)
-        if made is None:
-            raise self._failure("TensorRT gives no context", BackendError)
-        return made
+            self._configs.append(config)  # contexts do not keep theirs alive
+            return made(
+                "context", self._logger, lambda: self._engine.create_execution_context(config)
+            )
+        return made(
+            "context", self._logger, lambda: self._engine.create_execution_context(strategy)
+        )
 
-    def failure(self, what: str) -> BackendError | EngineError | ResourceError:
-        """An error with TensorRT's words; a call of its has answered False."""
-        error = self._failure(what, BackendError)
-        self._logger.errors = []  # told; the next failure has its own
-        return error
+    def granted(self, what: str, call: Callable[[], object]) -> None:
+        """Make a call of TensorRT's that answers False, or raises, where it cannot be had.
+
+        Args:
+            what: Is asked for.
+            call: The call.
+
+        Raises:
+            BackendError: It cannot be had; the message has TensorRT's words.
+            ResourceError: Because memory ran out.
+        """
+        self._logger.errors = []  # of calls before this one
+        try:
+            answer = call()
+        except (RuntimeError, TypeError, ValueError) as error:  # as pybind11 has them
+            raise self._failure(f"{what} is refused: {error}", BackendError) from error
+        if answer is False:
+            raise self._failure(f"{what} is refused", BackendError)
 
     def layers(self) -> Any:
         """What the engine inspector tells of each layer, as JSON has it.

@@ -8,10 +8,13 @@ anew.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 
 from vit_edge.backends.trt.cudart import DEVICE_TO_HOST, HOST_TO_DEVICE, Cudart
 from vit_edge.backends.trt.engine import Engine
-from vit_edge.errors import BackendError, ResourceError
+from vit_edge.errors import BackendError, ResourceError, VitEdgeError
 from vit_edge.manifest import Manifest, TensorSpec
 
 _LOG = logging.getLogger(__name__)
@@ -63,18 +66,28 @@ class _Buffer:
         self.capacity = images
 
     def free(self) -> None:
-        self.capacity = 0
-        if self.device:
-            self._cudart.free(self.device)
-        if self.host:
-            self._cudart.free_pinned(self.host)
-        self.device = self.host = 0
+        device, host = self.device, self.host
+        self.capacity = self.device = self.host = 0  # first: nobody frees twice after an error
+        try:
+            if device:
+                self._cudart.free(device)
+        finally:
+            if host:
+                self._cudart.free_pinned(host)
 
 
 class Lane:
     """Runs one batch at a time. Not for several threads at once."""
 
-    def __init__(self, engine: Engine, cudart: Cudart, manifest: Manifest, *, graphs: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cudart: Cudart,
+        manifest: Manifest,
+        *,
+        graphs: bool,
+        told: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         """Make a stream; memory is taken when the first batch comes.
 
         Args:
@@ -82,6 +95,7 @@ class Lane:
             cudart: On the engine's GPU.
             manifest: Of the bundle.
             graphs: Record each batch size's launches after its first run, and replay them.
+            told: Called with the reason where that turns out not to be possible.
         """
         self._engine = engine
         self._cudart = cudart
@@ -91,6 +105,7 @@ class Lane:
         self._profiles = engine.profiles(manifest.input.name)
         self._rtx_records = engine.library.name == "tensorrt_rtx"  # by itself
         self._graphs = graphs
+        self._told = told
         self._slots: OrderedDict[int, _Slot] = OrderedDict()
         self._scratch = self._scratch_bytes = 0
         self._running: _Slot | None = None
@@ -101,8 +116,9 @@ class Lane:
         self._cudart.use_device()
         try:
             slot = self._slot(len(pixels))
-        except (BackendError, ResourceError):
-            self._clear()  # contexts may hold memory that is gone
+        except BaseException:  # Ctrl-C too: contexts may hold memory that is gone
+            with contextlib.suppress(VitEdgeError):
+                self._clear()
             raise
         self._input.array(slot.images)[:] = pixels
         self._running = slot
@@ -128,27 +144,31 @@ class Lane:
         self._cudart.synchronize(self._stream)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back, as much as can be where CUDA fails."""
         self._cudart.use_device()
-        self._clear()
-        if self._stream:
-            self._cudart.destroy_stream(self._stream)
-            self._stream = 0
+        stream, self._stream = self._stream, 0
+        try:
+            self._clear()
+        finally:
+            if stream:
+                self._cudart.destroy_stream(stream)
 
     def _clear(self) -> None:
         """Give contexts and memory back; the next batch takes them anew."""
-        for slot in self._slots.values():
-            self._forget(slot)
+        slots = list(self._slots.values())
         self._slots.clear()
-        for buffer in self._buffers:
-            buffer.free()
-        if self._scratch:
-            self._cudart.free(self._scratch)
-            self._scratch = self._scratch_bytes = 0
+        with contextlib.ExitStack() as last_to_first:  # all of it, also after an error
+            if self._scratch:
+                last_to_first.callback(self._cudart.free, self._scratch)
+                self._scratch = self._scratch_bytes = 0
+            for buffer in self._buffers:
+                last_to_first.callback(buffer.free)
+            for slot in slots:
+                last_to_first.callback(self._forget, slot)
 
     def _slot(self, images: int) -> _Slot:
         """The context for a batch size, with room for it."""
-        if images > self._input.capacity:
+        if images > min(buffer.capacity for buffer in self._buffers):
             self._make_room(images)
         slot = self._slots.get(images)
         if slot is None:
@@ -169,17 +189,19 @@ class Lane:
             self._set_addresses(slot.context)
 
     def _made_slot(self, images: int) -> _Slot:
-        context = self._engine.context(graphs=self._graphs)
-        profile = self._profile(images)
-        if profile and not context.set_optimization_profile_async(profile, self._stream):
-            raise self._engine.failure(f"profile {profile} is refused")
-        self._cudart.synchronize(self._stream)
-        if not context.set_input_shape(self._input.name, (images, *self._input.shape)):
-            raise self._engine.failure(f"a batch of {images} is refused")
+        engine, shape = self._engine, (images, *self._input.shape)
+        context = engine.context(graphs=self._graphs)
+        if profile := self._profile(images):
+            change = context.set_optimization_profile_async
+            engine.granted(f"profile {profile}", lambda: change(profile, self._stream))
+            self._cudart.synchronize(self._stream)
+        engine.granted(
+            f"a batch of {images}", lambda: context.set_input_shape(self._input.name, shape)
+        )
         for out in self._outputs:
-            shape = tuple(context.get_tensor_shape(out.name))
-            if shape != (images, *out.shape):
-                raise BackendError(f"{out.name} has shape {shape}, not {(images, *out.shape)}")
+            found = tuple(context.get_tensor_shape(out.name))
+            if found != (images, *out.shape):
+                raise BackendError(f"{out.name} has shape {found}, not {(images, *out.shape)}")
         self._set_addresses(context)
         scratch = int(context.update_device_memory_size_for_shapes())
         if scratch > self._scratch_bytes:
@@ -198,15 +220,15 @@ class Lane:
 
     def _set_addresses(self, context: Any) -> None:
         for buffer in self._buffers:
-            if not context.set_tensor_address(buffer.name, buffer.device):
-                raise self._engine.failure(f"the address of {buffer.name} is refused")
+            set_it = partial(context.set_tensor_address, buffer.name, buffer.device)
+            self._engine.granted(f"the address of {buffer.name}", set_it)
 
     def _grow_scratch(self, size_bytes: int) -> None:
         for slot in self._slots.values():
             self._forget(slot)
-        if self._scratch:
-            self._cudart.free(self._scratch)
-            self._scratch = self._scratch_bytes = 0
+        scratch, self._scratch, self._scratch_bytes = self._scratch, 0, 0
+        if scratch:
+            self._cudart.free(scratch)
         self._scratch = self._cudart.allocate(size_bytes)
         self._scratch_bytes = size_bytes
         for slot in self._slots.values():
@@ -221,8 +243,7 @@ class Lane:
         cudart, stream, source = self._cudart, self._stream, self._input
         size = source.bytes_of(slot.images)
         cudart.copy(source.device, source.host, size, HOST_TO_DEVICE, stream)
-        if not slot.context.execute_async_v3(stream):
-            raise self._engine.failure("the run failed")
+        self._engine.granted("the run", lambda: slot.context.execute_async_v3(stream))
         for out in self._outputs:
             size = out.bytes_of(slot.images)
             cudart.copy(out.host, out.device, size, DEVICE_TO_HOST, stream)
@@ -233,17 +254,18 @@ class Lane:
             self._cudart.begin_capture(self._stream)
             try:
                 self._enqueue(slot)
-            except BackendError:
+            except BaseException:  # a stream that goes on recording would run nothing more
                 self._cudart.abandon_capture(self._stream)
                 raise
             slot.graph = self._cudart.end_capture(self._stream)
-        except BackendError as error:
+        except (BackendError, ResourceError) as error:
             self._graphs = False
+            self._told(str(error).partition("\n")[0])
             _LOG.warning("runs are not recorded as CUDA graphs, and slower for it: %s", str(error))
 
     def _forget(self, slot: _Slot) -> None:
         """Give its recording back: the next run is a plain one, and the one after it recorded."""
         slot.runs = 0
-        if slot.graph is not None:
-            self._cudart.destroy_graph(slot.graph)
-            slot.graph = None
+        graph, slot.graph = slot.graph, None
+        if graph is not None:
+            self._cudart.destroy_graph(graph)

@@ -43,7 +43,7 @@ class Library(NamedTuple):
 def installed(name: Name | None = None) -> Name | None:
     """The TensorRT that is installed, without importing it; the full one first. None: neither."""
     wanted = get_args(Name) if name is None else (name,)
-    return next((found for found in wanted if importlib.util.find_spec(found)), None)
+    return next((found for found in wanted if _is_there(found)), None)
 
 
 def available() -> Availability:
@@ -51,7 +51,10 @@ def available() -> Availability:
     name = installed()
     if name is None:
         return Availability(False, _INSTALL)
-    version = installed_version(name)
+    try:
+        version = installed_version(name)
+    except BackendError as error:
+        return Availability(False, str(error))
     if _too_old(name, version):
         oldest = ".".join(map(str, MINIMUM_VERSION))
         return Availability(False, f"{name} {version} is too old, {oldest} is needed")
@@ -68,7 +71,7 @@ def installed_version(name: Name) -> str:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return str(importlib.import_module(name).__version__)
+    return str(_imported(name).__version__)
 
 
 def open_library(name: Name | None = None) -> Library:
@@ -86,10 +89,7 @@ def open_library(name: Name | None = None) -> Library:
     found = installed(name)
     if found is None:
         raise BackendError(_INSTALL if name is None else f"{name} is not installed. {_INSTALL}")
-    try:
-        trt = importlib.import_module(found)
-    except (ImportError, OSError) as error:
-        raise BackendError(f"{found} is installed and does not load: {error}") from error
+    trt = _imported(found)
     version = str(trt.__version__)
     if _too_old(found, version):
         oldest = ".".join(map(str, MINIMUM_VERSION))
@@ -110,6 +110,26 @@ def the_gpu(index: int) -> Gpu:
         names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in found)
         raise BackendError(f"there is no GPU {index}; there are: {names}")
     return found[index]
+
+
+def _is_there(name: Name) -> bool:
+    """Whether there is a package, and not just a folder of that name."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module that was put together by hand
+        return True
+    return spec is not None and spec.origin is not None
+
+
+def _imported(name: Name) -> Any:
+    try:
+        trt = importlib.import_module(name)
+        str(trt.__version__)
+    except Exception as error:  # the libraries that it loads may be missing, or not fit
+        raise BackendError(
+            f"{name} is installed and does not load: {error}; install it anew"
+        ) from error
+    return trt
 
 
 def _too_old(name: Name, version: str) -> bool:

@@ -55,11 +55,14 @@ class BuildOptions:
         tf32: Multiply float32 with 10 bits of mantissa, as TensorRT does unless told not to: off
             here, since float32 would not be float32 (1e-3 instead of 1e-6).
         version_compatible: The plan also runs in later TensorRT versions of the same major number.
-            It then carries code for the CPU, which is run when it is opened.
+            It then carries code for the CPU, which is run when it is opened. For `trtexec` and
+            Triton: `load` takes engines of the version that is here only.
         hardware_compatibility: The plan also runs on other GPUs: all since Ampere, or those of the
-            same compute capability. Costs speed; not on a Jetson.
-        dla_core: Run on this Deep Learning Accelerator what it can run (FP16 and INT8), and the
-            rest on the GPU; which layers that is, is in the engine's record.
+            same compute capability. Costs speed; not on a Jetson. Likewise: `load` takes engines
+            that were built on the GPU that is here.
+        dla_core: Run on this Deep Learning Accelerator what it can run, and the rest on the GPU;
+            which layers that is, is in the engine's record. TensorRT up to 10.7, and 11.4.1 on AGX
+            Orin. FP16: it takes INT8 with calibration tables, which our graphs have not.
         compute_capability: Build for another GPU than the one here, such as "SM86"; TensorRT-RTX
             only. Such an engine is for carrying away, and is not found by `load`.
         timing_cache: Keep what was timed for the next build on this device.
@@ -104,6 +107,8 @@ class BuildOptions:
             problems.append(f"hardware_compatibility must be one of {allowed}, not {found!r}")
         if self.dla_core is not None and self.dla_core < 0:
             problems.append(f"dla_core must be at least 0, not {self.dla_core}")
+        if self.library == "tensorrt_rtx" and self.version_compatible:
+            problems.append("TensorRT-RTX has no version_compatible plans; leave it out")
         if self.dla_core is not None and self.hardware_compatibility != "none":
             problems.append("dla_core and hardware_compatibility exclude each other")
         try:
