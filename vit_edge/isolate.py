@@ -35,6 +35,7 @@ from vit_edge import cgroups, processes
 from vit_edge.errors import ResourceError, UsageError
 
 POLL_S = 0.02  # what lives shorter is seen through the high-water marks only
+_TERMINAL = "VIT_EDGE_STDERR_IS_TERMINAL"  # of a child's environment
 _MIB = 1 << 20
 
 
@@ -222,7 +223,11 @@ def attempted_call(
             [sys.executable, "-m", "vit_edge.isolate", str(request), str(answer)],
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
-            env={**os.environ, "PYTHONPATH": path},
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                _TERMINAL: "1" if echo and shown_on_terminal() else "0",
+            },
             echo=echo,
             poll_s=poll_s,
         )
@@ -238,6 +243,11 @@ def attempted_call(
     if outcome == "raised":
         raise value
     return Call(value, done)
+
+
+def shown_on_terminal() -> bool:
+    """Whether what is written to stderr comes to a terminal, if by way of parents that echo it."""
+    return os.environ.get(_TERMINAL) == "1" or sys.stderr.isatty()
 
 
 class _Echo:

@@ -4,7 +4,7 @@ A class or member that the listing lacks is absent here, whatever is written bel
 in the wrong order is answered as the real one does, with None, -1 or False and a word to the
 logger; and what is run is the ONNX file, by onnxruntime. Environment: FAKE_TENSORRT (10 or 11:
 whose listing), FAKE_TENSORRT_BUILD ("oom:N": memory runs out with a workspace over N bytes,
-"kill:N": the system kills it then; "crash"; "none": refuses; "odd inspector").
+"kill:N": the system kills it then; "crash"; "none": refuses; "odd inspector"; "slow").
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import enum
 import json
 import os
 import signal
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,7 @@ class Builder(_Base):
         if monitor is not None:
             monitor.phase_start("Building Engine", None, 2)
             for step in range(2):
+                time.sleep(0.15 if mode == "slow" else 0)
                 if not monitor.step_complete("Building Engine", step):
                     return self._refuse("cancelled", None)
             monitor.phase_finish("Building Engine")

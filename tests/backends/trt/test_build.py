@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -525,6 +526,23 @@ def test_a_folder_named_tensorrt_is_no_tensorrt(
     assert "does not load: libnvinfer.so.10" in availability.reason
     with pytest.raises(BackendError, match=r"does not load: libnvinfer.so.10; install it anew"):
         library.open_library("tensorrt")
+
+
+def test_progress_reaches_the_terminal_through_both_children(fake: Any, bundle: Bundle) -> None:
+    mine, theirs = os.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment["FAKE_TENSORRT_BUILD"] = "slow"
+    command = [sys.executable, "-m", "vit_edge.build", str(bundle.path), "--backend", "trt"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # what a closed pseudo-terminal ends in
+        while piece := os.read(mine, 4096):
+            said += piece
+    os.close(mine)
+    assert child.wait() == 0
+    assert b"\r\x1b[Kbuilding: " in said
+    assert b"Building Engine 1/2" in said
 
 
 def test_no_gpu_is_an_error_before_tensorrt_is_touched(

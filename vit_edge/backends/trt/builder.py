@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,7 @@ def build(
         profiles=tuple(options.profile_list(manifest.max_batch)),
         options=dataclasses.replace(options, library=name),
         timing_cache=_known_timings(gpu, name) if timing_cache and gpu else None,
-        terminal=sys.stderr.isatty(),
+        terminal=isolate.shown_on_terminal(),
     )
     parts = key_parts(bundle, gpu, name, options)
     files = FILES if gpu is None else (*FILES, LAYERS_NAME)
