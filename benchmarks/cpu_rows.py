@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from cpu_setup import Setup
 
+from vit_edge.bench.operations import multiply_adds
 from vit_edge.variants import variant
 
 
@@ -153,8 +154,4 @@ START_ROW, START_BAR = 7, 0.06
 
 def operations(name: str) -> int:
     """Multiplications and additions of a whole model for one image: 35.1e9 for base-patch16-224."""
-    shape = variant(name).architecture
-    tokens, width = shape.tokens, shape.width
-    block = tokens * width * (4 * width + 2 * shape.mlp_dim) + 2 * tokens * tokens * width
-    patches = (tokens - 1) * width * shape.channels * shape.patch_px**2
-    return 2 * (shape.depth * block + patches + width * (shape.num_classes or 0))
+    return 2 * multiply_adds(variant(name).architecture)

@@ -79,12 +79,12 @@ def prepare(work: Path, name: str, peers: Path | None, timm: Path | None) -> Set
     return setup
 
 
-def environment(folder: Path) -> Path:
-    """The competitors' environment, made unless pip has finished there before."""
+def environment(folder: Path, requirements: str = "requirements-cpu.txt") -> Path:
+    """A competitors' environment, made unless pip has finished there before."""
     python, done = folder / "bin" / "python", folder / "installed"
     if not done.exists():
         run(Path(sys.executable), "-m", "venv", folder)
-        run(python, "-m", "pip", "install", "-r", PEERS / "requirements-cpu.txt")
+        run(python, "-m", "pip", "install", "-r", PEERS / requirements)
         done.touch()
     return python
 

@@ -32,6 +32,7 @@ ABOVE_RUNTIMES = {
         "cli",
         "build",
         "precisions",
+        "recommend",
         "tune",
         "tuned",
         "ways",

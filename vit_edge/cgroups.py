@@ -49,6 +49,11 @@ def own_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
             yield from (folder for folder in (here, *here.parents) if folder.is_relative_to(top))
 
 
+def in_container(root: Path = ROOT) -> bool:
+    """Whether Docker or Podman left their mark."""
+    return (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+
+
 def evict(folder: Path) -> None:
     """Drop a folder's files from the page cache, so that whoever reads them next is charged."""
     for path in folder.rglob("*"):

@@ -24,6 +24,7 @@ class Measured:
     refused: str | None = None  # why it cannot run here
     parity: tuple[str, ...] = ()  # what its answers miss; empty if they hold
     over_limit: str | None = None  # why it does not fit the memory limit
+    too_slow: str | None = None  # why it is not within the latency asked for
     latency_ms: Mapping[int, float] = field(default_factory=dict)  # batch -> median of one call
     runs: Mapping[int, int] = field(default_factory=dict)  # batch -> calls timed
     first_answer_s: float = 0.0  # from opening the bundle to the first answer
@@ -39,7 +40,19 @@ class Measured:
     @property
     def usable(self) -> bool:
         """Whether it may be chosen."""
-        return self.refused is None and not self.parity and self.over_limit is None
+        return not self.faults
+
+    @property
+    def faults(self) -> list[str]:
+        """All that speaks against it, in words."""
+        told = (self.refused, *self.parity[:1], self.over_limit, self.too_slow)
+        return [fault for fault in told if fault is not None]
+
+
+def ranked(measured: Sequence[Measured], batch: int) -> list[int]:
+    """Indices of what may be chosen, the fastest with this batch size first."""
+    usable = [index for index, entry in enumerate(measured) if entry.usable]
+    return sorted(usable, key=lambda index: measured[index].latency_ms[batch])
 
 
 def choose(measured: Sequence[Measured], batches: Sequence[int], *, one: bool) -> dict[int, int]:
@@ -72,7 +85,7 @@ def choose(measured: Sequence[Measured], batches: Sequence[int], *, one: bool) -
     if one:
         best = min(usable, key=lambda index: slowness(index, batches))
         return dict.fromkeys(batches, best)
-    return {batch: min(usable, key=lambda index: slowness(index, [batch])) for batch in batches}
+    return {batch: ranked(measured, batch)[0] for batch in batches}
 
 
 def _nothing(measured: Sequence[Measured]) -> ParityError | ResourceError:

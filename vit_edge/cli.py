@@ -24,6 +24,7 @@ VERBS = {
     "predict": "vit_edge.__main__",
     "evaluate": "vit_edge.evaluate",
     "doctor": "vit_edge.doctor.__main__",
+    "recommend": "vit_edge.recommend",
 }
 
 _UNITS = {

@@ -88,20 +88,26 @@ def quantize(folder: Path) -> None:
         quantize_dynamic(
             folder / FLOAT, folder / DYNAMIC, op_types_to_quantize=operators, per_channel=True
         )
-    if not (folder / NNCF).exists():
-        import nncf
-        import numpy as np
-        import openvino
+    nncf_int8(folder)
 
-        images = list(np.load(folder / PIXELS)[:, None])
-        model = nncf.quantize(
-            openvino.Core().read_model(folder / FLOAT),
-            nncf.Dataset(images),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(images),
-        )
-        openvino.save_model(model, folder / NNCF, compress_to_fp16=False)
+
+def nncf_int8(folder: Path) -> None:
+    """Write nncf.xml."""
+    if (folder / NNCF).exists():
+        return
+    import nncf
+    import numpy as np
+    import openvino
+
+    images = list(np.load(folder / PIXELS)[:, None])
+    model = nncf.quantize(
+        openvino.Core().read_model(folder / FLOAT),
+        nncf.Dataset(images),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(images),
+    )
+    openvino.save_model(model, folder / NNCF, compress_to_fp16=False)
 
 
 if __name__ == "__main__":

@@ -329,7 +329,7 @@ def luminance(colour: str) -> float:
 def test_every_colour_stands_out_from_its_ground(
     repository: Path, scheme: int, ink: str, ground: str, least: float
 ) -> None:
-    css = (repository / "vit_edge/parity/report/templates/page.css").read_text()
+    css = (repository / "vit_edge/report/templates/page.css").read_text()
     light, dark = css.split("@media (prefers-color-scheme: dark)")
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", (light, dark)[scheme]))
     bright, dim = sorted((luminance(colours[ink]), luminance(colours[ground])), reverse=True)

@@ -24,7 +24,7 @@ from vit_edge.parity.report import read, schema
 from vit_edge.parity.report.read import read_result
 from vit_edge.parity.report.sections import devices, merged, overall, said_once
 from vit_edge.parity.report.text import text_of
-from vit_edge.parity.report.write import write_report
+from vit_edge.report.write import write_report
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from vit_edge import cli, tuned
-from vit_edge.bench import results, table
+from vit_edge.bench import built, results, table
 from vit_edge.bench.plan import STREAMS, Sampling, Scenario, Stage, Suite, product, read_suite
 from vit_edge.bench.runner import command_line, run
 from vit_edge.errors import UsageError
@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
         "--backend ort,openvino --batch 1,8\n"
         "         python -m vit_edge.bench --suite benchmarks/suites/cpu.toml --out results.json\n"
         "         python -m vit_edge.bench compare A.json [B.json]                  (--help)\n"
-        "         python -m vit_edge.bench check A.json --baseline B.json           (--help)",
+        "         python -m vit_edge.bench check A.json --baseline B.json           (--help)\n"
+        "         python -m vit_edge.bench report A.json --html report.html         (--help)\n"
+        "         python -m vit_edge.bench roofline --share-of A.json               (--help)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories")
@@ -82,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the bundles are that a suite names; default: ./bundles",
     )
+    made.add_argument(
+        "--build",
+        action="store_true",
+        help="build every engine anew first, and keep what that took; default: what is there is "
+        "used",
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="append the run to these results")
     made.add_argument("--json", action="store_true", help="print the run as JSON on stdout")
     return made
@@ -94,17 +102,26 @@ def main(argv: list[str] | None = None) -> int:
         from vit_edge.bench import judge
 
         return judge.main(words)
+    if words[:1] == ["roofline"]:
+        from vit_edge.bench import roofline
+
+        return roofline.main(words[1:])
+    if words[:1] == ["report"]:
+        from vit_edge.bench.report import verb
+
+        return verb.main(words[1:])
     arguments = parser().parse_args(words)
     return cli.guarded(lambda: _measure(arguments))
 
 
 def _measure(arguments: argparse.Namespace) -> int:
     suite = _suite(arguments)
+    builds = built.builds(suite.configurations) if arguments.build else {}
     if arguments.out is None:
-        found = run(suite, lambda _: None, command_line())
+        found = run(suite, lambda _: None, command_line(), builds)
     else:
         with results.appending(arguments.out) as save:
-            found = run(suite, save, command_line())
+            found = run(suite, save, command_line(), builds)
     if arguments.json:
         print(json.dumps(found, indent=2))
     else:

@@ -12,8 +12,11 @@ from vit_edge.bench.percentiles import Estimate, student
 from vit_edge.bench.results import samples
 
 # Facts that make numbers of two runs incomparable where they differ, and are said.
-MACHINE = ("cpu", "cpus", "affinity", "features", "memory", "system", "governor", "gpu", "power")
-SOFTWARE = ("python", "numpy", "runtime", "driver")
+MACHINE = (
+    "cpu", "cpus", "affinity", "cpu_quota", "smt", "features", "clock_max", "governor", "memory",
+    "memory_limit", "system", "gpu", "power",
+)  # fmt: skip
+SOFTWARE = ("python", "numpy", "runtime", "driver", "container")
 
 
 class Comparison(NamedTuple):

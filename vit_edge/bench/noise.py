@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from vit_edge.cgroups import ROOT, read
 # Chosen so that a quiet two-core virtual machine passes: see docs/bench.md.
 _BUSY = 0.15  # of the CPUs, that others use while we measure
 _STOLEN = 0.02  # of the time, taken by other virtual machines
+_LOOK_S = 0.5  # 50 ticks of each CPU
 _APART = 0.05  # of the median, between processes of one configuration
 
 
@@ -37,26 +39,41 @@ def ticks(root: Path = ROOT) -> Ticks:
     return Ticks(user + nice + system + irq + softirq, idle + iowait, steal, ours)
 
 
-def machine_warnings(before: Ticks, after: Ticks, root: Path = ROOT) -> list[str]:
+def warnings_now(root: Path = ROOT, *, look_s: float = _LOOK_S) -> list[str]:
+    """What disturbs already before a run begins.
+
+    Args:
+        root: Where proc/ and sys/ are.
+        look_s: How long to look.
+    """
+    before = ticks(root)
+    time.sleep(look_s)
+    return machine_warnings(before, ticks(root), root, "before it began")
+
+
+def machine_warnings(
+    before: Ticks, after: Ticks, root: Path = ROOT, when: str = "meanwhile"
+) -> list[str]:
     """What of the machine's own doings disturbs a run that took place between two looks.
 
     Args:
         before: Before the run.
         after: After it.
         root: Where proc/ and sys/ are.
+        when: That took place, in words.
     """
     busy, idle, stolen, ours = (now - then for now, then in zip(after, before, strict=True))
     total = busy + idle + stolen
     found = []
     if total > 0 and (others := max(0, busy - ours) / total) > _BUSY:
         found.append(
-            f"other processes used {others:.0%} of the CPUs meanwhile: stop them (top), or bind "
+            f"other processes used {others:.0%} of the CPUs {when}: stop them (top), or bind "
             "this to CPUs of its own (taskset)"
         )
     if total > 0 and stolen / total > _STOLEN:
         found.append(
-            f"{stolen / total:.0%} of the time went to other virtual machines (steal): measure at "
-            "another hour, or on a machine of its own"
+            f"{stolen / total:.0%} of the time went to other virtual machines {when} (steal): "
+            "measure at another hour, or on a machine of its own"
         )
     governors = {
         read(path).strip()
@@ -90,6 +107,12 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
                 f"{name}: its processes differ by {apart:.0%}: more of them (--processes) narrow "
                 "the interval"
             )
+    throttled = {reason: None for process in processes for reason in _throttled(process)}
+    if throttled:
+        found.append(
+            f"{name}: throttled ({'; '.join(throttled)}): cool it, or lower the clocks to what it "
+            "can hold (a Jetson: another power mode, nvpmodel), and measure again"
+        )
     if any(not process.get("stable", True) for process in processes):
         found.append(f"{name}: it did not come to rest within the warm-up")
     if any(not process.get("enough", True) for process in processes):
@@ -101,3 +124,8 @@ def usable() -> dict[str, str]:
     """The CPUs we may use, for the facts."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, allowed))}
+
+
+def _throttled(process: Mapping[str, object]) -> Sequence[str]:
+    sensors = process.get("sensors")
+    return sensors["throttled"] if isinstance(sensors, Mapping) else []

@@ -73,7 +73,7 @@ def estimate(processes: Sequence[Sequence[float]], of: Statistic) -> Estimate:
     in blocks, since neighbours are alike.
 
     Args:
-        processes: The samples of each process; at least one sample in all.
+        processes: The samples of each process, positive; at least one sample in all.
         of: What of a process's samples is wanted.
     """
     filled = [np.asarray(samples, float) for samples in processes if len(samples)]
@@ -85,9 +85,11 @@ def estimate(processes: Sequence[Sequence[float]], of: Statistic) -> Estimate:
         drawn = np.array([of(again) for again in _blocks_again(filled[0])])
         low, high = np.quantile(drawn, [0.025, 0.975])
         return Estimate(value, float(min(low, value)), float(max(high, value)))
-    half = student(len(each) - 1) * float(np.std(each, ddof=1)) / math.sqrt(len(each))
-    centre = float(np.mean(each))
-    return Estimate(value, min(centre - half, value), max(centre + half, value))
+    logs = np.log(each)  # times are positive, and differ by factors
+    half = student(len(each) - 1) * float(np.std(logs, ddof=1)) / math.sqrt(len(each))
+    centre = float(np.mean(logs))
+    low, high = math.exp(centre - half), math.exp(centre + half)
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def _blocks_again(samples: NDArray[np.float64]) -> list[NDArray[np.float64]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vit_edge import cpus
 from vit_edge.choose import Option, name_of
 from vit_edge.errors import MissingExtraError, UsageError
 
@@ -150,7 +151,8 @@ def read_suite(path: Path, bundles: Path) -> Suite:
     """Read a suite.
 
     A suite has a title, a table [sampling], and tables [[measure]] with bundles, backends (names,
-    or tables with name and options), batches, scenario and stages.
+    or tables with name and options), batches, threads, scenario and stages. threads is a list, or
+    "all": 1, 2, 4, ... and as many as this process may use.
 
     Args:
         path: The TOML file.
@@ -186,13 +188,18 @@ def read_suite(path: Path, bundles: Path) -> Suite:
 
 
 def _configurations(table: Mapping[str, Any], bundles: Path) -> Sequence[Configuration]:
-    known = {"bundles", "backends", "batches", "scenario", "stages", "queries_per_second"}
+    known = {
+        "bundles", "backends", "batches", "threads", "scenario", "stages", "queries_per_second"
+    }  # fmt: skip
     if unknown := sorted(table.keys() - known):
         raise ValueError(f"unknown keys: {', '.join(unknown)}")
     ways = [
         (entry, {}) if isinstance(entry, str) else (entry["name"], entry.get("options", {}))
         for entry in table["backends"]
     ]
+    if "threads" in table:
+        counts = _thread_counts(table["threads"])
+        ways = [(name, {**options, "threads": n}) for name, options in ways for n in counts]
     return product(
         [bundles / name for name in table["bundles"]],
         ways,
@@ -201,3 +208,13 @@ def _configurations(table: Mapping[str, Any], bundles: Path) -> Sequence[Configu
         table.get("stages", ["model"]),
         table.get("queries_per_second"),
     )
+
+
+def _thread_counts(threads: Any) -> Sequence[int]:
+    usable = cpus.usable_cpus()
+    if threads == "all":
+        powers = [2**power for power in range(usable.bit_length()) if 2**power < usable]
+        return [*powers, usable]
+    if not isinstance(threads, list) or not all(type(n) is int and n >= 1 for n in threads):
+        raise ValueError(f'threads must be "all" or numbers of at least 1, not {threads!r}')
+    return threads

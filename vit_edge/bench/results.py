@@ -44,12 +44,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def last(path: Path) -> dict[str, Any]:
-    """The newest run of a file.
+    """The newest run of a file that measured configurations; a roofline has none.
 
     Raises:
         ResultsError: There is none.
     """
-    runs = read(path)
+    runs = [run for run in read(path) if run["configurations"]]
     if not runs:
         raise ResultsError(f"{path}: holds no run")
     return runs[-1]

@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
-from vit_edge import isolate, machine
-from vit_edge.bench import noise
+from vit_edge import isolate
+from vit_edge.bench import built, facts, noise
+from vit_edge.bench.operations import multiply_adds
+from vit_edge.bench.peers import Peer, take_turn
 from vit_edge.bench.percentiles import samples_needed
 from vit_edge.bench.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle
@@ -22,8 +25,8 @@ from vit_edge.errors import VitEdgeError
 _LOG = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-_POLL_S = 0.25  # of a child that measures itself: looking at it takes time from it
-_SPARE_S = 120.0  # to load a model, beside the time that sampling may take
+POLL_S = 0.25  # of a child that measures itself: looking at it takes time from it
+SPARE_S = 120.0  # to load a model, beside the time that sampling may take
 
 Save = Callable[[Mapping[str, Any]], None]
 
@@ -32,7 +35,13 @@ class TerminatedError(Exception):
     """SIGTERM, told like Ctrl-C."""
 
 
-def run(suite: Suite, save: Save, command: Sequence[str] = ()) -> dict[str, Any]:
+def run(
+    suite: Suite,
+    save: Save,
+    command: Sequence[str] = (),
+    builds: Mapping[str, built.Built] = MappingProxyType({}),
+    peers: Sequence[Peer] = (),
+) -> dict[str, Any]:
     """Measure every configuration of a suite.
 
     Configurations take turns, in another order in each round: what changes in the machine meanwhile
@@ -42,13 +51,22 @@ def run(suite: Suite, save: Save, command: Sequence[str] = ()) -> dict[str, Any]
         suite: What to measure.
         save: Called with the whole run after each process, so that nothing is lost.
         command: The command line, for the facts.
+        builds: What building took, by configuration; see built.builds. Without it what was built
+            before is used, and `facts.engine` of an entry says what.
+        peers: Others that take turns with the suite's configurations.
 
     Returns:
         The run: see docs/bench.md for its fields. Interrupted ones have `complete` false.
     """
     suite.check()
     sampling = suite.sampling
-    entries = [_entry(configuration) for configuration in suite.configurations]
+    entries = [
+        _entry(configuration, builds.get(configuration.name))
+        for configuration in suite.configurations
+    ] + [peer.entry() for peer in peers]
+    early = noise.warnings_now()
+    for warning in early:
+        _LOG.warning("warning: %s", warning)
     found: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "title": suite.title,
@@ -63,8 +81,8 @@ def run(suite: Suite, save: Save, command: Sequence[str] = ()) -> dict[str, Any]
             "at_least_s": sampling.at_least_s,
             "images": None if sampling.images is None else str(sampling.images),
         },
-        "facts": machine.machine_facts() | noise.usable(),
-        "warnings": [],
+        "facts": facts.run_facts(),
+        "warnings": early,
         "configurations": entries,
     }
     save(found)
@@ -78,17 +96,22 @@ def run(suite: Suite, save: Save, command: Sequence[str] = ()) -> dict[str, Any]
                 for index in indices:
                     if entries[index]["failed"] is not None:
                         continue
-                    _turn(suite.configurations[index], entries[index], sampling, turn)
+                    if index < len(suite.configurations):
+                        _turn(suite.configurations[index], entries[index], sampling, turn)
+                    else:
+                        peer = peers[index - len(suite.configurations)]
+                        take_turn(peer, entries[index], sampling, turn)
                     save(found)
             found["complete"] = True
         except (KeyboardInterrupt, TerminatedError):
             found["interrupted"] = f"after {_processes(entries)} processes"
             _LOG.warning("interrupted: what was measured is kept, and marked")
-    found["warnings"] = noise.machine_warnings(before, noise.ticks()) + [
+    late = noise.machine_warnings(before, noise.ticks()) + [
         warning
         for entry in entries
         for warning in noise.configuration_warnings(entry["name"], entry["processes"])
     ]
+    found["warnings"] = list(dict.fromkeys(early + late))
     found["ended"] = _now()
     save(found)
     return found
@@ -110,8 +133,8 @@ def _turn(
             time.time(),
             turn,
             not entry["processes"] and configuration.stage == "model",
-            timeout_s=sampling.most_s + _SPARE_S,
-            poll_s=_POLL_S,
+            timeout_s=sampling.most_s + SPARE_S,
+            poll_s=POLL_S,
         )
     except VitEdgeError as error:
         entry["failed"] = str(error).partition("\n")[0]
@@ -121,13 +144,16 @@ def _turn(
         else:
             value: dict[str, Any] = call.value
             entry["facts"] = value.pop("facts")
+            bundle = Bundle.read(configuration.bundle)
+            size = built.engine_bytes(bundle, entry["facts"].get("engine", ""))
+            entry["built"]["engine_bytes"] = size
             entry["parity"] = value.pop("parity") or entry["parity"]
             entry["processes"].append(value)
     if entry["failed"] is not None:
         _LOG.warning("%s: %s", configuration.name, entry["failed"])
 
 
-def _entry(configuration: Configuration) -> dict[str, Any]:
+def _entry(configuration: Configuration, build: built.Built | None) -> dict[str, Any]:
     """A configuration as it is kept."""
     found: dict[str, Any] = {
         "name": configuration.name,
@@ -138,6 +164,7 @@ def _entry(configuration: Configuration) -> dict[str, Any]:
         "stage": configuration.stage,
         "queries_per_second": configuration.queries_per_second,
         "bundle": None,
+        "built": None,
         "facts": {},
         "parity": None,
         "failed": None,
@@ -149,6 +176,10 @@ def _entry(configuration: Configuration) -> dict[str, Any]:
         found["failed"] = str(error).partition("\n")[0]
         return found
     manifest = bundle.manifest
+    found["built"] = built.unbuilt(bundle)
+    if build is not None:
+        found["failed"] = build["failed"]
+        found["built"] |= {key: build[key] for key in ("build_s", "build_memory_bytes")}
     if configuration.batch > manifest.max_batch:
         found["failed"] = f"batch {configuration.batch} is over the bundle's {manifest.max_batch}"
     found["bundle"] = {
@@ -158,6 +189,9 @@ def _entry(configuration: Configuration) -> dict[str, Any]:
         "model_sha256": bundle.model_sha256,
         "model_bytes": bundle.model_bytes,
         "image_hw": list(manifest.preprocessing.crop_hw),
+        "multiply_adds": None
+        if manifest.architecture is None
+        else multiply_adds(manifest.architecture),
     }
     return found
 

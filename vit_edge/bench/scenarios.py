@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,8 @@ _STABLE = 0.02  # two windows that differ by less are the same
 _WARMUP_S = 10.0  # then it is measured all the same, and told
 
 Query = Callable[[], object]
+Around = AbstractContextManager[object]  # what is done around that which is timed
+_NOTHING = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -71,30 +74,41 @@ def warmed_up(query: Query) -> tuple[int, bool]:
             return len(taken), False
 
 
-def one_after_another(query: Query, images: int, limits: Limits) -> Sampled:
+def one_after_another(
+    query: Query, images: int, limits: Limits, around: Around = _NOTHING
+) -> Sampled:
     """Single-stream and multi-stream, and offline with nothing to wait for: back to back.
 
     Args:
         query: Answers one query.
         images: Of one query.
         limits: When to stop.
+        around: Entered after the warm-up.
     """
     warmup_runs, stable = warmed_up(query)
     latencies_ms: list[float] = []
     clock = time.perf_counter
-    started = before = clock()
-    while not limits.reached(len(latencies_ms), before - started):
-        query()
-        now = clock()
-        latencies_ms.append(1e3 * (now - before))
-        before = now
+    with around:
+        started = before = clock()
+        while not limits.reached(len(latencies_ms), before - started):
+            query()
+            now = clock()
+            latencies_ms.append(1e3 * (now - before))
+            before = now
     return Sampled(
         latencies_ms, before - started, images * len(latencies_ms), warmup_runs, stable,
         len(latencies_ms) >= limits.samples,
     )  # fmt: skip
 
 
-def at_random(query: Query, images: int, rate: float, limits: Limits, seed: int) -> Sampled:
+def at_random(
+    query: Query,
+    images: int,
+    rate: float,
+    limits: Limits,
+    seed: int,
+    around: Around = _NOTHING,
+) -> Sampled:
     """Server: queries arrive as a Poisson process, whether the last one is answered or not.
 
     Args:
@@ -103,6 +117,7 @@ def at_random(query: Query, images: int, rate: float, limits: Limits, seed: int)
         rate: Queries a second.
         limits: When to stop.
         seed: Of the arrivals.
+        around: Entered after the warm-up.
     """
     warmup_runs, stable = warmed_up(query)
     random = np.random.default_rng(seed)
@@ -114,19 +129,20 @@ def at_random(query: Query, images: int, rate: float, limits: Limits, seed: int)
             query()
             latencies_ms.append(1e3 * (time.perf_counter() - arrived))
 
-    server = threading.Thread(target=serve)
-    server.start()
-    started = due = time.perf_counter()
-    sent = 0
-    try:
-        while not limits.reached(sent, due - started):
-            due += float(random.exponential(1 / rate))
-            time.sleep(max(0.0, due - time.perf_counter()))
-            waiting.put(due)  # it has arrived then, however late we are
-            sent += 1
-    finally:
-        waiting.put(None)
-        server.join()
-    seconds = time.perf_counter() - started
+    with around:
+        server = threading.Thread(target=serve)
+        server.start()
+        started = due = time.perf_counter()
+        sent = 0
+        try:
+            while not limits.reached(sent, due - started):
+                due += float(random.exponential(1 / rate))
+                time.sleep(max(0.0, due - time.perf_counter()))
+                waiting.put(due)  # it has arrived then, however late we are
+                sent += 1
+        finally:
+            waiting.put(None)
+            server.join()
+        seconds = time.perf_counter() - started
     enough = len(latencies_ms) >= limits.samples
     return Sampled(latencies_ms, seconds, images * sent, warmup_runs, stable, enough)

@@ -10,11 +10,12 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vit_edge import processes, tuned
+from vit_edge.backends import Backend
 from vit_edge.bench.plan import Configuration, Sampling
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
@@ -44,29 +45,27 @@ def measure(
     Returns:
         latencies_ms, seconds, images, warmup_runs, stable, enough (see scenarios.Sampled); cold:
         seconds of import, load and first answer; memory: bytes of this process at its end, the
-        peak too; facts: the backend's; parity: see `parity`, None if not asked for.
+        peak too; sensors: see sensors.Watch.told; facts: the backend's; parity: see `parity`, None
+        if not asked for.
     """
     import numpy as np
 
-    from vit_edge.bench import scenarios
+    from vit_edge.bench import scenarios, sensors
 
     bundle = Bundle.read(configuration.bundle)
     imported = time.time()
-    choice = tuned.Choice(configuration.backend, configuration.options)
-    if configuration.backend == tuned.AUTO:
-        choice = tuned.chosen(bundle, tuned.AUTO, configuration.batch)
-    backend = tuned.open_choice(bundle, choice, None)
+    backend = _opened(bundle, configuration)
     loaded = time.time()
     query = _query(bundle, backend, configuration, sampling.images)
     query()
     answered = time.time()
     limits = scenarios.Limits(samples, sampling.at_least_s, sampling.most_s)
-    if configuration.queries_per_second is not None:
-        found = scenarios.at_random(
-            query, configuration.batch, configuration.queries_per_second, limits, seed
-        )
+    watch = sensors.Watch()
+    rate = configuration.queries_per_second
+    if rate is not None:
+        found = scenarios.at_random(query, configuration.batch, rate, limits, seed, watch)
     else:
-        found = scenarios.one_after_another(query, configuration.batch, limits)
+        found = scenarios.one_after_another(query, configuration.batch, limits, watch)
     memory = memory_bytes()
     facts = {key: str(value) for key, value in backend.facts.items()}
     judged = parity(bundle, backend, configuration.batch) if check else None
@@ -81,32 +80,56 @@ def measure(
             "first_answer": answered - loaded,
         },
         "memory_bytes": memory,
+        "sensors": watch.told(found.images),
         "parity": judged,
         "facts": facts | {"numpy": np.__version__},
     }
 
 
-def parity(bundle: Bundle, backend: Any, batch: int) -> dict[str, Any]:
-    """What the answers are worth on the golden images.
+def judge(configuration: Configuration, images: Path) -> dict[str, Any]:
+    """Compare answers with the reference's to other images, in this process; see `parity`."""
+    bundle = Bundle.read(configuration.bundle)
+    backend = _opened(bundle, configuration)
+    found = parity(bundle, backend, configuration.batch, images)
+    backend.close()
+    return found
+
+
+def parity(bundle: Bundle, backend: Any, batch: int, images: Path | None = None) -> dict[str, Any]:
+    """What the answers are worth.
+
+    Args:
+        bundle: The bundle.
+        backend: That runs it.
+        batch: Images of one run.
+        images: A golden file; the bundle's own by default.
 
     Returns:
-        problems: what exceeds the precision's limit; images; and of the logits: top1_agreement,
-        sqnr_centred_db, relative (max |difference| over max |reference|).
+        problems: what exceeds the precision's limit; and of the logits what a target may be about
+        (parity.targets.STATISTICS) with images, intervals and what else it is judged by.
     """
     from vit_edge.parity.compare import check_golden, compare_answers
     from vit_edge.parity.golden import Golden
     from vit_edge.parity.limits import limit_for
 
-    with Golden(bundle.golden_path) as golden:
+    with Golden(images or bundle.golden_path) as golden:
         check_golden(golden, bundle.manifest)
         limit = limit_for(bundle.manifest.precision)
         found = compare_answers(backend, golden, bundle.manifest, batches=[batch], limit=limit)
     logits = next((row for row in found.summary() if row["output"] == "logits"), {})
-    kept = ("images", "top1_agreement", "sqnr_centred_db", "relative")
-    numbers = {name: logits.get(name) for name in kept}
+    return {"problems": found.problems} | kept_of(logits)
+
+
+def kept_of(logits: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a comparison's summary; see `parity`."""
+    from vit_edge.parity.targets import STATISTICS
+
+    judged_by = ("images", "labelled", "non_finite", "reference_margin_median")
+    intervals = [entry.interval for entry in STATISTICS.values() if entry.interval]
+    kept = (*judged_by, *STATISTICS, *intervals)
+    numbers = {name: logits[name] for name in kept if name in logits}
     # the same to the bit: no noise, and no number that JSON knows
-    finite = {name: None if value == math.inf else value for name, value in numbers.items()}
-    return {"problems": found.problems} | finite
+    return {name: None if value == math.inf else value for name, value in numbers.items()}
 
 
 def memory_bytes() -> dict[str, int]:
@@ -119,6 +142,13 @@ def memory_bytes() -> dict[str, int]:
         "file": status.get("RssFile", 0),
         "peak": status.get("VmHWM", 0),
     }
+
+
+def _opened(bundle: Bundle, configuration: Configuration) -> Backend:
+    choice = tuned.Choice(configuration.backend, configuration.options)
+    if configuration.backend == tuned.AUTO:
+        choice = tuned.chosen(bundle, tuned.AUTO, configuration.batch)
+    return tuned.open_choice(bundle, choice, None)
 
 
 def _query(

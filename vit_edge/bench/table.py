@@ -21,7 +21,9 @@ def summary(entry: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         latency_ms: by percentile, [value, low, high]; mean_ms, deviation_ms, images_per_s,
         cold_s (import, load, first_answer; the middle of the processes), memory_bytes (the
-        largest), samples, and enough: the percentiles that have enough samples.
+        largest), samples, and enough: the percentiles that have enough samples; where the device
+        tells, else None or empty: energy_j_per_image, gpu_memory_bytes (the largest),
+        temperature_c (the highest), throttled.
     """
     processes = samples(entry)
     every = np.concatenate([np.asarray(latencies, float) for latencies in processes])
@@ -46,6 +48,20 @@ def summary(entry: Mapping[str, Any]) -> dict[str, Any]:
         },
         "samples": len(every),
         "enough": [name for name, q in kept.items() if len(every) >= samples_needed(q)],
+    } | _sensed([process.get("sensors") or {} for process in entry["processes"]])
+
+
+def _sensed(sensors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the sensors of a configuration's processes say together."""
+    energy_j = [one["energy_j_per_image"] for one in sensors if one.get("energy_j_per_image")]
+    gpu_bytes = [one["gpu_memory_bytes"] for one in sensors if one.get("gpu_memory_bytes")]
+    warmest_c = [end for one in sensors for _, end in one.get("temperature_c", {}).values()]
+    throttled = [reason for one in sensors for reason in one.get("throttled", [])]
+    return {
+        "energy_j_per_image": float(np.median(energy_j)) if energy_j else None,
+        "gpu_memory_bytes": max(gpu_bytes, default=None),
+        "temperature_c": max(warmest_c, default=None),
+        "throttled": list(dict.fromkeys(throttled)),
     }
 
 
@@ -78,8 +94,12 @@ def answers(parity: Mapping[str, Any] | None) -> str:
         return ""
     if parity["problems"]:
         return f"WRONG: {parity['problems'][0]}"
+    if "sqnr_centred_db" not in parity:  # a model without a head: its features were compared
+        return "hold"
     noise = parity["sqnr_centred_db"]
-    return "exact" if noise is None else f"hold, {noise:.0f} dB"
+    if noise is None:  # without noise; or there are no logits to look at
+        return "exact" if parity["relative"] == 0 else "hold"
+    return f"hold, {noise:.0f} dB"
 
 
 def warnings(run: Mapping[str, Any]) -> Sequence[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import vit_edge
 from vit_edge import cpus
-from vit_edge.cgroups import read
+from vit_edge.cgroups import in_container, read
 from vit_edge.doctor.findings import Finding
 from vit_edge.doctor.packages import pip_packages
 from vit_edge.memory import memory
@@ -80,8 +80,7 @@ def operating_system(root: Path) -> Finding:
     lines = read(root / "etc/os-release").splitlines()
     fields = dict(line.partition("=")[::2] for line in lines)
     name = fields.get("PRETTY_NAME", "").strip('"') or platform.system()
-    container = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
-    text = f"{name}, kernel {platform.release()}{', in a container' if container else ''}"
+    text = f"{name}, kernel {platform.release()}{', in a container' if in_container(root) else ''}"
     return Finding("ok", text, {"name": name, "kernel": platform.release()})
 
 

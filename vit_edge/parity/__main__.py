@@ -15,9 +15,9 @@ from vit_edge.errors import UsageError, VitEdgeError
 from vit_edge.parity import run
 from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
-from vit_edge.parity.report.write import write_report
 from vit_edge.parity.tables import exact_table, statistics_table
 from vit_edge.parity.targets import STATISTICS, Target, parse_target
+from vit_edge.report.write import write_report
 
 _WORDS = {
     run.PASS: "parity holds",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_edge.parity.report import plots
-from vit_edge.parity.report.extra import needed
 from vit_edge.parity.report.judged import limit_of
 from vit_edge.parity.report.numbers import tables
 from vit_edge.parity.report.pictures import Pictures, data_uri, worst_images
@@ -24,6 +23,7 @@ from vit_edge.parity.report.sections import (
     separate_note,
 )
 from vit_edge.parity.run import DIED, FAIL, INCONCLUSIVE, PASS
+from vit_edge.report.page import environment, writable
 
 TEMPLATES = Path(__file__).parent / "templates"
 _CLASSES_SHOWN = 3  # of each answer: a flip and what came close
@@ -84,36 +84,30 @@ def html_page(
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
-    jinja2, markup = needed("jinja2"), needed("markupsafe").Markup
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = markup
     sections = merged(results)
     verdict = overall(results)
-    text: str = environment.get_template("page.html").render(
-        verdict=verdict,
-        headline=_HEADLINES[verdict],
-        words=_WORDS,
-        said_once=said_once,
-        marks=_MARKS,
-        summary=_summary(results),
-        note=separate_note(sections),
-        machines=[
-            (device, device_words(result), result["created"], result["tool"])
-            for device, result in zip(devices(len(results)), results, strict=True)
-        ],
-        sections=[
-            _view(section, f"s{place}", pictures or {}, labels)
-            for place, section in enumerate(sections)
-        ],
+    text: str = (
+        environment(TEMPLATES)
+        .get_template("page.html")
+        .render(
+            verdict=verdict,
+            headline=_HEADLINES[verdict],
+            words=_WORDS,
+            said_once=said_once,
+            marks=_MARKS,
+            summary=_summary(results),
+            note=separate_note(sections),
+            machines=[
+                (device, device_words(result), result["created"], result["tool"])
+                for device, result in zip(devices(len(results)), results, strict=True)
+            ],
+            sections=[
+                _view(section, f"s{place}", pictures or {}, labels)
+                for place, section in enumerate(sections)
+            ],
+        )
     )
-    # Half of a pair of surrogates (a file name that is no UTF-8) could not be written.
-    return text.encode("utf-8", "replace").decode()
+    return writable(text)
 
 
 def _summary(results: Sequence[Result]) -> str:

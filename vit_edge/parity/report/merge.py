@@ -15,7 +15,7 @@ from vit_edge.parity import run
 from vit_edge.parity.report.read import read_results
 from vit_edge.parity.report.sections import merged, overall, separate_note
 from vit_edge.parity.report.text import text_of
-from vit_edge.parity.report.write import write_report
+from vit_edge.report.write import write_report
 
 
 def parser() -> argparse.ArgumentParser:

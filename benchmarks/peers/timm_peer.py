@@ -1,0 +1,85 @@
+"""timm's own exporter, and onnxruntime's quantizers on what it writes."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import process
+from cpu_models import timm_model
+from process import Model, Way
+
+FP32, DYNAMIC, STATIC = "timm-export.onnx", "timm-dynamic.onnx", "timm-static.onnx"
+LINEARS = ["MatMul", "Gemm"]
+
+
+def export(folder: Path) -> None:
+    """timm.utils.onnx, TorchScript's exporter: onnxruntime's quantizers stop at dynamo's graph."""
+    if (folder / FP32).exists():
+        return
+    from timm.utils.onnx import onnx_export
+
+    name = Model.read(folder).timm
+    if name is None:
+        raise SystemExit("timm has no such model")
+    model = timm_model(name, folder / process.WEIGHTS)
+    side = Model.read(folder).image_px
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript's exporter is deprecated, and says so
+        onnx_export(
+            model,
+            str(folder / FP32),
+            batch_size=2,
+            input_size=(3, side, side),
+            opset=17,  # the first with LayerNormalization
+            input_names=["input"],
+            output_names=["logits"],
+        )
+
+
+def quantize_dynamic(folder: Path) -> None:
+    """As onnxruntime advises for transformers on CPUs: dynamic, by channel."""
+    export(folder)
+    if (folder / DYNAMIC).exists():
+        return
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(
+        folder / FP32, folder / DYNAMIC, op_types_to_quantize=LINEARS, per_channel=True
+    )
+
+
+def quantize_static(folder: Path) -> None:
+    """QDQ, activations U8, weights S8 by channel: what onnxruntime advises for x86 with VNNI."""
+    export(folder)
+    if (folder / STATIC).exists():
+        return
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    quantize_static(
+        folder / FP32,
+        folder / STATIC,
+        process.feeds(folder, "input"),
+        op_types_to_quantize=LINEARS,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+    )
+
+
+def ways() -> dict[str, Way]:
+    def way(file: str, make: process.Make) -> Way:
+        def opened(folder: Path, threads: int) -> process.Opened:
+            return process.onnxruntime_session(folder / file, threads)
+
+        return Way(("onnxruntime",), opened, make, file)
+
+    return {
+        "fp32": way(FP32, export),
+        "dynamic": way(DYNAMIC, quantize_dynamic),
+        "static": way(STATIC, quantize_static),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(process.main(ways()))

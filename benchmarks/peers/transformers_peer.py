@@ -1,0 +1,91 @@
+"""transformers: its model in PyTorch, and its image-classification pipeline on Pillow images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hf_model
+import process
+from process import Opened, Way
+
+
+def open_model(folder: Path, threads: int) -> Opened:
+    """ViTForImageClassification, eager, float32."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model = hf_model.load(folder)
+
+    def prepare(pixels: Any) -> process.Run:
+        given = torch.from_numpy(pixels)
+
+        def run() -> Any:
+            with torch.inference_mode():
+                return model(given)
+
+        return run
+
+    return Opened(_facts(), prepare, lambda answer: answer.numpy())
+
+
+def open_pipeline(folder: Path, threads: int) -> Opened:
+    """The pipeline: Pillow images to ranked labels; resize and normalization are its own.
+
+    Its images are made of the pixels, which are of the model's size: nothing is lost on the way.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import AutoConfig, ViTForImageClassification, ViTImageProcessorPil, pipeline
+
+    torch.set_num_threads(threads)
+    path = hf_model.checkpoint(folder)
+    classes = AutoConfig.from_pretrained(path).num_labels
+    classify: Any = pipeline(
+        "image-classification",
+        model=ViTForImageClassification.from_pretrained(path),
+        image_processor=ViTImageProcessorPil.from_pretrained(path),
+    )
+
+    def prepare(pixels: Any) -> process.Run:
+        images = [
+            Image.fromarray(image)
+            for image in np.rint((pixels.transpose(0, 2, 3, 1) * 0.5 + 0.5) * 255).astype(np.uint8)
+        ]
+        return lambda: classify(
+            images, batch_size=len(images), top_k=classes, function_to_apply="none"
+        )
+
+    def logits(answer: Any) -> Any:
+        found = np.zeros((len(answer), classes), np.float32)
+        for row, ranked in enumerate(answer):
+            for entry in ranked:
+                found[row, int(entry["label"].removeprefix("class "))] = entry["score"]
+        return found
+
+    return Opened(_facts(), prepare, logits)
+
+
+def _facts() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {"runtime": f"torch {torch.__version__}, transformers {transformers.__version__}"}
+
+
+def make(folder: Path) -> None:
+    hf_model.checkpoint(folder)
+
+
+def ways() -> dict[str, Way]:
+    packages = ("torch", "transformers")
+    return {
+        "eager-fp32": Way(packages, open_model, make),
+        "pipeline": Way(packages, open_pipeline, make),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(process.main(ways()))

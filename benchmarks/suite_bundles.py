@@ -1,0 +1,85 @@
+"""Make the bundles that suites name: seeded weights, and random images to calibrate on.
+
+    python benchmarks/suite_bundles.py --bundles-dir bundles benchmarks/suites/*.toml
+
+A bundle's name says what it is: VARIANT-PRECISION, or VARIANT-at-SIDE-PRECISION for another image
+size. What is there is kept. Their times are those of trained weights; their answers are worth what
+random weights and images are: measure fidelity with a checkpoint of your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cpu_setup
+
+from vit_edge import cli
+from vit_edge.bench.plan import read_suite
+from vit_edge.errors import ParityError, UsageError
+from vit_edge.variants import variant
+
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
+_NAME = re.compile(rf"(?P<variant>.+?)(-at-(?P<side>\d+))?-(?P<precision>{'|'.join(PRECISIONS)})")
+_CALIBRATION = {"int8": cpu_setup.INT8, "int4": cpu_setup.CALIBRATION}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suites", nargs="+", type=Path, metavar="SUITE")
+    parser.add_argument("--bundles-dir", type=Path, default=Path("bundles"), metavar="DIR")
+    arguments = parser.parse_args(argv)
+    return cli.guarded(lambda: run(arguments.suites, arguments.bundles_dir))
+
+
+def run(suites: list[Path], folder: Path) -> int:
+    """Export what is not there yet."""
+    named = [
+        configuration.bundle.name
+        for suite in suites
+        for configuration in read_suite(suite, folder).configurations
+    ]
+    names = list(dict.fromkeys(named))
+    wanted = [(name, *export_options(name)) for name in names]  # every name is read before any work
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, row, options in wanted:
+        try:
+            cpu_setup.exported(folder / name, row, *options)
+        except subprocess.CalledProcessError as error:  # it has said why
+            failed.append(f"{name} (exit code {error.returncode})")
+        else:
+            print(folder / name, flush=True)
+    if failed:
+        raise ParityError(f"not made, see above: {', '.join(failed)}; the others are there")
+    return 0
+
+
+def export_options(name: str) -> tuple[str, tuple[str, ...]]:
+    """The variant and the options of vit_edge.export that a bundle's name stands for.
+
+    Raises:
+        UsageError: It stands for none.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise UsageError(
+            f"no bundle is called {name!r}: expected VARIANT[-at-SIDE]-PRECISION, "
+            f"with a precision of {', '.join(PRECISIONS)}"
+        )
+    row, precision = variant(found["variant"]), found["precision"]
+    options = ["--precision", precision, *_CALIBRATION.get(precision, ())]
+    if found["side"]:
+        options += ["--image-size", found["side"]]
+    if not row.has_head:
+        options += ["--outputs", "features"]
+    return row.name, tuple(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The commands of docs/bench.md run, and print what it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+requires = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "matplotlib", "jinja2")
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def words(text: str) -> set[str]:
+    """What is neither a number nor a unit of one."""
+    return set(re.findall(r"[a-z][a-z-]{2,}", text))
+
+
+@pytest.mark.slow
+def test_the_commands_run_and_print_what_is_shown(repository: Path, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(repository),
+    }
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    run("python -m vit_edge.export --checkpoint embedded --out bundles/cifar10")
+    printed = ""
+    for language, body in BLOCK.findall((repository / "docs" / "bench.md").read_text()):
+        if language == "bash":
+            printed = run(body)
+        else:
+            assert language == "text"
+            ours, shown = words(printed), words(body)
+            # which of two is faster, and whether that can be told, the machine decides
+            either = {"faster", "slower", "than", "against", "cannot", "tell", "time", "the", "is"}
+            assert shown - ours - either - {"open", "limit", "holds"} == set()
+    assert (tmp_path / "REPORT.md").stat().st_size > 1000
+    assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -1,0 +1,413 @@
+"""Reports of runs: what they say, what they refuse, and that the committed ones are current."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.report_runs import full_run, made_entry, made_run
+from vit_edge.bench import __main__ as bench
+from vit_edge.bench import results
+from vit_edge.bench.report.cells import NOISY, interval, mb, ms, table
+from vit_edge.bench.report.machines import machines
+from vit_edge.bench.report.markdown import BEGIN, COMMAND, END, escaped, markdown, with_rows
+from vit_edge.bench.report.schema import read_runs
+from vit_edge.errors import InputError
+
+HOSTILE = "a|b</td><script>alert(1)</script>`*[x](y)\n# h\x1b[2J"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """Write runs to a file of their own."""
+
+    def save(*runs: Any, name: str = "r.json") -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps({"schema_version": 1, "runs": list(runs)}))
+        return path
+
+    return save
+
+
+def reported(*runs: Any) -> str:
+    return markdown(machines(list(runs)))
+
+
+def row_of(text: str, *words: str) -> list[str]:
+    """The cells of the one row that begins with these."""
+    start = f"| {' | '.join(words)} |"
+    (row,) = [line for line in text.splitlines() if line.startswith(start)]
+    return [cell.strip() for cell in row.strip("|").split(" | ")]
+
+
+# Markdown
+
+
+def test_the_numbers_of_a_row_are_those_of_the_summary() -> None:
+    run = made_run(made_entry("int8", count=400))
+    (group,) = machines([run])[0].groups
+    found = group.lines[0].numbers
+    text = reported(run)
+    row = row_of(text, "base-patch16-224-int8", "int8", "ort", "1")
+    value, low, high = found["latency_ms"]["p50"]
+    assert row[4] == f"{value:.2f} ({low:.2f} to {high:.2f})"
+    assert row[5] == f"{found['latency_ms']['p90'][0]:.2f}"
+    assert row[6] == f"{found['latency_ms']['p99'][0]:.2f}"  # of 1,200 samples
+    assert row[-1] == "hold, 25 dB (top-1 100 %)"
+
+
+def test_a_percentile_without_enough_samples_is_left_out() -> None:
+    text = reported(made_run(made_entry(count=50), made_entry(batch=2, count=400)))
+    assert row_of(text, "base-patch16-224-int8", "int8", "ort", "1")[6] == "-"
+    assert row_of(text, "base-patch16-224-int8", "int8", "ort", "2")[6] != "-"
+
+
+def test_the_same_runs_make_the_same_text_whatever_the_order_of_the_files(
+    saved: Callable[..., Path],
+) -> None:
+    runs = [full_run(), full_run(cpu="Cortex-A78AE"), made_run(made_entry(), started="2027")]
+    paths = [saved(run, name=f"{place}.json") for place, run in enumerate(runs)]
+    texts = {
+        markdown(machines(read_runs(random.Random(seed).sample(paths, k=3)))) for seed in range(5)
+    }
+    assert len(texts) == 1
+
+
+def test_a_run_that_is_in_two_files_counts_once(saved: Callable[..., Path]) -> None:
+    paths = [saved(full_run(), name=name) for name in ("a.json", "b.json")]
+    assert len(read_runs(paths)) == 1
+
+
+def test_an_incomplete_run_says_so_before_its_numbers() -> None:
+    run = made_run(made_entry()) | {"complete": False, "interrupted": "after 2 processes"}
+    before, _, _ = reported(run).partition("| bundle |")
+    assert "**INCOMPLETE:** interrupted after 2 processes" in before
+
+
+def test_warnings_stand_before_the_numbers_and_their_rows_are_marked() -> None:
+    run = full_run()
+    before, _, _ = reported(run).partition("| bundle |")
+    assert "**Warning:** other processes used 34% of the CPUs" in before
+    text = reported(run)
+    noisy = [line for line in text.splitlines() if line.startswith("| ") and NOISY in line]
+    assert len(noisy) == 1
+    assert noisy[0].startswith("| base-patch16-224-fp32 | fp32 | ort | 1 |")
+
+
+def test_many_warnings_of_single_configurations_are_folded() -> None:
+    entries = [made_entry(batch=batch) for batch in range(1, 9)]
+    run = made_run(*entries)
+    run["warnings"] = [f"{entry['name']}: its processes differ by 9%" for entry in entries]
+    before, _, after = reported(run).partition("<details><summary>⚠ 8 warnings")
+    assert "differ by" not in before
+    assert after.count("differ by 9%") == 8
+
+
+def test_answers_that_do_not_hold_are_called_wrong() -> None:
+    row = row_of(reported(full_run()), "tiny-patch16-224-int4", "int4", "ort", "1")
+    assert row[-1].startswith("WRONG: logits: top-1 agreement is 0.2")
+
+
+@pytest.mark.parametrize(
+    ("parity", "words"),
+    [
+        (None, "not looked at"),
+        ({"problems": [], "sqnr_centred_db": None, "relative": 0.0}, "exact"),
+        ({"problems": [], "sqnr_centred_db": None, "relative": None}, "hold"),  # no logits
+    ],
+)
+def test_exact_is_said_of_answers_without_any_difference_only(parity: Any, words: str) -> None:
+    assert (
+        row_of(reported(made_run(made_entry() | {"parity": parity})), "base-patch16-224-int8")[-1]
+        == words
+    )
+
+
+def test_what_failed_is_listed_with_its_reason() -> None:
+    text = reported(full_run())
+    name = "base-patch16-224-fp32 ort batch 32 single-stream"
+    assert row_of(text, name) == [name, "killed by signal 9"]
+
+
+def test_every_machine_has_a_section_and_its_facts_are_folded() -> None:
+    text = reported(full_run(), full_run(cpu="Cortex-A78AE"))
+    assert "## A: AMD EPYC, 2 CPUs, 25.3 GB" in text
+    assert "## B: Cortex-A78AE, 2 CPUs, 25.3 GB" in text
+    assert text.count("<details><summary>Run of") == text.count("</details>") == 2
+
+
+def test_machines_of_one_kind_are_told_apart_by_what_differs() -> None:
+    runs = [made_run(made_entry(), governor=name) for name in ("powersave", "performance")]
+    found = sorted(machine.title.partition("25.3 GB")[2] for machine in machines(runs))
+    assert found == [", governor performance", ", governor powersave"]
+
+
+def test_of_a_configuration_the_newest_run_counts() -> None:
+    old, new = made_run(made_entry(), started="2026-01"), made_run(made_entry(), started="2026-02")
+    new["configurations"][0]["bundle"]["model_bytes"] = 777 * 10**6
+    (machine,) = machines([old, new])
+    assert [line.entry["bundle"]["model_bytes"] for line in machine.lines] == [777 * 10**6]
+
+
+def test_a_run_that_was_interrupted_does_not_hide_what_an_older_one_measured() -> None:
+    unfinished = made_entry() | {"processes": []}
+    (machine,) = machines([made_run(made_entry()), made_run(unfinished, started="2027")])
+    assert len(machine.lines) == 1
+
+
+def test_versions_that_differ_between_runs_of_a_machine_are_told() -> None:
+    other = made_run(made_entry(batch=2), started="2027")
+    other["configurations"][0]["facts"]["runtime"] = "ort 2"
+    text = reported(made_run(made_entry()), other)
+    assert "**Warning:** the runs differ in runtime of ort: ort 1, ort 2" in text
+    assert "the runs differ" not in reported(made_run(made_entry()))
+
+
+@pytest.mark.parametrize("stage", ["model", "end-to-end"])
+def test_kinds_of_queries_do_not_share_a_table(stage: str) -> None:
+    server = made_entry() | {"scenario": "server", "queries_per_second": 10.0, "stage": stage}
+    text = reported(made_run(made_entry(), server | {"name": "server"}))
+    assert "### base-patch16-224, 224 px, single-stream" in text
+    assert "### base-patch16-224, 224 px, server, 10 queries/s" in text
+    assert ("end-to-end" in text) is (stage == "end-to-end")
+
+
+def test_what_sensors_and_builds_tell_has_columns_only_where_there_is_any() -> None:
+    plain, told = made_entry(), made_entry(batch=2)
+    told["built"] = {
+        "build_s": 12.5, "engine_bytes": 5 * 10**6, "download_bytes": None,
+        "build_memory_bytes": {"anonymous": 1, "peak": 300 * 10**6},
+    }  # fmt: skip
+    told["processes"][0]["sensors"] = {
+        "energy_j_per_image": 0.25, "temperature_c": {"CPU": [40, 61.5]}, "throttled": ["hot"],
+        "gpu_memory_bytes": None,
+    }  # fmt: skip
+    (machine,) = machines([made_run(plain, told)])
+    heading, rows = table(machine.lines)
+    found = dict(zip(heading, rows[1], strict=True))
+    assert [found[name].text for name in ("J/image", "highest °C", "throttled", "build s")] == [
+        "0.250", "61.50", "hot", "12.50",
+    ]  # fmt: skip
+    assert [found[name].text for name in ("build MB", "engine MB")] == ["300", "5.0"]
+    assert NOISY in found["p50 ms"].text
+    assert not {"download MB", "GPU MB"} & set(heading)
+    assert heading[-1] == "answers"
+
+
+def test_no_text_of_a_result_becomes_markup_or_breaks_a_table() -> None:
+    run = full_run(cpu=HOSTILE)
+    run |= {"title": HOSTILE, "started": HOSTILE, "command": [HOSTILE], "warnings": [HOSTILE]}
+    for entry in run["configurations"]:
+        entry["bundle"] |= {"name": HOSTILE, "variant": HOSTILE, "precision": HOSTILE}
+        entry |= {"facts": {HOSTILE: HOSTILE}, "options": {HOSTILE: HOSTILE}}
+        entry["name"] = HOSTILE + entry["name"]
+    text = reported(run)
+    assert "<script" not in text
+    assert "\x1b" not in text
+    rows = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("| ")]
+    heading = next(row for row in rows if row.startswith("| bundle"))
+    widths = {row.count("|") for row in rows if "int8" in row or "dB" in row}
+    assert heading.count("|") in widths
+    assert not [line for line in text.splitlines() if line.startswith("# h")]
+
+
+@pytest.mark.parametrize("text", ["|", "a\nb", "<b>", "`", "*a*", "[a](b)", "\\|"])
+def test_escaped_text_holds_no_markup(text: str) -> None:
+    found = escaped(text)
+    assert "\n" not in found
+    assert "<" not in found
+    assert all(found[at - 1] == "\\" for at, c in enumerate(found) if c in "|*`[]")
+
+
+def test_nothing_measured_makes_a_report_that_says_so() -> None:
+    assert "Nothing was measured" in reported()
+    assert "| bundle |" not in reported(made_run())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0123, "0.012"), (1.234, "1.23"), (123.4, "123"), (0, "0")]
+)
+def test_a_time_has_the_digits_that_matter(value: float, text: str) -> None:
+    assert ms(value) == text
+
+
+def test_an_interval_of_times_does_not_reach_below_nothing() -> None:
+    assert interval(-3, 5) == "0 to 5.00"
+    assert mb(7_310_000) == "7.3"
+
+
+# Files
+
+
+def wrong_runs() -> dict[str, Any]:
+    """What is wrong -> a run with it."""
+
+    def entry(**changes: Any) -> Any:
+        return made_run(made_entry() | changes)
+
+    process = made_entry()["processes"][0]
+    bundle = made_entry()["bundle"]
+    return {
+        "lacks 'title'": {k: v for k, v in made_run().items() if k != "title"},
+        "warnings holds 3": made_run() | {"warnings": [3]},
+        "configuration 1: is no object": made_run() | {"configurations": [3]},
+        "batch is True": entry(batch=True),
+        "has no bundle, and did not fail": entry(bundle=None),
+        "image_hw is [0, 1]": entry(bundle=bundle | {"image_hw": [0, 1]}),
+        "model_bytes is None": entry(bundle=bundle | {"model_bytes": None}),
+        "sqnr_centred_db is nan": entry(
+            parity={"problems": [], "top1_agreement": 1, "sqnr_centred_db": math.nan, "relative": 1}
+        ),
+        "process 1: latencies_ms": entry(processes=[process | {"latencies_ms": [1.0, math.nan]}]),
+        "latencies_ms holds": entry(processes=[process | {"latencies_ms": ["x"]}]),
+        "seconds is 0": entry(processes=[process | {"seconds": 0}]),
+        "cold_s: lacks 'load'": entry(processes=[process | {"cold_s": {"import": 1}}]),
+        "memory_bytes: peak is inf": entry(
+            processes=[process | {"memory_bytes": process["memory_bytes"] | {"peak": math.inf}}]
+        ),
+        "temperature_c of CPU": entry(
+            processes=[process | {"sensors": {"temperature_c": {"CPU": [1]}}}]
+        ),
+        "built: is 3": entry(built=3),
+    }
+
+
+@pytest.mark.parametrize("words", wrong_runs())
+def test_a_value_of_another_kind_is_refused_with_its_place(
+    words: str, saved: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(made_run(made_entry()), wrong_runs()[words])
+    assert bench.main(["report", str(path)]) == 3
+    said = capsys.readouterr()
+    assert f"{path}: run 2: " in said.err
+    assert words in said.err
+    assert said.out == ""
+
+
+def test_every_problem_of_every_file_is_told(saved: Callable[..., Path]) -> None:
+    paths = [saved(run, name=f"{i}.json") for i, run in enumerate(wrong_runs().values())]
+    with pytest.raises(results.ResultsError, match=r"and \d+ more") as caught:
+        read_runs(paths)
+    assert str(caught.value).count("run 1: ") == 10
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every value inside another, of lists to the first entry only."""
+    entries: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        entries = list(value.items())
+    elif isinstance(value, list):
+        entries = list(enumerate(value))[:1]
+    return [p for key, entry in entries for p in [(*path, key), *places(entry, (*path, key))]]
+
+
+@pytest.mark.parametrize("wrong", [None, {"<b>": []}, [[]], "x" * 100, 1e39, -5, True])
+def test_a_value_of_another_kind_is_refused_or_can_be_shown(
+    wrong: Any, saved: Callable[..., Path]
+) -> None:
+    whole = made_run(made_entry(count=5, processes=2))
+    for path in places(whole):
+        run = copy.deepcopy(whole)
+        place: Any = run
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = wrong
+        try:
+            found = read_runs([saved(run)])
+        except InputError:
+            continue
+        assert markdown(machines(found))
+        assert with_rows(f"{BEGIN}\n{END}", machines(found))
+
+
+def test_the_report_is_written_whole_or_not_at_all(
+    saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    target, readme = tmp_path / "REPORT.md", tmp_path / "README.md"
+    readme.write_text("no markers")
+    arguments = ["report", str(saved(full_run())), "--markdown", str(target)]
+    assert bench.main([*arguments, "--readme", str(readme)]) == 3
+    assert not target.exists()
+    assert bench.main(arguments) == 0
+    assert target.read_text() == reported(full_run())
+
+
+def test_markdown_needs_no_package_beside_those_of_the_core(
+    saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("matplotlib", "jinja2"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert bench.main(["report", str(saved(full_run()))]) == 0
+    assert capsys.readouterr().out == reported(full_run())
+    html = ["--html", str(saved(full_run()).with_suffix(".html"))]
+    assert bench.main(["report", str(saved(full_run())), *html]) == 2
+    assert "pip install 'vit-edge[report]'" in capsys.readouterr().err
+
+
+# README
+
+
+def test_the_readme_gets_the_fastest_of_each_precision_whose_answers_hold() -> None:
+    made = with_rows(f"before\n{BEGIN}\nstale\n{END}\nafter", machines([full_run()]))
+    assert "stale" not in made
+    assert made.startswith(f"before\n{BEGIN}\n")
+    assert made.endswith(f"{END}\nafter")
+    rows = [line for line in made.splitlines() if line.startswith("| base-patch16-224")]
+    assert [row.split(" | ")[1:3] for row in rows] == [
+        ["fp32", "openvino"], ["bf16", "openvino"], ["int8", "ort threads=4"], ["int4", "openvino"],
+    ]  # fmt: skip
+    assert "| tiny-patch16-224 | int4" not in made  # its answers do not hold
+
+
+def test_a_competitor_is_not_what_the_readme_recommends() -> None:
+    peer = made_entry("int8", "openvino") | {"name": "peer", "backend": "peer:openvino"}
+    peer["bundle"] |= {"name": "openvino nncf-int8", "model_bytes": 0}
+    found = machines([made_run(made_entry("int8"), peer)])
+    assert "peer:" not in with_rows(f"{BEGIN}\n{END}", found)
+    assert row_of(markdown(found), "openvino nncf-int8", "int8", "peer:openvino", "1")[-2] == "-"
+
+
+def test_making_the_rows_anew_changes_nothing() -> None:
+    once = with_rows(f"{BEGIN}\n{END}\n", machines([full_run()]))
+    assert with_rows(once, machines([full_run()])) == once
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END}\n{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
+def test_a_readme_without_a_place_for_the_numbers_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="write these two lines"):
+        with_rows(text, [])
+
+
+# What is committed
+
+
+def committed(repository: Path) -> list[Path]:
+    found = sorted((repository / "benchmarks/results").glob("*.json"))
+    if not found:
+        pytest.skip("benchmarks/results holds no results yet")
+    return found
+
+
+def test_the_committed_report_is_current(repository: Path) -> None:
+    made = markdown(machines(read_runs(committed(repository))))
+    report = repository / "benchmarks/REPORT.md"
+    assert report.is_file(), f"type: {COMMAND} --markdown benchmarks/REPORT.md"
+    assert report.read_text(encoding="utf-8") == made, (
+        f"benchmarks/REPORT.md is not current; type: {COMMAND} --markdown benchmarks/REPORT.md"
+    )
+
+
+def test_the_numbers_of_the_readme_are_current(repository: Path) -> None:
+    found = machines(read_runs(committed(repository)))
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    assert readme == with_rows(readme, found), (
+        f"the README's numbers are not current; type: {COMMAND} --readme README.md"
+    )

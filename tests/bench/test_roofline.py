@@ -1,0 +1,205 @@
+"""What a machine reaches: kernels that are right, rates that are plausible, shares that add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from vit_edge.bench import kernels, results, roofline, shares
+from vit_edge.bench.__main__ import main
+from vit_edge.bench.operations import multiply_adds
+from vit_edge.bench.roofline import Effort
+from vit_edge.bench.runtimes import RUNTIMES
+from vit_edge.errors import InputError, UsageError
+from vit_edge.variants import variant
+
+requires = ("onnx", "onnxruntime", "openvino")
+
+TINY = Effort(at_least_s=0.01, samples=3, sizes=((16, 32, 8), (64, 64, 64)), read_bytes=1 << 20)
+
+
+def ran(model: bytes, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    answer: np.ndarray[Any, Any] = session.run(None, {kernels.INPUT: x})[0]
+    return answer
+
+
+def constant(model: bytes, name: str) -> np.ndarray[Any, Any]:
+    (found,) = [t for t in onnx.load_from_string(model).graph.initializer if t.name == name]
+    array: np.ndarray[Any, Any] = onnx.numpy_helper.to_array(found)
+    return array
+
+
+@pytest.mark.parametrize(
+    "model", [kernels.product(3, 5, 7), kernels.quantized_product(3, 5, 7), kernels.largest(3, 5)]
+)
+def test_kernels_are_sound_onnx_files(model: bytes) -> None:
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+
+
+def test_a_product_is_what_numpy_multiplies() -> None:
+    model = kernels.product(3, 5, 7)
+    x = np.random.default_rng(1).random((3, 5), np.float32)
+    np.testing.assert_allclose(ran(model, x), x @ constant(model, "w"), rtol=1e-5)
+
+
+def test_a_quantized_product_is_that_of_the_rounded_numbers() -> None:
+    model = kernels.quantized_product(3, 5, 7)
+    x = np.random.default_rng(1).random((3, 5), np.float32)
+    rounded = np.round(x * 255) / 255
+    expected = rounded @ (constant(model, "w").astype(np.float32) / 255)
+    np.testing.assert_allclose(ran(model, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_quantized_product_is_fused_and_multiplies_integers(tmp_path: Path) -> None:
+    """Otherwise the limit would be that of float32, and shares of it too large."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    model = kernels.quantized_product(64, 64, 64)
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    operators = {node.op_type for node in optimized.graph.node}
+    assert "MatMulIntegerToFloat" in operators
+    assert "DequantizeLinear" not in operators
+
+
+def test_the_largest_of_each_row_is_found() -> None:
+    x = np.random.default_rng(1).random((3, 5), np.float32)
+    np.testing.assert_array_equal(ran(kernels.largest(3, 5), x), x.max(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", list(RUNTIMES))
+def test_a_runtime_is_measured_in_every_kind_it_has_and_the_best_size_is_kept(name: str) -> None:
+    kinds = RUNTIMES[name]().kinds
+    found = roofline.peaks(name, TINY)
+    assert [peak.kind for peak in found] == list(kinds)
+    for peak in found:
+        assert peak.per_second > 1e6
+        assert len(peak.latencies_ms) >= TINY.samples
+        if peak.kind != "read":
+            assert peak.size == (64, 64, 64)  # the other is 64 times smaller: all overhead
+
+
+def test_a_roofline_is_a_run_beside_others_and_compare_does_not_take_it_for_one(
+    tmp_path: Path,
+) -> None:
+    found = roofline.measure(["ort"], TINY)
+    limits = found["roofline"]["limits"]
+    assert limits["bf16"] is None
+    assert limits["fp32"] == next(
+        peak["per_second"] for peak in found["roofline"]["peaks"] if peak["kind"] == "fp32"
+    )
+    with results.appending(tmp_path / "r.json") as save:
+        save({"configurations": [{"name": "a"}]})
+    with results.appending(tmp_path / "r.json") as save:
+        save(found)
+    assert results.read(tmp_path / "r.json")[1] == json.loads(json.dumps(found))
+    assert results.last(tmp_path / "r.json")["configurations"] == [{"name": "a"}]
+    assert ("bf16", "-", "none has it", "", "", "") in roofline.rows(found)
+
+
+def test_a_backend_without_kernels_is_refused() -> None:
+    with pytest.raises(UsageError, match="ort, openvino"):
+        roofline.measure(["trt"], TINY)
+
+
+def test_the_command_line_prints_limits_and_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = roofline.measure(["ort"], TINY)
+    monkeypatch.setattr(roofline, "measure", lambda names, effort, command: found)
+    with results.appending(tmp_path / "r.json") as save:
+        save({"facts": found["facts"], "configurations": [entry()]})
+    out = tmp_path / "roofline.json"
+    arguments = ["roofline", "--backend", "ort", "--out", str(out)]
+    assert main([*arguments, "--share-of", str(tmp_path / "r.json")]) == 0
+    said = capsys.readouterr().out
+    assert "GMAC/s" in said
+    assert "base ort" in said
+    assert len(results.read(out)) == 1
+
+
+# Multiply-adds, and shares
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    # Multiply-adds in units of 1e9 that timm's benchmark tables give (GMACs, 224 and 384 pixels).
+    [("tiny-patch16-224", 1.26), ("small-patch16-224", 4.61), ("base-patch16-224", 17.58),
+     ("base-patch16-384", 55.5), ("large-patch16-224", 61.6)],
+)  # fmt: skip
+def test_multiply_adds_are_those_that_are_published(name: str, published: float) -> None:
+    # Tables differ in whether the products of attention count: 4 % of base, 14 % of tiny.
+    assert multiply_adds(variant(name).architecture) / 1e9 == pytest.approx(published, rel=0.15)
+
+
+def test_multiply_adds_are_counted_layer_by_layer() -> None:
+    shape = variant("testing").architecture  # 17 tokens, width 64, 2 blocks, MLP of 128
+    block = 17 * (64 * 192 + 64 * 64 + 2 * 64 * 128) + 2 * 17 * 17 * 64
+    assert multiply_adds(shape) == 2 * block + 16 * 64 * 3 * 256 + 64 * 10
+
+
+def entry(precision: str = "fp32", **facts: str) -> dict[str, Any]:
+    return {
+        "name": "base ort", "backend": "ort", "batch": 4, "stage": "model", "failed": None,
+        "facts": {"provider": "CPUExecutionProvider", **facts},
+        "bundle": {"precision": precision, "model_bytes": 1000, "multiply_adds": 500},
+        "processes": [{"latencies_ms": [2.0, 2.0, 50.0]}, {"latencies_ms": [2.0]}],
+    }  # fmt: skip
+
+
+def limited(**limits: float | None) -> dict[str, Any]:
+    every = {"fp32": 4e6, "bf16": None, "int8": 16e6, "read": 1e6, **limits}
+    return {"facts": {"cpu": "a"}, "roofline": {"limits": every}}
+
+
+def test_a_share_is_the_rate_over_the_limit_of_its_precision() -> None:
+    run = {"facts": {"cpu": "a"}, "configurations": [entry(), entry("int8"), entry("fp16")]}
+    single, int8, half = shares.shares_of(run, limited())
+    assert single.multiply_adds_per_s == 500 * 4 / 2e-3
+    assert (single.kind, single.of_products) == ("fp32", 0.25)
+    assert (int8.kind, int8.of_products) == ("int8", 1 / 16)
+    assert single.of_bandwidth == 1000 / 2e-3 / 1e6
+    assert (half.kind, half.of_products) == (None, None)
+    assert len(shares.rows([single, int8, half])) == 4
+
+
+@pytest.mark.parametrize(
+    ("precision", "facts", "kind"),
+    [
+        ("fp32", {}, "fp32"),
+        ("fp32", {"execution_precision": "f32"}, "fp32"),
+        ("fp32", {"execution_precision": "bf16-products"}, "bf16"),
+        ("int8", {"execution_precision": "bf16"}, "int8"),
+        ("int4", {"accuracy_level": "4"}, "int8"),
+        ("int4", {"accuracy_level": "0"}, "fp32"),
+        ("fp8", {}, None),
+    ],
+)
+def test_the_limit_is_that_of_what_is_multiplied(
+    precision: str, facts: dict[str, str], kind: str | None
+) -> None:
+    assert shares.product_kind(entry(precision, **facts)) == kind
+
+
+def test_what_ran_on_a_gpu_or_was_not_measured_has_no_share_of_a_cpu() -> None:
+    on_gpu = entry(provider="CUDAExecutionProvider")
+    failed = entry() | {"failed": "it died", "processes": []}
+    whole = entry() | {"stage": "end-to-end"}
+    run = {"facts": {"cpu": "a"}, "configurations": [on_gpu, failed, whole]}
+    assert shares.shares_of(run, limited()) == []
+
+
+def test_a_roofline_of_another_machine_is_refused() -> None:
+    run = {"facts": {"cpu": "b"}, "configurations": [entry()]}
+    with pytest.raises(InputError, match="cpu: b against a"):
+        shares.shares_of(run, limited())

@@ -1,0 +1,251 @@
+"""Runs put in order for a report: by machine, then by what may stand in one table."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from vit_edge.bench.compare import MACHINE, SOFTWARE, measured
+from vit_edge.bench.table import summary, warnings
+from vit_edge.choose import name_of
+
+Run = Mapping[str, Any]
+Entry = Mapping[str, Any]
+
+# As tables list them: from the most exact to the smallest; others after them, by name.
+PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8-dynamic", "int8-weights", "int4")
+_FACT = 40  # characters of a fact in a title
+
+
+@dataclass(frozen=True)
+class Line:
+    """One configuration of one run."""
+
+    run: Run
+    entry: Entry
+
+    @cached_property
+    def numbers(self) -> Mapping[str, Any]:
+        """What `table.summary` says of it, if it was measured."""
+        return summary(self.entry)
+
+    @property
+    def latency_ms(self) -> float:
+        """The median."""
+        return float(self.numbers["latency_ms"]["p50"][0])
+
+    @property
+    def peak_bytes(self) -> float:
+        """The most memory that a process of it took."""
+        return float(self.numbers["memory_bytes"]["peak"])
+
+    @property
+    def worth_db(self) -> float | None:
+        """Centred SQNR of the logits; infinite: the same as the reference's; None: not known."""
+        parity = self.entry["parity"]
+        if parity is None or parity["relative"] is None:
+            return None
+        noise = parity["sqnr_centred_db"]
+        if noise is None:
+            return math.inf if parity["relative"] == 0 else None
+        return float(noise)
+
+    @property
+    def bundle(self) -> str:
+        """The bundle's name."""
+        return str(self.entry["bundle"]["name"])
+
+    @property
+    def precision(self) -> str:
+        """The bundle's precision."""
+        return str(self.entry["bundle"]["precision"])
+
+    @property
+    def way(self) -> str:
+        """The backend, with its options."""
+        return name_of(self.entry["backend"], self.entry["options"])
+
+    @property
+    def batch(self) -> int:
+        """Images of one run."""
+        return int(self.entry["batch"])
+
+    @property
+    def wrong(self) -> bool:
+        """Whether its answers were looked at, and do not hold."""
+        return bool(self.entry["parity"] and self.entry["parity"]["problems"])
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the run warned of this configuration, or the device slowed down meanwhile."""
+        start = f"{self.entry['name']}: "
+        warned = any(text.startswith(start) for text in self.run["warnings"])
+        return warned or bool(self.numbers["throttled"])
+
+
+class Group(NamedTuple):
+    """Configurations of one variant that answered the same kind of query."""
+
+    title: str
+    lines: list[Line]  # measured
+
+    @property
+    def smallest(self) -> list[Line]:
+        """Those of the smallest batch, the fastest first: what can be set side by side."""
+        batch = min(line.batch for line in self.lines)
+        found = [line for line in self.lines if line.batch == batch]
+        return sorted(found, key=lambda line: line.latency_ms)
+
+
+class Machine(NamedTuple):
+    """What was measured on one machine."""
+
+    title: str
+    runs: list[Run]
+    groups: list[Group]
+    failed: list[Line]  # with their reasons
+
+    @property
+    def lines(self) -> list[Line]:
+        """All that was measured, group by group."""
+        return [line for group in self.groups for line in group.lines]
+
+
+def machines(runs: Sequence[Run]) -> list[Machine]:
+    """Put runs in order.
+
+    Of a configuration that several runs of one machine measured, the newest counts.
+
+    Args:
+        runs: As `schema.read_runs` returns them, the oldest first.
+    """
+    by_machine: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        by_machine.setdefault(tuple(run["facts"].get(key) for key in MACHINE), []).append(run)
+    ordered = sorted(by_machine.values(), key=lambda of_one: _title(of_one[-1]))
+    titles = _told_apart([of_one[-1] for of_one in ordered])
+    letters = string.ascii_uppercase if len(ordered) > 1 else ""
+    return [
+        _machine(of_one, f"{letters[place]}: {title}" if place < len(letters) else title)
+        for place, (title, of_one) in enumerate(zip(titles, ordered, strict=True))
+    ]
+
+
+def told(run: Run) -> tuple[list[str], list[str]]:
+    """What speaks against a run as a whole, and against single configurations of it."""
+    names = tuple(f"{entry['name']}: " for entry in run["configurations"])
+    every = [text.removeprefix("warning: ") for text in warnings(run)]
+    single = [text for text in every if text.startswith(names)]
+    return [text for text in every if text not in single], single
+
+
+def run_facts(run: Run) -> dict[str, str]:
+    """When, how and on what a run was made."""
+    found = {
+        "title": run["title"],
+        "started": run["started"],
+        "state": "complete" if run["complete"] else "INCOMPLETE",
+    }
+    sampling = run.get("sampling")
+    if isinstance(sampling, Mapping):
+        found["sampling"] = ", ".join(f"{key} {value}" for key, value in sampling.items())
+    found["command"] = " ".join(run["command"])
+    return found | {str(key): str(value) for key, value in run["facts"].items()}
+
+
+def backend_facts(run: Run) -> dict[str, dict[str, str]]:
+    """Backend -> what it said of itself; of what differs between configurations, every value."""
+    values: dict[str, dict[str, list[str]]] = {}
+    for entry in run["configurations"]:
+        for key, value in entry["facts"].items():
+            values.setdefault(entry["backend"], {}).setdefault(key, []).append(str(value))
+    return {
+        backend: {key: "; ".join(dict.fromkeys(found)) for key, found in facts.items()}
+        for backend, facts in sorted(values.items())
+    }
+
+
+def apart(machine: Machine) -> list[str]:
+    """What the runs of one machine differ in, so that their numbers are not quite comparable."""
+    found = []
+    for key in SOFTWARE:
+        of_entries = {
+            (line.entry["backend"], str(line.entry["facts"].get(key))) for line in machine.lines
+        }
+        for backend in sorted({backend for backend, _ in of_entries}):
+            versions = sorted(value for name, value in of_entries if name == backend)
+            if len(versions) > 1:
+                found.append(f"{key} of {backend}: {', '.join(versions)}")
+        of_runs = sorted({str(run["facts"].get(key)) for run in machine.runs})
+        if len(of_runs) > 1:
+            found.append(f"{key}: {', '.join(of_runs)}")
+    return found
+
+
+def _machine(runs: list[Run], title: str) -> Machine:
+    newest: dict[str, Line] = {}
+    for run in runs:
+        for entry in run["configurations"]:
+            line = Line(run, entry)
+            if measured(entry) or entry["failed"] is not None:
+                newest[entry["name"]] = line
+    groups: dict[str, list[Line]] = {}
+    found = [line for line in newest.values() if measured(line.entry)]
+    for line in sorted(found, key=_order):
+        groups.setdefault(_group(line.entry), []).append(line)
+    return Machine(
+        title,
+        runs,
+        [Group(title, lines) for title, lines in groups.items()],
+        [line for line in newest.values() if not measured(line.entry)],
+    )
+
+
+def _told_apart(runs: Sequence[Run]) -> list[str]:
+    """The titles of machines; where two are alike, with the facts in which they differ."""
+    found = []
+    for run in runs:
+        facts, title = run["facts"], _title(run)
+        others = [other["facts"] for other in runs if _title(other) == title]
+        differing = [
+            f"{key} {str(facts.get(key, 'unknown'))[:_FACT]}"
+            for key in MACHINE
+            if any(other.get(key) != facts.get(key) for other in others)
+        ]
+        found.append(", ".join([title, *differing]))
+    return found
+
+
+def _title(run: Run) -> str:
+    facts = run["facts"]
+    return ", ".join(_words(facts)) or "a machine of which nothing is known"
+
+
+def _words(facts: Mapping[str, Any]) -> Iterator[str]:
+    if "cpu" in facts:
+        yield str(facts["cpu"])
+    if "cpus" in facts:
+        yield f"{facts['cpus']} CPUs" if str(facts["cpus"]) != "1" else "1 CPU"
+    yield from (str(facts[key]) for key in ("gpu", "memory", "power") if facts.get(key))
+
+
+def _group(entry: Entry) -> str:
+    height, width = entry["bundle"]["image_hw"]
+    size = f"{width} px" if height == width else f"{height}x{width} px"
+    rate = entry["queries_per_second"]
+    often = "" if rate is None else f", {rate:g} queries/s"
+    stage = "" if entry["stage"] == "model" else f", {entry['stage']}"
+    return f"{entry['bundle']['variant']}, {size}, {entry['scenario']}{often}{stage}"
+
+
+def _order(line: Line) -> tuple[Any, ...]:
+    entry, precision = line.entry, line.precision
+    known = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
+    return (
+        entry["bundle"]["variant"], entry["stage"] != "model", entry["scenario"],
+        entry["queries_per_second"] or 0, known, precision, line.bundle, line.way, line.batch,
+    )  # fmt: skip

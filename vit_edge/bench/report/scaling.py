@@ -1,0 +1,100 @@
+"""What changes with batch, threads and image size: a line for each bundle on a backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from vit_edge.bench.report.looks import ROWS, Looks, fastest_of, legend, scale
+from vit_edge.bench.report.machines import Line
+from vit_edge.report.drawing import Figure, plot, style, svg
+
+Points = list[tuple[float, Line]]
+
+
+def scalings(lines: Sequence[Line], looks: Looks, prefix: str) -> Iterator[Figure]:
+    """Draw images a second over batch and threads, where they were varied.
+
+    Args:
+        lines: Of one variant.
+        looks: Of the page.
+        prefix: Of the ids inside the pictures.
+    """
+    for place, (over, of) in enumerate((("batch", _batch), ("threads", _threads))):
+        series = _series(lines, of)
+        if series:
+            yield _scaling(series, looks, over, f"{prefix}{place}")
+
+
+def image_sizes(lines: Sequence[Line], looks: Looks, prefix: str) -> Figure | None:
+    """Draw latency over image size, where one model was measured at several; else nothing."""
+    series = _series(lines, _side)
+    if not series:
+        return None
+    with style():
+        return _scaling(series, looks, "image size", prefix)
+
+
+def _scaling(series: Sequence[tuple[str, Points]], looks: Looks, over: str, prefix: str) -> Figure:
+    shown = sorted(series, key=lambda one: min(line.latency_ms for _, line in one[1]))[:ROWS]
+    figure, axes = plot(300)
+    rate = over != "image size"
+    for _, points in shown:
+        line = points[0][1]
+        values = [one.numbers["images_per_s"] if rate else one.latency_ms for _, one in points]
+        axes.plot(
+            [x for x, _ in points], values, marker=looks.shape(line), markersize=6, linewidth=1.6,
+            color=looks.colour(line), linestyle=looks.dashes(line), alpha=0.85,
+        )  # fmt: skip
+    xs = sorted({x for _, points in shown for x, _ in points})
+    scale(axes, "x", xs)
+    axes.set_xticks(xs, [f"{x:g}" for x in xs])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("image side, px" if over == "image size" else over)
+    axes.set_ylabel("images/s" if rate else "p50, ms")
+    legend(figure, looks.key([points[0][1] for _, points in shown]))
+    what = "Images a second" if rate else "Latency (p50)"
+    return Figure(
+        f"Scaling with {over}",
+        f"{what} over {over}; each line is a bundle on a backend.{fastest_of(shown, len(series))}",
+        svg(figure, prefix, f"{what} over {over}"),
+    )
+
+
+def _series(
+    lines: Sequence[Line], of: Callable[[Line], tuple[str, float] | None]
+) -> list[tuple[str, Points]]:
+    """Configurations that differ in one number only, those with two values of it or more."""
+    found: dict[str, Points] = {}
+    for line in lines:
+        if (place := of(line)) is not None:
+            found.setdefault(place[0], []).append((place[1], line))
+    return [
+        (name, sorted(points, key=lambda point: point[0]))
+        for name, points in found.items()
+        if len({x for x, _ in points}) > 1
+    ]
+
+
+def _batch(line: Line) -> tuple[str, float]:
+    return f"{line.bundle} {line.way}", line.batch
+
+
+def _threads(line: Line) -> tuple[str, float] | None:
+    """Those that the backend says it ran with, whether they were asked for or not."""
+    options = dict(line.entry["options"])
+    options.pop("threads", None)
+    threads = line.entry["facts"].get("threads")
+    if not (isinstance(threads, str) and threads.isdecimal() and len(threads) < 5):
+        return None
+    same = f"{line.bundle} {line.entry['backend']} {sorted(options.items())} {line.batch}"
+    return same, int(threads)
+
+
+def _side(line: Line) -> tuple[str, float]:
+    """The family is what the variant is called before its size: base-patch16-224."""
+    bundle, entry = line.entry["bundle"], line.entry
+    family = "-".join(part for part in bundle["variant"].split("-") if not part.isdecimal())
+    kind = (entry["scenario"], entry["queries_per_second"], entry["stage"])
+    height, width = bundle["image_hw"]
+    return f"{family} {line.precision} {line.way} {line.batch} {kind}", math.sqrt(height * width)
