@@ -1,4 +1,4 @@
-"""Build ONNX files with TensorRT-RTX on a machine without a GPU (FACTS 5), by our own compiler.
+"""Build ONNX files with TensorRT-RTX on a machine without a GPU, by our own compiler.
 
 It is TensorRT 11's parser and builder; what it refuses, TensorRT refuses. Engines cannot be run or
 opened here. Tests that use it declare requires = ("tensorrt_rtx", ...).

@@ -31,7 +31,7 @@ from vit_edge.preprocess import (
 OnError = Literal["raise", "skip", "record"]
 
 DEFAULT_TOP_K = 5
-STREAM_BATCH = 8  # keeps a stream's memory small; ONNX Runtime's arena only ever grows (FACTS)
+STREAM_BATCH = 8  # keeps a stream's memory small; ONNX Runtime's arena only ever grows
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_features_of_headless_variants_depend_on_the_image(files: list[Path]) ->
 
 
 def test_the_usual_initialisation_fails_the_criteria(files: list[Path]) -> None:
-    """The check above must be able to fail (FACTS 3)."""
+    """The check above must be able to fail."""
     checkpoint = seeded("tiny-patch16-224")
     generator = torch.Generator().manual_seed(0)
     for name, weight in checkpoint.weights.items():

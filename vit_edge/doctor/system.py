@@ -18,7 +18,7 @@ from vit_edge.memory import memory
 from vit_edge.userdirs import cache_dir, state_dir
 
 LITTLE_DISK_BYTES = 1 << 30  # an engine of base is 90 to 350 MB, and is written beside the old one
-LITTLE_MEMORY_BYTES = 128 << 20  # the smallest board served (DESIGN); base INT8 answers within it
+LITTLE_MEMORY_BYTES = 128 << 20  # the smallest board served; base INT8 answers within it
 
 
 def cpu(root: Path) -> Finding:

@@ -20,7 +20,7 @@ from vit_edge.labelled import image_files
 from vit_edge.manifest import Preprocessing
 from vit_edge.preprocess import pixels_from_resized, resized_from_image
 
-DEFAULT_COUNT = 128  # 64 to 256 are what the post-training literature uses; FACTS of the field
+DEFAULT_COUNT = 128  # 64 to 256 are what the post-training literature uses
 RANDOM = "random"  # the name by which noise is asked for
 
 Progress = Callable[[int], object]

@@ -11,7 +11,7 @@ from vit_edge.gpu import Gpu
 
 _MB = 10**6
 _GB = 10**9
-_SHARED_WORKSPACE = _GB  # most, on boards that share memory: FACTS of NVIDIA's 8 GB boards
+_SHARED_WORKSPACE = _GB  # most where the CPU shares it: 8 GB hold the system, too
 _LEAST_WORKSPACE = 64 * _MB  # base needs 10 MB for its widest layer at batch 8
 
 
