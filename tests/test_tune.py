@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vit_edge import Predictor, backends, build, cgroups, engines, tune, tuned, ways
+from vit_edge import Predictor, backends, build, cgroups, engines, isolate, tune, tuned, ways
 from vit_edge.bundle import Bundle
+from vit_edge.choose import Measured
 from vit_edge.errors import EngineError, UsageError
 from vit_edge.ways import measure_way
 
@@ -52,6 +53,48 @@ def test_tuning_records_a_winner_for_each_batch_that_the_predictor_takes(
     with Predictor(tuned_bundle) as predictor:
         assert f"batch 1: {choices[1].name}" in predictor.facts["chosen"]
         assert predictor.facts["engine"].startswith("ort-")
+
+
+@pytest.mark.parametrize("problems", [[], ["logits: max |diff| between batch sizes is 0.1"]])
+def test_batch_sizes_have_ways_of_their_own_only_where_those_answer_alike(
+    problems: list[str], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = [
+        Measured("ort", {}, latency_ms={1: 1.0, 3: 2.9}),
+        Measured("ort", {"micro_batch": 1}, latency_ms={1: 1.1, 3: 2.8}),
+    ]
+    terms = ways.Terms([1, 3], None, None, None)
+    real = ways.mixed_problems(
+        str(bundle.path), {1: ("ort", {}), 3: ("ort", {"micro_batch": 1})}, None
+    )
+    assert real == []
+    monkeypatch.setattr(isolate, "call_in_child", lambda *_: problems)
+    chosen = tune.keep(bundle, measured, terms).chosen
+    assert chosen == ({1: 0, 3: 1} if not problems else {1: 0, 3: 0})
+
+
+def test_a_way_that_answers_otherwise_is_seen(bundle: Bundle) -> None:
+    class Other:
+        def __init__(self) -> None:
+            self.right = backends.module("ort").load(bundle)
+            self.facts, self.close = self.right.facts, self.right.close
+
+        def run(self, pixels: Any) -> Any:
+            return {name: values * 1.02 for name, values in self.right.run(pixels).items()}
+
+    opened = tuned.open_choice
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            tuned,
+            "open_choice",
+            lambda found, choice, where: (
+                Other() if choice.options else opened(found, choice, where)
+            ),
+        )
+        found = ways.mixed_problems(
+            str(bundle.path), {1: ("ort", {}), 3: ("ort", {"micro_batch": 1})}, None
+        )
+    assert any("between batch sizes" in problem for problem in found)
 
 
 def test_everything_that_was_measured_is_kept(tuned_bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_edge import backends, engines, tuned
+from vit_edge import backends, engines, isolate, tuned
 from vit_edge.bundle import Bundle
 from vit_edge.choose import Measured, choose
 from vit_edge.errors import UsageError
@@ -150,12 +150,39 @@ def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Tried:
         ResourceError: Nothing can run, or within the limit.
     """
     chosen = choose(measured, terms.sizes, one=terms.memory_limit_bytes is not None)
+    if problems := _mixed_problems(bundle, measured, chosen, terms):
+        _LOG.warning(
+            "%s: one way for all batch sizes, since the fastest of each answer too differently: %s",
+            bundle.path,
+            problems[0],
+        )
+        chosen = choose(measured, terms.sizes, one=True)
     parts = tuned.key_parts(bundle)
     files = (tuned.RECORD_NAME,)
     with engines.made(bundle, tuned.NAME, parts, files, terms.engines_dir, 2**20) as stage:
         text = json.dumps(_as_dict(measured, chosen), indent=2) + "\n"
         (stage.path / tuned.RECORD_NAME).write_text(text)
     return Tried(tuple(measured), chosen, stage.target)
+
+
+def _mixed_problems(
+    bundle: Bundle, measured: Sequence[Measured], chosen: Mapping[int, int], terms: Terms
+) -> list[str]:
+    """What speaks against answering each batch size another way; empty for one way.
+
+    Each way is near enough to the reference, but an image's answer must not depend on how many
+    there are with it either.
+    """
+    if len(set(chosen.values())) < 2:
+        return []
+    choices = {
+        size: (measured[index].backend, dict(measured[index].options))
+        for size, index in chosen.items()
+    }
+    found: list[str] = isolate.call_in_child(
+        "vit_edge.ways:mixed_problems", str(bundle.path), choices, terms.engines_dir
+    )
+    return found
 
 
 def rows(measured: Sequence[Measured], chosen: Mapping[int, int]) -> list[tuple[str, ...]]:

@@ -132,6 +132,38 @@ def turn(
     )
 
 
+def mixed_problems(
+    path: str,
+    choices: dict[int, tuple[str, dict[str, Option]]],
+    engines_dir: Path | None,
+) -> list[str]:
+    """Compare the answers where each batch size has a way of its own; runs in a child.
+
+    Args:
+        path: The bundle's.
+        choices: Batch -> backend and options.
+        engines_dir: Where their engines lie.
+
+    Returns:
+        What exceeds the precision's limit.
+    """
+    bundle = Bundle.read(path)
+    mixed = tuned.TunedBackend(
+        bundle,
+        {size: tuned.Choice(backend, options) for size, (backend, options) in choices.items()},
+        "",
+        engines_dir,
+    )
+    largest = bundle.manifest.max_batch
+    sizes = sorted({min(size, largest) for size in (1, 2, 3, largest, *choices)})
+    with Golden(bundle.golden_path) as golden:
+        check_golden(golden, bundle.manifest)
+        limit = limit_for(bundle.manifest.precision)
+        found = compare_answers(mixed, golden, bundle.manifest, batches=sizes, limit=limit)
+    mixed.close()
+    return found.problems
+
+
 def measure_way(
     path: str,
     backend: str,
