@@ -94,7 +94,7 @@ def test_a_way_that_answers_otherwise_is_seen(bundle: Bundle) -> None:
         found = ways.mixed_problems(
             str(bundle.path), {1: ("ort", {}), 3: ("ort", {"micro_batch": 1})}, None
         )
-    assert any("between batch sizes" in problem for problem in found)
+    assert any(problem.startswith("logits, batch 2, 3, 4: max |diff|") for problem in found)
 
 
 def test_everything_that_was_measured_is_kept(tuned_bundle: Bundle) -> None:
