@@ -69,8 +69,14 @@ def find(
     bundle: Bundle, engines_dir: Path | None = None, *, device: int = 0, library: Name | None = None
 ) -> Found:
     """The newest engine that `build` made of this bundle for this GPU, whatever the options."""
-    parts = {"model": bundle.model_sha256} | device_parts(the_gpu(device), _name(library))
-    return engines.find_like(bundle, "trt", parts, FILES, engines_dir)
+    return _found(bundle, the_gpu(device), _name(library), engines_dir)
+
+
+def _found(
+    bundle: Bundle, gpu: Gpu, name: Name, engines_dir: Path | None, only: str = "*"
+) -> Found:
+    parts = {"model": bundle.model_sha256} | device_parts(gpu, name)
+    return engines.find_like(bundle, "trt", parts, FILES, engines_dir, only=only)
 
 
 def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
@@ -106,12 +112,26 @@ def load(
     """
     if not 1 <= contexts <= _MOST_CONTEXTS:
         raise UsageError(f"contexts must lie in 1..{_MOST_CONTEXTS}, not {contexts}")
+    return _opened(bundle, device, library, contexts, cuda_graphs, engines_dir)
+
+
+def _opened(
+    bundle: Bundle,
+    device: int,
+    library: Name | None,
+    contexts: int,
+    cuda_graphs: bool,
+    engines_dir: Path | None,
+    only: str = "*",
+) -> TrtBackend:
+    """Find an engine, the newest or the only one wanted, and open it."""
     gpu = the_gpu(device)  # first: without a driver TensorRT crashes instead of raising
     verify.ensure_verified(bundle)
-    found = find(bundle, engines_dir, device=device, library=library)
+    name = _name(library)
+    found = _found(bundle, gpu, name, engines_dir, only)
     if found.path is None:
         raise EngineError(f"{bundle.path}: {found.reason}")
-    return TrtBackend(bundle, gpu, found.path, _name(library), contexts, cuda_graphs)
+    return TrtBackend(bundle, gpu, found.path, name, contexts, cuda_graphs)
 
 
 class TrtBackend:
@@ -255,13 +275,9 @@ def _reopen(
     path: str, engine: Path, device: int, name: Name, contexts: int, cuda_graphs: bool
 ) -> TrtBackend:
     """Open the same engine again, if it is one for the GPU that is here."""
-    bundle, gpu = Bundle.read(path), the_gpu(device)
-    verify.ensure_verified(bundle)
-    parts = {"model": bundle.model_sha256} | device_parts(gpu, name)
-    found = engines.find_like(bundle, "trt", parts, FILES, engine.parent, only=engine.name)
-    if found.path is None:
-        raise EngineError(f"{bundle.path}: {found.reason}")
-    return TrtBackend(bundle, gpu, found.path, name, contexts, cuda_graphs)
+    return _opened(
+        Bundle.read(path), device, name, contexts, cuda_graphs, engine.parent, engine.name
+    )
 
 
 def _name(library: Name | None) -> Name:
