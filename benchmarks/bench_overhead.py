@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_edge import cli, tuned
-from vit_edge.bench.percentiles import Estimate, estimate
+from vit_edge.bench.percentiles import Estimate, estimates
 from vit_edge.bench.scenarios import Limits, one_after_another
 from vit_edge.bench.sensors import Watch
 from vit_edge.bundle import Bundle
@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ratio(turns: Sequence[tuple[float, ...]], index: int) -> Estimate:
     """Of one way to running alone, turn by turn: the median."""
-    return estimate([[turn[index] / turn[0] for turn in turns]], lambda v: float(np.median(v)))
+    (found,) = estimates([[turn[index] / turn[0] for turn in turns]], np.median)
+    return found
 
 
 def look(watch: Watch) -> float:

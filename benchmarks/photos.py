@@ -1,7 +1,8 @@
-"""Large JPEGs made of small photos, for benchmarks of what happens before the model."""
+"""Images made of photos: large JPEGs to decode, and crops to calibrate on."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,3 +41,30 @@ def enlarged(
         made.append(into / f"{index:04}.jpg")
         large.save(made[-1], quality=QUALITY)
     return made
+
+
+def crops(folder: Path, into: Path, count: int, seed: int = 0) -> None:
+    """Write random square crops of a folder's photos, as calibration images.
+
+    Args:
+        folder: Photos, around which the crops go in turn.
+        into: Where they go; made, and there only once it holds all of them.
+        count: How many.
+        seed: Of where and how large they are: 15 to 90 % of a photo's shorter side.
+    """
+    rng = np.random.default_rng(seed)
+    photos = []
+    for file in photo_files(folder):
+        with Image.open(file) as photo:
+            photos.append(photo.convert("RGB"))
+    with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
+        made = Path(scratch, "crops")
+        made.mkdir()
+        for index in range(count):
+            photo = photos[index % len(photos)]
+            side = int(rng.uniform(0.15, 0.9) * min(photo.size))
+            left = int(rng.integers(photo.width - side + 1))
+            top = int(rng.integers(photo.height - side + 1))
+            cut = photo.crop((left, top, left + side, top + side))
+            cut.save(made / f"{index:04}.png")
+        made.rename(into)

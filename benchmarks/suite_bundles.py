@@ -1,10 +1,11 @@
-"""Make the bundles that suites name: seeded weights, and random images to calibrate on.
+"""Make the bundles that suites name: seeded weights, calibrated on crops of the package's photos.
 
     python benchmarks/suite_bundles.py --bundles-dir bundles benchmarks/suites/*.toml
 
 A bundle's name says what it is: VARIANT-PRECISION, or VARIANT-at-SIDE-PRECISION for another image
-size. What is there is kept. Their times are those of trained weights; their answers are worth what
-random weights and images are: measure fidelity with a checkpoint of your own.
+size. What is there is kept. Their times are those of trained weights. Their parity says that the
+export is sound and no more: the weights are random, and the crops show what the golden images do.
+Measure fidelity with a checkpoint and photos of your own.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ import sys
 from pathlib import Path
 
 import cpu_setup
+from photos import crops
 
 from vit_edge import cli
 from vit_edge.bench.plan import read_suite
 from vit_edge.errors import ParityError, UsageError
+from vit_edge.export.golden_set import PHOTOS
 from vit_edge.variants import variant
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 _NAME = re.compile(rf"(?P<variant>.+?)(-at-(?P<side>\d+))?-(?P<precision>{'|'.join(PRECISIONS)})")
-_CALIBRATION = {"int8": cpu_setup.INT8, "int4": cpu_setup.CALIBRATION}
+CALIBRATION_IMAGES = 64
+_CALIBRATED = {
+    "int8": ("--set", "sensitivity_images=4"),  # fewer than its own: an hour less over all suites
+    "int4": (),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,8 +52,11 @@ def run(suites: list[Path], folder: Path) -> int:
         for configuration in read_suite(suite, folder).configurations
     ]
     names = list(dict.fromkeys(named))
-    wanted = [(name, *export_options(name)) for name in names]  # every name is read before any work
+    calibration = folder / "calibration"
+    wanted = [(name, *export_options(name, calibration)) for name in names]  # all, before any work
     folder.mkdir(parents=True, exist_ok=True)
+    if not calibration.exists():
+        crops(PHOTOS, calibration, CALIBRATION_IMAGES)
     failed = []
     for name, row, options in wanted:
         try:
@@ -60,8 +70,12 @@ def run(suites: list[Path], folder: Path) -> int:
     return 0
 
 
-def export_options(name: str) -> tuple[str, tuple[str, ...]]:
+def export_options(name: str, calibration: Path) -> tuple[str, tuple[str, ...]]:
     """The variant and the options of vit_edge.export that a bundle's name stands for.
+
+    Args:
+        name: The bundle's.
+        calibration: The folder of images for the precisions that need some.
 
     Raises:
         UsageError: It stands for none.
@@ -73,7 +87,10 @@ def export_options(name: str) -> tuple[str, tuple[str, ...]]:
             f"with a precision of {', '.join(PRECISIONS)}"
         )
     row, precision = variant(found["variant"]), found["precision"]
-    options = ["--precision", precision, *_CALIBRATION.get(precision, ())]
+    options = ["--precision", precision]
+    if precision in _CALIBRATED:
+        options += ["--calibration", str(calibration)]
+        options += ["--calibration-images", str(CALIBRATION_IMAGES), *_CALIBRATED[precision]]
     if found["side"]:
         options += ["--image-size", found["side"]]
     if not row.has_head:

@@ -12,6 +12,14 @@ KINDS: dict[str, tuple[float, float | None, float]] = {
     "fp32": (1.0, 128.0, 1.0), "bf16": (0.62, 44.0, 0.5), "int8": (0.33, 25.0, 0.26),
     "int4": (0.8, 14.0, 0.16),
 }  # fmt: skip
+ROOFLINE: dict[str, Any] = {
+    "peaks": [
+        {"kind": "fp32", "backend": "ort", "per_second": 1e12, "size": [512, 512, 512]},
+        {"kind": "fp32", "backend": "openvino", "per_second": 2e12, "size": [64, 64, 64]},
+        {"kind": "read", "backend": "ort", "per_second": 1e10, "size": [4096, 100]},
+    ],
+    "limits": {"fp32": 2e12, "bf16": None, "read": 1e10},
+}
 BACKENDS = {"ort": 1.0, "openvino": 0.9}
 
 
@@ -55,7 +63,7 @@ def made_entry(
         "bundle": {
             "name": f"{variant}-{precision}", "variant": variant, "precision": precision,
             "model_sha256": "5" * 64, "model_bytes": int(346e6 * of_file),
-            "image_hw": [size, size],
+            "image_hw": [size, size], "multiply_adds": 17 * 10**9,
         },
         "facts": {"backend": backend, "runtime": f"{backend} 1", "threads": str(threads)},
         "parity": {
@@ -96,7 +104,7 @@ def full_run(**facts: str) -> Any:
     same = made_entry("fp32", "ort", 1, variant="tiny-patch16-224", size=224)
     same["parity"] |= {"sqnr_centred_db": None, "relative": 0.0}
     dead = made_entry("fp32", "ort", 32) | {"failed": "killed by signal 9", "processes": []}
-    run = made_run(*entries, wrong, same, dead, **facts)
+    run = made_run(*entries, wrong, same, dead, **facts) | {"roofline": ROOFLINE}
     run["warnings"] = [
         "other processes used 34% of the CPUs meanwhile: stop them (top)",
         f"{entries[0]['name']}: its processes differ by 9%: more of them (--processes)",

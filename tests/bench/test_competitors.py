@@ -19,6 +19,7 @@ from vit_edge.bench.compare import compared
 from vit_edge.bench.plan import Configuration, Sampling, Suite, read_suite
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, UsageError
+from vit_edge.export.golden_set import PHOTOS
 from vit_edge.parity.golden import Golden
 
 requires = ("onnxruntime",)
@@ -198,18 +199,38 @@ def test_a_suite_is_read_and_its_bundles_can_be_made(
     suite = read_suite(path, tmp_path)
     assert suite.title == path.stem
     for configuration in suite.configurations:
-        row, options = suite_bundles.export_options(configuration.bundle.name)
+        row, options = suite_bundles.export_options(configuration.bundle.name, tmp_path / "crops")
         assert configuration.bundle.name.startswith(row)
         assert options[1] == configuration.bundle.name.rpartition("-")[2]
 
 
-def test_a_bundle_with_another_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_with_another_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import suite_bundles
 
     with pytest.raises(UsageError, match="VARIANT"):
-        suite_bundles.export_options("base")
-    assert "384" in suite_bundles.export_options("base-patch16-224-at-384-fp32")[1]
+        suite_bundles.export_options("base", tmp_path)
+    assert "384" in suite_bundles.export_options("base-patch16-224-at-384-fp32", tmp_path)[1]
+    assert str(tmp_path) in suite_bundles.export_options("base-patch16-224-int4", tmp_path)[1]
+
+
+def test_crops_are_the_same_each_time_and_there_only_when_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from photos import crops
+
+    made = [tmp_path / name for name in ("first", "second")]
+    for into in made:
+        crops(PHOTOS, into, 10)
+    first, second = ([file.read_bytes() for file in sorted(into.iterdir())] for into in made)
+    assert first == second
+    assert len(set(first)) == 10
+    with pytest.raises(SystemExit, match="no JPEGs"):
+        crops(tmp_path / "nothing", tmp_path / "third", 10)
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "second"}
 
 
 SUITE = '[[measure]]\nbundles = ["a"]\nbackends = ["ort"]\nthreads = '

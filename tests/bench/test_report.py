@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.report_runs import full_run, made_entry, made_run
+from tests.bench.report_runs import ROOFLINE, full_run, made_entry, made_run
 from vit_edge.bench import __main__ as bench
 from vit_edge.bench import results
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms, table
@@ -202,6 +202,29 @@ def test_what_sensors_and_builds_tell_has_columns_only_where_there_is_any() -> N
     assert heading[-1] == "answers"
 
 
+def test_shares_of_the_limit_have_a_column_where_the_machine_has_a_roofline() -> None:
+    entry, small = made_entry("fp32"), made_entry("int8")
+    for one, macs, size in ((entry, 10**9, 10**6), (small, 10**9, 5 * 10**7)):
+        one["bundle"] |= {"multiply_adds": macs, "model_bytes": size}
+        for process in one["processes"]:
+            process["latencies_ms"] = [10.0] * 5
+    run = made_run(entry, small)
+    assert "share of limit" not in reported(run)
+    later = made_run() | {"roofline": ROOFLINE, "started": "2030-01-01T00:00:00+00:00"}
+    text = reported(run, later)
+    assert "5% (fp32 products)" in text  # 10**9 in 10 ms of 2 * 10**12 a second
+    assert "50% (reading memory)" in text  # of int8 products no limit is known
+    assert "### Limits of the machine" in text
+    assert "| fp32 products | openvino | 2000.0 GMAC/s (the limit) | 64 x 64 x 64 |" in text
+    assert "| fp32 products | ort | 1000.0 GMAC/s | 512 x 512 x 512 |" in text
+
+
+def test_the_roofline_of_another_machine_gives_no_shares() -> None:
+    run = made_run(made_entry("fp32"))
+    other = made_run() | {"roofline": ROOFLINE, "facts": {**run["facts"], "cpu": "another"}}
+    assert "share of limit" not in reported(run, other)
+
+
 def test_no_text_of_a_result_becomes_markup_or_breaks_a_table() -> None:
     run = full_run(cpu=HOSTILE)
     run |= {"title": HOSTILE, "started": HOSTILE, "command": [HOSTILE], "warnings": [HOSTILE]}
@@ -277,6 +300,12 @@ def wrong_runs() -> dict[str, Any]:
             processes=[process | {"sensors": {"temperature_c": {"CPU": [1]}}}]
         ),
         "built: is 3": entry(built=3),
+        "multiply_adds is 'x'": entry(bundle=bundle | {"multiply_adds": "x"}),
+        "roofline: is no object": made_run() | {"roofline": 3},
+        "roofline: lacks 'limits'": made_run() | {"roofline": {"peaks": []}},
+        "limits: fp32 is 0": made_run() | {"roofline": {"peaks": [], "limits": {"fp32": 0}}},
+        "peak 1: is no object": made_run() | {"roofline": {"peaks": [3], "limits": {}}},
+        "peak 1: lacks 'kind'": made_run() | {"roofline": {"peaks": [{}], "limits": {}}},
     }
 
 
@@ -313,7 +342,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def test_a_value_of_another_kind_is_refused_or_can_be_shown(
     wrong: Any, saved: Callable[..., Path]
 ) -> None:
-    whole = made_run(made_entry(count=5, processes=2))
+    whole = made_run(made_entry(count=5, processes=2)) | {"roofline": ROOFLINE}
     for path in places(whole):
         run = copy.deepcopy(whole)
         place: Any = run

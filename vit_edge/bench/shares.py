@@ -27,6 +27,12 @@ class Share(NamedTuple):
     weight_bytes_per_s: float  # each run reads all weights
     of_bandwidth: float | None
 
+    @property
+    def of_limit(self) -> tuple[float, str] | None:
+        """The larger share, and of what: the nearest to its limit is what holds the model back."""
+        found = [(self.of_products, f"{self.kind} products"), (self.of_bandwidth, "reading memory")]
+        return max(((share, what) for share, what in found if share is not None), default=None)
+
 
 def shares_of(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> list[Share]:
     """How near each configuration of a run comes to the limits of its machine.
@@ -46,7 +52,8 @@ def shares_of(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> list[Share
         told = "\n  ".join(differences(run, roofline, {"facts": {}}, {"facts": {}}))
         raise InputError(f"the roofline was measured on another machine:\n  {told}")
     limits = roofline["roofline"]["limits"]
-    return [_share(entry, limits) for entry in run["configurations"] if _counts(entry)]
+    each = (share_of(entry, limits) for entry in run["configurations"])
+    return [share for share in each if share is not None]
 
 
 def rows(found: Sequence[Share]) -> list[tuple[str, ...]]:
@@ -80,13 +87,18 @@ def product_kind(entry: Mapping[str, Any]) -> str | None:
     return _PRODUCTS.get(precision)
 
 
-def _counts(entry: Mapping[str, Any]) -> bool:
-    """Whether its latency is that of a model on a CPU."""
-    on_gpu = entry["backend"] == "trt" or entry["facts"].get("provider", "CPU")[:3] != "CPU"
-    return measured(entry) and entry["stage"] == "model" and not on_gpu and bool(entry["bundle"])
+def share_of(entry: Mapping[str, Any], limits: Mapping[str, float | None]) -> Share | None:
+    """How near one configuration comes to the limits of the machine that it was measured on.
 
+    Args:
+        entry: The configuration.
+        limits: Those of `roofline.measure`.
 
-def _share(entry: Mapping[str, Any], limits: Mapping[str, float | None]) -> Share:
+    Returns:
+        Its shares; None where its latency is not that of a model on a CPU.
+    """
+    if not _counts(entry):
+        return None
     each = [statistics.median(taken) for taken in samples(entry) if taken]
     runs_per_s = 1e3 / statistics.median(each)
     bundle = entry["bundle"]
@@ -98,6 +110,11 @@ def _share(entry: Mapping[str, Any], limits: Mapping[str, float | None]) -> Shar
     return Share(
         entry["name"], kind, rate, _of(rate, products), read, _of(read, limits.get("read"))
     )
+
+
+def _counts(entry: Mapping[str, Any]) -> bool:
+    on_gpu = entry["backend"] == "trt" or str(entry["facts"].get("provider", "CPU"))[:3] != "CPU"
+    return measured(entry) and entry["stage"] == "model" and not on_gpu and bool(entry["bundle"])
 
 
 def _of(rate: float | None, limit: float | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_edge.bench.compare import measured
-from vit_edge.bench.percentiles import Estimate, percentile, samples_needed
+from vit_edge.bench.percentiles import Estimate, percentiles, samples_needed
 from vit_edge.bench.results import samples
 
 _HEADING = ("", "p50 ms", "95 % interval", "p90", "p95", "p99", "images/s", "start s", "own MB",
@@ -34,7 +34,10 @@ def summary(entry: Mapping[str, Any]) -> dict[str, Any]:
     ]
     kept = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
     return {
-        "latency_ms": {name: list(percentile(processes, q)) for name, q in kept.items()},
+        "latency_ms": {
+            name: list(found)
+            for name, found in zip(kept, percentiles(processes, [*kept.values()]), strict=True)
+        },
         "mean_ms": float(np.mean(every)),
         "deviation_ms": float(np.std(every, ddof=1)) if len(every) > 1 else 0.0,
         "images_per_s": float(np.median(rates)),

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from vit_edge.bench.compare import MACHINE, SOFTWARE, measured
+from vit_edge.bench.shares import share_of
 from vit_edge.bench.table import summary, warnings
 from vit_edge.choose import name_of
 
@@ -27,6 +28,7 @@ class Line:
 
     run: Run
     entry: Entry
+    limits: Mapping[str, float | None] | None = None  # of the machine: see vit_edge.bench.roofline
 
     @cached_property
     def numbers(self) -> Mapping[str, Any]:
@@ -75,6 +77,12 @@ class Line:
         return int(self.entry["batch"])
 
     @property
+    def of_limit(self) -> tuple[float, str] | None:
+        """Its share of what the machine can reach, and in what; None: not known."""
+        share = None if self.limits is None else share_of(self.entry, self.limits)
+        return None if share is None else share.of_limit
+
+    @property
     def wrong(self) -> bool:
         """Whether its answers were looked at, and do not hold."""
         return bool(self.entry["parity"] and self.entry["parity"]["problems"])
@@ -108,6 +116,7 @@ class Machine(NamedTuple):
     runs: list[Run]
     groups: list[Group]
     failed: list[Line]  # with their reasons
+    roofline: Mapping[str, Any] | None  # the newest: its peaks and limits
 
     @property
     def lines(self) -> list[Line]:
@@ -188,9 +197,11 @@ def apart(machine: Machine) -> list[str]:
 
 def _machine(runs: list[Run], title: str) -> Machine:
     newest: dict[str, Line] = {}
+    roofline = next((run["roofline"] for run in reversed(runs) if run.get("roofline")), None)
+    limits = None if roofline is None else roofline["limits"]
     for run in runs:
         for entry in run["configurations"]:
-            line = Line(run, entry)
+            line = Line(run, entry, limits)
             if measured(entry) or entry["failed"] is not None:
                 newest[entry["name"]] = line
     groups: dict[str, list[Line]] = {}
@@ -202,6 +213,7 @@ def _machine(runs: list[Run], title: str) -> Machine:
         runs,
         [Group(title, lines) for title, lines in groups.items()],
         [line for line in newest.values() if not measured(line.entry)],
+        roofline,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_edge import cli
-from vit_edge.bench.report.cells import NOISY, Cell, interval, mb, ms, table
+from vit_edge.bench.report.cells import NOISY, Cell, interval, limits, mb, ms, table
 from vit_edge.bench.report.machines import (
     Group,
     Line,
@@ -33,7 +33,9 @@ EXPLANATION = (
     "where ten samples lie beyond them. Cold start: from starting Python to the first answer. Own "
     "memory is anonymous, the peak includes mapped files that the system can take back. Answers "
     "are compared with those of the float64 reference that the bundle carries: signal over noise "
-    "of the logits, and how often the first class is the same. Configurations of one run took "
+    "of the logits, and how often the first class is the same. The share of the limit is that of "
+    "the largest rate which the runtimes' own kernels reached on the machine, of the products or "
+    "of reading the weights, whichever is nearer. Configurations of one run took "
     "turns on a machine; how much faster one is than another, with its interval, is what `python "
     "-m vit_edge.bench compare` says. Numbers of different machines are not compared. "
     f"{NOISY}: the run warned of it."
@@ -96,6 +98,12 @@ def _section(machine: Machine) -> Iterator[str]:
         heading, rows = table(group.lines)
         numeric = [cell.number for cell in rows[0]]
         yield from _table(heading, [_written(row) for row in rows], numeric)
+        yield ""
+    if machine.roofline is not None:
+        yield "### Limits of the machine"
+        yield ""
+        heading, rows = limits(machine.roofline)
+        yield from _table(heading, [_written(row) for row in rows], [False, False, True, False])
         yield ""
     if machine.failed:
         yield "### Not measured"

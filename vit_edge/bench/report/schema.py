@@ -45,6 +45,9 @@ _BUILT: dict[str, _Kinds] = dict.fromkeys(
     ("build_s", "engine_bytes", "download_bytes"), _PERHAPS
 ) | {"build_memory_bytes": (dict, type(None))}
 _BUILD_MEMORY: dict[str, _Kinds] = {"peak": _PERHAPS}
+_PEAK: dict[str, _Kinds] = {
+    "backend": (str,), "kind": (str,), "per_second": _NUMBER, "size": (list,),
+}  # fmt: skip
 _SENSORS: dict[str, _Kinds] = {
     "energy_j_per_image": _PERHAPS, "temperature_c": (dict,), "throttled": (list,),
     "gpu_memory_bytes": _PERHAPS,
@@ -89,6 +92,7 @@ def _problems(run: Mapping[str, Any]) -> Iterator[str]:
     yield from _of_facts(run["facts"], "facts: ")
     for key in ("command", "warnings"):
         yield from (f"{key} holds {v!r}" for v in run[key] if not isinstance(v, str))
+    yield from _of_roofline(run.get("roofline"), "roofline: ")
     for place, entry in enumerate(run["configurations"]):
         where = f"configuration {place + 1}: "
         wrong = [where + "is no object"] if not isinstance(entry, dict) else []
@@ -103,6 +107,22 @@ def _of_facts(facts: Mapping[str, Any], where: str) -> Iterator[str]:
             yield f"{where}{key} is {_short(value)}, expected text or a number"
 
 
+def _of_roofline(roofline: Any, where: str) -> Iterator[str]:
+    if roofline is None:
+        return
+    wrong = [] if isinstance(roofline, dict) else [f"{where}is no object"]
+    wrong = wrong or list(_of(roofline, {"peaks": (list,), "limits": (dict,)}, where))
+    yield from wrong
+    if wrong:
+        return
+    limits = roofline["limits"]
+    yield from _of(limits, dict.fromkeys(limits, _PERHAPS), f"{where}limits: ")
+    yield from (f"{where}limits: {k} is {v!r}" for k, v in limits.items() if v == 0)
+    for place, peak in enumerate(roofline["peaks"]):
+        here = f"{where}peak {place + 1}: "
+        yield from _of(peak, _PEAK, here) if isinstance(peak, dict) else [here + "is no object"]
+
+
 def _of_entry(entry: Mapping[str, Any], where: str) -> Iterator[str]:
     if entry["bundle"] is None and entry["failed"] is None:
         yield f"{where}has no bundle, and did not fail"
@@ -110,6 +130,7 @@ def _of_entry(entry: Mapping[str, Any], where: str) -> Iterator[str]:
         yield from _of_facts(entry[key], f"{where}{key}: ")
     if entry["bundle"] is not None:
         wrong = list(_of(entry["bundle"], _BUNDLE, f"{where}bundle: "))
+        wrong += _of_optional(entry["bundle"], {"multiply_adds": _PERHAPS}, f"{where}bundle: ")
         yield from wrong
         size = [] if wrong else entry["bundle"]["image_hw"]
         if not wrong and not (
