@@ -12,7 +12,8 @@ compare results.json` shows all against each other. What a tool cannot do stays 
 with its reason.
 
 Quantizers are calibrated on the golden images themselves, which favours the competitors: ours see
-random images. vit.cpp runs where VIT_CPP_BINARY and VIT_CPP_MODEL name its binary and a model.
+crops of the same photos. vit.cpp runs where VIT_CPP_BINARY and VIT_CPP_MODEL name its binary and a
+model.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 import cpu_setup
 import numpy as np
+import suite_bundles
 from competitor_rows import COMPETITORS, Competitor
 
 from vit_edge import backends, cli, cpus, isolate
@@ -38,7 +40,7 @@ from vit_edge.bench.peers import new_entry
 from vit_edge.bench.plan import Configuration, Sampling, Suite
 from vit_edge.bench.session import kept_of
 from vit_edge.bundle import Bundle
-from vit_edge.errors import BackendError, UsageError, VitEdgeError
+from vit_edge.errors import BackendError, ParityError, UsageError, VitEdgeError
 from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.logits import LogitComparison
@@ -113,11 +115,10 @@ def chosen_rows(only: str | None) -> Sequence[Competitor]:
 
 def own_bundles(work: Path, name: str) -> tuple[Path, Path]:
     """Our fp32 and int8 bundles with the same weights."""
-    fp32, int8 = work / f"{name}-fp32", work / f"{name}-int8"
-    work.mkdir(parents=True, exist_ok=True)
-    cpu_setup.exported(fp32, name, "--precision", "fp32")
-    cpu_setup.exported(int8, name, "--precision", "int8", *cpu_setup.INT8)
-    return fp32, int8
+    names = [f"{name}-fp32", f"{name}-int8"]
+    if failed := suite_bundles.make(names, work):
+        raise ParityError(f"not made, see above: {', '.join(failed)}")
+    return work / names[0], work / names[1]
 
 
 def own_configurations(

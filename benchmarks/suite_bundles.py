@@ -51,7 +51,21 @@ def run(suites: list[Path], folder: Path) -> int:
         for suite in suites
         for configuration in read_suite(suite, folder).configurations
     ]
-    names = list(dict.fromkeys(named))
+    failed = make(list(dict.fromkeys(named)), folder)
+    if failed:
+        raise ParityError(f"not made, see above: {', '.join(failed)}; the others are there")
+    return 0
+
+
+def make(names: list[str], folder: Path) -> list[str]:
+    """Export the bundles of these names, unless they are there.
+
+    Returns:
+        Which could not be made, with exit codes; their reasons have been told.
+
+    Raises:
+        UsageError: A name stands for no bundle.
+    """
     calibration = folder / "calibration"
     wanted = [(name, *export_options(name, calibration)) for name in names]  # all, before any work
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,9 +79,7 @@ def run(suites: list[Path], folder: Path) -> int:
             failed.append(f"{name} (exit code {error.returncode})")
         else:
             print(folder / name, flush=True)
-    if failed:
-        raise ParityError(f"not made, see above: {', '.join(failed)}; the others are there")
-    return 0
+    return failed
 
 
 def export_options(name: str, calibration: Path) -> tuple[str, tuple[str, ...]]:
