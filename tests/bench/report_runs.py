@@ -63,7 +63,7 @@ def made_entry(
         "bundle": {
             "name": f"{variant}-{precision}", "variant": variant, "precision": precision,
             "model_sha256": "5" * 64, "model_bytes": int(346e6 * of_file),
-            "image_hw": [size, size], "multiply_adds": 17 * 10**9,
+            "image_hw": [size, size], "multiply_adds": (1 if "tiny" in variant else 17) * 10**9,
         },
         "facts": {"backend": backend, "runtime": f"{backend} 1", "threads": str(threads)},
         "parity": {

@@ -48,7 +48,8 @@ def headings(page: Page, tag: str, html: str) -> list[str]:
 def test_every_plot_is_there(whole: str) -> None:
     found = headings(Page(whole), "h4", whole)
     assert found[: len(FIGURES)] == FIGURES
-    assert "Scaling with image size" in found
+    assert found.count("Scaling with image size") == found.count("Scaling with model") == 2
+    assert "Models: 1 tiny-patch16-224; 17 base-patch16-224." in Page(whole).text
 
 
 def test_a_plot_of_what_was_not_varied_is_not_drawn() -> None:

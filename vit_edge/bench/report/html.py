@@ -13,7 +13,7 @@ from vit_edge.bench.report.looks import Looks
 from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_facts, told
 from vit_edge.bench.report.markdown import EXPLANATION
 from vit_edge.bench.report.plots import figures
-from vit_edge.bench.report.scaling import image_sizes
+from vit_edge.bench.report.scaling import across
 from vit_edge.report.page import environment, writable
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -55,7 +55,6 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
         of_run, of_configurations = told(run)
         whole += [(run["started"], text) for text in of_run]
         single += of_configurations
-    sizes = image_sizes(machine.lines, looks, f"{prefix}s")
     return {
         "title": machine.title,
         "incomplete": any(not run["complete"] for run in machine.runs),
@@ -71,7 +70,7 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
             }
             for place, group in enumerate(machine.groups)
         ],
-        "sizes": sizes,
+        "across": list(across(machine.lines, looks, f"{prefix}s")),
         "limits": None if machine.roofline is None else limits(machine.roofline),
         "failed": [(line.entry["name"], line.entry["failed"]) for line in machine.failed],
         "facts": list(_facts(machine)),

@@ -1,4 +1,4 @@
-"""What changes with batch, threads and image size: a line for each bundle on a backend."""
+"""What changes with batch, threads, image size and model: a line for each way to run one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from vit_edge.bench.report.machines import Line
 from vit_edge.report.drawing import Figure, plot, style, svg
 
 Points = list[tuple[float, Line]]
+
+_AXES = {"image size": "image side, px", "model": "multiply-adds of one image, 10⁹"}
 
 
 def scalings(lines: Sequence[Line], looks: Looks, prefix: str) -> Iterator[Figure]:
@@ -26,19 +28,25 @@ def scalings(lines: Sequence[Line], looks: Looks, prefix: str) -> Iterator[Figur
             yield _scaling(series, looks, over, f"{prefix}{place}")
 
 
-def image_sizes(lines: Sequence[Line], looks: Looks, prefix: str) -> Figure | None:
-    """Draw latency over image size, where one model was measured at several; else nothing."""
-    series = _series(lines, _side)
-    if not series:
-        return None
+def across(lines: Sequence[Line], looks: Looks, prefix: str) -> Iterator[Figure]:
+    """Draw latency over image size and over the size of models, where several were measured.
+
+    Args:
+        lines: Of one machine.
+        looks: Of the page.
+        prefix: Of the ids inside the pictures.
+    """
     with style():
-        return _scaling(series, looks, "image size", prefix)
+        if sides := _series(lines, _side):
+            yield _scaling(sides, looks, "image size", f"{prefix}0")
+        if models := _series(lines, _arithmetic):
+            yield _scaling(models, looks, "model", f"{prefix}1")
 
 
 def _scaling(series: Sequence[tuple[str, Points]], looks: Looks, over: str, prefix: str) -> Figure:
     shown = sorted(series, key=lambda one: min(line.latency_ms for _, line in one[1]))[:ROWS]
     figure, axes = plot(300)
-    rate = over != "image size"
+    rate = over in ("batch", "threads")
     for _, points in shown:
         line = points[0][1]
         values = [one.numbers["images_per_s"] if rate else one.latency_ms for _, one in points]
@@ -48,15 +56,23 @@ def _scaling(series: Sequence[tuple[str, Points]], looks: Looks, over: str, pref
         )  # fmt: skip
     xs = sorted({x for _, points in shown for x, _ in points})
     scale(axes, "x", xs)
-    axes.set_xticks(xs, [f"{x:g}" for x in xs])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("image side, px" if over == "image size" else over)
+    if over == "model":
+        scale(axes, "y", [line.latency_ms for _, points in shown for _, line in points])
+    else:
+        axes.set_xticks(xs, [f"{x:g}" for x in xs])
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(_AXES.get(over, over))
     axes.set_ylabel("images/s" if rate else "p50, ms")
     legend(figure, looks.key([points[0][1] for _, points in shown]))
     what = "Images a second" if rate else "Latency (p50)"
+    names = ""
+    if over == "model":
+        found = {x: line.entry["bundle"]["variant"] for _, points in shown for x, line in points}
+        names = f" Models: {'; '.join(f'{x:.3g} {name}' for x, name in sorted(found.items()))}."
     return Figure(
         f"Scaling with {over}",
-        f"{what} over {over}; each line is a bundle on a backend.{fastest_of(shown, len(series))}",
+        f"{what} over {over}; each line is one way to run it.{names}"
+        f"{fastest_of(shown, len(series))}",
         svg(figure, prefix, f"{what} over {over}"),
     )
 
@@ -89,6 +105,17 @@ def _threads(line: Line) -> tuple[str, float] | None:
         return None
     same = f"{line.bundle} {line.entry['backend']} {sorted(options.items())} {line.batch}"
     return same, int(threads)
+
+
+def _arithmetic(line: Line) -> tuple[str, float] | None:
+    """Models at the image size in their name: others belong to the plot of image sizes."""
+    entry, bundle = line.entry, line.entry["bundle"]
+    work = bundle.get("multiply_adds")
+    sizes = [part for part in bundle["variant"].split("-") if part.isdecimal()]
+    if not work or work < 0 or (sizes and str(bundle["image_hw"][1]) not in sizes):
+        return None
+    kind = (entry["scenario"], entry["queries_per_second"], entry["stage"])
+    return f"{line.precision} {line.way} {line.batch} {kind}", work / 1e9
 
 
 def _side(line: Line) -> tuple[str, float]:
