@@ -396,6 +396,13 @@ def test_the_readme_gets_the_fastest_of_each_precision_whose_answers_hold() -> N
     assert "| tiny-patch16-224 | int4" not in made  # its answers do not hold
 
 
+def test_the_readme_shows_models_at_the_image_size_they_are_named_after() -> None:
+    run = made_run(made_entry(), made_entry("fp32", size=384), made_entry(variant="testing"))
+    text = with_rows(f"{BEGIN}\n{END}", machines([run]))
+    assert text.count("| base-patch16-224 | int8 |") == text.count("| testing | int8 |") == 1
+    assert "fp32" not in text
+
+
 def test_a_competitor_is_not_what_the_readme_recommends() -> None:
     peer = made_entry("int8", "openvino") | {"name": "peer", "backend": "peer:openvino"}
     peer["bundle"] |= {"name": "openvino nncf-int8", "model_bytes": 0}

@@ -83,6 +83,13 @@ class Line:
         return None if share is None else share.of_limit
 
     @property
+    def at_its_size(self) -> bool:
+        """Whether images have the size in the variant's name, or it names none."""
+        bundle = self.entry["bundle"]
+        sizes = [part for part in bundle["variant"].split("-") if part.isdecimal()]
+        return not sizes or str(bundle["image_hw"][1]) in sizes
+
+    @property
     def wrong(self) -> bool:
         """Whether its answers were looked at, and do not hold."""
         return bool(self.entry["parity"] and self.entry["parity"]["problems"])

@@ -180,7 +180,10 @@ def _written(row: Sequence[Cell]) -> list[str]:
 
 
 def _readme_rows(machines: Sequence[Machine]) -> Iterator[str]:
-    """For each machine, variant and precision: our fastest whose answers hold, an image a time."""
+    """For each machine, variant and precision: our fastest whose answers hold, an image a time.
+
+    At the image sizes that variants are named after; others are in the report.
+    """
     heading = (
         "variant",
         "precision",
@@ -209,6 +212,7 @@ def _best(group: Group) -> Iterator[list[str]]:
         and line.entry["parity"] is not None
         and not line.wrong
         and line.entry["scenario"] == "single-stream"
+        and line.at_its_size
     ]
     for precision in dict.fromkeys(line.precision for line in group.lines):
         fastest = next((line for line in lines if line.precision == precision), None)

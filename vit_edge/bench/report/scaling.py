@@ -111,8 +111,7 @@ def _arithmetic(line: Line) -> tuple[str, float] | None:
     """Models at the image size in their name: others belong to the plot of image sizes."""
     entry, bundle = line.entry, line.entry["bundle"]
     work = bundle.get("multiply_adds")
-    sizes = [part for part in bundle["variant"].split("-") if part.isdecimal()]
-    if not work or work < 0 or (sizes and str(bundle["image_hw"][1]) not in sizes):
+    if not work or work < 0 or not line.at_its_size:
         return None
     kind = (entry["scenario"], entry["queries_per_second"], entry["stage"])
     return f"{line.precision} {line.way} {line.batch} {kind}", work / 1e9
