@@ -66,7 +66,8 @@ def test_a_machine_that_tells_nothing_lacks_only_what_is_optional(tmp_path: Path
 def test_a_busy_machine_is_told_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = iter(["cpu 1000 0 0 1000 0 0 0 0", "cpu 1080 0 0 1020 0 0 0 0"])
+    ours = min(os.sched_getaffinity(0))
+    looks = iter([f"cpu{ours} 1000 0 0 1000 0 0 0 0", f"cpu{ours} 1080 0 0 1020 0 0 0 0"])
     monkeypatch.setattr(noise, "read", lambda path: next(looks))
     (told,) = noise.warnings_now(tmp_path, look_s=0.0)
     assert told.startswith("other processes used ")
@@ -74,6 +75,7 @@ def test_a_busy_machine_is_told_before_anything_is_measured(
 
 
 def test_a_quiet_machine_is_not_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter(["cpu 1000 0 0 1000 0 0 0 0", "cpu 1010 0 0 1090 0 0 0 0"])
+    ours = min(os.sched_getaffinity(0))
+    looks = iter([f"cpu{ours} 1000 0 0 1000 0 0 0 0", f"cpu{ours} 1010 0 0 1090 0 0 0 0"])
     monkeypatch.setattr(noise, "read", lambda path: next(looks))
     assert noise.warnings_now(tmp_path, look_s=0.0) == []

@@ -42,6 +42,22 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.91 <= held / 300 <= 0.99
 
 
+def test_a_tail_that_no_process_alone_could_show_is_that_of_all_samples() -> None:
+    """20 processes of 50: the middle of their own p99 would be 3.9 for 4.6."""
+    random = np.random.default_rng(0)
+    found = [percentile(random.exponential(1.0, (20, 50)).tolist(), 0.99).value for _ in range(100)]
+    assert np.mean(found) == pytest.approx(-np.log(0.01), rel=0.03)
+
+
+def test_intervals_of_tails_hold_the_truth_nearly_as_often() -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        _, low, high = percentile(random.exponential(1.0, (5, 20)).tolist(), 0.9)
+        held += low <= -np.log(0.1) <= high
+    assert held / 300 >= 0.9
+
+
 def test_one_process_still_has_an_interval_wider_for_what_comes_in_waves() -> None:
     random = np.random.default_rng(0)
     waves = 10 + np.repeat(random.normal(0, 1, 20), 50)

@@ -55,6 +55,20 @@ def test_a_suite_is_every_combination(tmp_path: Path) -> None:
         ('"end-to-end"', '"both"', "model, end-to-end"),
         ('["a", "b"]', '["a", "a"]', "measured twice"),
         ("[[measure]]", "[[measure", "not a suite"),
+        ("processes = 3", "processes = 2.5", "at least 1"),
+        ("processes = 3", 'percentile = "0.9"', "percentile"),
+        ("processes = 3", "at_least_s = nan", "at_least_s"),
+        ("processes = 3", "strict = 1", "true or false"),
+        ("processes = 3", 'images = "nowhere"', "is no folder"),
+        ("[sampling]", "[[sampling]]", "one table .sampling."),
+        ("batches = [1, 8]", 'batches = ["1"]', "batches must be a list of int"),
+        ("batches = [1, 8]", "batches = 8", "batches must be a list of int"),
+        ("batches = [1, 8]", "batches = []", "batches must be a list of int"),
+        ('bundles = ["a", "b"]', 'bundles = "ab"', "bundles must be a list of str"),
+        ('{name = "openvino"', "{name = 3", "expected a name"),
+        ('stages = ["model", "end-to-end"]', "stages = [1]", "stages must be"),
+        ("queries_per_second = 10", "queries_per_second = inf", "positive and finite"),
+        ("queries_per_second = 10", 'queries_per_second = "10"', "positive and finite"),
     ],
 )
 def test_a_suite_with_a_mistake_is_refused(
@@ -63,6 +77,26 @@ def test_a_suite_with_a_mistake_is_refused(
     assert before in SUITE
     with pytest.raises(UsageError, match=words):
         read_suite(written(tmp_path, SUITE.replace(before, after, 1)), tmp_path)
+
+
+def test_a_single_table_is_no_list_of_them(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="write tables"):
+        read_suite(written(tmp_path, '[measure]\nbundles = ["a"]\nbackends = ["ort"]\n'), tmp_path)
+
+
+@pytest.mark.parametrize("scenario", ["multi-stream", "offline"])
+def test_queries_of_several_images_have_eight_unless_told_otherwise(
+    scenario: str, tmp_path: Path
+) -> None:
+    text = f'[[measure]]\nbundles = ["a"]\nbackends = ["ort"]\nscenario = "{scenario}"\n'
+    (configuration,) = read_suite(written(tmp_path, text), tmp_path).configurations
+    assert configuration.batch == 8
+
+
+def test_images_of_a_suite_are_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    text = SUITE.replace("processes = 3", 'images = "photos"')
+    assert read_suite(written(tmp_path, text), Path()).sampling.images == tmp_path / "photos"
 
 
 def test_a_suite_that_is_not_there_is_refused(tmp_path: Path) -> None:

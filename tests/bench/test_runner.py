@@ -63,6 +63,37 @@ def test_end_to_end_takes_longer_than_the_model(testing_bundle: Bundle) -> None:
     assert whole > model + 0.3  # a JPEG takes half a millisecond at least
 
 
+def test_an_option_that_a_backend_does_not_know_fails_alone(testing_bundle: Bundle) -> None:
+    made = product(
+        [testing_bundle.path], [("ort", {}), ("ort", {"thread": 2})], [1], "single-stream",
+        ["model"],
+    )  # fmt: skip
+    found = runner.run(Suite("test", made, QUICK), lambda run: None)
+    fine, wrong = found["configurations"]
+    assert found["complete"]
+    assert len(fine["processes"]) == 2
+    assert wrong["failed"].startswith("TypeError: ")
+    assert "thread" in wrong["failed"]
+
+
+def test_a_failed_configuration_is_no_success(
+    testing_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "s.toml"
+    suite.write_text('[[measure]]\nbundles = ["absent"]\nbackends = ["ort"]\n')
+    assert main(["--suite", str(suite), "--bundles-dir", str(tmp_path)]) == 4
+    assert "failed: absent ort batch 1 single-stream" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent"), "--backend", "ort"]) == 3
+
+
+def test_what_a_process_takes_to_start_has_its_runtime_among_imports(
+    testing_bundle: Bundle,
+) -> None:
+    found = runner.run(suite(testing_bundle, 1), lambda run: None)
+    for process in found["configurations"][0]["processes"]:
+        assert process["cold_s"]["import"] > process["cold_s"]["load"]  # of a model of 0.3 MB
+
+
 def test_a_server_is_measured_at_its_rate(testing_bundle: Bundle) -> None:
     made = (Configuration(testing_bundle.path, "ort", {}, 1, "server", "model", 200.0),)
     found = runner.run(Suite("test", made, Sampling(1, 0.9, at_least_s=0.3)), lambda run: None)
@@ -165,22 +196,43 @@ def test_a_wrong_command_line_is_refused(
 
 
 def test_a_machine_that_others_use_is_told() -> None:
-    before = Ticks(0, 0, 0, 0)
-    assert noise.machine_warnings(before, Ticks(1000, 1000, 0, 900)) == []
-    (told,) = noise.machine_warnings(before, Ticks(1000, 1000, 0, 300))
+    before = Ticks(0, 0, 0, 0, 2)
+    assert noise.machine_warnings(before, Ticks(1000, 1000, 0, 900, 2)) == []
+    (told,) = noise.machine_warnings(before, Ticks(1000, 1000, 0, 300, 2))
     assert "other processes used 35% of the CPUs" in told
-    (told,) = noise.machine_warnings(before, Ticks(1000, 900, 100, 1000))
+    (told,) = noise.machine_warnings(before, Ticks(1000, 900, 100, 1000, 2))
     assert "5% of the time went to other virtual machines" in told
+
+
+def test_one_process_that_never_stops_is_told_on_many_cpus_too() -> None:
+    before = Ticks(0, 0, 0, 0, 16)
+    (told,) = noise.machine_warnings(before, Ticks(100, 1500, 0, 0, 16))
+    assert "other processes used 6% of the CPUs" in told
+
+
+def test_only_the_cpus_that_we_may_use_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text(
+        "cpu 111 0 0 222 0 0 0 3\ncpu0 100 0 0 200 0 0 0 1\ncpu1 11 0 0 22 0 0 0 2\nintr 5\n"
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1})
+    assert noise.ticks(tmp_path)[:3] == (11, 22, 2)
+    assert noise.ticks(tmp_path).cpus == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert noise.ticks(tmp_path)[:3] == (111, 222, 3)
 
 
 def test_a_governor_that_follows_the_load_is_told(tmp_path: Path) -> None:
     path = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
     path.parent.mkdir(parents=True)
     path.write_text("schedutil\n")
-    (told,) = noise.machine_warnings(Ticks(0, 0, 0, 0), Ticks(1, 1, 0, 1), tmp_path)
+    before, after = Ticks(0, 0, 0, 0, 1), Ticks(1, 1, 0, 1, 1)
+    (told,) = noise.machine_warnings(before, after, tmp_path)
     assert "governor schedutil" in told
     path.write_text("performance\n")
-    assert noise.machine_warnings(Ticks(0, 0, 0, 0), Ticks(1, 1, 0, 1), tmp_path) == []
+    assert noise.machine_warnings(before, after, tmp_path) == []
 
 
 def test_our_own_work_is_not_that_of_others() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,10 +34,27 @@ def test_a_process_that_takes_too_long_is_kept_and_marked() -> None:
 
 
 def test_a_warm_up_lasts_until_it_gets_no_faster() -> None:
-    taken = iter([5e-3] * 5 + [1e-3] * 10_000)
+    taken = iter([5e-3] * 15 + [1e-3] * 10_000)
     runs, stable = warmed_up(lambda: time.sleep(next(taken)))
     assert stable
-    assert runs >= 20
+    assert runs > 25  # after 20 the last ten are not as the ten before
+
+
+@pytest.mark.parametrize(
+    ("taken_s", "runs", "stable"),
+    [([1.0] * 99, 11, True), ([30.0] * 99, 4, True), ([20.0, 15.0, 10.0, 5.0], 4, False)],
+    ids=["fewer than twenty fit", "one does not fit", "still getting faster"],
+)
+def test_slow_queries_come_to_rest_too(
+    taken_s: list[float], runs: int, stable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, left = [0.0], iter(taken_s)
+
+    def query() -> None:
+        now[0] += next(left)
+
+    monkeypatch.setattr(scenarios, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert warmed_up(query) == (runs, stable)
 
 
 def test_what_never_comes_to_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +72,31 @@ def test_a_server_that_keeps_up_answers_at_once_and_one_that_does_not_queues() -
     assert statistics.median(calm.latencies_ms) < 5
     assert busy.latencies_ms[-1] > 100
     assert busy.images == 60
+    assert busy.overloaded
+    assert not calm.overloaded
 
 
-def test_arrivals_are_the_same_for_the_same_seed_and_as_many_a_second_as_asked_for() -> None:
+def test_what_a_query_of_a_server_raises_is_raised() -> None:
+    left = iter(range(3))
+
+    def query() -> None:
+        if next(left, None) is None:
+            raise OSError("it died")
+
+    scenario = partial(at_random, query, 1, 500.0, Limits(1000, 0.0, 60.0), 0)
+    with pytest.raises(OSError, match="it died"):
+        scenario()
+
+
+def test_a_server_that_is_out_of_time_leaves_its_queue() -> None:
+    found = at_random(sleeper(20e-3), 4, 500.0, Limits(10_000, 0.0, 0.6), 0)
+    assert found.overloaded
+    assert not found.enough
+    assert found.images == 4 * len(found.latencies_ms)
+    assert found.seconds < 2
+
+
+def test_there_are_as_many_arrivals_a_second_as_asked_for() -> None:
     found = at_random(sleeper(1e-4), 1, 500.0, Limits(200, 0.0, 60.0), 1)
     assert 0.25 < found.seconds < 0.65
 

@@ -59,7 +59,7 @@ def test_packages_and_memory_are_counted_and_parts_of_packages_are_not(tmp_path:
         tree(tmp_path, {f"{zone}/name": name, f"{zone}/energy_uj": 0})
     tree(tmp_path, {"sys/class/powercap/intel-rapl:1/name": "psys"})
     found, _ = power.meters(tmp_path)
-    assert [meter.name for meter in found] == ["RAPL package-0", "RAPL dram"]
+    assert [meter.name for meter in found] == ["RAPL package-0", "RAPL package-0 dram"]
 
 
 def test_a_meter_for_root_alone_is_absent_with_the_reason(tmp_path: Path) -> None:

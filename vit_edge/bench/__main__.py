@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 from vit_edge import cli, tuned
 from vit_edge.bench import built, results, table
-from vit_edge.bench.plan import STREAMS, Sampling, Scenario, Stage, Suite, product, read_suite
-from vit_edge.bench.runner import command_line, run
+from vit_edge.bench.plan import (
+    STREAMS,
+    Sampling,
+    Scenario,
+    Stage,
+    Suite,
+    default_batch,
+    product,
+    read_suite,
+)
+from vit_edge.bench.runner import Save, Terminated, command_line, run, terminable
+from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
 
 
@@ -41,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         choices=get_args(Scenario),
         default="single-stream",
         help="as MLPerf's: one query after another (the default); queries of several images "
-        f"(--batch, default {STREAMS}); all images at once; queries that arrive at random",
+        f"(--batch, default {STREAMS}); all images at hand, where images a second count, in runs "
+        f"of --batch (default {STREAMS}); queries that arrive at random",
     )
     made.add_argument(
         "--queries-per-second", type=float, metavar="RATE", help="server: the mean rate"
@@ -116,19 +129,35 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     suite = _suite(arguments)
-    builds = built.builds(suite.configurations) if arguments.build else {}
-    if arguments.out is None:
-        found = run(suite, lambda _: None, command_line(), builds)
-    else:
-        with results.appending(arguments.out) as save:
-            found = run(suite, save, command_line(), builds)
+    with contextlib.ExitStack() as stack:  # whether it can be saved is known before any work
+        save: Save = lambda _: None  # noqa: E731
+        if arguments.out is not None:
+            save = stack.enter_context(results.appending(arguments.out))
+        builds = _builds(suite) if arguments.build else {}
+        found = run(suite, save, command_line(), builds)
     if arguments.json:
         print(json.dumps(found, indent=2))
     else:
         print(cli.table(table.rows(found)))
         for line in table.warnings(found):
             print(line, file=sys.stderr)
-    return 0 if found["complete"] else 130
+    failed = [entry["name"] for entry in found["configurations"] if entry["failed"] is not None]
+    if failed:
+        print(f"failed: {cli.printable(', '.join(failed))}", file=sys.stderr)
+    return 130 if not found["complete"] else 4 if failed else 0
+
+
+def _builds(suite: Suite) -> Mapping[str, built.Built]:
+    """Build every engine; SIGTERM stops it as Ctrl-C does.
+
+    Raises:
+        KeyboardInterrupt: One of them came.
+    """
+    try:
+        with terminable():
+            return built.builds(suite.configurations)
+    except Terminated:
+        raise KeyboardInterrupt from None
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:
@@ -139,13 +168,14 @@ def _suite(arguments: argparse.Namespace) -> Suite:
     stages = arguments.stage.split(",")
     if unknown := [stage for stage in stages if stage not in get_args(Stage)]:
         raise UsageError(f"--stage {unknown[0]}: expected {', '.join(get_args(Stage))}")
-    default = str(STREAMS) if arguments.scenario == "multi-stream" else "1"
     suite = Suite(
         "command line",
         product(
             arguments.bundles,
             [(name, {}) for name in arguments.backend.split(",")],
-            cli.whole_numbers(arguments.batch or default, "--batch"),
+            [default_batch(arguments.scenario)]
+            if arguments.batch is None
+            else cli.whole_numbers(arguments.batch, "--batch"),
             arguments.scenario,
             stages,
             arguments.queries_per_second,
@@ -156,6 +186,8 @@ def _suite(arguments: argparse.Namespace) -> Suite:
         ),
     )  # fmt: skip
     suite.check()
+    for path in arguments.bundles:
+        Bundle.read(path)  # one that is none is told before any work
     return suite
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vit_edge import isolate, machine
+from vit_edge import __version__, isolate, machine
 from vit_edge.bench import noise, thermal
 from vit_edge.cgroups import ROOT, in_container, read
 from vit_edge.cpus import usable_cpus
@@ -30,13 +30,14 @@ def run_facts(root: Path = ROOT) -> Facts:
         root: Where proc/ and sys/ are.
 
     Returns:
-        Always: cpu, cpus, features, memory, system, python, numpy, affinity, memory_limit,
-        container. Where the machine tells: smt, clock_max, governor, cpu_quota, load, power,
-        driver, gpu.
+        Always: cpu, cpus, features, memory, system, python, numpy, vit_edge, affinity,
+        memory_limit, container. Where the machine tells: smt, clock_max, governor, cpu_quota, load,
+        power, driver, gpu.
     """
     import numpy as np
 
-    found = machine.machine_facts() | noise.usable() | {"numpy": np.__version__}
+    found = machine.machine_facts() | noise.usable()
+    found |= {"numpy": np.__version__, "vit_edge": __version__}
     readers: dict[str, Callable[[Path], str | None]] = {
         "smt": _smt,
         "clock_max": _clock_max,

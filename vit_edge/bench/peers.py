@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from vit_edge.bench.percentiles import samples_needed
 from vit_edge.bench.plan import Sampling
-from vit_edge.errors import VitEdgeError
 
-_LOG = logging.getLogger(__name__)
+Measure = Callable[[Sampling, int, int], dict[str, Any]]  # as Peer.measure
 
 
 class Peer(Protocol):
@@ -20,19 +17,19 @@ class Peer(Protocol):
         """What is kept of it, nothing measured yet: see `new_entry`."""
         ...
 
-    def measure(self, sampling: Sampling, samples: int, *, check: bool) -> dict[str, Any]:
+    def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
         """Measure in a fresh process.
 
         Args:
             sampling: How long.
             samples: How many at least.
-            check: Compare the answers with the reference's.
+            turn: Which process of it this is; in the first, 0, answers are compared, too.
 
         Returns:
             As session.measure.
 
         Raises:
-            VitEdgeError: It failed, or died.
+            Exception: It failed, or died.
         """
         ...
 
@@ -64,18 +61,3 @@ def new_entry(
         "failed": None,
         "processes": [],
     }
-
-
-def take_turn(peer: Peer, entry: dict[str, Any], sampling: Sampling, turn: int) -> None:
-    """One process of a peer; what it came to is put into its entry, a failure too."""
-    _LOG.info("%d of %d: %s", turn + 1, sampling.processes, entry["name"])
-    needed = samples_needed(sampling.percentile, strict=sampling.strict)
-    try:
-        value = peer.measure(sampling, -(-needed // sampling.processes), check=turn == 0)
-    except VitEdgeError as error:
-        entry["failed"] = str(error).partition("\n")[0]
-        _LOG.warning("%s: %s", entry["name"], entry["failed"])
-        return
-    entry["facts"] = value.pop("facts")
-    entry["parity"] = value.pop("parity") or entry["parity"]
-    entry["processes"].append(value)

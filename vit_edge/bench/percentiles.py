@@ -52,7 +52,7 @@ def samples_needed(percentile: float, *, strict: bool = False) -> int:
 
 
 def percentile(processes: Sequence[Sequence[float]], q: float) -> Estimate:
-    """The middle of a percentile of each process, with its interval: see `estimates`.
+    """A percentile of all samples, with its interval: see `estimates`.
 
     Args:
         processes: The samples of each process.
@@ -68,16 +68,17 @@ def percentiles(processes: Sequence[Sequence[float]], qs: Sequence[float]) -> li
 
 
 def mean(processes: Sequence[Sequence[float]]) -> Estimate:
-    """The middle of the means of each process, with its interval."""
+    """The mean of all samples, with its interval."""
     (found,) = estimates(processes, np.mean)
     return found
 
 
 def estimates(processes: Sequence[Sequence[float]], of: Statistic) -> list[Estimate]:
-    """Statistics of each process, their middles, and intervals from how processes differ.
+    """Statistics of all samples, and intervals from how the processes' own differ.
 
-    With one process there is nothing to tell from how they differ: its samples are drawn again,
-    in blocks, since neighbours are alike.
+    All samples together: those of one process are too few for a tail. With one process there is
+    nothing to tell from how they differ: its samples are drawn again, in blocks, since neighbours
+    are alike.
 
     Args:
         processes: The samples of each process, positive; at least one sample in all.
@@ -86,16 +87,15 @@ def estimates(processes: Sequence[Sequence[float]], of: Statistic) -> list[Estim
     filled = [np.asarray(samples, float) for samples in processes if len(samples)]
     if not filled:
         raise ValueError("no samples")
-    each = np.array([np.atleast_1d(of(samples)) for samples in filled])  # [processes, statistics]
-    values = np.median(each, axis=0)
+    values = np.atleast_1d(of(np.concatenate(filled)))
     if len(filled) == 1:
         drawn = np.array([np.atleast_1d(of(again)) for again in _blocks_again(filled[0])])
         lows, highs = np.quantile(drawn, [0.025, 0.975], axis=0)
     else:
-        logs = np.log(each)  # times are positive, and differ by factors
-        half = student(len(each) - 1) * np.std(logs, axis=0, ddof=1) / math.sqrt(len(each))
-        centre = np.mean(logs, axis=0)
-        lows, highs = np.exp(centre - half), np.exp(centre + half)
+        # [processes, statistics]; times are positive, and differ by factors
+        logs = np.log([np.atleast_1d(of(samples)) for samples in filled])
+        half = student(len(filled) - 1) * np.std(logs, axis=0, ddof=1) / math.sqrt(len(filled))
+        lows, highs = values * np.exp(-half), values * np.exp(half)
     ends = zip(values.tolist(), lows.tolist(), highs.tolist(), strict=True)
     return [Estimate(value, min(low, value), max(high, value)) for value, low, high in ends]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,12 @@ from vit_edge.errors import MissingExtraError, UsageError
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 Stage = Literal["model", "end-to-end"]  # pixels to logits; encoded image to label
 
-STREAMS = 8  # images of one query of multi-stream, as in MLPerf
+STREAMS = 8  # images of one query of multi-stream, as in MLPerf, and of one run of offline
+
+
+def default_batch(scenario: str) -> int:
+    """Images of one run, where nobody said how many."""
+    return STREAMS if scenario in ("multi-stream", "offline") else 1
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,16 @@ class Configuration:
         Raises:
             UsageError: The value, and what is allowed.
         """
-        if self.batch < 1:
-            raise UsageError(f"a batch has at least one image, not {self.batch}")
+        if type(self.batch) is not int or self.batch < 1:
+            raise UsageError(f"a batch has at least one image, not {self.batch!r}")
         for value, allowed in ((self.scenario, Scenario), (self.stage, Stage)):
             if value not in get_args(allowed):
                 raise UsageError(f"{value!r} is not one of {', '.join(get_args(allowed))}")
         if (self.scenario == "server") != (self.queries_per_second is not None):
             raise UsageError("the server scenario, and no other, needs queries_per_second")
-        if self.queries_per_second is not None and not self.queries_per_second > 0:
-            raise UsageError(f"queries_per_second must be positive, not {self.queries_per_second}")
+        rate = self.queries_per_second
+        if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
+            raise UsageError(f"queries_per_second must be positive and finite, not {rate!r}")
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,22 @@ class Sampling:
         Raises:
             UsageError: The value, and what is allowed.
         """
-        if self.processes < 1:
-            raise UsageError(f"processes must be at least 1, not {self.processes}")
-        if not 0.5 <= self.percentile < 1:
-            raise UsageError(f"percentile must lie in 0.5..1, not {self.percentile}")
-        if not 0 < self.at_least_s <= self.most_s:
-            raise UsageError(f"at_least_s must lie in 0..{self.most_s:g}, not {self.at_least_s}")
+        if type(self.processes) is not int or self.processes < 1:
+            raise UsageError(f"processes must be at least 1, not {self.processes!r}")
+        if not (_is_number(self.percentile) and 0.5 <= self.percentile < 1):
+            raise UsageError(f"percentile must lie in 0.5..1, not {self.percentile!r}")
+        if type(self.strict) is not bool:
+            raise UsageError(f"strict must be true or false, not {self.strict!r}")
+        if not (_is_number(self.most_s) and 0 < self.most_s < math.inf):
+            raise UsageError(f"most_s must be positive and finite, not {self.most_s!r}")
+        if not (_is_number(self.at_least_s) and 0 < self.at_least_s <= self.most_s):
+            raise UsageError(f"at_least_s must lie in 0..{self.most_s:g}, not {self.at_least_s!r}")
+        if self.images is not None and not self.images.is_dir():
+            raise UsageError(f"images: {self.images} is no folder")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -152,14 +169,15 @@ def read_suite(path: Path, bundles: Path) -> Suite:
 
     A suite has a title, a table [sampling], and tables [[measure]] with bundles, backends (names,
     or tables with name and options), batches, threads, scenario and stages. threads is a list, or
-    "all": 1, 2, 4, ... and as many as this process may use.
+    "all": 1, 2, 4, ... and as many as this process may use. Of [sampling], `images` is a folder
+    beside the file.
 
     Args:
         path: The TOML file.
         bundles: Where the bundles are that it names.
 
     Raises:
-        UsageError: It is none; every problem is told.
+        UsageError: It is none, and the first reason why.
     """
     try:  # in the standard library since Python 3.11
         tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -173,17 +191,24 @@ def read_suite(path: Path, bundles: Path) -> Suite:
     if unknown:
         raise UsageError(f"{path}: unknown keys: {', '.join(unknown)}")
     found: list[Configuration] = []
-    for index, table in enumerate(data.get("measure", [])):
+    measure, asked = data.get("measure", []), data.get("sampling", {})
+    if not isinstance(measure, list) or not isinstance(asked, dict):
+        raise UsageError(f"{path}: write tables [[measure]], and one table [sampling]")
+    for index, table in enumerate(measure):
         try:
             found += _configurations(table, bundles)
-        except (TypeError, KeyError, ValueError) as error:
+        except UsageError as error:
             raise UsageError(f"{path}: measure {index + 1}: {error}") from None
+    known = {field.name for field in dataclasses.fields(Sampling)}
+    if unknown := sorted(asked.keys() - known):
+        raise UsageError(f"{path}: sampling: unknown keys: {', '.join(unknown)}")
+    if "images" in asked:
+        asked["images"] = path.parent / str(asked["images"])
+    suite = Suite(str(data.get("title", path.stem)), tuple(found), Sampling(**asked))
     try:
-        sampling = Sampling(**data.get("sampling", {}))
-    except TypeError as error:
-        raise UsageError(f"{path}: sampling: {error}") from None
-    suite = Suite(str(data.get("title", path.stem)), tuple(found), sampling)
-    suite.check()
+        suite.check()
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
     return suite
 
 
@@ -191,23 +216,42 @@ def _configurations(table: Mapping[str, Any], bundles: Path) -> Sequence[Configu
     known = {
         "bundles", "backends", "batches", "threads", "scenario", "stages", "queries_per_second"
     }  # fmt: skip
+    if not isinstance(table, dict):
+        raise UsageError(f"expected a table, not {table!r}")
     if unknown := sorted(table.keys() - known):
-        raise ValueError(f"unknown keys: {', '.join(unknown)}")
-    ways = [
-        (entry, {}) if isinstance(entry, str) else (entry["name"], entry.get("options", {}))
-        for entry in table["backends"]
-    ]
+        raise UsageError(f"unknown keys: {', '.join(unknown)}")
+    ways = [_way(entry) for entry in _listed(table, "backends", (str, dict))]
+    scenario = table.get("scenario", "single-stream")
     if "threads" in table:
         counts = _thread_counts(table["threads"])
         ways = [(name, {**options, "threads": n}) for name, options in ways for n in counts]
     return product(
-        [bundles / name for name in table["bundles"]],
+        [bundles / name for name in _listed(table, "bundles", (str,))],
         ways,
-        table.get("batches", [1]),
-        table.get("scenario", "single-stream"),
-        table.get("stages", ["model"]),
+        _listed(table, "batches", (int,)) if "batches" in table else [default_batch(scenario)],
+        scenario,
+        _listed(table, "stages", (str,)) if "stages" in table else ["model"],
         table.get("queries_per_second"),
     )
+
+
+def _way(entry: Any) -> tuple[str, Mapping[str, Option]]:
+    """A backend by name, or a table with its options."""
+    if isinstance(entry, str):
+        return entry, {}
+    name, options = entry.get("name"), entry.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, dict) or len(entry) > 2:
+        raise UsageError(f"backends: expected a name, or a table of name and options, not {entry}")
+    return name, options
+
+
+def _listed(table: Mapping[str, Any], key: str, kinds: tuple[type, ...]) -> Any:
+    """A list of a table, of which every entry is of some kind."""
+    found = table.get(key)
+    if not isinstance(found, list) or not found or not all(type(e) in kinds for e in found):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise UsageError(f"{key} must be a list of {names}, not {found!r}")
+    return found
 
 
 def _thread_counts(threads: Any) -> Sequence[int]:
@@ -216,5 +260,5 @@ def _thread_counts(threads: Any) -> Sequence[int]:
         powers = [2**power for power in range(usable.bit_length()) if 2**power < usable]
         return [*powers, usable]
     if not isinstance(threads, list) or not all(type(n) is int and n >= 1 for n in threads):
-        raise ValueError(f'threads must be "all" or numbers of at least 1, not {threads!r}')
+        raise UsageError(f'threads must be "all" or numbers of at least 1, not {threads!r}')
     return threads

@@ -104,6 +104,8 @@ def _rapl(root: Path) -> tuple[list[Meter], dict[str, str]]:
         name = read(zone / "name").strip()
         if not name.startswith("package") and name != "dram":
             continue
+        if name == "dram":  # each package has one
+            name = f"{read(zone.parent / zone.name.rpartition(':')[0] / 'name').strip()} dram"
         file = zone / "energy_uj"
         if _number(file) is None:
             absent[f"RAPL {name}"] = f"{file} is for root alone: run as root, or chmod a+r it"

@@ -10,17 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from vit_edge import isolate
 from vit_edge.bench import built, facts, noise
 from vit_edge.bench.operations import multiply_adds
-from vit_edge.bench.peers import Peer, take_turn
+from vit_edge.bench.peers import Measure, Peer
 from vit_edge.bench.percentiles import samples_needed
 from vit_edge.bench.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle
-from vit_edge.errors import VitEdgeError
+from vit_edge.errors import ResourceError, VitEdgeError
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ SPARE_S = 120.0  # to load a model, beside the time that sampling may take
 Save = Callable[[Mapping[str, Any]], None]
 
 
-class TerminatedError(Exception):
+class Terminated(BaseException):
     """SIGTERM, told like Ctrl-C."""
 
 
@@ -64,6 +65,10 @@ def run(
         _entry(configuration, builds.get(configuration.name))
         for configuration in suite.configurations
     ] + [peer.entry() for peer in peers]
+    measures: list[Measure] = [
+        *(partial(_measured, configuration) for configuration in suite.configurations),
+        *(peer.measure for peer in peers),
+    ]
     early = noise.warnings_now()
     for warning in early:
         _LOG.warning("warning: %s", warning)
@@ -88,7 +93,7 @@ def run(
     save(found)
     before = noise.ticks()
     order = random.Random(0)
-    with _terminated():
+    with terminable():
         try:
             for turn in range(sampling.processes):
                 indices = list(range(len(entries)))
@@ -96,14 +101,11 @@ def run(
                 for index in indices:
                     if entries[index]["failed"] is not None:
                         continue
-                    if index < len(suite.configurations):
-                        _turn(suite.configurations[index], entries[index], sampling, turn)
-                    else:
-                        peer = peers[index - len(suite.configurations)]
-                        take_turn(peer, entries[index], sampling, turn)
+                    _LOG.info("%d of %d: %s", turn + 1, sampling.processes, entries[index]["name"])
+                    _turn(measures[index], entries[index], sampling, turn)
                     save(found)
             found["complete"] = True
-        except (KeyboardInterrupt, TerminatedError):
+        except (KeyboardInterrupt, Terminated):
             found["interrupted"] = f"after {_processes(entries)} processes"
             _LOG.warning("interrupted: what was measured is kept, and marked")
     late = noise.machine_warnings(before, noise.ticks()) + [
@@ -117,40 +119,48 @@ def run(
     return found
 
 
-def _turn(
-    configuration: Configuration, entry: dict[str, Any], sampling: Sampling, turn: int
-) -> None:
-    """One process of one configuration."""
-    _LOG.info("%d of %d: %s", turn + 1, sampling.processes, configuration.name)
+def _turn(measure: Measure, entry: dict[str, Any], sampling: Sampling, turn: int) -> None:
+    """One process of one entry; whatever it fails of is its own, and the others go on."""
     needed = samples_needed(sampling.percentile, strict=sampling.strict)
-    each = -(-needed // sampling.processes)
     try:
-        call = isolate.attempted_call(
-            "vit_edge.bench.session:measure",
-            configuration,
-            sampling,
-            each,
-            time.time(),
-            turn,
-            not entry["processes"] and configuration.stage == "model",
-            timeout_s=sampling.most_s + SPARE_S,
-            poll_s=POLL_S,
-        )
-    except VitEdgeError as error:
-        entry["failed"] = str(error).partition("\n")[0]
-    else:
-        if call.value is None:
-            entry["failed"] = call.child.death or f"it ended with code {call.child.returncode}"
-        else:
-            value: dict[str, Any] = call.value
-            entry["facts"] = value.pop("facts")
-            bundle = Bundle.read(configuration.bundle)
-            size = built.engine_bytes(bundle, entry["facts"].get("engine", ""))
-            entry["built"]["engine_bytes"] = size
-            entry["parity"] = value.pop("parity") or entry["parity"]
-            entry["processes"].append(value)
-    if entry["failed"] is not None:
-        _LOG.warning("%s: %s", configuration.name, entry["failed"])
+        value = measure(sampling, -(-needed // sampling.processes), turn)
+    except Exception as error:  # a typed one says what it is; of others the type tells more
+        kind = "" if isinstance(error, VitEdgeError) else f"{type(error).__name__}: "
+        entry["failed"] = kind + str(error).partition("\n")[0]
+        _LOG.warning("%s: %s", entry["name"], entry["failed"])
+        return
+    entry["facts"] = value.pop("facts")
+    entry["parity"] = value.pop("parity") or entry["parity"]
+    if "engine_bytes" in value:
+        entry["built"]["engine_bytes"] = value.pop("engine_bytes")
+    entry["processes"].append(value)
+
+
+def _measured(
+    configuration: Configuration, sampling: Sampling, samples: int, turn: int
+) -> dict[str, Any]:
+    """One process of one configuration of ours; as of a Peer, with engine_bytes.
+
+    Raises:
+        ResourceError: It died.
+        Exception: What it raised.
+    """
+    call = isolate.attempted_call(
+        "vit_edge.bench.session:measure",
+        configuration,
+        sampling,
+        samples,
+        time.monotonic(),
+        turn,
+        turn == 0 and configuration.stage == "model",
+        timeout_s=sampling.most_s + SPARE_S,
+        poll_s=POLL_S,
+    )
+    if call.value is None:
+        raise ResourceError(call.child.death or f"it ended with code {call.child.returncode}")
+    found: dict[str, Any] = call.value
+    engine = found["facts"].get("engine", "")
+    return found | {"engine_bytes": built.engine_bytes(Bundle.read(configuration.bundle), engine)}
 
 
 def _entry(configuration: Configuration, build: built.Built | None) -> dict[str, Any]:
@@ -197,11 +207,15 @@ def _entry(configuration: Configuration, build: built.Built | None) -> dict[str,
 
 
 @contextmanager
-def _terminated() -> Iterator[None]:
-    """Have SIGTERM end a run as Ctrl-C does."""
+def terminable() -> Iterator[None]:
+    """Have SIGTERM end what is inside as Ctrl-C does: children are stopped.
+
+    Raises:
+        Terminated: It came.
+    """
 
     def interrupt(number: int, frame: object) -> None:
-        raise TerminatedError
+        raise Terminated
 
     try:
         previous = signal.signal(signal.SIGTERM, interrupt)
@@ -223,5 +237,6 @@ def _now() -> str:
 
 
 def command_line() -> list[str]:
-    """How this was started."""
-    return ["python", "-m", "vit_edge.bench", *sys.argv[1:]]
+    """How this was started: as a module, or as a verb of another program."""
+    words = sys.argv[2:] if sys.argv[1:2] == ["bench"] else sys.argv[1:]
+    return ["python", "-m", "vit_edge.bench", *words]
