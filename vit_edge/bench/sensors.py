@@ -1,8 +1,8 @@
 """What the device tells while a process is measured: energy, temperature, clocks, throttling.
 
 A thread of the measured process looks at the meters ten times a second, and is not started where
-there are none. It sleeps nearly all the time: docs/bench.md has what it costs. What is absent costs
-nothing and is no error.
+there are none. It sleeps nearly all the time: benchmarks/bench_overhead.py measures what it costs.
+What is absent costs nothing and is no error.
 """
 
 from __future__ import annotations
