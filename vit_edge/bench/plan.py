@@ -130,13 +130,16 @@ class Suite:
     configurations: tuple[Configuration, ...]
     sampling: Sampling = Sampling()
 
-    def check(self) -> None:
+    def check(self, others: int = 0) -> None:
         """Refuse what cannot be measured or told apart.
+
+        Args:
+            others: How many peers take turns with it.
 
         Raises:
             UsageError: What it is.
         """
-        if not self.configurations:
+        if not self.configurations and not others:
             raise UsageError(f"{self.title}: nothing to measure")
         self.sampling.check()
         for configuration in self.configurations:

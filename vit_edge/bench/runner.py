@@ -59,7 +59,7 @@ def run(
     Returns:
         The run: see docs/bench.md for its fields. Interrupted ones have `complete` false.
     """
-    suite.check()
+    suite.check(len(peers))
     sampling = suite.sampling
     entries = [
         _entry(configuration, builds.get(configuration.name))
