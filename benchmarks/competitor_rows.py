@@ -46,5 +46,5 @@ COMPETITORS: tuple[Competitor, ...] = (
         for model in ("resnet50", "densenet121")
         for precision in ("fp32", "int8")
     ),
-    Competitor("vit_cpp", "binary", "none", "fp16", "end-to-end"),
+    Competitor("vit_cpp", "binary", "none", "fp16", "end-to-end", "user's model"),
 )  # fmt: skip

@@ -37,7 +37,7 @@ from vit_edge import backends, cli, cpus, isolate
 from vit_edge.bench import results, runner, table
 from vit_edge.bench.operations import multiply_adds
 from vit_edge.bench.peers import new_entry
-from vit_edge.bench.plan import Configuration, Sampling, Suite
+from vit_edge.bench.plan import Configuration, Sampling, Suite, product
 from vit_edge.bench.session import kept_of
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, ParityError, UsageError, VitEdgeError
@@ -124,13 +124,12 @@ def own_bundles(work: Path, name: str) -> tuple[Path, Path]:
 def own_configurations(
     bundles: Sequence[Path], batches: Sequence[int], threads: int
 ) -> tuple[Configuration, ...]:
-    """Ours in every runtime that is installed beside us."""
+    """Ours in every runtime that is installed beside us; in ort end to end, too, image by image."""
     there = [name for name in ("ort", "openvino") if name in backends.installed()]
-    return tuple(
-        Configuration(bundle, backend, {"threads": threads}, batch)
-        for bundle in bundles
-        for backend in there
-        for batch in batches
+    ways = [(name, {"threads": threads}) for name in there]
+    return (
+        *product(bundles, ways, batches, "single-stream", ["model"]),
+        *product(bundles, [("ort", {"threads": threads})], [1], "single-stream", ["end-to-end"]),
     )
 
 
@@ -162,7 +161,7 @@ def inputs(folder: Path, bundle: Path, name: str) -> Path:
 
 
 def environment(work: Path, name: str) -> str:
-    """Python of a tool's environment, made unless pip has finished there before.
+    """Python of a tool's environment: see cpu_setup.environment.
 
     Raises:
         BackendError: It does not install here.
@@ -220,7 +219,7 @@ class Peer:
         made = new_entry(name, f"peer:{row.tool}", self._batch, row.stage, self._bundle)
         return made | {"failed": self._problem}
 
-    def measure(self, sampling: Sampling, samples: int, *, check: bool) -> dict[str, Any]:
+    def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
             answers = Path(scratch) / "answers.npy"
             request = {
@@ -229,8 +228,8 @@ class Peer:
                 "samples": samples,
                 "at_least_s": sampling.at_least_s,
                 "most_s": sampling.most_s,
-                "spawned": time.time(),
-                "answers": str(answers) if check else None,
+                "spawned": time.monotonic(),
+                "answers": str(answers) if turn == 0 else None,
             }
             script = str(cpu_setup.PEERS / self._row.script)
             child = isolate.run_child(

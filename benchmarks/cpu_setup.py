@@ -80,12 +80,14 @@ def prepare(work: Path, name: str, peers: Path | None, timm: Path | None) -> Set
 
 
 def environment(folder: Path, requirements: str = "requirements-cpu.txt") -> Path:
-    """A competitors' environment, made unless pip has finished there before."""
-    python, done = folder / "bin" / "python", folder / "installed"
-    if not done.exists():
+    """A competitors' environment, made unless pip has finished there with the same pins before."""
+    python, done, pins = folder / "bin" / "python", folder / "installed", PEERS / requirements
+    wanted = pins.read_text(encoding="utf-8")
+    if not done.exists() or done.read_text(encoding="utf-8") != wanted:
+        done.unlink(missing_ok=True)  # until pip has finished it is neither of the two
         run(Path(sys.executable), "-m", "venv", folder)
-        run(python, "-m", "pip", "install", "-r", PEERS / requirements)
-        done.touch()
+        run(python, "-m", "pip", "install", "-r", pins)
+        done.write_text(wanted, encoding="utf-8")
     return python
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.bench.planted import GOOD, entry, parity, run
-from vit_edge import isolate, recommend
+from vit_edge import backends, isolate, recommend, ways
 from vit_edge.bench import facts, offers, results
 from vit_edge.bench.offers import Offer, Terms, from_results
 from vit_edge.bench.verdict import Verdict, decide
@@ -200,7 +201,93 @@ def test_of_two_results_of_the_same_the_newest_counts(tmp_path: Path) -> None:
     assert one.way.latency_ms[1] == pytest.approx(30, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "reason"),
+    [("onnxruntime 1.2.3", "with another runtime: onnxruntime 1.2.3, here onnxruntime"),
+     (None, "with another runtime: None, here onnxruntime")],
+)  # fmt: skip
+def test_results_of_another_version_of_the_runtime_are_left_out(
+    tmp_path: Path, runtime: str | None, reason: str
+) -> None:
+    made = entry("a", "ort", 30) | {"facts": {"backend": "ort", "runtime": runtime}}
+    path = kept(tmp_path / "r.json", run(made, facts=HERE))
+    found, (told,) = from_results([path], [stand_in("a")], HERE, Terms())
+    assert found == []
+    assert reason in told
+
+
+def test_results_of_a_runtime_that_is_not_here_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kept(tmp_path / "r.json", run(entry("a", "ort", 30), facts=HERE))
+    monkeypatch.setattr(backends, "version", lambda name: None)
+    found, (told,) = from_results([path], [stand_in("a")], HERE, Terms())
+    assert found == []
+    assert "backend ort cannot be used here" in told
+
+
+def test_a_runtime_whose_backend_tells_no_version_is_the_same_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = entry("a", "eager", 30) | {"facts": {"backend": "eager", "runtime": "torch 2.13.0"}}
+    path = kept(tmp_path / "r.json", run(made, facts=HERE))
+    monkeypatch.setattr(backends, "version", lambda name: "torch")
+    assert len(from_results([path], [stand_in("a")], HERE, Terms())[0]) == 1
+
+
+def test_what_the_backend_auto_ran_is_compared_with_what_is_here(tmp_path: Path) -> None:
+    made = entry("a", "ort", 30) | {"backend": "auto"}
+    path = kept(tmp_path / "r.json", run(made, facts=HERE))
+    assert len(from_results([path], [stand_in("a")], HERE, Terms())[0]) == 1
+
+
+def test_one_process_of_an_interrupted_run_is_left_out_and_two_count(tmp_path: Path) -> None:
+    """The interval of one comes from its own samples, and looks surer than that of all five."""
+    whole = entry("a", "ort", 30, spread=0.1)
+    single, pair = ({**whole, "processes": whole["processes"][:count]} for count in (1, 2))
+    (sure,), _ = offered(single)
+    (unsure,), _ = offered(whole)
+    assert sure.way.latency_ms[1] < unsure.way.latency_ms[1]
+    for made, offers_found in ((single, 0), (pair, 1)):
+        stopped = run(made, facts=HERE) | {"complete": False}
+        path = kept(tmp_path / f"{offers_found}.json", stopped)
+        found, left_out = from_results([path], [stand_in("a")], HERE, Terms())
+        assert len(found) == offers_found
+        assert ["how processes differ is not known" in text for text in left_out] == (
+            [True] * (1 - offers_found)
+        )
+
+
+def test_a_complete_run_counts_before_a_newer_one_that_was_interrupted(tmp_path: Path) -> None:
+    whole = run(entry("a", "ort", 30), facts=HERE, started="2026-01-01")
+    stopped = run(entry("a", "ort", 50), facts=HERE, started="2026-02-02") | {"complete": False}
+    path = kept(tmp_path / "r.json", whole, stopped)
+    (one,), _ = from_results([path], [stand_in("a")], HERE, Terms())
+    assert one.way.latency_ms[1] == pytest.approx(30, rel=0.02)
+
+
 # The command line
+
+
+@pytest.mark.parametrize(
+    ("known", "measured"),
+    [
+        ([], [{}, {"micro_batch": 1}]),
+        ([{"threads": 1}], [{}, {"micro_batch": 1}]),
+        ([{"micro_batch": 1}], [{}]),
+        ([{}], []),
+    ],
+)
+def test_other_options_of_a_backend_do_not_stand_for_its_default(
+    testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, known: list[Any], measured: list[Any]
+) -> None:
+    every = [Measured("ort", {}), Measured("ort", {"micro_batch": 1})]
+    monkeypatch.setattr(ways, "ways", lambda bundle, only: every)
+    refused = "not built by this test"
+    monkeypatch.setattr(ways, "built", lambda b, way, _: replace(way, refused=refused))
+    offers_known = [Offer(testing_bundle, Measured("ort", options)) for options in known]
+    found = recommend.measure([testing_bundle], ["ort"], offers_known, Terms(), processes=1)
+    assert [one.way.options for one in found] == measured
 
 
 def test_what_is_missing_is_measured_kept_and_read_the_next_time(

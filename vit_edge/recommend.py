@@ -17,6 +17,7 @@ from vit_edge.bench.offers import Offer, Terms, from_results, offer
 from vit_edge.bench.plan import Configuration, Sampling, Suite
 from vit_edge.bench.verdict import decide
 from vit_edge.bundle import Bundle
+from vit_edge.choose import Measured
 from vit_edge.errors import ParityError, UsageError
 from vit_edge.parity.targets import Target, parse_target
 
@@ -44,18 +45,17 @@ def measure(
     Args:
         bundles: The bundles.
         names: Backends.
-        known: What need not be measured: a bundle with a backend, whatever its options.
+        known: What need not be measured. Where it has the first way of a backend, which is its
+            default, the whole backend counts as known; other options stand for themselves only.
         terms: What is asked.
         processes: Of each configuration.
         out: Results to append the run to.
     """
-    there = {(one.bundle.model_sha256, one.way.backend) for one in known}
     missing = [
         (bundle, ways.built(bundle, way, None))
         for bundle in bundles
         for name in names
-        if (bundle.model_sha256, name) not in there
-        for way in ways.ways(bundle, [name])
+        for way in _missing(bundle, name, known)
     ]
     found = [Offer(bundle, way) for bundle, way in missing if way.refused is not None]
     wanted = {
@@ -86,6 +86,14 @@ def measure(
     return found
 
 
+def _missing(bundle: Bundle, name: str, known: Sequence[Offer]) -> list[Measured]:
+    """The ways of a backend that are not known; none where its first one is."""
+    there = {one.key for one in known}
+    found = ways.ways(bundle, [name])
+    unknown = [way for way in found if Offer(bundle, way).key not in there]
+    return unknown if found[:1] == unknown[:1] else []
+
+
 def target_from_text(text: str) -> Target:
     """Read NAME=NUMBER,..., or a number alone, which is about top-1 agreement.
 
@@ -114,7 +122,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         metavar="FILE",
-        help="what `bench --out` wrote; entries of other models or machines are left out, and told",
+        help="what `bench --out` wrote; entries of other models, machines or runtimes are left "
+        "out, and told",
     )
     made.add_argument("--max-latency-ms", type=float, metavar="MS", help="of one batch")
     made.add_argument(

@@ -1,14 +1,19 @@
-"""transformers: its model in PyTorch, and its image-classification pipeline on Pillow images."""
+"""transformers: its model in PyTorch, and its image-classification pipeline on image files."""
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hf_model
 import process
 from process import Opened, Way
+
+# What vit_edge.bench decodes end to end, by default.
+PHOTOS = Path(__file__).resolve().parents[2] / "vit_edge" / "data" / "photos"
 
 
 def open_model(folder: Path, threads: int) -> Opened:
@@ -31,9 +36,11 @@ def open_model(folder: Path, threads: int) -> Opened:
 
 
 def open_pipeline(folder: Path, threads: int) -> Opened:
-    """The pipeline: Pillow images to ranked labels; resize and normalization are its own.
+    """The pipeline: image files to ranked labels; resize and normalization are its own.
 
-    Its images are made of the pixels, which are of the model's size: nothing is lost on the way.
+    process.measured prepares what it times first: that is the package's photographs, which take
+    turns as ours do. To compare its answers it gets Pillow images made of the pixels, which are of
+    the model's size: nothing is lost on the way.
     """
     import numpy as np
     import torch
@@ -49,7 +56,12 @@ def open_pipeline(folder: Path, threads: int) -> Opened:
         image_processor=ViTImageProcessorPil.from_pretrained(path),
     )
 
+    prepared = itertools.count()
+
     def prepare(pixels: Any) -> process.Run:
+        if next(prepared) == 0:
+            turn = photographs(len(pixels))
+            return lambda: classify(next(turn), batch_size=len(pixels))
         images = [
             Image.fromarray(image)
             for image in np.rint((pixels.transpose(0, 2, 3, 1) * 0.5 + 0.5) * 255).astype(np.uint8)
@@ -66,6 +78,14 @@ def open_pipeline(folder: Path, threads: int) -> Opened:
         return found
 
     return Opened(_facts(), prepare, logits)
+
+
+def photographs(batch: int) -> Iterator[list[str]]:
+    """One query after the other, without end: the next photographs in turn, encoded."""
+    files = sorted(str(path) for path in PHOTOS.glob("*.jpg"))
+    return itertools.cycle(
+        [files[(at + offset) % len(files)] for offset in range(batch)] for at in range(len(files))
+    )
 
 
 def _facts() -> dict[str, str]:

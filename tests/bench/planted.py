@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_edge import backends
 from vit_edge.parity.intervals import wilson_interval
 
 
@@ -53,7 +54,8 @@ def entry(
     return {
         "name": f"{model} {backend}", "backend": backend, "options": options or {},
         "batch": batch, "scenario": "single-stream", "stage": "model", "failed": None,
-        "bundle": {"model_sha256": model}, "facts": {"backend": backend}, "parity": judged,
+        "bundle": {"model_sha256": model}, "parity": judged,
+        "facts": {"backend": backend, "runtime": backends.version(backend)},
         "processes": [process(level + random.exponential(0.01, 60), **memory) for level in levels],
     }  # fmt: skip
 

@@ -114,7 +114,7 @@ def test_competitors_take_turns_with_ours_and_their_answers_are_judged_alike(
 
 def test_a_batch_larger_than_the_images_is_filled_up(competitors: ModuleType, folder: Path) -> None:
     one = peer(competitors, folder, "right", batch=7)
-    found = one.measure(QUICK, 10, check=True)
+    found = one.measure(QUICK, 10, 0)
     assert found["images"] == 7 * len(found["latencies_ms"])
     assert found["parity"]["problems"] == []
 
@@ -125,6 +125,111 @@ def test_a_competitor_whose_model_cannot_be_made_is_told(
     row = competitors.Competitor("fake", "absent", "none", "fp32")
     with pytest.raises(BackendError, match="no way 'absent'; there are: right"):
         competitors.make(row, sys.executable, folder)
+
+
+def test_the_users_model_of_vit_cpp_is_not_taken_for_ours(
+    competitors: ModuleType, folder: Path
+) -> None:
+    (row,) = competitors.chosen_rows("vit_cpp")
+    bundle = competitors.Peer(row, sys.executable, folder, 1, 1, None).entry()["bundle"]
+    assert bundle["variant"] == "user's model"
+    assert bundle["multiply_adds"] is None
+
+
+def test_ours_run_end_to_end_beside_those_that_do(competitors: ModuleType) -> None:
+    bundles = [Path("tiny-fp32"), Path("tiny-int8")]
+    found = competitors.own_configurations(bundles, [2, 4], 3)
+    Suite("test", found, QUICK).check()
+    ways = [
+        (one.bundle, one.backend, one.options, one.batch)
+        for one in found
+        if one.stage == "end-to-end"
+    ]
+    assert ways == [(bundle, "ort", {"threads": 3}, 1) for bundle in bundles]
+
+
+# In place of transformers and torch: a pipeline that tells what it was given, and how.
+FAKE_PIPELINE = """
+from types import SimpleNamespace
+
+def pipeline(task, **parts):
+    return lambda images, **how: (images, how)
+
+def set_num_threads(count):
+    pass
+
+read = SimpleNamespace(from_pretrained=lambda path: SimpleNamespace(num_labels=10))
+AutoConfig = ViTForImageClassification = ViTImageProcessorPil = read
+__version__ = "0"
+"""
+
+
+def test_the_pipeline_is_timed_on_photographs_and_compared_on_the_golden_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order in which process.measured prepares."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
+    for name in ("torch", "transformers"):
+        module = ModuleType(name)
+        exec(FAKE_PIPELINE, module.__dict__)
+        monkeypatch.setitem(sys.modules, name, module)
+    import transformers_peer
+
+    monkeypatch.setattr(transformers_peer.hf_model, "checkpoint", lambda folder: folder)
+    opened = transformers_peer.open_pipeline(tmp_path, 1)
+    pixels = np.ones((2, 3, 8, 8), np.float32)
+    timed, compared_with = opened.prepare(pixels), opened.prepare(pixels)
+    photos = [str(path) for path in sorted(PHOTOS.glob("*.jpg"))]
+    queries = [timed() for _ in photos]
+    assert [images for images, _ in queries[:2]] == [photos[:2], photos[1:3]]
+    assert queries[-1] == ([photos[-1], photos[0]], {"batch_size": 2})  # labels, as it comes
+    images, how = compared_with()
+    assert [np.asarray(image).tolist() for image in images] == np.full((2, 8, 8, 3), 255).tolist()
+    assert how["top_k"] == 10
+
+
+def test_an_environment_is_installed_again_where_its_pins_changed(
+    competitors: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, folder = competitors.cpu_setup, tmp_path / "venv"
+    pins = setup.PEERS / "requirements-fake.txt"
+    folder.mkdir()
+    ran: list[str] = []
+    monkeypatch.setattr(setup, "run", lambda python, *arguments: ran.append(arguments[1]))
+
+    def installs() -> bool:
+        ran.clear()
+        setup.environment(folder, pins.name)
+        return ran == ["venv", "pip"]
+
+    pins.write_text("a==1\n")
+    assert installs()
+    assert not installs()
+    pins.write_text("a==2\n")
+    assert installs()
+    assert not installs()
+    (folder / "installed").write_text("")  # as before pins were kept in it
+    assert installs()
+
+
+def test_an_environment_whose_new_pins_did_not_install_is_neither_the_old_one(
+    competitors: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, folder = competitors.cpu_setup, tmp_path / "venv"
+    pins = setup.PEERS / "requirements-fake.txt"
+    folder.mkdir()
+    (folder / "installed").write_text("a==1\n")
+    pins.write_text("a==2\n")
+
+    def fails(python: Path, *arguments: str) -> None:
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(setup, "run", fails)
+    with pytest.raises(subprocess.CalledProcessError):
+        setup.environment(folder, pins.name)
+    pins.write_text("a==1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        setup.environment(folder, pins.name)
 
 
 def test_a_tool_that_is_not_there_is_refused(competitors: ModuleType) -> None:

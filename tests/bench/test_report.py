@@ -157,6 +157,16 @@ def test_of_a_configuration_the_newest_run_counts() -> None:
     assert [line.entry["bundle"]["model_bytes"] for line in machine.lines] == [777 * 10**6]
 
 
+def test_a_complete_run_counts_before_a_newer_one_that_was_interrupted() -> None:
+    complete, newer = made_run(made_entry(), started="2026-01"), made_run(made_entry())
+    newer |= {"complete": False, "started": "2027"}
+    (machine,) = machines([complete, newer])
+    assert [line.run["started"] for line in machine.lines] == ["2026-01"]
+    older = newer | {"started": "2025"}
+    (machine,) = machines([older, newer])
+    assert [line.run["started"] for line in machine.lines] == ["2027"]
+
+
 def test_a_run_that_was_interrupted_does_not_hide_what_an_older_one_measured() -> None:
     unfinished = made_entry() | {"processes": []}
     (machine,) = machines([made_run(made_entry()), made_run(unfinished, started="2027")])
@@ -401,6 +411,24 @@ def test_the_readme_shows_models_at_the_image_size_they_are_named_after() -> Non
     text = with_rows(f"{BEGIN}\n{END}", machines([run]))
     assert text.count("| base-patch16-224 | int8 |") == text.count("| testing | int8 |") == 1
     assert "fp32" not in text
+
+
+@pytest.mark.parametrize(
+    "against",
+    [
+        {"warnings": ["other processes used 34% of the CPUs"]},
+        {"complete": False},
+        {"warnings": [f"{made_entry()['name']}: its processes differ by 9%"]},
+        {},
+    ],
+)
+def test_the_readme_marks_what_a_run_warned_of_and_says_what_the_mark_means(
+    against: dict[str, Any],
+) -> None:
+    text = with_rows(f"{BEGIN}\n{END}", machines([made_run(made_entry()) | against]))
+    (row,) = [line for line in text.splitlines() if line.startswith("| base-patch16-224")]
+    assert (NOISY in row) is bool(against)
+    assert text.count(f"\n\n{NOISY}: the run warned of it") == bool(against)
 
 
 def test_a_competitor_is_not_what_the_readme_recommends() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vit_edge import backends
 from vit_edge.bench import results
 from vit_edge.bench.compare import MACHINE, measured
 from vit_edge.bench.percentiles import Estimate, percentile, samples_needed
@@ -108,7 +109,9 @@ def offer(bundle: Bundle, entry: Record, run: Record, terms: Terms) -> Offer:
 def from_results(
     paths: Sequence[Path], bundles: Sequence[Bundle], here: Mapping[str, str], terms: Terms
 ) -> tuple[list[Offer], list[str]]:
-    """Read what results say of these bundles on this machine; of the same, the newest.
+    """Read what results say of these bundles on this machine, with what is installed here.
+
+    Of the same the newest counts, that of an interrupted run only where no complete one has it.
 
     Args:
         paths: Results.
@@ -125,7 +128,7 @@ def from_results(
     by_model = {bundle.model_sha256: bundle for bundle in bundles}
     found: dict[tuple[str, str], Offer] = {}
     left_out: dict[str, None] = {}
-    for path, run in sorted(_runs(paths), key=lambda item: str(item[1]["started"])):
+    for path, run in sorted(_runs(paths), key=_rank):
         for entry in run["configurations"]:
             reason = _unfit(entry, run, by_model, here, terms)
             if reason is not None:
@@ -140,6 +143,12 @@ def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in paths:
         for run in results.read(path):
             yield path, run
+
+
+def _rank(item: tuple[Path, Record]) -> tuple[bool, str]:
+    """What counts more comes later."""
+    _, run = item
+    return bool(run["complete"]), str(run["started"])
 
 
 def _unfit(
@@ -166,7 +175,23 @@ def _unfit(
     count = sum(len(latencies) for latencies in results.samples(entry))
     if count < (needed := samples_needed(terms.percentile)):
         return f"{count} samples, {terms.percentile_name} needs {needed}"
-    return None
+    if not run["complete"] and len(entry["processes"]) == 1:
+        # Its interval comes from its own samples, and is far narrower than that of several.
+        return "one process of an interrupted run: how processes differ is not known"
+    return _other_runtime(entry)
+
+
+def _other_runtime(entry: Record) -> str | None:
+    """How the runtime differs from what is installed here, as far as its backend tells."""
+    facts = entry["facts"]
+    name = str(facts.get("backend", entry["backend"]))  # what runs, where "auto" was asked for
+    there, here = facts.get("runtime"), backends.version(name)
+    if here is None:
+        return f"backend {name} cannot be used here"
+    words = here.split()  # "onnxruntime 1.31.1"; of eager only "torch", whose import takes seconds
+    if str(there).split()[: len(words)] == words:
+        return None
+    return f"measured with another runtime: {there}, here {here}"
 
 
 def _too_slow(latency: Estimate, terms: Terms) -> str | None:

@@ -49,9 +49,9 @@ class Line:
     def worth_db(self) -> float | None:
         """Centred SQNR of the logits; infinite: the same as the reference's; None: not known."""
         parity = self.entry["parity"]
-        if parity is None or parity["relative"] is None:
+        if parity is None or parity.get("relative") is None:
             return None
-        noise = parity["sqnr_centred_db"]
+        noise = parity.get("sqnr_centred_db")
         if noise is None:
             return math.inf if parity["relative"] == 0 else None
         return float(noise)
@@ -134,10 +134,11 @@ class Machine(NamedTuple):
 def machines(runs: Sequence[Run]) -> list[Machine]:
     """Put runs in order.
 
-    Of a configuration that several runs of one machine measured, the newest counts.
+    Of a configuration that several runs of one machine measured, the newest counts; that of an
+    interrupted run only where no complete one measured it.
 
     Args:
-        runs: As `schema.read_runs` returns them, the oldest first.
+        runs: As `results.read_runs` returns them, the oldest first.
     """
     by_machine: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
@@ -206,7 +207,7 @@ def _machine(runs: list[Run], title: str) -> Machine:
     newest: dict[str, Line] = {}
     roofline = next((run["roofline"] for run in reversed(runs) if run.get("roofline")), None)
     limits = None if roofline is None else roofline["limits"]
-    for run in runs:
+    for run in sorted(runs, key=lambda run: bool(run["complete"])):  # what comes later counts
         for entry in run["configurations"]:
             line = Line(run, entry, limits)
             if measured(entry) or entry["failed"] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_edge import cli
@@ -165,7 +165,7 @@ def _folded(title: str, lines: Iterator[str] | Sequence[str]) -> Iterator[str]:
 
 
 def _table(
-    heading: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool] | None = None
+    heading: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool] | None = None
 ) -> Iterator[str]:
     """A table; numbers stand on the right."""
     right = numeric or [False] * len(heading)
@@ -194,16 +194,19 @@ def _readme_rows(machines: Sequence[Machine]) -> Iterator[str]:
         "answers",
     )
     for machine in machines:
-        rows = [row for group in machine.groups for row in _best(group)]
-        if rows:
+        lines = [line for group in machine.groups for line in _best(group)]
+        if lines:
             yield ""
             yield f"{escaped(machine.title)}; one image at a time:"
             yield ""
-            yield from _table(heading, rows, [False] * 3 + [True] * 3 + [False])
+            yield from _table(heading, map(_row, lines), [False] * 3 + [True] * 3 + [False])
+            yield ""
+        if any(map(_doubtful, lines)):
+            yield f"{NOISY}: the run warned of it: benchmarks/REPORT.md."
             yield ""
 
 
-def _best(group: Group) -> Iterator[list[str]]:
+def _best(group: Group) -> Iterator[Line]:
     lines = [
         line
         for line in group.smallest
@@ -217,7 +220,12 @@ def _best(group: Group) -> Iterator[list[str]]:
     for precision in dict.fromkeys(line.precision for line in group.lines):
         fastest = next((line for line in lines if line.precision == precision), None)
         if fastest is not None:
-            yield _row(fastest)
+            yield fastest
+
+
+def _doubtful(line: Line) -> bool:
+    """Whether the run warned of this configuration, or of itself: a row stands alone here."""
+    return line.noisy or bool(told(line.run)[0])
 
 
 def _row(line: Line) -> list[str]:
@@ -225,7 +233,7 @@ def _row(line: Line) -> list[str]:
     bundle = line.entry["bundle"]
     return [
         escaped(bundle["variant"]), escaped(line.precision), escaped(line.way),
-        f"{ms(value)} ({interval(low, high)}){f' {NOISY}' if line.noisy else ''}",
+        f"{ms(value)} ({interval(low, high)}){f' {NOISY}' if _doubtful(line) else ''}",
         mb(line.numbers["memory_bytes"]["anonymous"]), mb(bundle["model_bytes"]),
         escaped(answers(line.entry["parity"])),
     ]  # fmt: skip
