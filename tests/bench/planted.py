@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.bench.report_runs import made_entry, made_run
 from vit_edge import backends
 from vit_edge.parity.intervals import wilson_interval
 
@@ -54,7 +55,8 @@ def entry(
     return {
         "name": f"{model} {backend}", "backend": backend, "options": options or {},
         "batch": batch, "scenario": "single-stream", "stage": "model", "failed": None,
-        "bundle": {"model_sha256": model}, "parity": judged,
+        "bundle": made_entry()["bundle"] | {"model_sha256": model}, "parity": judged,
+        "queries_per_second": None,
         "facts": {"backend": backend, "runtime": backends.version(backend)},
         "processes": [process(level + random.exponential(0.01, 60), **memory) for level in levels],
     }  # fmt: skip
@@ -62,7 +64,4 @@ def entry(
 
 def run(*entries: Any, facts: Any, started: str = "2026-01-01") -> dict[str, Any]:
     """A run of these."""
-    return {
-        "schema_version": 1, "complete": True, "warnings": [], "facts": facts, "started": started,
-        "configurations": list(entries),
-    }  # fmt: skip
+    return made_run(*entries, started=started) | {"facts": facts}

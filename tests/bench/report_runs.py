@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_edge.parity.intervals import wilson_interval
+
 # precision -> (share of fp32's time, SQNR in dB, share of its file)
 KINDS: dict[str, tuple[float, float | None, float]] = {
     "fp32": (1.0, 128.0, 1.0), "bf16": (0.62, 44.0, 0.5), "int8": (0.33, 25.0, 0.26),
@@ -67,7 +69,8 @@ def made_entry(
         },
         "facts": {"backend": backend, "runtime": f"{backend} 1", "threads": str(threads)},
         "parity": {
-            "problems": [], "images": 16, "top1_agreement": 1.0, "sqnr_centred_db": noise,
+            "problems": [], "images": 16, "top1_agreement": 1.0,
+            "top1_agreement_interval": list(wilson_interval(16, 16)), "sqnr_centred_db": noise,
             "relative": 1e-3,
         },
         "failed": None,

@@ -19,7 +19,7 @@ from vit_edge.bench import results
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms, table
 from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import BEGIN, COMMAND, END, escaped, markdown, with_rows
-from vit_edge.bench.report.schema import read_runs
+from vit_edge.bench.results import read_runs
 from vit_edge.errors import InputError
 
 HOSTILE = "a|b</td><script>alert(1)</script>`*[x](y)\n# h\x1b[2J"

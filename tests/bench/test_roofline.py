@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.bench.report_runs import made_entry, made_run
 from vit_edge.bench import kernels, results, roofline, shares
 from vit_edge.bench.__main__ import main
 from vit_edge.bench.operations import multiply_adds
@@ -99,11 +100,11 @@ def test_a_roofline_is_a_run_beside_others_and_compare_does_not_take_it_for_one(
         peak["per_second"] for peak in found["roofline"]["peaks"] if peak["kind"] == "fp32"
     )
     with results.appending(tmp_path / "r.json") as save:
-        save({"configurations": [{"name": "a"}]})
+        save(made_run(made_entry()))
     with results.appending(tmp_path / "r.json") as save:
         save(found)
     assert results.read(tmp_path / "r.json")[1] == json.loads(json.dumps(found))
-    assert results.last(tmp_path / "r.json")["configurations"] == [{"name": "a"}]
+    assert results.last(tmp_path / "r.json")["configurations"] == [made_entry()]
     assert ("bf16", "-", "none has it", "", "", "") in roofline.rows(found)
 
 
@@ -118,14 +119,33 @@ def test_the_command_line_prints_limits_and_shares(
     found = roofline.measure(["ort"], TINY)
     monkeypatch.setattr(roofline, "measure", lambda names, effort, command: found)
     with results.appending(tmp_path / "r.json") as save:
-        save({"facts": found["facts"], "configurations": [entry()]})
+        save(made_run(made_entry("fp32")) | {"facts": found["facts"]})
     out = tmp_path / "roofline.json"
     arguments = ["roofline", "--backend", "ort", "--out", str(out)]
     assert main([*arguments, "--share-of", str(tmp_path / "r.json")]) == 0
     said = capsys.readouterr().out
     assert "GMAC/s" in said
-    assert "base ort" in said
+    assert made_entry("fp32")["name"] in said
     assert len(results.read(out)) == 1
+
+
+@pytest.mark.parametrize("fault", ["another machine", "an unwritable folder"])
+def test_what_would_be_refused_at_the_end_is_refused_before_anything_is_measured(
+    fault: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(roofline, "measure", lambda *_: pytest.fail("it measured"))
+    with results.appending(tmp_path / "r.json") as save:
+        save(made_run(made_entry("fp32"), cpu="an abacus"))
+    more = {
+        "another machine": ["--share-of", str(tmp_path / "r.json")],
+        "an unwritable folder": ["--out", "/proc/r.json"],  # not even by root
+    }[fault]
+    assert main(["roofline", "--backend", "ort", *more]) == 3
+    said = capsys.readouterr().err
+    assert ("cpu: an abacus against" if fault == "another machine" else "/proc") in said
 
 
 # Multiply-adds, and shares

@@ -8,6 +8,7 @@ is that of Williams, Waterman and Patterson, "Roofline" (doi:10.1145/1498765.149
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import math
@@ -86,17 +87,20 @@ def _main(arguments: argparse.Namespace) -> int:
     if not names:
         raise UsageError(f"none of {', '.join(RUNTIMES)} is installed; vit_edge.doctor says more")
     run = None if arguments.share_of is None else results.last(arguments.share_of)
-    found = measure(names, Effort(at_least_s=arguments.seconds), command_line())
-    if arguments.out is not None:
-        with results.appending(arguments.out) as save:
-            save(found)
+    if run is not None:  # before minutes of measuring
+        shares.check_machine(run, {"facts": facts.run_facts()})
+    with contextlib.ExitStack() as stack:
+        out = arguments.out
+        save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
+        found = measure(names, Effort(at_least_s=arguments.seconds), command_line())
+        save(found)
     told = [] if run is None else shares.shares_of(run, found)
     if arguments.json:
         print(json.dumps({"run": found, "shares": [share._asdict() for share in told]}, indent=2))
         return 0
     print(cli.table(rows(found)))
     if told:
-        print(f"\n{cli.table(shares.rows(told))}")
+        print(cli.printable(f"\n{cli.table(shares.rows(told))}"))
     for text in found["warnings"]:
         print(f"warning: {text}", file=sys.stderr)
     return 0

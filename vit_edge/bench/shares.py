@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vit_edge import cli
 from vit_edge.bench.compare import differences, measured, same_machine
 from vit_edge.bench.results import samples
 from vit_edge.errors import InputError
@@ -48,12 +49,25 @@ def shares_of(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> list[Share
     Raises:
         InputError: They are of different machines.
     """
-    if not same_machine(run, roofline):
-        told = "\n  ".join(differences(run, roofline, {"facts": {}}, {"facts": {}}))
-        raise InputError(f"the roofline was measured on another machine:\n  {told}")
+    check_machine(run, roofline)
     limits = roofline["roofline"]["limits"]
     each = (share_of(entry, limits) for entry in run["configurations"])
     return [share for share in each if share is not None]
+
+
+def check_machine(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> None:
+    """Refuse shares of another machine's limits.
+
+    Args:
+        run: Of configurations.
+        roofline: The facts of where the limits are those of, as `facts`.
+
+    Raises:
+        InputError: The machines differ.
+    """
+    if not same_machine(run, roofline):
+        told = "\n  ".join(differences(run, roofline, {"facts": {}}, {"facts": {}}))
+        raise InputError(f"the roofline was measured on another machine:\n  {cli.printable(told)}")
 
 
 def rows(found: Sequence[Share]) -> list[tuple[str, ...]]:

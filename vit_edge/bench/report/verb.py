@@ -8,7 +8,7 @@ from pathlib import Path
 from vit_edge import cli
 from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import COMMAND, markdown, with_rows
-from vit_edge.bench.report.schema import read_runs
+from vit_edge.bench.results import read_runs
 from vit_edge.errors import InputError
 from vit_edge.report.write import write_report
 

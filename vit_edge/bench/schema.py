@@ -1,24 +1,22 @@
-"""What a run must hold to be reported; files come from other machines, and from other people."""
+"""What a run must hold to be read; files come from other machines, and from other people."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from vit_edge import cli
-from vit_edge.bench import results
-from vit_edge.bench.results import ResultsError
+from vit_edge.parity.targets import STATISTICS
 
-_SHOWN = 10  # problems of a file; the rest is counted
+_MOST = 1e18  # beyond any time, size or count
 _Kinds = tuple[type, ...]
 _NUMBER: _Kinds = (int, float)
+_TEXT_OR_NULL: _Kinds = (str, type(None))
 _RUN: dict[str, _Kinds] = {
     "title": (str,), "started": (str,), "complete": (bool,), "command": (list,),
-    "warnings": (list,), "facts": (dict,),
+    "warnings": (list,), "facts": (dict,), "configurations": (list,),
 }  # fmt: skip
 _ENTRY: dict[str, _Kinds] = {
     "name": (str,), "backend": (str,), "options": (dict,), "batch": (int,), "scenario": (str,),
@@ -28,11 +26,8 @@ _ENTRY: dict[str, _Kinds] = {
 }  # fmt: skip
 _BUNDLE: dict[str, _Kinds] = {
     "name": (str,), "variant": (str,), "precision": (str,), "model_bytes": (int,),
-    "image_hw": (list,),
+    "model_sha256": _TEXT_OR_NULL, "image_hw": (list,),
 }  # fmt: skip
-_PARITY: dict[str, _Kinds] = {"problems": (list,)} | dict.fromkeys(
-    ("top1_agreement", "sqnr_centred_db", "relative"), (int, float, type(None))
-)
 _PROCESS: dict[str, _Kinds] = {
     "latencies_ms": (list,), "seconds": _NUMBER, "images": (int,), "cold_s": (dict,),
     "memory_bytes": (dict,),
@@ -41,6 +36,9 @@ _COLD = dict.fromkeys(("import", "load", "first_answer"), _NUMBER)
 _MEMORY = dict.fromkeys(("anonymous", "file", "peak"), _NUMBER)
 # What not every run, device or backend tells: of these kinds, or not there.
 _PERHAPS: _Kinds = (int, float, type(None))
+_PARITY: dict[str, _Kinds] = dict.fromkeys(  # nothing of logits where the model has no head
+    ("images", "labelled", "non_finite", "reference_margin_median", *STATISTICS), _PERHAPS
+)
 _BUILT: dict[str, _Kinds] = dict.fromkeys(
     ("build_s", "engine_bytes", "download_bytes"), _PERHAPS
 ) | {"build_memory_bytes": (dict, type(None))}
@@ -54,37 +52,11 @@ _SENSORS: dict[str, _Kinds] = {
 }  # fmt: skip
 
 
-def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Read the runs of several files; one that is in two of them comes once.
-
-    Args:
-        paths: Results that python -m vit_edge.bench wrote.
-
-    Returns:
-        The runs, the oldest first, whatever the order of the files.
-
-    Raises:
-        ResultsError: A file holds none, or values of another kind; every problem is told.
-    """
-    found: list[dict[str, Any]] = []
-    told: list[str] = []
-    for path in paths:
-        for place, run in enumerate(results.read(path)):
-            problems = [f"run {place + 1}: {problem}" for problem in _problems(run)]
-            told += [f"{path}: {problem}" for problem in problems]
-            if not problems and run not in found:
-                found.append(run)
-    if told:
-        more = f"\n  and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        raise ResultsError(
-            "these are not results as python -m vit_edge.bench writes them:\n  "
-            + cli.printable("\n  ".join(told[:_SHOWN]))
-            + more
-        )
-    return sorted(found, key=lambda run: (run["started"], run["title"]))
-
-
-def _problems(run: Mapping[str, Any]) -> Iterator[str]:
+def problems(run: object) -> Iterator[str]:
+    """What a run lacks, or holds as another kind than `bench` writes, each with its place."""
+    if not isinstance(run, dict):
+        yield f"is {_short(run)}, expected an object"
+        return
     wrong = list(_of(run, _RUN, ""))
     yield from wrong
     if wrong:
@@ -92,6 +64,7 @@ def _problems(run: Mapping[str, Any]) -> Iterator[str]:
     yield from _of_facts(run["facts"], "facts: ")
     for key in ("command", "warnings"):
         yield from (f"{key} holds {v!r}" for v in run[key] if not isinstance(v, str))
+    yield from _of_optional(run.get("sampling"), {"images": _TEXT_OR_NULL}, "sampling: ")
     yield from _of_roofline(run.get("roofline"), "roofline: ")
     for place, entry in enumerate(run["configurations"]):
         where = f"configuration {place + 1}: "
@@ -138,7 +111,7 @@ def _of_entry(entry: Mapping[str, Any], where: str) -> Iterator[str]:
         ):
             yield f"{where}bundle: image_hw is {size!r}, expected height and width in pixels"
     if entry["parity"] is not None:
-        yield from _of(entry["parity"], _PARITY, f"{where}parity: ")
+        yield from _of_parity(entry["parity"], f"{where}parity: ")
     built = entry.get("built")
     wrong = list(_of_optional(built, _BUILT, f"{where}built: "))
     yield from wrong
@@ -147,6 +120,21 @@ def _of_entry(entry: Mapping[str, Any], where: str) -> Iterator[str]:
         yield from _of_optional(memory, _BUILD_MEMORY, f"{where}build_memory_bytes: ")
     for place, process in enumerate(entry["processes"]):
         yield from _of_process(process, f"{where}process {place + 1}: ")
+
+
+def _of_parity(parity: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What targets are judged by, too: of each rate its interval and what it was counted on."""
+    wrong = [*_of(parity, {"problems": (list,)}, where), *_of_optional(parity, _PARITY, where)]
+    yield from wrong
+    if wrong:
+        return
+    yield from (f"{where}problems holds {v!r}" for v in parity["problems"] if type(v) is not str)
+    for name, statistic in STATISTICS.items():
+        if statistic.interval is None or parity.get(name) is None:
+            continue
+        if not _is_pair(ends := parity.get(statistic.interval)):
+            yield f"{where}{statistic.interval} is {_short(ends)}, expected two numbers"
+        yield from _of(parity, {statistic.trials: _NUMBER}, where)
 
 
 def _of_process(process: Any, where: str) -> Iterator[str]:
@@ -164,7 +152,7 @@ def _of_process(process: Any, where: str) -> Iterator[str]:
         latencies = np.asarray(process["latencies_ms"], dtype=float)
     except (TypeError, ValueError, OverflowError):
         latencies = np.array([math.nan])
-    if latencies.ndim != 1 or not np.all(np.isfinite(latencies) & (latencies > 0)):
+    if latencies.ndim != 1 or not np.all((latencies > 0) & (latencies < _MOST)):
         yield f"{where}latencies_ms holds what is no positive number"
     if latencies.size and not process["seconds"] > 0:
         yield f"{where}seconds is {process['seconds']!r} although there are latencies"
@@ -176,8 +164,7 @@ def _of_sensors(sensors: Any, where: str) -> Iterator[str]:
     if wrong or sensors is None:
         return
     for name, ends in sensors.get("temperature_c", {}).items():
-        numbers = isinstance(ends, list) and all(type(end) in _NUMBER for end in ends)
-        if not (numbers and len(ends) == 2 and all(abs(end) < 1e4 for end in ends)):
+        if not _is_pair(ends):
             yield f"{where}temperature_c of {name} is {_short(ends)}, expected two numbers"
     if not all(isinstance(reason, str) for reason in sensors.get("throttled", [])):
         yield f"{where}throttled is {_short(sensors['throttled'])}, expected reasons"
@@ -202,8 +189,13 @@ def _of(value: Mapping[str, Any], kinds: Mapping[str, _Kinds], where: str) -> It
                 "null" if kind is type(None) else kind.__name__ for kind in expected
             )
             yield f"{where}{key} is {_short(found)}, expected {names}"
-        elif isinstance(found, (int, float)) and not abs(found) < 1e18:  # NaN is not, either
+        elif isinstance(found, (int, float)) and not abs(found) < _MOST:  # NaN is not, either
             yield f"{where}{key} is {_short(found)}"
+
+
+def _is_pair(ends: Any) -> bool:
+    numbers = isinstance(ends, list) and all(type(end) in _NUMBER for end in ends)
+    return numbers and len(ends) == 2 and all(abs(end) < 1e4 for end in ends)
 
 
 def _short(value: object) -> str:
