@@ -64,17 +64,24 @@ def test_a_planted_slowdown_of_ten_per_cent_is_found_with_its_size(seed: int) ->
     assert "slower than a, 95 %" in str(found)
 
 
-@pytest.mark.parametrize(("factor", "least", "most"), [(1.01, 0, 0), (1.04, 0, 5), (1.1, 98, 100)])
+@pytest.mark.parametrize(
+    ("factor", "spread", "least", "most"),
+    [(1.01, 0.01, 0, 0), (1.04, 0.01, 0, 5), (1.04, 0.03, 0, 5), (1.1, 0.01, 98, 100)],
+)
 def test_check_finds_a_slowdown_of_10_per_cent_and_hardly_ever_claims_one_below_5(
-    factor: float, least: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factor: float,
+    spread: float,
+    least: int,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of 100 pairs of runs; a true 4 % is over 5 % by its point estimate in many of them."""
     runs: dict[str, Any] = {}
     monkeypatch.setattr(results, "last", lambda path: runs[path.name])
     found = []
     for seed in range(100):
-        runs["base"] = run(entry("a", 10, seed))
-        runs["now"] = run(entry("a", 10 * factor, 1000 + seed))
+        runs["base"] = run(entry("a", 10, seed, spread=spread))
+        runs["now"] = run(entry("a", 10 * factor, 1000 + seed, spread=spread))
         found.append(judge.main(["check", "now", "--baseline", "base"]))
     assert set(found) <= {0, 4}
     assert least <= found.count(4) <= most
@@ -302,6 +309,16 @@ def test_json_is_json_whatever_is_to_be_told(
     assert ("no regression" in said.err) is (code == 0)
 
 
+def test_a_ratio_beyond_all_numbers_is_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, now = (
+        run(made_entry() | {"processes": [process([ms] * 20)] * 2}) for ms in (1e-300, 1e17)
+    )
+    assert checked(tmp_path, now, base, "--json") == 4
+    assert json.loads(capsys.readouterr().out)[0]["ratio"] == [None] * 3
+
+
 @pytest.mark.parametrize(
     ("level", "words"),
     [(10.042, "a is 1.004x slower in B than in A, 95 % 1.00"), (9.9, "a is 1.010x faster in B"),
@@ -359,6 +376,8 @@ def test_runs_are_appended_and_what_was_there_stays(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused_and_left_alone(content: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(content)
+    with pytest.raises(results.ResultsError, match=r"r\.json"):
+        results.read(path)
     with pytest.raises(results.ResultsError, match=r"r\.json"), results.appending(path):
         pass
     assert path.read_text() == content
