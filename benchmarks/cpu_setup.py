@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ PEERS = Path(__file__).with_name("peers")
 # Few images, and random: enough for timing. Fidelity is then a floor of what photos would give.
 CALIBRATION = ("--calibration", "random", "--calibration-images", "16")
 INT8 = (*CALIBRATION, "--set", "sensitivity_images=2")
+EXPORT = ("-m", "vit_edge.export")
 
 
 class Pythons(NamedTuple):
@@ -91,11 +93,11 @@ def environment(folder: Path, requirements: str = "requirements-cpu.txt") -> Pat
     return python
 
 
-def exported(path: Path, name: str, *options: str) -> None:
+def exported(path: Path, name: str, *options: str, command: Sequence[str] = EXPORT) -> None:
     """Export a bundle with seeded weights."""
     if not path.exists():
         fixed = ("--variant", name, "--checkpoint", "seeded:0", "--out", path)
-        run(Path(sys.executable), "-m", "vit_edge.export", *fixed, *options)
+        run(Path(sys.executable), *command, *fixed, *options)
 
 
 def inputs(setup: Setup) -> None:
