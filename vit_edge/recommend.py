@@ -170,13 +170,13 @@ def _run(arguments: argparse.Namespace) -> int:
     known, left_out = from_results(arguments.results, bundles, facts.run_facts(), terms)
     known = [one for one in known if arguments.backend is None or one.way.backend in names]
     for text in left_out:
-        _LOG.info("left out: %s", text)
+        _LOG.info("left out: %s", cli.printable(text))
     new = measure(bundles, names, known, terms, processes=arguments.processes, out=arguments.out)
     verdict = decide([*known, *new], terms, arguments.golden)
     if arguments.json:
         print(json.dumps(verdict.as_dict() | {"left_out": left_out}, indent=2))
     else:
-        print("\n".join(verdict.lines()))
+        print("\n".join(map(cli.printable, verdict.lines())))
     if verdict.ship is None:
         closest = f"; {verdict.others[0][0].name} came closest" if verdict.others else ""
         raise NothingFitsError(f"nothing is surely within what is asked{closest}")
