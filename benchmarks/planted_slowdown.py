@@ -1,6 +1,7 @@
 """Is a slowdown found that is there, and none claimed that is too small to tell?
 
-    python benchmarks/planted_slowdown.py BUNDLE --out FOLDER [--backend ort] [--processes 10]
+    python benchmarks/planted_slowdown.py BUNDLE --out FOLDER [--backend ort] [--threads 1]
+        [--processes 10]
 
 Measures a bundle as `vit_edge.bench` does, three times: as it is, and with runs that wait 1 % and
 10 % longer, in a busy loop. Then says what `vit_edge.bench check` makes of the last two against the
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--backend", default="ort")
+    parser.add_argument("--threads", type=int, default=1, help="one, by default: the quietest")
     parser.add_argument("--processes", type=int, default=10)
     arguments = parser.parse_args(argv)
     return cli.guarded(lambda: run(arguments))
@@ -43,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure all three, then let `check` judge."""
-    configuration = Configuration(arguments.bundle, arguments.backend)
+    configuration = Configuration(
+        arguments.bundle, arguments.backend, {"threads": arguments.threads}
+    )
     sampling = Sampling(arguments.processes)
     files = [arguments.out / f"slower-{share:.0%}.json" for share in SLOWDOWNS]
     for share, file in zip(SLOWDOWNS, files, strict=True):

@@ -41,6 +41,11 @@ def reported(*runs: Any) -> str:
     return markdown(machines(list(runs)))
 
 
+def table_of(*runs: Any) -> str:
+    """A report without the explanation of its signs."""
+    return reported(*runs).partition("\n## ")[2]
+
+
 def row_of(text: str, *words: str) -> list[str]:
     """The cells of the one row that begins with these."""
     start = f"| {' | '.join(words)} |"
@@ -171,6 +176,20 @@ def test_a_run_that_was_interrupted_does_not_hide_what_an_older_one_measured() -
     unfinished = made_entry() | {"processes": []}
     (machine,) = machines([made_run(made_entry()), made_run(unfinished, started="2027")])
     assert len(machine.lines) == 1
+
+
+def test_two_runs_that_agree_within_their_intervals_are_not_warned_of_and_others_are() -> None:
+    first, same, other = made_entry("fp32"), made_entry("fp32"), made_entry("fp32")
+    for process in other["processes"]:
+        process["latencies_ms"] = [1.1 * one for one in process["latencies_ms"]]
+    later = "2026-01-02T09:00:00+00:00"
+    assert NOISY not in table_of(made_run(first), made_run(same, started=later))
+    text = table_of(made_run(first), made_run(other, started=later))
+    assert "+10.0 % against the run of 2026-01-02T03:04:05+00:00" in text
+    assert f"{NOISY} (" in text
+    another_model = copy.deepcopy(other)
+    another_model["bundle"]["model_sha256"] = "6" * 64
+    assert NOISY not in table_of(made_run(first), made_run(another_model, started=later))
 
 
 def test_versions_that_differ_between_runs_of_a_machine_are_told() -> None:

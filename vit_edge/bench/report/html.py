@@ -55,6 +55,7 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
         of_run, of_configurations = told(run)
         whole += [(run["started"], text) for text in of_run]
         single += of_configurations
+    single += [line.moved for line in machine.lines if line.moved is not None]
     return {
         "title": machine.title,
         "incomplete": any(not run["complete"] for run in machine.runs),

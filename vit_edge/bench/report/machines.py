@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from vit_edge.bench.compare import MACHINE, SOFTWARE, measured
+from vit_edge.bench.compare import MACHINE, SOFTWARE, differences, measured
 from vit_edge.bench.shares import share_of
 from vit_edge.bench.table import summary, warnings
 from vit_edge.choose import name_of
@@ -29,6 +29,7 @@ class Line:
     run: Run
     entry: Entry
     limits: Mapping[str, float | None] | None = None  # of the machine: see vit_edge.bench.roofline
+    before: Line | None = None  # the same, as the run before measured it
 
     @cached_property
     def numbers(self) -> Mapping[str, Any]:
@@ -94,12 +95,27 @@ class Line:
         """Whether its answers were looked at, and do not hold."""
         return bool(self.entry["parity"] and self.entry["parity"]["problems"])
 
+    @cached_property
+    def moved(self) -> str | None:
+        """What speaks against its interval: the run before had another, that shares no value."""
+        if self.before is None:
+            return None
+        value, low, high = self.numbers["latency_ms"]["p50"]
+        was, was_low, was_high = self.before.numbers["latency_ms"]["p50"]
+        if low <= was_high and was_low <= high:
+            return None
+        return (
+            f"{self.entry['name']}: {100 * (value / was - 1):+.1f} % against the run of "
+            f"{self.before.run['started']}, which is beyond the intervals of both: what differs "
+            "from hour to hour is in neither"
+        )
+
     @property
     def noisy(self) -> bool:
-        """Whether the run warned of this configuration, or the device slowed down meanwhile."""
+        """Whether there is a warning of this configuration, or the device slowed down."""
         start = f"{self.entry['name']}: "
         warned = any(text.startswith(start) for text in self.run["warnings"])
-        return warned or bool(self.numbers["throttled"])
+        return warned or bool(self.numbers["throttled"]) or self.moved is not None
 
 
 class Group(NamedTuple):
@@ -209,9 +225,10 @@ def _machine(runs: list[Run], title: str) -> Machine:
     limits = None if roofline is None else roofline["limits"]
     for run in sorted(runs, key=lambda run: bool(run["complete"])):  # what comes later counts
         for entry in run["configurations"]:
-            line = Line(run, entry, limits)
             if measured(entry) or entry["failed"] is not None:
-                newest[entry["name"]] = line
+                last = newest.get(entry["name"])
+                again = last is not None and _same(last, run, entry)
+                newest[entry["name"]] = Line(run, entry, limits, last if again else None)
     groups: dict[str, list[Line]] = {}
     found = [line for line in newest.values() if measured(line.entry)]
     for line in sorted(found, key=_order):
@@ -223,6 +240,14 @@ def _machine(runs: list[Run], title: str) -> Machine:
         [line for line in newest.values() if not measured(line.entry)],
         roofline,
     )
+
+
+def _same(last: Line, run: Run, entry: Entry) -> bool:
+    """Whether two lines of a name measured the same: model, software, samples of both."""
+    if not (measured(entry) and measured(last.entry)):
+        return False
+    models = {one["bundle"]["model_sha256"] for one in (entry, last.entry)}
+    return len(models) == 1 and not differences(run, last.run, entry, last.entry)
 
 
 def _told_apart(runs: Sequence[Run]) -> list[str]:

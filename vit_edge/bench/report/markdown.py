@@ -124,6 +124,7 @@ def _warnings(machine: Machine) -> Iterator[str]:
         whole, few = told(run)
         of_runs += [f"{escaped(text)} (run of {escaped(run['started'])})" for text in whole]
         single += [escaped(text) for text in few]
+    single += [escaped(line.moved) for line in machine.lines if line.moved is not None]
     of_runs += [f"the runs differ in {escaped(text)}" for text in apart(machine)]
     shown = of_runs + (single if len(single) <= _FOLDED else [])
     for text in dict.fromkeys(shown):
