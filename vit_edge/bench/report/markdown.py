@@ -29,16 +29,16 @@ _FOLDED = 4  # warnings of configurations that are shown open; more are folded
 _INCOMPLETE = "INCOMPLETE: "  # what table.warnings writes
 
 EXPLANATION = (
-    "p50 is the median of the processes' medians, behind it its 95 % interval; p90 and p99 stand "
-    "where ten samples lie beyond them. Cold start: from starting Python to the first answer. Own "
-    "memory is anonymous, the peak includes mapped files that the system can take back. Answers "
-    "are compared with those of the float64 reference that the bundle carries: signal over noise "
-    "of the logits, and how often the first class is the same. The share of the limit is that of "
-    "the largest rate which the runtimes' own kernels reached on the machine, of the products or "
-    "of reading the weights, whichever is nearer. Configurations of one run took "
+    "p50 is the median of all samples, behind it its 95 % interval from how processes differ; p90 "
+    "and p99 stand where ten samples lie beyond them. Cold start: from starting Python to the "
+    "first answer. Own memory is anonymous, the peak includes mapped files that the system can "
+    "take back. Answers are compared with those of the float64 reference that the bundle carries: "
+    "signal over noise of the logits, and how often the first class is the same. The share of the "
+    "limit is that of the largest rate which the runtimes' own kernels reached on the machine, of "
+    "the products or of reading the weights, whichever is nearer. Configurations of one run took "
     "turns on a machine; how much faster one is than another, with its interval, is what `python "
     "-m vit_edge.bench compare` says. Numbers of different machines are not compared. "
-    f"{NOISY}: the run warned of it."
+    f"{NOISY}: there is a warning of it."
 )
 
 
