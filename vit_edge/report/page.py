@@ -7,7 +7,7 @@ from typing import Any
 
 from vit_edge.report.extra import needed
 
-SHARED = Path(__file__).parent / "templates"  # page.css
+SHARED = Path(__file__).parent / "templates"  # page.css, figures.html
 
 
 def environment(templates: Path) -> Any:
