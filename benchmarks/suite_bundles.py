@@ -23,7 +23,7 @@ from photos import crops
 from vit_edge import cli
 from vit_edge.bench.plan import read_suite
 from vit_edge.errors import ParityError, UsageError
-from vit_edge.export.golden_set import PHOTOS
+from vit_edge.labelled import PHOTOS
 from vit_edge.variants import variant
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vit_edge.classnames import classes_of_names, spelling
 from vit_edge.errors import InputError, UsageError
 
+PHOTOS = Path(__file__).resolve().parent / "data" / "photos"  # those that the package carries
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 FOLDERS = "folders"  # the name by which the folders' names are asked for
 UNKNOWN = -1  # as in a golden file

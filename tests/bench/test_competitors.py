@@ -19,7 +19,7 @@ from vit_edge.bench.compare import compared
 from vit_edge.bench.plan import Configuration, Sampling, Suite, read_suite
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, UsageError
-from vit_edge.export.golden_set import PHOTOS
+from vit_edge.labelled import PHOTOS
 from vit_edge.parity.golden import Golden
 
 requires = ("onnxruntime",)

@@ -21,11 +21,9 @@ from vit_edge import processes, tuned
 from vit_edge.backends import Backend
 from vit_edge.bench.plan import Configuration, Sampling
 from vit_edge.bundle import Bundle
-from vit_edge.errors import UsageError
 
 _RUNTIMES = {"ort": "onnxruntime", "openvino": "openvino", "eager": "torch", "trt": "tensorrt"}
 _MOST_IMAGES = 256  # encoded ones that are held in memory
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 def measure(
@@ -177,26 +175,13 @@ def _query(
             which = [index % len(golden) for index in range(batch)]
             pixels = input_from_resized(golden.images(which), bundle.manifest)
         return lambda: backend.run(pixels)
+    from vit_edge.labelled import PHOTOS, image_files
     from vit_edge.predictor import Predictor
 
-    encoded = [path.read_bytes() for path in _image_files(images)[:_MOST_IMAGES]]
+    encoded = [path.read_bytes() for path in image_files(images or PHOTOS)[:_MOST_IMAGES]]
     turn = itertools.cycle(
         [encoded[(at + offset) % len(encoded)] for offset in range(batch)]
         for at in range(len(encoded))
     )
     predictor = Predictor(bundle, backend)
     return lambda: predictor.predict_batch(next(turn))
-
-
-def _image_files(folder: Path | None) -> list[Path]:
-    """What is decoded end to end.
-
-    Raises:
-        UsageError: There is no image in the folder.
-    """
-    if folder is None:
-        return sorted((Path(__file__).resolve().parents[1] / "data" / "photos").glob("*.jpg"))
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not found:
-        raise UsageError(f"{folder}: no image in it ({', '.join(sorted(_SUFFIXES))})")
-    return found

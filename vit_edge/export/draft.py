@@ -120,7 +120,7 @@ def load_golden_images(
     folder: Path | None, spec: Preprocessing, labels: Sequence[str], scratch: Path
 ) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64] | None]:
     """The golden images, resized, and the classes that their folders tell."""
-    files = labelled.image_files(folder or golden_set.PHOTOS)
+    files = labelled.image_files(folder or labelled.PHOTOS)
     with progress("golden images", len(files)) as bar:
         names, resized = golden_set.golden_images(folder, spec, scratch, bar.update)
     return names, resized, labelled.classes_from_folders(folder, labels)

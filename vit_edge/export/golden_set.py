@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from vit_edge.errors import InputError
 from vit_edge.images import load_image
-from vit_edge.labelled import image_files
+from vit_edge.labelled import PHOTOS, image_files
 from vit_edge.manifest import Preprocessing
 from vit_edge.models.reference import ReferenceDtype, reference_outputs
 from vit_edge.models.vit import ViT
@@ -24,7 +24,6 @@ from vit_edge.parity.golden import Probe, write_golden
 from vit_edge.parity.probes import make_probes
 from vit_edge.preprocess import pixels_from_resized, resized_from_image
 
-PHOTOS = Path(__file__).resolve().parent.parent / "data" / "photos"
 KEPT = 16  # images in golden.npz; the gate itself runs over all of them
 # Of one image's float64 tokens in a batch: two images of 785 tokens and width 1280, whose widest
 # activations, the MLP's, then take some 130 MB.

@@ -385,7 +385,7 @@ def check_images(options: ExportOptions) -> None:
         UsageError: No images, none to calibrate on where they are needed, or the same images to
             calibrate on and to be judged by.
     """
-    golden = labelled.image_files(options.golden_images or golden_set.PHOTOS)
+    golden = labelled.image_files(options.golden_images or labelled.PHOTOS)
     precision = options.recipe.precision
     if precision == FLOAT:
         return
