@@ -32,12 +32,14 @@ def usable_cpus(root: Path = ROOT) -> int:
     Returns:
         At least 1.
     """
-    if hasattr(os, "sched_getaffinity"):
-        allowed = float(len(os.sched_getaffinity(0)))
-    else:
-        allowed = float(os.cpu_count() or 1)
+    allowed = float(len(allowed_cpus()) or os.cpu_count() or 1)
     quotas = (_quota(group) for group in own_groups("cpu", root))
     return max(1, math.ceil(min([allowed, *(q for q in quotas if q is not None)])))
+
+
+def allowed_cpus() -> list[int]:
+    """The CPUs that this process is bound to, by number; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def cpu_features(root: Path = ROOT) -> tuple[str, ...]:

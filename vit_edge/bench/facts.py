@@ -5,7 +5,6 @@ The doctor's probes read it; here it is only what numbers depend on. Whatever is
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from vit_edge import __version__, isolate, machine
 from vit_edge.bench import noise, thermal
 from vit_edge.cgroups import ROOT, in_container, read
-from vit_edge.cpus import usable_cpus
+from vit_edge.cpus import allowed_cpus, usable_cpus
 from vit_edge.doctor import jetson, nvidia
 from vit_edge.errors import ResourceError
 from vit_edge.memory import memory
@@ -77,9 +76,9 @@ def _governor(root: Path) -> str | None:
 
 def _cpu_quota(root: Path) -> str | None:
     """Of the cgroups, where it is less than the CPUs that we may use otherwise."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    allowed = len(allowed_cpus())
     usable = usable_cpus(root)
-    return None if usable >= (allowed or 1) else f"{usable} CPUs"
+    return None if not allowed or usable >= allowed else f"{usable} CPUs"
 
 
 def _load(root: Path) -> str | None:

@@ -17,6 +17,8 @@ _BUSY = 0.3  # of one CPU, that others use of ours while we measure
 _STOLEN = 0.02  # of the time, taken by other virtual machines
 _LOOK_S = 0.5  # 50 ticks of each CPU
 _APART = 0.05  # of the median, between processes of one configuration
+_FARTHER = 0.5  # of the fastest handover: some 10 % apart while CPUs stay
+_MORE_PROCESSES = "more of them (--processes) narrow the interval"
 
 
 class Ticks(NamedTuple):
@@ -31,7 +33,7 @@ class Ticks(NamedTuple):
 
 def ticks(root: Path = ROOT) -> Ticks:
     """Now, since boot; zeros where the system does not tell."""
-    names = {f"cpu{index}" for index in _allowed()}
+    names = {f"cpu{index}" for index in cpus.allowed_cpus()}
     lines = [line.split() for line in read(root / "proc/stat").splitlines()]
     rows = [
         [int(field) for field in fields if field.isdecimal()] + [0] * 8
@@ -110,10 +112,8 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
     if len(medians) > 1:
         apart = (max(medians) - min(medians)) / statistics.median(medians)
         if apart > _APART:
-            found.append(
-                f"{name}: its processes differ by {apart:.0%}: more of them (--processes) narrow "
-                "the interval"
-            )
+            why = _handed_over(processes)
+            found.append(f"{name}: its processes differ by {apart:.0%}: {why or _MORE_PROCESSES}")
     throttled = {reason: None for process in processes for reason in _throttled(process)}
     if throttled:
         found.append(
@@ -134,12 +134,21 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
 
 def usable() -> dict[str, str]:
     """The CPUs we may use, for the facts."""
-    return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, _allowed()))}
+    return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, cpus.allowed_cpus()))}
 
 
-def _allowed() -> list[int]:
-    """Those that we are bound to; none where the system does not tell."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+def _handed_over(processes: Sequence[Mapping[str, object]]) -> str:
+    """Whether the CPUs were moved apart between processes, and what to do; empty if not."""
+    rates = [rate for p in processes if isinstance(rate := p.get("handover_gb_s"), (int, float))]
+    far = [rate for rate in rates if rate < _FARTHER * max(rates)]
+    if not far:
+        return ""
+    return (
+        f"in {len(far)} of {len(rates)} data went from one CPU to another at "
+        f"{statistics.median(far):.0f} GB/s, at {max(rates):.0f} else, as when a virtual machine's "
+        "host moves its CPUs: measure on a machine of its own, or on one thread; "
+        f"{_MORE_PROCESSES}"
+    )
 
 
 def _throttled(process: Mapping[str, object]) -> Sequence[str]:

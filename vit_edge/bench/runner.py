@@ -16,6 +16,7 @@ from typing import Any
 
 from vit_edge import isolate
 from vit_edge.bench import built, facts, noise
+from vit_edge.bench.handover import handover_gb_s
 from vit_edge.bench.operations import multiply_adds
 from vit_edge.bench.peers import Measure, Peer
 from vit_edge.bench.percentiles import samples_needed
@@ -122,6 +123,7 @@ def run(
 def _turn(measure: Measure, entry: dict[str, Any], sampling: Sampling, turn: int) -> None:
     """One process of one entry; whatever it fails of is its own, and the others go on."""
     needed = samples_needed(sampling.percentile, strict=sampling.strict)
+    before = handover_gb_s()
     try:
         value = measure(sampling, -(-needed // sampling.processes), turn)
     except Exception as error:  # a typed one says what it is; of others the type tells more
@@ -133,7 +135,8 @@ def _turn(measure: Measure, entry: dict[str, Any], sampling: Sampling, turn: int
     entry["parity"] = value.pop("parity") or entry["parity"]
     if "engine_bytes" in value:
         entry["built"]["engine_bytes"] = value.pop("engine_bytes")
-    entry["processes"].append(value)
+    rates = [rate for rate in (before, handover_gb_s()) if rate is not None]
+    entry["processes"].append(value | {"handover_gb_s": min(rates, default=None)})
 
 
 def _measured(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from vit_edge.cgroups import ROOT, read
+from vit_edge.cpus import allowed_cpus
 
 _CPUS = "sys/devices/system/cpu"
 _ZONES = "sys/class/thermal"
@@ -107,8 +107,7 @@ def _hot(root: Path) -> list[str]:
 
 def _frequencies_khz(root: Path, name: str) -> list[int]:
     """One of cpufreq's files, of the CPUs that we may use."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
-    files = (root / _CPUS / f"cpu{index}" / "cpufreq" / name for index in usable)
+    files = (root / _CPUS / f"cpu{i}" / "cpufreq" / name for i in allowed_cpus() or [0])
     return [number for file in files if (number := _number(file)) is not None]
 
 
