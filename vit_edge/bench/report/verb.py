@@ -1,4 +1,4 @@
-"""`bench report`: results as Markdown, as a page, and as the rows of a README."""
+"""`bench report`: results as Markdown, as a page, and as the tables of a README."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from vit_edge import cli
+from vit_edge.bench.report.inserts import with_tables
 from vit_edge.bench.report.machines import machines
-from vit_edge.bench.report.markdown import COMMAND, markdown, with_rows
+from vit_edge.bench.report.markdown import COMMAND, markdown
 from vit_edge.bench.results import read_runs
 from vit_edge.errors import InputError
 from vit_edge.report.write import write_report
@@ -26,7 +27,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write Markdown")
     made.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
     made.add_argument(
-        "--readme", type=Path, metavar="FILE", help="write the numbers between its markers anew"
+        "--readme",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="write the tables between the markers of these documents anew",
     )
     return made
 
@@ -44,8 +50,8 @@ def _report(arguments: argparse.Namespace) -> int:
         from vit_edge.bench.report.html import html_page
 
         made[arguments.html] = html_page(found)
-    if arguments.readme is not None:
-        made[arguments.readme] = with_rows(_text(arguments.readme), found)
+    for document in arguments.readme:
+        made[document] = with_tables(_text(document), found)
     if arguments.markdown is not None:
         made[arguments.markdown] = markdown(found)
     for path, text in made.items():
