@@ -413,6 +413,23 @@ def test_markdown_needs_no_package_beside_those_of_the_core(
     assert "pip install 'vit-edge[report]'" in capsys.readouterr().err
 
 
+def test_what_was_said_against_numbers_that_a_newer_run_replaced_is_not_repeated() -> None:
+    name = made_entry()["name"]
+    early = made_run(made_entry(), made_entry("fp32"), started="2026-01-01")
+    early["warnings"] = [f"{name}: was noisy", f"{made_entry('fp32')['name']}: is noisy"]
+    late = made_run(made_entry(), started="2026-01-02")
+    text = reported(early, late)
+    assert "was noisy" not in text
+    assert "is noisy" in text
+
+
+def test_the_size_that_a_model_is_named_after_comes_first() -> None:
+    sides = (192, 224, 1024, 384)
+    run = made_run(*(made_entry(size=side) | {"name": f"at {side}"} for side in sides))
+    titles = [line for line in reported(run).splitlines() if line.startswith("### base")]
+    assert [title.split(", ")[1] for title in titles] == ["224 px", "192 px", "384 px", "1024 px"]
+
+
 # README
 
 

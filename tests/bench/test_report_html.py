@@ -92,6 +92,23 @@ def test_nothing_beats_what_is_on_the_front(points: list[tuple[float, float]]) -
         assert on_it is not beaten, place
 
 
+def test_the_contents_lead_to_each_model(whole: str) -> None:
+    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', whole)
+    titles = re.findall(r'<h3 id="([^"]+)">([^<]+)</h3>', whole)
+    assert links == titles
+    assert len(links) == len(dict(links)) == sum(len(m.groups) for m in machines([full_run()])) * 2
+    assert "<nav" not in html_page(machines([made_run(made_entry())]))
+
+
+def test_other_image_sizes_are_folded_where_the_model_has_its_own() -> None:
+    def folded(*sizes: int) -> int:
+        run = made_run(*(made_entry(size=side) | {"name": f"at {side}"} for side in sizes))
+        return html_page(machines([run])).count("<summary>Another image size")
+
+    assert folded(224, 384, 512) == 2
+    assert folded(384, 512) == 0  # all there is to see
+
+
 def test_warnings_stand_above_the_plots(whole: str) -> None:
     before = Page(whole.partition("<figure>")[0] + "</div></section></main></body></html>").text
     assert "other processes used 34%" in before

@@ -10,7 +10,7 @@ from typing import Any
 
 from vit_edge.bench.report.cells import limits, table
 from vit_edge.bench.report.looks import Looks
-from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_facts, told
+from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_facts
 from vit_edge.bench.report.markdown import EXPLANATION
 from vit_edge.bench.report.plots import figures
 from vit_edge.bench.report.scaling import across
@@ -49,23 +49,20 @@ def html_page(machines: Sequence[Machine]) -> str:
 
 def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
     """What the template shows of a machine."""
-    whole: list[tuple[str, str]] = []
-    single: list[str] = []
-    for run in machine.runs:
-        of_run, of_configurations = told(run)
-        whole += [(run["started"], text) for text in of_run]
-        single += of_configurations
-    single += [line.moved for line in machine.lines if line.moved is not None]
+    whole, single = machine.warnings
+    folds = any(group.at_its_size for group in machine.groups)
     return {
         "title": machine.title,
         "incomplete": any(not run["complete"] for run in machine.runs),
         "count": len(machine.lines),
-        "warnings": whole,
+        "warnings": [(run["started"], text) for run, text in whole],
         "differing": apart(machine),
-        "single": list(dict.fromkeys(single)),
+        "single": single,
         "groups": [
             {
                 "title": group.title,
+                "id": f"{prefix}-group-{place}",
+                "folded": folds and not group.at_its_size,
                 "figures": list(figures(group, looks, f"{prefix}g{place}")),
                 "table": table(group.lines),
             }

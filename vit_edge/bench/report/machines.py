@@ -125,6 +125,11 @@ class Group(NamedTuple):
     lines: list[Line]  # measured
 
     @property
+    def at_its_size(self) -> bool:
+        """Whether images have the size that the variant is named after."""
+        return self.lines[0].at_its_size
+
+    @property
     def smallest(self) -> list[Line]:
         """Those of the smallest batch, the fastest first: what can be set side by side."""
         batch = min(line.batch for line in self.lines)
@@ -145,6 +150,17 @@ class Machine(NamedTuple):
     def lines(self) -> list[Line]:
         """All that was measured, group by group."""
         return [line for group in self.groups for line in group.lines]
+
+    @property
+    def warnings(self) -> tuple[list[tuple[Run, str]], list[str]]:
+        """What speaks against runs as a whole, and against single configurations that are shown."""
+        whole = [(run, text) for run in self.runs for text in told(run)[0]]
+        single: dict[str, None] = {}
+        for line in self.lines:
+            start = f"{line.entry['name']}: "
+            single |= dict.fromkeys(text for text in told(line.run)[1] if text.startswith(start))
+            single |= {} if line.moved is None else {line.moved: None}
+        return whole, list(single)
 
 
 def machines(runs: Sequence[Run]) -> list[Machine]:
@@ -292,5 +308,6 @@ def _order(line: Line) -> tuple[Any, ...]:
     known = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
     return (
         entry["bundle"]["variant"], entry["stage"] != "model", entry["scenario"],
-        entry["queries_per_second"] or 0, known, precision, line.bundle, line.way, line.batch,
+        entry["queries_per_second"] or 0, not line.at_its_size, entry["bundle"]["image_hw"],
+        known, precision, line.bundle, line.way, line.batch,
     )  # fmt: skip

@@ -15,7 +15,6 @@ from vit_edge.bench.report.machines import (
     apart,
     backend_facts,
     run_facts,
-    told,
 )
 
 COMMAND = "python -m vit_edge.bench report benchmarks/results/*.json"
@@ -96,14 +95,10 @@ def _section(machine: Machine) -> Iterator[str]:
 
 def _warnings(machine: Machine) -> Iterator[str]:
     """What speaks against the numbers, before them."""
-    of_runs, single = [], []
-    for run in machine.runs:
-        whole, few = told(run)
-        of_runs += [f"{escaped(text)} (run of {escaped(run['started'])})" for text in whole]
-        single += [escaped(text) for text in few]
-    single += [escaped(line.moved) for line in machine.lines if line.moved is not None]
+    whole, single = machine.warnings
+    of_runs = [f"{escaped(text)} (run of {escaped(run['started'])})" for run, text in whole]
     of_runs += [f"the runs differ in {escaped(text)}" for text in apart(machine)]
-    shown = of_runs + (single if len(single) <= _FOLDED else [])
+    shown = of_runs + ([*map(escaped, single)] if len(single) <= _FOLDED else [])
     for text in dict.fromkeys(shown):
         incomplete = text.startswith(_INCOMPLETE)
         word = "INCOMPLETE" if incomplete else "Warning"
@@ -113,7 +108,7 @@ def _warnings(machine: Machine) -> Iterator[str]:
     if len(single) > _FOLDED:
         yield from _folded(
             f"{NOISY} {len(single)} warnings of single configurations",
-            [f"- {text}" for text in dict.fromkeys(single)],
+            [f"- {escaped(text)}" for text in single],
         )
 
 
