@@ -51,6 +51,27 @@ def test_a_run_keeps_every_sample_and_what_it_was_measured_on(testing_bundle: Bu
             assert memory["peak"] >= memory["anonymous"] > 10e6
 
 
+@pytest.mark.parametrize(
+    ("rates", "kept"),
+    [((21.0, 7.0), 7.0), ((7.0, 21.0), 7.0), ((None, 9.0), 9.0), ((None, None), None)],
+)
+def test_a_process_keeps_how_the_cpus_handed_over_around_it(
+    rates: tuple[float | None, float | None],
+    kept: float | None,
+    testing_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    turn = iter(rates * 2)
+    monkeypatch.setattr(runner, "handover_gb_s", lambda: next(turn))
+    path = tmp_path / "results.json"
+    with results.appending(path) as save:
+        runner.run(suite(testing_bundle, 1), save)
+    (run,) = results.read_runs([path])
+    (entry,) = run["configurations"]
+    assert [process["handover_gb_s"] for process in entry["processes"]] == [kept, kept]
+
+
 def test_end_to_end_takes_longer_than_the_model(testing_bundle: Bundle) -> None:
     made = product(
         [testing_bundle.path], [("ort", {})], [1], "single-stream", ["model", "end-to-end"]
