@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vit_edge.bench.report.machines import Line
+from vit_edge.bench.report.lines import Line
 from vit_edge.bench.table import answers
 
 NOISY = "⚠"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms
-from vit_edge.bench.report.machines import Group, Line, Machine, told
+from vit_edge.bench.report.lines import Group, Line
+from vit_edge.bench.report.machines import Machine, told
 from vit_edge.bench.report.markdown import escaped, table_lines
 from vit_edge.bench.report.others import is_other, others_lines
 from vit_edge.bench.table import answers

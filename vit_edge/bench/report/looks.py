@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_edge.bench.report.machines import PRECISIONS, Line
+from vit_edge.bench.report.lines import Line
+from vit_edge.bench.report.machines import PRECISIONS
 from vit_edge.report.drawing import MUTED, SERIES, TEXT_POINTS, colour, plain
 from vit_edge.report.extra import needed
 

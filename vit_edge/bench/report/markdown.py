@@ -9,9 +9,9 @@ from typing import Any
 
 from vit_edge import cli
 from vit_edge.bench.report.cells import NOISY, Cell, limits, table
+from vit_edge.bench.report.lines import Run
 from vit_edge.bench.report.machines import (
     Machine,
-    Run,
     apart,
     backend_facts,
     run_facts,

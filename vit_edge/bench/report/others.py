@@ -7,7 +7,8 @@ from typing import Any
 
 from vit_edge.bench.compare import alike, compared, digits, measured
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms
-from vit_edge.bench.report.machines import Line, Machine, Run
+from vit_edge.bench.report.lines import Line, Run
+from vit_edge.bench.report.machines import Machine
 from vit_edge.bench.report.markdown import escaped, table_lines
 from vit_edge.bench.table import answers
 

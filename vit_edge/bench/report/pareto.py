@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from vit_edge.bench.report.cells import mb, ms
+from vit_edge.bench.report.lines import Line
 from vit_edge.bench.report.looks import Looks, legend, scale
-from vit_edge.bench.report.machines import Line
 from vit_edge.report.drawing import BAD, INK, Figure, plot, svg
 
 _AREA = (24.0, 200.0)  # of marks, in square points: what can be seen, the most memory

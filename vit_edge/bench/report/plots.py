@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_edge.bench.report.lines import Group, Line
 from vit_edge.bench.report.looks import (
     ROWS,
     Looks,
@@ -17,7 +18,6 @@ from vit_edge.bench.report.looks import (
     scale,
     stacked,
 )
-from vit_edge.bench.report.machines import Group, Line
 from vit_edge.bench.report.pareto import pareto
 from vit_edge.bench.report.scaling import scalings
 from vit_edge.bench.results import samples

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from vit_edge.bench.report.lines import Line
 from vit_edge.bench.report.looks import ROWS, Looks, fastest_of, legend, scale
-from vit_edge.bench.report.machines import Line
 from vit_edge.report.drawing import Figure, plot, style, svg
 
 Points = list[tuple[float, Line]]

@@ -1,0 +1,131 @@
+"""What a report shows: a configuration as one run measured it, and those that share a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from vit_edge.bench.shares import share_of
+from vit_edge.bench.table import summary
+from vit_edge.choose import name_of
+
+Run = Mapping[str, Any]
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One configuration of one run."""
+
+    run: Run
+    entry: Entry
+    limits: Mapping[str, float | None] | None = None  # of the machine: see vit_edge.bench.roofline
+    before: Line | None = None  # the same, as the run before measured it
+
+    @cached_property
+    def numbers(self) -> Mapping[str, Any]:
+        """What `table.summary` says of it, if it was measured."""
+        return summary(self.entry)
+
+    @property
+    def latency_ms(self) -> float:
+        """The median."""
+        return float(self.numbers["latency_ms"]["p50"][0])
+
+    @property
+    def peak_bytes(self) -> float:
+        """The most memory that a process of it took."""
+        return float(self.numbers["memory_bytes"]["peak"])
+
+    @property
+    def worth_db(self) -> float | None:
+        """Centred SQNR of the logits; infinite: the same as the reference's; None: not known."""
+        parity = self.entry["parity"]
+        if parity is None or parity.get("relative") is None:
+            return None
+        noise = parity.get("sqnr_centred_db")
+        if noise is None:
+            return math.inf if parity["relative"] == 0 else None
+        return float(noise)
+
+    @property
+    def bundle(self) -> str:
+        """The bundle's name."""
+        return str(self.entry["bundle"]["name"])
+
+    @property
+    def precision(self) -> str:
+        """The bundle's precision."""
+        return str(self.entry["bundle"]["precision"])
+
+    @property
+    def way(self) -> str:
+        """The backend, with its options."""
+        return name_of(self.entry["backend"], self.entry["options"])
+
+    @property
+    def batch(self) -> int:
+        """Images of one run."""
+        return int(self.entry["batch"])
+
+    @property
+    def of_limit(self) -> tuple[float, str] | None:
+        """Its share of what the machine can reach, and in what; None: not known."""
+        share = None if self.limits is None else share_of(self.entry, self.limits)
+        return None if share is None else share.of_limit
+
+    @property
+    def at_its_size(self) -> bool:
+        """Whether images have the size in the variant's name, or it names none."""
+        bundle = self.entry["bundle"]
+        sizes = [part for part in bundle["variant"].split("-") if part.isdecimal()]
+        return not sizes or str(bundle["image_hw"][1]) in sizes
+
+    @property
+    def wrong(self) -> bool:
+        """Whether its answers were looked at, and do not hold."""
+        return bool(self.entry["parity"] and self.entry["parity"]["problems"])
+
+    @cached_property
+    def moved(self) -> str | None:
+        """What speaks against its interval: the run before had another, that shares no value."""
+        if self.before is None:
+            return None
+        value, low, high = self.numbers["latency_ms"]["p50"]
+        was, was_low, was_high = self.before.numbers["latency_ms"]["p50"]
+        if low <= was_high and was_low <= high:
+            return None
+        return (
+            f"{self.entry['name']}: {100 * (value / was - 1):+.1f} % against the run of "
+            f"{self.before.run['started']}, which is beyond the intervals of both: what differs "
+            "from hour to hour is in neither"
+        )
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is a warning of this configuration, or the device slowed down."""
+        start = f"{self.entry['name']}: "
+        warned = any(text.startswith(start) for text in self.run["warnings"])
+        return warned or bool(self.numbers["throttled"]) or self.moved is not None
+
+
+class Group(NamedTuple):
+    """Configurations of one variant that answered the same kind of query."""
+
+    title: str
+    lines: list[Line]  # measured
+
+    @property
+    def at_its_size(self) -> bool:
+        """Whether images have the size that the variant is named after."""
+        return self.lines[0].at_its_size
+
+    @property
+    def smallest(self) -> list[Line]:
+        """Those of the smallest batch, the fastest first: what can be set side by side."""
+        batch = min(line.batch for line in self.lines)
+        found = [line for line in self.lines if line.batch == batch]
+        return sorted(found, key=lambda line: line.latency_ms)
