@@ -553,6 +553,14 @@ def test_of_others_that_could_not_be_measured_the_reason_is_told() -> None:
     assert "Not measured: vit.cpp batch 1 single-stream: no binary" in text
 
 
+def test_a_run_that_warned_of_itself_is_marked_in_the_table_of_others_too() -> None:
+    run = made_run(made_entry("int8"), made_peer("torch", 60.0))
+    assert NOISY not in with_tables(OTHERS, machines([run]))
+    text = with_tables(OTHERS, machines([run | {"complete": False}]))
+    assert text.count(f") {NOISY} |") == 2
+    assert text.count(f"\n\n{NOISY}: the run warned of it") == 1
+
+
 def test_what_others_are_called_cannot_break_the_page() -> None:
     hostile = made_peer(HOSTILE, 9.0)
     dead = made_peer("dead", 9.0, failed=HOSTILE, processes=[])

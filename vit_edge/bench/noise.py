@@ -18,7 +18,6 @@ _STOLEN = 0.02  # of the time, taken by other virtual machines
 _LOOK_S = 0.5  # 50 ticks of each CPU
 _APART = 0.05  # of the median, between processes of one configuration
 _FARTHER = 0.7  # of the fastest handover: seen are 28 and 15 GB/s, and little between
-_MORE_PROCESSES = "more of them (--processes) narrow the interval"
 
 
 class Ticks(NamedTuple):
@@ -112,8 +111,7 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
     if len(medians) > 1:
         apart = (max(medians) - min(medians)) / statistics.median(medians)
         if apart > _APART:
-            why = _handed_over(processes)
-            found.append(f"{name}: its processes differ by {apart:.0%}: {why or _MORE_PROCESSES}")
+            found.append(f"{name}: its processes differ by {apart:.0%}: {_mended_by(processes)}")
     throttled = {reason: None for process in processes for reason in _throttled(process)}
     if throttled:
         found.append(
@@ -137,15 +135,16 @@ def usable() -> dict[str, str]:
     return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, cpus.allowed_cpus()))}
 
 
-def _handed_over(processes: Sequence[Mapping[str, object]]) -> str:
-    """Whether the CPUs were moved apart between processes, and what to do; empty if not."""
+def _mended_by(processes: Sequence[Mapping[str, object]]) -> str:
+    """What helps where processes differ; and why they do, where CPUs were moved apart."""
     rates = [rate for p in processes if isinstance(rate := p.get("handover_gb_s"), (int, float))]
-    far = [rate for rate in rates if rate < _FARTHER * max(rates)]
+    near = max(rates, default=0)
+    far = [rate for rate in rates if rate < _FARTHER * near]
     if not far:
-        return ""
+        return "more of them (--processes) narrow the interval"
     return (
         f"in {len(far)} of {len(rates)} the CPUs handed data over at {statistics.median(far):.0f} "
-        f"GB/s, not {max(rates):.0f}, as where a host moves those of a virtual machine: take a "
+        f"GB/s, not {near:.0f}, as where a host moves those of a virtual machine: take a "
         "machine of its own, one thread, or more processes (--processes)"
     )
 

@@ -10,6 +10,14 @@ from vit_edge.bench.plan import Sampling
 Measure = Callable[[Sampling, int, int], dict[str, Any]]  # as Peer.measure
 
 
+PREFIX = "peer:"  # what the backend of an entry begins with that is not ours
+
+
+def is_peer(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of a run is somebody else's."""
+    return bool(entry["backend"].startswith(PREFIX))
+
+
 class Peer(Protocol):
     """What takes turns; benchmarks/competitors.py has real ones."""
 
@@ -41,7 +49,7 @@ def new_entry(
 
     Args:
         name: What it is called in tables.
-        backend: "peer:NAME".
+        backend: PREFIX with a name, or one of ours.
         batch: Images of one run.
         stage: What a query covers, as of plan.Configuration.
         bundle: What it runs: variant, precision, model_bytes, image_hw, multiply_adds; its name and

@@ -88,6 +88,12 @@ def interval(low: float, high: float) -> str:
     return f"{ms(max(0.0, low))} to {ms(high)}"
 
 
+def p50(line: Line) -> str:
+    """The median with its interval, for a row that stands alone."""
+    value, low, high = line.numbers["latency_ms"]["p50"]
+    return f"{ms(value)} ({interval(low, high)}){f' {NOISY}' if line.doubtful else ''}"
+
+
 def mb(size_bytes: float) -> str:
     """Bytes in MB (10**6)."""
     size = size_bytes / 1e6

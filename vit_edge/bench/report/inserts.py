@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from vit_edge.bench.report.cells import NOISY, interval, mb, ms
+from vit_edge.bench.peers import is_peer
+from vit_edge.bench.report.cells import mb, p50
 from vit_edge.bench.report.lines import Group, Line
-from vit_edge.bench.report.machines import Machine, told
-from vit_edge.bench.report.markdown import escaped, table_lines
-from vit_edge.bench.report.others import is_other, others_lines
+from vit_edge.bench.report.machines import Machine
+from vit_edge.bench.report.markdown import escaped, mark_explained, table_lines
+from vit_edge.bench.report.others import others_lines
 from vit_edge.bench.table import answers
 from vit_edge.errors import InputError
+
+_HEADING = ("variant", "precision", "fastest backend", "ms (95 %)", "own MB", "file MB", "answers")
+_NUMERIC = [False, False, False, True, True, True, False]
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -55,26 +59,15 @@ def _readme_rows(machines: Sequence[Machine]) -> Iterator[str]:
 
     At the image sizes that variants are named after; others are in the report.
     """
-    heading = (
-        "variant",
-        "precision",
-        "fastest backend",
-        "ms (95 %)",
-        "own MB",
-        "file MB",
-        "answers",
-    )
     for machine in machines:
         lines = [line for group in machine.groups for line in _best(group)]
         if lines:
             yield ""
             yield f"{escaped(machine.title)}; one image at a time:"
             yield ""
-            yield from table_lines(heading, map(_row, lines), [False] * 3 + [True] * 3 + [False])
+            yield from table_lines(_HEADING, map(_row, lines), _NUMERIC)
             yield ""
-        if any(map(_doubtful, lines)):
-            yield f"{NOISY}: the run warned of it: benchmarks/REPORT.md."
-            yield ""
+        yield from mark_explained(lines)
 
 
 def _best(group: Group) -> Iterator[Line]:
@@ -82,7 +75,7 @@ def _best(group: Group) -> Iterator[Line]:
         line
         for line in group.smallest
         if line.batch == 1
-        and not is_other(line.entry)
+        and not is_peer(line.entry)
         and line.entry["parity"] is not None
         and not line.wrong
         and line.entry["scenario"] == "single-stream"
@@ -94,18 +87,11 @@ def _best(group: Group) -> Iterator[Line]:
             yield fastest
 
 
-def _doubtful(line: Line) -> bool:
-    """Whether the run warned of this configuration, or of itself: a row stands alone here."""
-    return line.noisy or bool(told(line.run)[0])
-
-
 def _row(line: Line) -> list[str]:
-    value, low, high = line.numbers["latency_ms"]["p50"]
     bundle = line.entry["bundle"]
     return [
         escaped(bundle["variant"]), escaped(line.precision), escaped(line.way),
-        f"{ms(value)} ({interval(low, high)}){f' {NOISY}' if _doubtful(line) else ''}",
-        mb(line.numbers["memory_bytes"]["anonymous"]), mb(bundle["model_bytes"]),
+        p50(line), mb(line.numbers["memory_bytes"]["anonymous"]), mb(bundle["model_bytes"]),
         escaped(answers(line.entry["parity"])),
     ]  # fmt: skip
 

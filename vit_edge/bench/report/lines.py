@@ -9,11 +9,18 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from vit_edge.bench.shares import share_of
-from vit_edge.bench.table import summary
+from vit_edge.bench.table import summary, warnings
 from vit_edge.choose import name_of
 
 Run = Mapping[str, Any]
 Entry = Mapping[str, Any]
+
+
+def told(run: Run) -> list[str]:
+    """What speaks against a run as a whole; against single configurations: `Line.warnings`."""
+    names = tuple(f"{entry['name']}: " for entry in run["configurations"])
+    every = (text.removeprefix("warning: ") for text in warnings(run))
+    return [text for text in every if not text.startswith(names)]
 
 
 @dataclass(frozen=True)
@@ -105,11 +112,21 @@ class Line:
         )
 
     @property
+    def warnings(self) -> list[str]:
+        """What speaks against this configuration: of its run, and that it moved."""
+        start = f"{self.entry['name']}: "
+        found = [text for text in self.run["warnings"] if text.startswith(start)]
+        return found + ([] if self.moved is None else [self.moved])
+
+    @property
     def noisy(self) -> bool:
         """Whether there is a warning of this configuration, or the device slowed down."""
-        start = f"{self.entry['name']}: "
-        warned = any(text.startswith(start) for text in self.run["warnings"])
-        return warned or bool(self.numbers["throttled"]) or self.moved is not None
+        return bool(self.warnings or self.numbers["throttled"])
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is noisy, or its run warned of itself: for rows that stand alone."""
+        return self.noisy or bool(told(self.run))
 
 
 class Group(NamedTuple):

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vit_edge.bench.compare import MACHINE, SOFTWARE, differences, measured
-from vit_edge.bench.report.lines import Entry, Group, Line, Run
-from vit_edge.bench.table import warnings
+from vit_edge.bench.report.lines import Entry, Group, Line, Run, told
 
 # As tables list them: from the most exact to the smallest; others after them, by name.
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8-dynamic", "int8-weights", "int4")
@@ -32,13 +31,9 @@ class Machine(NamedTuple):
     @property
     def warnings(self) -> tuple[list[tuple[Run, str]], list[str]]:
         """What speaks against runs as a whole, and against single configurations that are shown."""
-        whole = [(run, text) for run in self.runs for text in told(run)[0]]
-        single: dict[str, None] = {}
-        for line in self.lines:
-            start = f"{line.entry['name']}: "
-            single |= dict.fromkeys(text for text in told(line.run)[1] if text.startswith(start))
-            single |= {} if line.moved is None else {line.moved: None}
-        return whole, list(single)
+        whole = [(run, text) for run in self.runs for text in told(run)]
+        single = [text for line in self.lines for text in line.warnings]
+        return whole, list(dict.fromkeys(single))
 
 
 def machines(runs: Sequence[Run]) -> list[Machine]:
@@ -60,14 +55,6 @@ def machines(runs: Sequence[Run]) -> list[Machine]:
         _machine(of_one, f"{letters[place]}: {title}" if place < len(letters) else title)
         for place, (title, of_one) in enumerate(zip(titles, ordered, strict=True))
     ]
-
-
-def told(run: Run) -> tuple[list[str], list[str]]:
-    """What speaks against a run as a whole, and against single configurations of it."""
-    names = tuple(f"{entry['name']}: " for entry in run["configurations"])
-    every = [text.removeprefix("warning: ") for text in warnings(run)]
-    single = [text for text in every if text.startswith(names)]
-    return [text for text in every if text not in single], single
 
 
 def run_facts(run: Run) -> dict[str, str]:

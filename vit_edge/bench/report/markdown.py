@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_edge import cli
 from vit_edge.bench.report.cells import NOISY, Cell, limits, table
-from vit_edge.bench.report.lines import Run
+from vit_edge.bench.report.lines import Line, Run
 from vit_edge.bench.report.machines import (
     Machine,
     apart,
@@ -67,6 +67,13 @@ def table_lines(
     yield f"|{'|'.join('--:' if each else '---' for each in right)}|"
     for row in rows:
         yield f"| {' | '.join(row)} |"
+
+
+def mark_explained(lines: Iterable[Line]) -> Iterator[str]:
+    """Under a table of rows that stand alone: what the mark means, if one has it."""
+    if any(line.doubtful for line in lines):
+        yield f"{NOISY}: the run warned of it: benchmarks/REPORT.md."
+        yield ""
 
 
 def _section(machine: Machine) -> Iterator[str]:
