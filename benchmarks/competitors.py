@@ -34,8 +34,9 @@ import suite_bundles
 from competitor_rows import COMPETITORS, Competitor
 
 from vit_edge import backends, cli, cpus, isolate
-from vit_edge.bench import peers, results, runner, table
+from vit_edge.bench import results, runner, table
 from vit_edge.bench.operations import multiply_adds
+from vit_edge.bench.peers import PREFIX, new_entry
 from vit_edge.bench.plan import Configuration, Sampling, Suite, product
 from vit_edge.bench.session import kept_of
 from vit_edge.bundle import Bundle
@@ -215,9 +216,7 @@ class Peer:
             if row.variant
             else multiply_adds(variant(model["variant"]).architecture),
         }
-        made = peers.new_entry(
-            name, f"{peers.PREFIX}{row.tool}", self._batch, row.stage, self._bundle
-        )
+        made = new_entry(name, PREFIX + row.tool, self._batch, row.stage, self._bundle)
         return made | {"failed": self._problem}
 
     def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
