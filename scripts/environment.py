@@ -119,8 +119,9 @@ def install(python: Path, extras: Iterable[str], constraints: Path | None) -> No
     """Say what will be downloaded, then install the checkout, editable, with its extras."""
     pins = ["--constraint", str(constraints)] if constraints else []
     project = f"{ROOT}[{','.join(sorted(extras))}]"
-    # Built here and not in isolation, so that the build backend is pinned as well.
-    pip(python, *pins, "hatchling", "editables")
+    # Built here and not in isolation, so that the build backends are pinned as well. setuptools:
+    # tensorrt-rtx-cu13 is a source distribution, and the one that venv brings cannot make wheels.
+    pip(python, *pins, "hatchling", "editables", "setuptools")
     arguments = [*pins, "--no-build-isolation", "--editable", project]
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
