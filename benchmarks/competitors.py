@@ -182,11 +182,11 @@ def make(row: Competitor, python: str, folder: Path) -> None:
         BackendError: It cannot.
     """
     argv = [python, str(cpu_setup.PEERS / row.script), "make", row.way, str(folder)]
-    child = isolate.run_child(
+    completed = isolate.run_child(
         argv, env=cpu_setup.child_environment(), timeout_s=MAKE_TIMEOUT_S, echo=True
     )
-    if child.death or child.returncode:
-        raise BackendError(f"its model cannot be made: {reason(child)}")
+    if completed.death or completed.returncode:
+        raise BackendError(f"its model cannot be made: {reason(completed)}")
 
 
 class Peer:
@@ -232,16 +232,16 @@ class Peer:
                 "answers": str(answers) if turn == 0 else None,
             }
             script = str(cpu_setup.PEERS / self._row.script)
-            child = isolate.run_child(
+            completed = isolate.run_child(
                 [self._python, script, "measure", self._row.way, str(self._folder),
                  json.dumps(request)],
                 env=cpu_setup.child_environment(),
                 timeout_s=sampling.most_s + runner.SPARE_S,
                 poll_s=runner.POLL_S,
             )  # fmt: skip
-            if child.death or child.returncode:
-                raise BackendError(reason(child))
-            found: dict[str, Any] = json.loads(child.stdout)
+            if completed.death or completed.returncode:
+                raise BackendError(reason(completed))
+            found: dict[str, Any] = json.loads(completed.stdout)
             self._bundle["model_bytes"] = found.pop("model_bytes")
             found["parity"] = None
             if answers.exists():
@@ -262,10 +262,10 @@ def parity(found: Any, expected: Any, precision: str) -> Mapping[str, Any]:
     return {"problems": limit_for(precision).problems("logits", summary)} | kept_of(summary)
 
 
-def reason(child: isolate.ChildResult) -> str:
+def reason(completed: isolate.ChildResult) -> str:
     """Why a child failed, in one line: its death, or the last thing it said."""
-    said = [line.strip() for line in child.stderr.splitlines() if line.strip()]
-    return child.death or (said[-1][:300] if said else f"exit code {child.returncode}")
+    said = [line.strip() for line in completed.stderr.splitlines() if line.strip()]
+    return completed.death or (said[-1][:300] if said else f"exit code {completed.returncode}")
 
 
 if __name__ == "__main__":

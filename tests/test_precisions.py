@@ -69,7 +69,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plant(monkeypatch: pytest.MonkeyPatch, *found: Sequence[Measured]) -> None:
     """Let these be the ways of the bundles, in their order."""
-    monkeypatch.setattr(precisions, "measure", lambda *_: [list(ways) for ways in found])
+    monkeypatch.setattr(precisions, "measure", lambda *_: [list(each) for each in found])
 
 
 def way(latency_ms: Mapping[int, float], **facts: Any) -> Measured:

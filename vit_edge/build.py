@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_edge import backends, build_options, cli, isolate, tuned
+from vit_edge import backends, cli, isolate, tuned
+from vit_edge.build_options import option_rows, options_from_text
 from vit_edge.bundle import Bundle
 from vit_edge.choose import Option
 from vit_edge.errors import UsageError, VitEdgeError
@@ -110,9 +111,9 @@ def _build(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--{useless[0].replace('_', '-')} is for --tune")
     backend = arguments.backend or tuned.DEFAULT
     if arguments.set == ["help"]:
-        print(cli.table(build_options.described(backend)))
+        print(cli.table(option_rows(backend)))
         return 0
-    options = build_options.from_text(backend, arguments.set)
+    options = options_from_text(backend, arguments.set)
     bundles = [arguments.bundle, *arguments.more]
     if len(bundles) == 1:
         found = _built(arguments.bundle, backend, arguments.engines_dir, options)

@@ -13,7 +13,7 @@ from vit_edge.errors import UsageError
 _KIND_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", str: "text"}
 
 
-def from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
+def options_from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
     """Read options of a backend's `build`, each as NAME=VALUE.
 
     Raises:
@@ -33,7 +33,7 @@ def from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
     return found
 
 
-def problems(name: str, options: Mapping[str, Any], max_batch: int) -> list[str]:
+def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> list[str]:
     """What is wrong with options of a backend's `build` that a recipe gives; empty if nothing.
 
     Args:
@@ -63,7 +63,7 @@ def problems(name: str, options: Mapping[str, Any], max_batch: int) -> list[str]
     return found
 
 
-def described(name: str) -> list[tuple[str, str, str]]:
+def option_rows(name: str) -> list[tuple[str, str, str]]:
     """The options of a backend's `build`, as a table with its heading: name, default, values."""
     parameters = inspect.signature(_module(name).build).parameters
     rows = [("option", "default", "values")]

@@ -99,7 +99,7 @@ def turn(
     """
     limit_bytes = terms.memory_limit_bytes
     try:
-        found, child = isolate.measured_call(
+        found, completed = isolate.measured_call(
             "vit_edge.ways:measure_way",
             str(bundle.path),
             way.backend,
@@ -127,8 +127,8 @@ def turn(
         parity=tuple(found["parity"]) if first else way.parity,
         first_answer_s=found["first_answer_s"] if first else way.first_answer_s,
         facts=found["facts"],
-        peak_rss_bytes=max(way.peak_rss_bytes, child.peak_rss_bytes),
-        peak_anonymous_bytes=max(way.peak_anonymous_bytes, child.peak_anonymous_bytes),
+        peak_rss_bytes=max(way.peak_rss_bytes, completed.peak_rss_bytes),
+        peak_anonymous_bytes=max(way.peak_anonymous_bytes, completed.peak_anonymous_bytes),
     )
 
 

@@ -166,15 +166,15 @@ def test_what_was_measured_before_an_end_is_kept_and_marked(
         sys.executable, "-m", "vit_edge.bench", str(testing_bundle.path), "--backend", "ort",
         "--processes", "500", "--seconds", "0.02", "--percentile", "0.5", "--out", str(out),
     ]  # fmt: skip
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if out.exists() and results.last(out)["configurations"][0]["processes"]:
             break
         time.sleep(0.05)
-    child.send_signal(number)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == (-9 if number == signal.SIGKILL else 130)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
     found = results.last(out)
     assert not found["complete"]
     assert 1 <= len(found["configurations"][0]["processes"]) < 500

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_edge import backends, build, build_options
+from vit_edge import backends, build
+from vit_edge.build_options import option_problems, options_from_text
 from vit_edge.bundle import Bundle
 from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export import __main__ as export
@@ -93,8 +94,8 @@ def test_the_commands_on_top_are_taken_by_the_command_lines(name: str) -> None:
     for call in parsed["vit_edge.build"]:
         for path in (call.bundle, *call.more):
             assert Path(path).name.rpartition("-")[2] in (recipe.precision, *recipe.also)
-        options = build_options.from_text("trt", call.set)
-        assert build_options.problems("trt", options, recipe.max_batch) == []
+        options = options_from_text("trt", call.set)
+        assert option_problems("trt", options, recipe.max_batch) == []
 
 
 @given(st.integers(1, 200))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_edge import build_options
+from vit_edge.build_options import option_problems
 from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export import quantizers
 from vit_edge.export.graph import AttentionForm
@@ -110,7 +110,7 @@ class Recipe:
             if not isinstance(options, dict):
                 found.append(f"build.{backend}: expected a table, got {options!r}")
                 continue
-            problems = build_options.problems(backend, options, self.max_batch)
+            problems = option_problems(backend, options, self.max_batch)
             remedy = f"a copy of the recipe may say otherwise in [build.{backend}]"
             found += [f"build.{backend}: {problem}; {remedy}" for problem in problems]
         return found

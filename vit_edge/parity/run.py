@@ -194,14 +194,14 @@ def _run(question: Question, memory_limit_bytes: int | None, timeout_s: float | 
             timeout_s=timeout_s,
         )
         found: Result | None = call.value
-        child = call.child
+        completed = call.child
         memory = {
-            "limited_by": child.limited_by,
-            "peak_rss_bytes": child.peak_rss_bytes,
-            "peak_anonymous_bytes": child.peak_anonymous_bytes,
+            "limited_by": completed.limited_by,
+            "peak_rss_bytes": completed.peak_rss_bytes,
+            "peak_anonymous_bytes": completed.peak_anonymous_bytes,
         }
         if found is None:
-            found = _dead(child.death or f"exit code {child.returncode}: {_last(child.stderr)}")
+            found = _dead(completed.death or f"exit code {completed.returncode}: {_last(completed.stderr)}")
     except Exception as error:  # whatever it raised is this backend's result, not the others' end
         found = _dead(f"{type(error).__name__}: {error}")
     seconds = {"total": time.monotonic() - started, "running": found.pop("running_s", 0.0)}

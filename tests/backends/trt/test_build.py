@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_edge import backends, build_options, engines, trust
+from vit_edge import backends, engines, trust
+from vit_edge.build_options import options_from_text
 from vit_edge.backends import trt
 from vit_edge.backends.trt import library
 from vit_edge.backends.trt.options import BuildOptions, Profile, split
@@ -482,7 +483,7 @@ def test_the_recipe_decides_what_the_command_line_does_not(fake: Any, bundle: Bu
     ],
 )
 def test_an_option_is_read_as_what_it_is(text: str, option: tuple[str, Any]) -> None:
-    assert build_options.from_text("trt", [text]) == dict([option])
+    assert options_from_text("trt", [text]) == dict([option])
 
 
 @pytest.mark.parametrize(
@@ -490,7 +491,7 @@ def test_an_option_is_read_as_what_it_is(text: str, option: tuple[str, Any]) -> 
 )
 def test_an_option_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--set"):
-        build_options.from_text("trt", [text])
+        options_from_text("trt", [text])
 
 
 def test_progress_is_told_on_a_terminal_and_in_a_log(

@@ -233,19 +233,19 @@ def _opened(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _check_death(child: isolate.ChildResult, what: str) -> None:
+def _check_death(completed: isolate.ChildResult, what: str) -> None:
     """A child that took too much memory may be tried again; one that crashed may not.
 
     Raises:
         ResourceError: It was killed for its memory.
         BackendError: It died of something else.
     """
-    if child.death is None and child.returncode == 0:
+    if completed.death is None and completed.returncode == 0:
         return
-    if child.returncode == -_KILLED:
-        raise ResourceError(f"{what}: {child.death}")
-    last = "".join(f"\n  | {line}" for line in child.stderr.splitlines()[-5:])
-    raise BackendError(f"{what}: TensorRT died: {child.death or child.returncode}{last}")
+    if completed.returncode == -_KILLED:
+        raise ResourceError(f"{what}: {completed.death}")
+    last = "".join(f"\n  | {line}" for line in completed.stderr.splitlines()[-5:])
+    raise BackendError(f"{what}: TensorRT died: {completed.death or completed.returncode}{last}")
 
 
 def compile_here(job: Job, device: int | None, folder: Path) -> dict[str, Any]:
