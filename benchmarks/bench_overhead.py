@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_edge import cli, tuned
-from vit_edge.bench.percentiles import Estimate, estimates
-from vit_edge.bench.scenarios import Limits, one_after_another
-from vit_edge.bench.sensors import Watch
+from vit_edge import cli
+from vit_edge.backends import auto
+from vit_edge.bench.device.sensors import Watch
+from vit_edge.bench.results.percentiles import Estimate, estimates
+from vit_edge.bench.run.scenarios import Limits, one_after_another
 from vit_edge.bundle import Bundle
 
 RUNS = 300  # of each turn: long enough for some looks, short enough that both meet the same load
@@ -34,7 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--backend", default=tuned.DEFAULT)
+    parser.add_argument("--backend", default=auto.DEFAULT)
     parser.add_argument("--rounds", type=int, default=60)
     arguments = parser.parse_args()
     return cli.guarded(lambda: run(arguments))
@@ -42,7 +43,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
-    backend = tuned.load_named(arguments.backend, bundle)
+    backend = auto.load_named(arguments.backend, bundle)
     tensor = bundle.manifest.input
     pixels = np.zeros((arguments.batch, *tensor.shape[1:]), tensor.dtype)
     with tempfile.TemporaryDirectory() as folder:

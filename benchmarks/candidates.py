@@ -4,7 +4,7 @@
                            "threads": 2, "options": {}}'
 
 Runs in the competitors' environments too, so every kind imports what it needs itself. The protocol
-is vit_edge.bench.worker's; the calls are `facts`, `seconds` and `answers`.
+is harness.worker's; the calls are `facts`, `seconds` and `answers`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from harness.worker import serve
 from numpy.typing import NDArray
 
-from vit_edge.bench.measure import seconds
-from vit_edge.bench.worker import serve
+from vit_edge.bench.run.measure import seconds
 
 GEMM_SIDE = 2048  # large enough for the peak rate, small enough to run in 50 ms
 

@@ -33,19 +33,21 @@ import numpy as np
 import suite_bundles
 from competitor_rows import COMPETITORS, Competitor
 
-from vit_edge import backends, cli, cpus, isolate
-from vit_edge.bench import results, runner, table
-from vit_edge.bench.operations import multiply_adds
-from vit_edge.bench.peers import PREFIX, new_entry
-from vit_edge.bench.plan import Configuration, Sampling, Suite, product
-from vit_edge.bench.session import kept_of
+from vit_edge import backends, cli
+from vit_edge.bench.results import results, table
+from vit_edge.bench.roofline.operations import multiply_adds
+from vit_edge.bench.run import runner
+from vit_edge.bench.run.peers import PREFIX, new_entry
+from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product
+from vit_edge.bench.run.session import kept_of
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
 from vit_edge.errors import BackendError, ParityError, UsageError, VitEdgeError
-from vit_edge.parity.golden import Golden
+from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.machine import child, cpus
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Repeats
-from vit_edge.preprocess import pixels_from_resized
 from vit_edge.variants import variant
 
 MAKE_TIMEOUT_S = 3600.0
@@ -182,7 +184,7 @@ def make(row: Competitor, python: str, folder: Path) -> None:
         BackendError: It cannot.
     """
     argv = [python, str(cpu_setup.PEERS / row.script), "make", row.way, str(folder)]
-    completed = isolate.run_child(
+    completed = child.run_child(
         argv, env=cpu_setup.child_environment(), timeout_s=MAKE_TIMEOUT_S, echo=True
     )
     if completed.death or completed.returncode:
@@ -190,7 +192,7 @@ def make(row: Competitor, python: str, folder: Path) -> None:
 
 
 class Peer:
-    """A competitor at one batch size: see vit_edge.bench.peers."""
+    """A competitor at one batch size: see vit_edge.bench.run.peers."""
 
     def __init__(
         self, row: Competitor, python: str, folder: Path, batch: int, threads: int,
@@ -232,7 +234,7 @@ class Peer:
                 "answers": str(answers) if turn == 0 else None,
             }
             script = str(cpu_setup.PEERS / self._row.script)
-            completed = isolate.run_child(
+            completed = child.run_child(
                 [self._python, script, "measure", self._row.way, str(self._folder),
                  json.dumps(request)],
                 env=cpu_setup.child_environment(),
@@ -255,14 +257,14 @@ class Peer:
 
 
 def parity(found: Any, expected: Any, precision: str) -> Mapping[str, Any]:
-    """What the answers are worth, as vit_edge.bench.session.parity tells it."""
+    """What the answers are worth, as vit_edge.bench.run.session.parity tells it."""
     comparison = LogitComparison(repeats=Repeats())
     comparison.add(np.arange(len(expected)), found, expected)
     summary = comparison.summary()
     return {"problems": limit_for(precision).problems("logits", summary)} | kept_of(summary)
 
 
-def reason(completed: isolate.ChildResult) -> str:
+def reason(completed: child.ChildResult) -> str:
     """Why a child failed, in one line: its death, or the last thing it said."""
     said = [line.strip() for line in completed.stderr.splitlines() if line.strip()]
     return completed.death or (said[-1][:300] if said else f"exit code {completed.returncode}")

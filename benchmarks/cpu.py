@@ -30,12 +30,13 @@ import cpu_setup
 import numpy as np
 from cpu_rows import CANDIDATES, ROWS, START_BAR, START_ROW, Candidate, Row, operations
 from cpu_setup import Setup
+from harness.worker import Worker
 
-from vit_edge import cli, cpus
-from vit_edge.bench.measure import Ratio, ratio, timings, turns
-from vit_edge.bench.worker import Worker
+from vit_edge import cli
+from vit_edge.bench.run.measure import Ratio, ratio, timings, turns
 from vit_edge.bundle import Bundle
-from vit_edge.parity.golden import Golden
+from vit_edge.bundle.golden import Golden
+from vit_edge.machine import cpus
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Repeats
@@ -54,7 +55,7 @@ FIRST_ANSWER_TORCH = """
 import sys, torch
 from safetensors.torch import load_file
 from vit_edge.models.vit import vit_from_weights
-from vit_edge.preprocess import preprocess
+from vit_edge.images.preprocess import preprocess
 from vit_edge.variants import variant
 row = variant(sys.argv[3])
 model = vit_from_weights(row.architecture, load_file(sys.argv[1]))

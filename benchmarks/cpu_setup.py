@@ -13,8 +13,8 @@ import numpy as np
 
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
-from vit_edge.parity.golden import Golden
-from vit_edge.preprocess import pixels_from_resized
+from vit_edge.bundle.golden import Golden
+from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.variants import variant
 
 REPOSITORY = Path(__file__).resolve().parents[1]

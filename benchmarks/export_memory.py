@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vit_edge.isolate import run_child
+from vit_edge.machine.child import run_child
 from vit_edge.models.vit import parameter_shapes
 from vit_edge.variants import variant
 

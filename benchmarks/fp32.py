@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from vit_edge import cpus
 from vit_edge.backends import ort
-from vit_edge.bench import measure
+from vit_edge.bench.run import measure
 from vit_edge.bundle import Bundle
+from vit_edge.machine import cpus
 
 PHOTO = Path(__file__).resolve().parents[1] / "vit_edge" / "data" / "photos" / "cat.jpg"
 FIRST_ANSWER = """

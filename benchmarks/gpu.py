@@ -26,20 +26,21 @@ from typing import Any
 
 import cpu_setup
 import numpy as np
+from harness.worker import Worker, serve
 from numpy.typing import NDArray
 
-from vit_edge import cli, cpus
+from vit_edge import cli
 from vit_edge.backends import ort
-from vit_edge.bench.measure import ratio, seconds, turns
-from vit_edge.bench.worker import Worker, serve
+from vit_edge.bench.run.measure import ratio, seconds, turns
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
 from vit_edge.errors import BackendError, ResourceError
-from vit_edge.gpu import gpus
-from vit_edge.parity.golden import Golden
+from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.machine import cpus
+from vit_edge.machine.cuda import gpus
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Repeats
-from vit_edge.preprocess import pixels_from_resized
 from vit_edge.variants import variant
 
 # The recipe's target is for photos: seeded weights hardly tell images apart, and any noise flips.

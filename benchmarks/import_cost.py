@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from vit_edge.bench import measure
+from vit_edge.bench.run import measure
 
 
 def main() -> int:

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import onnx_ir
 
+from vit_edge import quantize
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.export import draft as drafts
-from vit_edge.export import quantizers
-from vit_edge.export.calibration import CalibrationRequest, load_calibration
-from vit_edge.export.quantizers import Task
-from vit_edge.export.quantizers._workspace import Workspace
 from vit_edge.export.recipe import find_recipe
-from vit_edge.isolate import run_child
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.machine.child import run_child
 from vit_edge.models.vit import vit_from_weights
+from vit_edge.quantize import Task
+from vit_edge.quantize.calibration import CalibrationRequest, load_calibration
 from vit_edge.variants import variant
 
 
@@ -64,10 +64,10 @@ def measure(arguments: argparse.Namespace) -> None:
         for _ in Workspace(scratch / "once").answers(model, images.batches(1), "logits"):
             pass
         once = time.perf_counter() - once
-        settings = quantizers.settings_from_table("int8", recipe.quantization, recipe.name)
+        settings = quantize.settings_from_table("int8", recipe.quantization, recipe.name)
         task = Task(model, "cpu", images, None, scratch, None, timed)
         started = time.perf_counter()
-        quantizers.module("int8").quantize(task, settings)
+        quantize.module("int8").quantize(task, settings)
         took = time.perf_counter() - started
     print(f"{len(images)} images once in float32: {once:.1f} s; int8: {took:.1f} s")
     print(f"ratio {took / once:.1f} (bar: 40)")

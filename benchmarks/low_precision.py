@@ -21,11 +21,11 @@ from typing import Any
 from vit_edge.bundle import Bundle
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.errors import ParityError
-from vit_edge.export.calibration import CalibrationRequest
 from vit_edge.export.draft import Draft, draft_from_checkpoint
 from vit_edge.export.pipeline import ExportOptions, finish_bundle
 from vit_edge.export.recipe import find_recipe
 from vit_edge.models.vit import vit_from_weights
+from vit_edge.quantize.calibration import CalibrationRequest
 
 # recipe, and what is set besides
 ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -14,10 +14,12 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from vit_edge import cli, cpus
-from vit_edge.bench.memory import Answered, answer_within
+from harness.memory import Answered, answer_within
+
+from vit_edge import cli
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ResourceError
+from vit_edge.machine import cpus
 
 FORMS: Mapping[str, Mapping[str, object]] = {
     "default": {},

@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cli, cpus, tuned
-from vit_edge.bench.measure import report, timings
+from vit_edge import cli
+from vit_edge.backends import auto
+from vit_edge.bench.run.measure import report, timings
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
+from vit_edge.images.preprocess import input_from_resized
+from vit_edge.machine import cpus
 from vit_edge.parity.compare import compare_answers
-from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.witness import Witness
-from vit_edge.preprocess import input_from_resized
 
 
 class InMemory:
@@ -50,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--backend", default=tuned.DEFAULT)
+    parser.add_argument("--backend", default=auto.DEFAULT)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     return cli.guarded(lambda: run(arguments))
@@ -59,7 +61,7 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
     manifest, limit = bundle.manifest, limit_for(bundle.manifest.precision)
-    backend = tuned.load_named(arguments.backend, bundle)
+    backend = auto.load_named(arguments.backend, bundle)
     batch = manifest.max_batch
     with Golden(bundle.golden_path) as golden:
         places = [index % len(golden) for index in range(arguments.images)]

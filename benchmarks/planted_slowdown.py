@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from vit_edge import cli, isolate
+from vit_edge import cli
 from vit_edge.bench import __main__ as bench
-from vit_edge.bench import results, runner, session
-from vit_edge.bench.peers import new_entry
-from vit_edge.bench.plan import Configuration, Sampling, Suite
+from vit_edge.bench.results import results
+from vit_edge.bench.run import runner, session
+from vit_edge.bench.run.peers import new_entry
+from vit_edge.bench.run.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle
+from vit_edge.machine import child
 
 SLOWDOWNS = (0.0, 0.01, 0.10)
 _RUNS = 20  # whose median the wait is a share of, after as many to warm up
@@ -82,7 +84,7 @@ class Slowed:
         return new_entry(self._configuration.name, self._configuration.backend, 1, "model", kept)
 
     def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
-        found: dict[str, Any] = isolate.call_in_child(
+        found: dict[str, Any] = child.call_in_child(
             "planted_slowdown:measure", self._share, self._configuration, sampling, samples,
             time.monotonic(), turn, False,
         )  # fmt: skip

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import photos
 
-from vit_edge import cpus
 from vit_edge.backends import Backend, module
-from vit_edge.bench import measure
+from vit_edge.bench.run import measure
 from vit_edge.bundle import Bundle
-from vit_edge.manifest import Preprocessing
+from vit_edge.bundle.manifest import Preprocessing
+from vit_edge.images.preprocess import DECODINGS, Decoding, preprocess
+from vit_edge.machine import cpus
 from vit_edge.parity.logits import LogitComparison
-from vit_edge.preprocess import DECODINGS, Decoding, preprocess
 
 LARGE_PX = (4000, 3000)
 GRAINS = (0, 8)  # levels of 255; 8 makes files of the size that telephones make

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import photos
 
-from vit_edge import Predictor, cpus, tuned
-from vit_edge.backends import Backend
-from vit_edge.bench import measure
+from vit_edge import Predictor
+from vit_edge.backends import Backend, Option, auto
+from vit_edge.bench.run import measure
 from vit_edge.bundle import Bundle
-from vit_edge.choose import Option
-from vit_edge.preprocess import preprocess
+from vit_edge.images.preprocess import preprocess
+from vit_edge.machine import cpus
 
 # longer and shorter side: 3.1 to 4.1 megapixels in shapes that cameras have
 SIDES_PX = ((2048, 1536), (2200, 1650), (2336, 1752), (2560, 1440))
@@ -66,7 +66,7 @@ def backend_from_text(bundle: Bundle, text: str) -> Backend:
     name, *pairs = text.split()
     options = dict(pair.split("=", 1) for pair in pairs)
     typed = {key: typed_from_text(value) for key, value in options.items()}
-    return tuned.open_choice(bundle, tuned.Choice(name, typed), None)
+    return auto.open_choice(bundle, auto.Choice(name, typed), None)
 
 
 def typed_from_text(text: str) -> Option:

@@ -21,9 +21,9 @@ import cpu_setup
 from photos import crops
 
 from vit_edge import cli
-from vit_edge.bench.plan import read_suite
+from vit_edge.bench.run.plan import read_suite
 from vit_edge.errors import ParityError, UsageError
-from vit_edge.labelled import PHOTOS
+from vit_edge.images.folders import PHOTOS
 from vit_edge.variants import variant
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")

@@ -14,8 +14,9 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from vit_edge import Predictor, VitEdgeError, backends, gpu
+from vit_edge import Predictor, VitEdgeError, backends
 from vit_edge.doctor.bundles import bundles_in
+from vit_edge.machine import cuda
 
 
 def check() -> str:
@@ -24,7 +25,7 @@ def check() -> str:
     Raises:
         VitEdgeError: What does not.
     """
-    if os.environ.get("VIT_EDGE_NEEDS_GPU") == "1" and not (gpus := gpu.gpus()).found:
+    if os.environ.get("VIT_EDGE_NEEDS_GPU") == "1" and not (gpus := cuda.gpus()).found:
         raise VitEdgeError(gpus.reason)
     bundles = bundles_in(Path(os.environ.get("VIT_EDGE_BUNDLES", "/bundles")))
     if not bundles:

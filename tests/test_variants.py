@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.errors import UsageError
-from vit_edge.manifest import Preprocessing
 from vit_edge.variants import VARIANTS, Variant, variant
 
 CFGS = json.loads((Path(__file__).parent / "data" / "timm_cfgs.json").read_text())["cfgs"]

@@ -66,9 +66,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Bundle": "vit_edge.bundle",
+    "Bundle": "vit_edge.bundle.bundle",
     "Failure": "vit_edge.predictor",
-    "ImageLimits": "vit_edge.images",
+    "ImageLimits": "vit_edge.images.load",
     "Prediction": "vit_edge.predictor",
     "Predictor": "vit_edge.predictor",
     "Ranked": "vit_edge.predictor",

@@ -7,8 +7,8 @@ import json
 import sys
 
 from vit_edge import cli
+from vit_edge.images.preprocess import DECODINGS
 from vit_edge.predictor import DEFAULT_TOP_K, Failure, Predictor
-from vit_edge.preprocess import DECODINGS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from vit_edge import cli, wire
-from vit_edge.bundle import ENGINES_NAME, Bundle
-from vit_edge.manifest import Manifest
+from vit_edge import cli, onnxfile
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import ENGINES_NAME
+from vit_edge.bundle.manifest import Manifest
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         InputError: The model file or parity.json is damaged.
     """
     manifest = bundle.manifest
-    facts = wire.read_model(bundle.model_path)
+    facts = onnxfile.read_model(bundle.model_path)
     engines = bundle.path / ENGINES_NAME
     parity = bundle.parity()
     return {

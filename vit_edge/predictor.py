@@ -16,17 +16,18 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, tuned
-from vit_edge.backends import Backend
+from vit_edge.backends import Backend, auto
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ImageError, PredictionError, UsageError
-from vit_edge.images import ImageLike, ImageLimits, describe
-from vit_edge.preprocess import (
+from vit_edge.images import ImageLimits
+from vit_edge.images.load import ImageLike, describe
+from vit_edge.images.preprocess import (
     Decoding,
     check_decoding,
     input_from_resized,
     resized_from_source,
 )
+from vit_edge.machine import cpus
 
 OnError = Literal["raise", "skip", "record"]
 
@@ -112,7 +113,7 @@ class Predictor:
     def __init__(
         self,
         bundle: str | os.PathLike[str] | Bundle,
-        backend: str | Backend = tuned.AUTO,
+        backend: str | Backend = auto.AUTO,
         *,
         image_limits: ImageLimits | None = None,
         decoding: Decoding = "exact",
@@ -141,7 +142,7 @@ class Predictor:
         self._pid = os.getpid()
         _OPEN.add(self)
         self._backend: Backend | None = (
-            tuned.load_named(backend, self._bundle) if isinstance(backend, str) else backend
+            auto.load_named(backend, self._bundle) if isinstance(backend, str) else backend
         )
 
     def __repr__(self) -> str:
@@ -326,7 +327,7 @@ class Predictor:
                     )
                 # The parent's runtime is never destroyed here: it would wait for its threads.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
-                self._backend = tuned.load_named(self._backend_name, self._bundle)
+                self._backend = auto.load_named(self._backend_name, self._bundle)
                 self._pid = os.getpid()
             return self._backend
 

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_edge.bundle.manifest import Architecture, Preprocessing
 from vit_edge.errors import UsageError
-from vit_edge.manifest import Architecture, Preprocessing
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

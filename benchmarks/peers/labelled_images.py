@@ -16,9 +16,9 @@ from peer import Images
 
 from vit_edge.checkpoints import Checkpoint
 from vit_edge.errors import UsageError
-from vit_edge.export.calibration import DEFAULT_COUNT, CalibrationRequest, load_calibration
-from vit_edge.labelled import image_files
-from vit_edge.preprocess import preprocess
+from vit_edge.images.folders import image_files
+from vit_edge.images.preprocess import preprocess
+from vit_edge.quantize.calibration import DEFAULT_COUNT, CalibrationRequest, load_calibration
 
 
 @dataclass(frozen=True)

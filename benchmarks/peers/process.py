@@ -4,7 +4,7 @@
     python SCRIPT.py measure WAY FOLDER JSON     time it; JSON: batch, threads, samples, seconds
 
 FOLDER holds what ../competitors.py writes: model.json (see Model), weights.safetensors and
-pixels.npy. `measure` prints one line of JSON: what vit_edge.bench.session.measure returns, with
+pixels.npy. `measure` prints one line of JSON: what vit_edge.bench.run.session.measure returns, with
 model_bytes, the size of what was opened, in place of the parity; with "answers" in the request it
 writes the logits of all pixels there.
 """
@@ -103,8 +103,9 @@ def measured(way: Way, folder: Path, request: Mapping[str, Any]) -> dict[str, An
     """Open, answer, warm up, sample; then answer everything if asked to."""
     import numpy as np
 
-    from vit_edge.bench import scenarios, sensors
-    from vit_edge.bench.session import memory_bytes
+    from vit_edge.bench.device import sensors
+    from vit_edge.bench.run import scenarios
+    from vit_edge.bench.run.session import memory_bytes
 
     for module in way.imports:
         importlib.import_module(module)

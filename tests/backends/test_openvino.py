@@ -24,7 +24,8 @@ from vit_edge.backends.openvino import device as devices
 from vit_edge.backends.openvino import runtime
 from vit_edge.backends.openvino.options import CAPABILITY, Options, properties
 from vit_edge.backends.openvino.runtime import imported
-from vit_edge.bundle import Bundle, write_manifest
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import write_manifest
 from vit_edge.errors import BackendError, EngineError, IntegrityError, ModelError, UsageError
 from vit_edge.parity import __main__ as parity
 

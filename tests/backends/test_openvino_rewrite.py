@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.backends.contract import check_contract
+from tests.contracts.backend import check_contract
 from vit_edge.backends import openvino
 from vit_edge.backends.openvino import device as devices
 from vit_edge.backends.openvino.options import Options
@@ -178,7 +178,7 @@ def test_an_engine_is_of_one_split(bundle: Bundle) -> None:
 def test_a_split_is_tried_where_a_few_tokens_follow_full_blocks(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vit_edge.cpus.usable_cpus", lambda: 2)
+    monkeypatch.setattr("vit_edge.machine.cpus.usable_cpus", lambda: 2)
     monkeypatch.setattr(openvino, "_BLOCK_ROWS", 16)
     assert {"split_tokens": 16} in openvino.configurations(bundle)
     monkeypatch.setattr(openvino, "_BLOCK_ROWS", 17)  # they are full blocks

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vit_edge import build, cpus, staging, verify
+from vit_edge import verify
 from vit_edge.backends import ort
-from vit_edge.backends.ort import engine, session
-from vit_edge.bundle import MODEL_NAME, Bundle, write_manifest
+from vit_edge.backends.ort import engine, packed, session
+from vit_edge.build import __main__ as build
+from vit_edge.bundle import Bundle, integrity, staging
+from vit_edge.bundle.bundle import MODEL_NAME, write_manifest
+from vit_edge.bundle.manifest import json_from_manifest
 from vit_edge.errors import (
     BackendError,
     EngineError,
@@ -26,8 +29,7 @@ from vit_edge.errors import (
     ResourceError,
     UsageError,
 )
-from vit_edge.manifest import json_from_manifest
-from vit_edge.wire import packed
+from vit_edge.machine import cpus
 
 requires = ("onnxruntime",)
 
@@ -190,7 +192,7 @@ def test_weights_outside_the_manifest_are_refused(bundle: Bundle) -> None:
     del manifest.files["w.bin"]
     (bundle.path / "manifest.json").write_text(json_from_manifest(manifest))
     with pytest.raises(ModelError, match=r"'w\.bin', which the manifest does not list"):
-        verify.ensure_verified(Bundle.read(bundle.path))
+        integrity.ensure_verified(Bundle.read(bundle.path))
 
 
 def test_a_full_disk_is_not_taken_for_a_bad_model(
@@ -224,7 +226,7 @@ def test_a_model_that_contradicts_its_manifest_is_refused(bundle: Bundle) -> Non
     onnx.save(model, bundle.model_path)
     write_manifest(bundle.path, bundle.manifest)
     with pytest.raises(ModelError, match=r"(?s)inputs are \['image'\].*output logits is \[1, 10\]"):
-        verify.ensure_verified(Bundle.read(bundle.path))
+        integrity.ensure_verified(Bundle.read(bundle.path))
 
 
 def test_bf16_is_refused_on_the_cpu_with_the_way_out(bundle: Bundle) -> None:

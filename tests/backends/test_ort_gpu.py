@@ -21,15 +21,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.backends.contract import check_contract
-from tests.backends.fake_onnxruntime import GPU, KNOWN, NOTICE, ON_THE_CPU, ONE_GPU, FakeRuntime
-from vit_edge import gpu, wire
+from tests.contracts.backend import check_contract
+from tests.support.fake_onnxruntime import GPU, KNOWN, NOTICE, ON_THE_CPU, ONE_GPU, FakeRuntime
+from vit_edge import onnxfile
 from vit_edge.backends import ort
 from vit_edge.backends.ort import binding, libraries, placement, providers, tensorrt
 from vit_edge.backends.ort.use import PROVIDERS, GpuUse, Use
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, EngineError, UsageError
-from vit_edge.gpu import Gpus
+from vit_edge.machine import cuda
+from vit_edge.machine.cuda import Gpus
 
 requires = ("onnxruntime",)
 
@@ -50,7 +51,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
         (folder / "capi" / file).write_bytes(shared_library([NOWHERE, "libnvinfer.so.10"]))
     runtime = FakeRuntime(folder)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-    monkeypatch.setattr(gpu, "gpus", lambda: ONE_GPU)
+    monkeypatch.setattr(cuda, "gpus", lambda: ONE_GPU)
     monkeypatch.setattr(providers, "gpus", lambda: ONE_GPU)
     monkeypatch.setattr(libraries, "tensorrt_version", lambda _: "10.3.0")
     return runtime
@@ -398,7 +399,7 @@ def test_a_plan_for_something_else_is_not_used(
     ort.build(bundle, provider="tensorrt")
     options: dict[str, Any] = {}
     if change == "gpu":
-        other = gpu.Gpu(0, GPU.name, GPU.compute_capability, 8, GPU.memory_bytes, True)
+        other = cuda.Gpu(0, GPU.name, GPU.compute_capability, 8, GPU.memory_bytes, True)
         monkeypatch.setattr(providers, "gpus", lambda: Gpus((other,), "13.2", ""))
     elif change == "tensorrt":
         monkeypatch.setattr(libraries, "tensorrt_version", lambda _: "10.16.2")
@@ -446,7 +447,7 @@ def test_every_node_of_a_model_is_placed_by_name(testing_bundle: Bundle) -> None
 def test_no_node_of_ours_is_one_that_runs_on_the_cpu_on_purpose(testing_bundle: Bundle) -> None:
     """CUDA leaves arithmetic on shapes to the CPU (fallback_cpu_capability.cc), and control flow
     rules a CUDA graph out."""
-    operators = set(wire.read_model(testing_bundle.model_path).operators[""])
+    operators = set(onnxfile.read_model(testing_bundle.model_path).operators[""])
     assert "MatMul" in operators
     assert not operators & {"Shape", "Size", "Range", "NonZero", "If", "Loop", "Scan"}
 
@@ -469,7 +470,7 @@ def test_what_is_worth_trying_depends_on_the_gpu(
 ) -> None:
     asked = [way.get("provider") for way in ort.configurations(testing_bundle)]
     assert asked == [None, None, None, "cuda", "cuda", "tensorrt"]
-    monkeypatch.setattr(gpu, "gpus", lambda: Gpus((), None, "none"))
+    monkeypatch.setattr(cuda, "gpus", lambda: Gpus((), None, "none"))
     assert not any("provider" in way for way in ort.configurations(testing_bundle))
 
 

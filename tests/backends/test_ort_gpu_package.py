@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.backends.fake_onnxruntime import KNOWN, ONE_GPU
+from tests.support.fake_onnxruntime import KNOWN, ONE_GPU
 from vit_edge.backends import ort
 from vit_edge.backends.ort import libraries, placement, providers
 from vit_edge.backends.ort.use import PROVIDERS, Provider
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError
-from vit_edge.gpu import gpus
+from vit_edge.machine.cuda import gpus
 
 requires = ("onnxruntime",)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from vit_edge import cgroups, isolate
-from vit_edge.bench import built, runner
 from vit_edge.bench.__main__ import main
-from vit_edge.bench.plan import Configuration, Sampling, Suite
+from vit_edge.bench.run import built, runner
+from vit_edge.bench.run.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle
+from vit_edge.machine import cgroups, child
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -54,13 +54,13 @@ def test_one_engine_is_built_once_for_all_that_load_it(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[object] = []
-    real = isolate.measured_call
+    real = child.measured_call
 
-    def counted(*arguments: Any) -> isolate.Call:
+    def counted(*arguments: Any) -> child.Call:
         calls.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(isolate, "measured_call", counted)
+    monkeypatch.setattr(child, "measured_call", counted)
     found = built.builds([Configuration(bundle.path, "ort", batch=batch) for batch in (1, 2)])
     assert len(found) == 2
     assert len(calls) == 1
@@ -89,7 +89,7 @@ COUNTED = """
 import ctypes, json, sys
 from pathlib import Path
 import numpy, onnxruntime
-from vit_edge.bench.session import memory_bytes
+from vit_edge.bench.run.session import memory_bytes
 held = numpy.ones(int(sys.argv[2]), numpy.uint8)
 group = Path(sys.argv[1])
 stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -105,7 +105,7 @@ def test_anonymous_memory_agrees_with_the_kernels_own_count(held_bytes: int) -> 
         pytest.skip("no memory cgroup can be made here: needs root or a delegated cgroup")
     try:
         arguments = [sys.executable, "-c", COUNTED, str(group.path), str(held_bytes)]
-        done = isolate.run_child(group.command(arguments), cwd=Path.cwd())
+        done = child.run_child(group.command(arguments), cwd=Path.cwd())
     finally:
         group.close()
     told, counted = json.loads(done.check("counting memory").stdout)

@@ -14,13 +14,14 @@ import pytest
 from tests.bench.planted import process
 from tests.bench.report_runs import ROOFLINE, made_entry, made_run
 from tests.bench.test_report import places
-from vit_edge.bench import judge, results, shares, table
-from vit_edge.bench.compare import compared, same_machine
-from vit_edge.bench.offers import Terms, from_results
 from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import markdown
+from vit_edge.bench.results import judge, results, table
+from vit_edge.bench.results.compare import compared, same_machine
+from vit_edge.bench.roofline import shares
 from vit_edge.errors import ResourceError, UsageError, VitEdgeError
 from vit_edge.parity.targets import parse_target
+from vit_edge.recommend.offers import Terms, from_results
 
 HOUR = "one run each: what differs from hour to hour is not in the intervals"
 OF_IT: Any = SimpleNamespace(path=Path("b"), model_sha256=made_entry()["bundle"]["model_sha256"])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench.planted import tree
-from vit_edge.bench import facts, noise
-from vit_edge.bench.compare import MACHINE, SOFTWARE
+from vit_edge.bench.device import facts, noise
+from vit_edge.bench.results.compare import MACHINE, SOFTWARE
 
 # What not every machine tells, and what belongs to an entry and not to the run.
 OPTIONAL = {"smt", "clock_max", "governor", "cpu_quota", "power", "driver", "gpu"}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vit_edge import cpus
-from vit_edge.bench import noise
-from vit_edge.bench.handover import handover_gb_s
+from vit_edge.bench.device import noise
+from vit_edge.bench.device.handover import handover_gb_s
+from vit_edge.machine import cpus
 
 
 @pytest.mark.skipif(len(cpus.allowed_cpus()) < 2, reason="one CPU hands nothing over")
@@ -40,7 +40,7 @@ def test_where_threads_cannot_be_bound_nothing_is_told(
 
     monkeypatch.setattr(cpus, "allowed_cpus", lambda: [0, 1])
     monkeypatch.setattr(os, "sched_setaffinity", bind)
-    monkeypatch.setattr("vit_edge.bench.handover._PATIENCE_S", 0.01)
+    monkeypatch.setattr("vit_edge.bench.device.handover._PATIENCE_S", 0.01)
     assert handover_gb_s() is None
 
 

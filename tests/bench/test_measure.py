@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vit_edge.bench.measure import ratio, repeated, report, timings
+from vit_edge.bench.run.measure import ratio, repeated, report, timings
 
 
 def test_candidates_take_turns() -> None:

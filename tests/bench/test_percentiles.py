@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_edge.bench.percentiles import mean, percentile, samples_needed, student
+from vit_edge.bench.results.percentiles import mean, percentile, samples_needed, student
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.bench.plan import Configuration, Sampling, Suite, product, read_suite
+from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product, read_suite
 from vit_edge.errors import UsageError
 
 SUITE = """

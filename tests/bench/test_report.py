@@ -15,12 +15,12 @@ import pytest
 
 from tests.bench.report_runs import ROOFLINE, full_run, made_entry, made_process, made_run
 from vit_edge.bench import __main__ as bench
-from vit_edge.bench import results
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms, table
 from vit_edge.bench.report.inserts import TABLES, markers, with_tables
 from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import COMMAND, escaped, markdown
-from vit_edge.bench.results import read_runs
+from vit_edge.bench.results import results
+from vit_edge.bench.results.results import read_runs
 from vit_edge.errors import InputError
 
 BEGIN, END = markers("bench")

@@ -11,11 +11,12 @@ import onnx
 import pytest
 
 from tests.bench.report_runs import made_entry, made_run
-from vit_edge.bench import kernels, results, roofline, shares
 from vit_edge.bench.__main__ import main
-from vit_edge.bench.operations import multiply_adds
-from vit_edge.bench.roofline import Effort
-from vit_edge.bench.runtimes import RUNTIMES
+from vit_edge.bench.results import results
+from vit_edge.bench.roofline import kernels, roofline, shares
+from vit_edge.bench.roofline.operations import multiply_adds
+from vit_edge.bench.roofline.roofline import Effort
+from vit_edge.bench.roofline.runtimes import RUNTIMES
 from vit_edge.errors import InputError, UsageError
 from vit_edge.variants import variant
 

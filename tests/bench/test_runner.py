@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from vit_edge import isolate
-from vit_edge.bench import noise, results, runner
 from vit_edge.bench.__main__ import main
-from vit_edge.bench.noise import Ticks
-from vit_edge.bench.plan import Configuration, Sampling, Suite, product
+from vit_edge.bench.device import noise
+from vit_edge.bench.device.noise import Ticks
+from vit_edge.bench.results import results
+from vit_edge.bench.run import runner
+from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product
 from vit_edge.bundle import Bundle
+from vit_edge.machine import child
 
 requires = ("onnxruntime",)
 
@@ -143,12 +145,12 @@ def test_what_fails_is_kept_with_its_reason_and_the_others_go_on(
 def test_a_child_that_dies_is_kept_with_its_death(
     testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = isolate.attempted_call
+    real = child.attempted_call
 
-    def killed(target: str, *arguments: Any, **limits: Any) -> isolate.Call:
+    def killed(target: str, *arguments: Any, **limits: Any) -> child.Call:
         return real("tests.bench.test_runner:die")
 
-    monkeypatch.setattr(isolate, "attempted_call", killed)
+    monkeypatch.setattr(child, "attempted_call", killed)
     found = runner.run(suite(testing_bundle, 1), lambda run: None)
     assert found["configurations"][0]["failed"] == "killed by SIGKILL"
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vit_edge.bench import scenarios
-from vit_edge.bench.scenarios import Limits, at_random, one_after_another, warmed_up
+from vit_edge.bench.run import scenarios
+from vit_edge.bench.run.scenarios import Limits, at_random, one_after_another, warmed_up
 
 
 def sleeper(seconds: float) -> scenarios.Query:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.bench.planted import tree
-from vit_edge import nvml
-from vit_edge.bench import noise, power, sensors, thermal
+from vit_edge.bench.device import noise, power, sensors, thermal
+from vit_edge.machine import nvml
 
 RAPL = "sys/class/powercap/intel-rapl:0"
 INA = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vit_edge.bundle.manifest import Architecture
 from vit_edge.checkpoints import Checkpoint
-from vit_edge.manifest import Architecture
 from vit_edge.models.vit import parameter_shapes, vit_from_weights
 
 SMALL = Architecture(

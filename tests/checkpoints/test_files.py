@@ -27,12 +27,11 @@ from tests.checkpoints.foreign import (
     write_hf,
     write_json,
 )
-from vit_edge.checkpoints import Request, load_checkpoint
-from vit_edge.checkpoints import _pickled as pickled
-from vit_edge.checkpoints._files import open_weights
-from vit_edge.checkpoints._npz import open_npz
-from vit_edge.checkpoints._safetensors import open_safetensors
-from vit_edge.checkpoints._text import one_line
+from vit_edge.checkpoints import Request, load_checkpoint, pickled
+from vit_edge.checkpoints.files import open_weights
+from vit_edge.checkpoints.npz import open_npz
+from vit_edge.checkpoints.safetensors import open_safetensors
+from vit_edge.checkpoints.text import one_line
 from vit_edge.errors import CheckpointError
 from vit_edge.variants import variant
 

@@ -29,10 +29,10 @@ from tests.checkpoints.foreign import (
     write_hf,
     write_json,
 )
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
-from vit_edge.checkpoints._files import hashes_of
+from vit_edge.checkpoints.files import hashes_of
 from vit_edge.errors import CheckpointError
-from vit_edge.manifest import Preprocessing
 from vit_edge.models.vit import vit_from_weights
 
 requires = ("torch", "safetensors", "transformers")

@@ -26,7 +26,8 @@ from tests.checkpoints.foreign import (
     write_timm,
 )
 from tests.checkpoints.hub_server import Hub, served
-from vit_edge.checkpoints import Request, _hub, load_checkpoint
+from vit_edge.checkpoints import Request, load_checkpoint
+from vit_edge.checkpoints import hub as hub_client
 from vit_edge.errors import CheckpointError, HubError
 
 requires = ("torch", "safetensors", "huggingface_hub")
@@ -174,8 +175,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         tried.append(address)
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr(_hub, "getproxies", dict)
-    monkeypatch.setattr(_hub.socket, "create_connection", refuse)
+    monkeypatch.setattr(hub_client, "getproxies", dict)
+    monkeypatch.setattr(hub_client.socket, "create_connection", refuse)
     return tried
 
 
@@ -208,7 +209,7 @@ def test_without_a_network_there_is_our_error_at_once_and_no_other_line(
     assert "the hub does not answer ([Errno 101] Network is unreachable)" in message
     assert "--checkpoint timm:DIR" in message
     assert "--checkpoint seeded:0 --variant NAME, or --checkpoint embedded" in message
-    assert {record.name for record in caplog.records} == {"vit_edge.checkpoints._hub"}
+    assert {record.name for record in caplog.records} == {"vit_edge.checkpoints.hub"}
     assert hub.requests == []
 
 
@@ -221,9 +222,9 @@ def test_a_name_server_that_is_silent_is_not_waited_for(
         silent.wait()
         raise OSError
 
-    monkeypatch.setattr(_hub, "getproxies", dict)
-    monkeypatch.setattr(_hub.socket, "create_connection", wait)
-    monkeypatch.setattr(_hub, "_PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(hub_client, "getproxies", dict)
+    monkeypatch.setattr(hub_client.socket, "create_connection", wait)
+    monkeypatch.setattr(hub_client, "_PROBE_TIMEOUT_S", 0.05)
     assert "the hub does not answer (nothing within" in refused()
     silent.set()
 
@@ -232,7 +233,7 @@ def test_a_name_server_that_is_silent_is_not_waited_for(
 def test_an_endpoint_that_is_no_address_is_said(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, endpoint: str
 ) -> None:
-    monkeypatch.setattr(_hub, "getproxies", dict)
+    monkeypatch.setattr(hub_client, "getproxies", dict)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     message = refused()
     assert "the hub does not answer" in message
@@ -242,8 +243,8 @@ def test_an_endpoint_that_is_no_address_is_said(
 def test_behind_a_proxy_the_hub_is_not_tried_directly(
     hub: Hub, no_network: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_hub, "getproxies", lambda: {"https": "http://proxy.example:3128"})
-    assert _hub._silence_of_the_hub() is None
+    monkeypatch.setattr(hub_client, "getproxies", lambda: {"https": "http://proxy.example:3128"})
+    assert hub_client._silence_of_the_hub() is None
     assert no_network == []
 
 

@@ -19,9 +19,9 @@ from tests.checkpoints.foreign import (
     weights_of,
     write_jax,
 )
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.errors import CheckpointError
-from vit_edge.manifest import Preprocessing
 
 requires = ("torch", "safetensors")
 

@@ -28,10 +28,10 @@ from tests.checkpoints.foreign import (
     write_timm,
 )
 from vit_edge import plugins
+from vit_edge.bundle.manifest import PositionInterpolation
 from vit_edge.checkpoints import Request, load_checkpoint, published_source
-from vit_edge.checkpoints._labels import imagenet_labels
+from vit_edge.checkpoints.labels import imagenet_labels
 from vit_edge.errors import CheckpointError, UsageError, VitEdgeError
-from vit_edge.manifest import PositionInterpolation
 from vit_edge.models.vit import parameter_shapes
 from vit_edge.variants import variant
 
@@ -285,26 +285,32 @@ def test_a_size_between_patches_names_the_neighbours(tmp_path: Path) -> None:
 
 
 def test_plugins_are_named_without_being_imported() -> None:
-    assert plugins.names("vit_edge.checkpoints") == ["embedded", "hf", "jax", "seeded", "timm"]
+    assert plugins.names("vit_edge.checkpoints.sources") == [
+        "embedded",
+        "hf",
+        "jax",
+        "seeded",
+        "timm",
+    ]
 
 
 @given(st.text(max_size=20))
 def test_only_plugins_can_be_loaded(name: str) -> None:
-    known = plugins.names("vit_edge.checkpoints")
+    known = plugins.names("vit_edge.checkpoints.sources")
     if name not in known:
         with pytest.raises(UsageError, match="There are: embedded"):
-            plugins.load("vit_edge.checkpoints", name)
+            plugins.load("vit_edge.checkpoints.sources", name)
 
 
 def test_private_helpers_are_no_plugins() -> None:
     with pytest.raises(UsageError):
-        plugins.load("vit_edge.checkpoints", "_hub")
+        plugins.load("vit_edge.checkpoints.sources", "_hub")
 
 
 def test_an_impossible_size_is_refused_before_the_hub_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from vit_edge.checkpoints import hf
+    from vit_edge.checkpoints.sources import hf
 
     monkeypatch.setattr(hf, "load", None)
     with pytest.raises(UsageError, match="the nearest are 224 and 240"):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_edge.checkpoints._positions import interpolated
+from vit_edge.checkpoints.positions import interpolated
 
 requires = ("torch", "scipy")
 

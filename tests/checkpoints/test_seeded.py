@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
-from vit_edge.checkpoints._draw import drawn_tensors
+from vit_edge.checkpoints.draw import drawn_tensors
 from vit_edge.models.vit import parameter_shapes, vit_from_weights
 from vit_edge.variants import VARIANTS, variant
 

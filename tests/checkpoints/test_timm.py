@@ -22,9 +22,9 @@ from tests.checkpoints.foreign import (
     write_timm,
 )
 from tests.data.timm_cases import CASES, pixels, weights
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
 from vit_edge.errors import CheckpointError
-from vit_edge.manifest import Preprocessing
 from vit_edge.variants import variant
 
 requires = ("torch", "safetensors")

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from vit_edge import gpu
 from vit_edge.bundle import Bundle
+from vit_edge.machine import cuda
 
 requires = ("onnxruntime",)
 
@@ -72,6 +72,6 @@ def test_a_gpu_that_vanished_is_unhealthy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("VIT_EDGE_NEEDS_GPU", "1")
-    monkeypatch.setattr(gpu, "gpus", lambda: gpu.Gpus((), "13.0", "it has vanished"))
+    monkeypatch.setattr(cuda, "gpus", lambda: cuda.Gpus((), "13.0", "it has vanished"))
     assert healthcheck.main() == 1
     assert "it has vanished" in capsys.readouterr().out

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.errors import BundleError, CheckpointError, UsageError
-from vit_edge.export.conventions import CONVENTIONS, labels_for, preprocessing_for
-from vit_edge.manifest import Preprocessing
+from vit_edge.export.foreign.conventions import CONVENTIONS, labels_for, preprocessing_for
 from vit_edge.variants import HALF, VARIANTS, variant
 
 requires = ("torch",)

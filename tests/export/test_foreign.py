@@ -20,20 +20,20 @@ from tests.export import foreign_graphs as graphs
 from tests.export.conftest import FOREIGN
 from vit_edge import Bundle, Predictor, inspect
 from vit_edge.backends import eager
-from vit_edge.bundle import sha256_of, write_manifest
+from vit_edge.bundle.bundle import sha256_of, write_manifest
 from vit_edge.errors import BackendError, ModelError, UsageError
-from vit_edge.export.exactness import relative_difference
-from vit_edge.export.foreign import (
+from vit_edge.export.foreign.source import (
     ForeignSource,
     draft_from_foreign,
     foreign_source,
     reference_answers,
 )
 from vit_edge.export.golden_set import write_golden_set
-from vit_edge.export.passes.opset import with_opset
-from vit_edge.export.quantizers._linears import block_linears
-from vit_edge.export.quantizers._workspace import Workspace
 from vit_edge.export.recipe import load_recipe
+from vit_edge.graphs.exactness import relative_difference
+from vit_edge.graphs.opset import with_opset
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.quantize.linears import block_linears
 
 requires = ("torch", "onnx", "onnx_ir", "onnxruntime", "transformers")
 

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_edge.export.graph import ExportableViT, model_from_vit
-from vit_edge.export.passes.readable import drop_allowzero, name_by_module
-from vit_edge.export.serialize import skeleton, write_model
-from vit_edge.manifest import Architecture
+from vit_edge.bundle.manifest import Architecture
+from vit_edge.export.trace import ExportableViT, model_from_vit
+from vit_edge.graphs.readable import drop_allowzero, name_by_module
+from vit_edge.graphs.write import skeleton, write_model
 from vit_edge.models.vit import ViT, parameter_shapes, vit_from_weights
 from vit_edge.variants import variant
 

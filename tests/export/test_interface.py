@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vit_edge.errors import ModelError
-from vit_edge.export.interface import Interface, image_interface
-from vit_edge.wire import ModelFacts, TensorFacts, ValueFacts
+from vit_edge.export.foreign.interface import Interface, image_interface
+from vit_edge.onnxfile import ModelFacts, TensorFacts, ValueFacts
 
 requires = ("torch", "onnx")
 

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.export.quantizers.workbench import crops
-from vit_edge import Predictor
+from tests.quantize.workbench import crops
+from vit_edge import Predictor, quantize
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.integrity import ensure_verified
 from vit_edge.errors import RecipeError, UsageError
-from vit_edge.export import pipeline, quantizers
+from vit_edge.export import pipeline
 from vit_edge.export.__main__ import main
-from vit_edge.export.calibration import CalibrationRequest, chosen_files, load_calibration
-from vit_edge.export.conventions import CONVENTIONS
-from vit_edge.export.quantizers import Quantized, Task
-from vit_edge.export.quantizers._linears import constant, set_constant
+from vit_edge.export.foreign.conventions import CONVENTIONS
 from vit_edge.export.recipe import find_recipe, load_recipe, recipe_names
 from vit_edge.parity import __main__ as parity
-from vit_edge.verify import ensure_verified
+from vit_edge.quantize import Quantized, Task
+from vit_edge.quantize.calibration import CalibrationRequest, chosen_files, load_calibration
+from vit_edge.quantize.linears import constant, set_constant
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -108,7 +108,7 @@ def test_labelled_folders_give_accuracy_too(images: Path, tmp_path: Path) -> Non
 def test_a_graph_of_lower_precision_that_lost_the_answers_is_refused(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = quantizers.module("int8").quantize
+    honest = quantize.module("int8").quantize
 
     def faulty(task: Task, settings: Any) -> Quantized:
         made: Quantized = honest(task, settings)
@@ -117,7 +117,7 @@ def test_a_graph_of_lower_precision_that_lost_the_answers_is_refused(
                 set_constant(value, np.roll(constant(value), 1) * 1.5)
         return made
 
-    monkeypatch.setattr(quantizers.module("int8"), "quantize", faulty)
+    monkeypatch.setattr(quantize.module("int8"), "quantize", faulty)
     arguments = [*ARGUMENTS, *FAST, *GOAL, "--precision", "int8", "--calibration", str(images)]
     assert main([*arguments, "--out", str(tmp_path / "b")]) == 4
     assert not (tmp_path / "b").exists()
@@ -229,12 +229,12 @@ def test_every_precision_has_a_recipe_and_a_limit() -> None:
     from vit_edge.parity.limits import LIMITS
 
     made = {load_recipe(name).precision for name in recipe_names()}
-    assert made == set(quantizers.precisions()) == set(LIMITS)
+    assert made == set(quantize.names()) == set(LIMITS)
 
 
-@pytest.mark.parametrize("precision", quantizers.precisions()[1:])
+@pytest.mark.parametrize("precision", quantize.names()[1:])
 def test_every_quantizer_exports_what_the_contract_says(precision: str) -> None:
-    module = quantizers.module(precision)
+    module = quantize.module(precision)
     assert module.CALIBRATION in ("required", "optional", "unused")
     assert set(module.LEAST_OPSET) == {"cpu", "gpu"}
     assert module.Settings().problems() == []

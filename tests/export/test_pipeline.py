@@ -14,6 +14,8 @@ from PIL import Image
 
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
+from vit_edge.bundle.integrity import ensure_verified
 from vit_edge.checkpoints import Request
 from vit_edge.errors import IntegrityError, ParityError, RecipeError, UsageError, VitEdgeError
 from vit_edge.export import draft, pipeline
@@ -21,9 +23,7 @@ from vit_edge.export.__main__ import image_size, main
 from vit_edge.export.pipeline import ExportOptions, export_bundle
 from vit_edge.export.recipe import load_recipe
 from vit_edge.parity import __main__ as parity
-from vit_edge.parity.golden import Golden
 from vit_edge.variants import variant
-from vit_edge.verify import ensure_verified
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from vit_edge.bundle import Bundle
-from vit_edge.isolate import run_child
+from vit_edge.bundle.integrity import ensure_verified
+from vit_edge.machine.child import run_child
 from vit_edge.models.vit import parameter_shapes
 from vit_edge.variants import variant
-from vit_edge.verify import ensure_verified
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_edge import backends, build
-from vit_edge.build_options import option_problems, options_from_text
+from vit_edge import backends, quantize
+from vit_edge.build import __main__ as build
+from vit_edge.build.options import option_problems, options_from_text
 from vit_edge.bundle import Bundle
 from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export import __main__ as export
-from vit_edge.export import pipeline, quantizers
+from vit_edge.export import pipeline
 from vit_edge.export.recipe import Recipe, find_recipe, load_recipe, recipe_folder, recipe_names
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
@@ -30,7 +31,7 @@ OF_THE_DEVICE = ("name", "target", "opset", "ir_version", "attention", "max_batc
 
 
 def settings(recipe: Recipe) -> Any:
-    return quantizers.settings_from_table(recipe.precision, recipe.quantization, recipe.name)
+    return quantize.settings_from_table(recipe.precision, recipe.quantization, recipe.name)
 
 
 def commands(name: str) -> list[list[str]]:

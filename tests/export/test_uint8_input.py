@@ -14,22 +14,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.export.conftest import FOREIGN
-from vit_edge import Predictor
+from vit_edge import Predictor, quantize
 from vit_edge.backends import eager, ort
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
+from vit_edge.bundle.integrity import ensure_verified
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.errors import ModelError, RecipeError, UsageError
-from vit_edge.export import quantizers
 from vit_edge.export.__main__ import main
-from vit_edge.export.exactness import EXACT_RELATIVE, relative_difference
-from vit_edge.export.passes import uint8_input
-from vit_edge.export.passes.uint8_input import take_uint8
-from vit_edge.export.quantizers._workspace import Workspace
 from vit_edge.export.recipe import load_recipe
-from vit_edge.manifest import Preprocessing
+from vit_edge.graphs import uint8_input
+from vit_edge.graphs.exactness import EXACT_RELATIVE, relative_difference
+from vit_edge.graphs.uint8_input import take_uint8
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.images.preprocess import input_from_resized, pixels_from_resized
 from vit_edge.parity import __main__ as parity
-from vit_edge.parity.golden import Golden
-from vit_edge.preprocess import input_from_resized, pixels_from_resized
-from vit_edge.verify import ensure_verified
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
@@ -223,7 +222,7 @@ def test_a_mean_of_one_channel_that_is_half_a_level_off_is_caught_by_the_gate(
 @pytest.mark.parametrize("precision", ["int8-dynamic", "bf16"])
 def test_a_lower_precision_takes_bytes_too(precision: str, tmp_path: Path, images: Path) -> None:
     arguments = [*ARGUMENTS, *UINT8, "--precision", precision]
-    if quantizers.module(precision).CALIBRATION == "required":
+    if quantize.module(precision).CALIBRATION == "required":
         arguments += ["--calibration", str(images)]
     assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
     bundle = Bundle.read(tmp_path / "b")
@@ -272,7 +271,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 natural images."""
     from PIL import Image
 
-    from tests.export.quantizers.workbench import crops
+    from tests.quantize.workbench import crops
 
     folder = tmp_path_factory.mktemp("images")
     for index, crop in enumerate(crops(24, 5, (64, 64))):

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vit_edge.bundle import Bundle
-from vit_edge.parity.taps import edited
+from vit_edge.parity.localize.taps import edited
 
 BLOCK = 3
 HERE = f"blocks.{BLOCK}"

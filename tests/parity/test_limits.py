@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
 from vit_edge.export.golden_set import golden_images
+from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.models import vit as module
 from vit_edge.models.vit import ViT, vit_from_weights
 from vit_edge.parity.limits import limit_for
-from vit_edge.preprocess import pixels_from_resized
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 

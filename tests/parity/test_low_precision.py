@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vit_edge.manifest import Manifest, TensorSpec
+from vit_edge.bundle.manifest import Manifest, TensorSpec
 from vit_edge.parity.compare import Comparison, as_json, compare_answers
 from vit_edge.parity.limits import LIMITS, explained_margin, limit_for
 from vit_edge.parity.tables import exact_table, statistics_table

@@ -15,7 +15,7 @@ from tests.parity.planted import Change
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.parity import run
-from vit_edge.parity.localize import localize
+from vit_edge.parity.localize.localize import localize
 from vit_edge.parity.run import Question, compare_here
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -73,7 +73,7 @@ def test_another_mean_and_std_are_caught(embedded_bundle: Bundle, tmp_path: Path
 def test_an_orientation_that_is_not_applied_is_caught(
     embedded_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vit_edge.images.upright_from", lambda image, *_: None)
+    monkeypatch.setattr("vit_edge.images.load.upright_from", lambda image, *_: None)
     found = verdict(embedded_bundle, embedded_bundle)
     assert found["verdict"] == run.FAIL
     assert any(problem.startswith("preprocessing: probe") for problem in found["problems"])

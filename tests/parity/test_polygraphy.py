@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
 from vit_edge.errors import InputError, ResourceError
 from vit_edge.parity import polygraphy
 from vit_edge.parity.compare import compare_answers
-from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
 
 requires = ("polygraphy", "onnxruntime")

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.errors import UsageError
-from vit_edge.images import load_image
-from vit_edge.manifest import Preprocessing
+from vit_edge.images.load import load_image
+from vit_edge.images.preprocess import resized_from_image
 from vit_edge.parity.probes import make_probes
-from vit_edge.preprocess import resized_from_image
 
 HALF = (0.5, 0.5, 0.5)
 SPECS = (

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden, write_golden
 from vit_edge.parity import run
-from vit_edge.parity.golden import Golden, write_golden
 from vit_edge.parity.pytest_plugin import check_parity, failure_text
 
 requires = ("onnxruntime",)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden, write_golden
 from vit_edge.errors import BundleError, PredictionError
-from vit_edge.labelled import Unlabelled
+from vit_edge.images.folders import Unlabelled
 from vit_edge.parity import record
 from vit_edge.parity.__main__ import main as compare
-from vit_edge.parity.golden import Golden, write_golden
 
 requires = ("torch", "onnxruntime")
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from tests.parity.test_low_precision import MANIFEST, Candidate, compared, reference
-from vit_edge import backends, isolate, plugins
+from vit_edge import backends, plugins
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden, Probe, write_golden
+from vit_edge.machine import child
 from vit_edge.parity import run
 from vit_edge.parity.__main__ import main
 from vit_edge.parity.compare import compare_answers
-from vit_edge.parity.golden import Golden, Probe, write_golden
 from vit_edge.parity.invariance import check_invariance, failed
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.run import Question, compare, compare_here
@@ -68,15 +69,15 @@ def test_a_child_that_needs_too_much_memory_is_a_result(
 def test_a_child_that_is_killed_is_a_result_and_the_next_backend_runs(
     testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = isolate.attempted_call, []
+    real, calls = child.attempted_call, []
 
-    def killed_once(target: str, *arguments: Any, **limits: Any) -> isolate.Call:
+    def killed_once(target: str, *arguments: Any, **limits: Any) -> child.Call:
         calls.append(target)
         if len(calls) > 1:
             return real(target, *arguments, **limits)
         return real("tests.parity.test_run:kill_yourself", **limits)
 
-    monkeypatch.setattr(isolate, "attempted_call", killed_once)
+    monkeypatch.setattr(child, "attempted_call", killed_once)
     result = compare(testing_bundle, backend_names=["ort", "auto"])
     first, second = result["runs"]
     assert (first["verdict"], first["death"]) == (run.DIED, "killed by SIGKILL")
@@ -102,7 +103,7 @@ def test_a_backend_that_refuses_the_bundle_is_a_result(
     def refusing(*arguments: Any, **limits: Any) -> Any:
         raise BackendError("no such device")
 
-    monkeypatch.setattr(isolate, "attempted_call", refusing)
+    monkeypatch.setattr(child, "attempted_call", refusing)
     (found,) = compare(testing_bundle, backend_names=["ort"])["runs"]
     assert found["death"] == "BackendError: no such device"
 
@@ -207,7 +208,7 @@ def test_a_verdict_outranks_a_report_that_cannot_be_written(
 def test_a_backend_that_is_not_installed_is_refused_before_any_runs(
     testing_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolate, "attempted_call", lambda *_, **__: pytest.fail("one ran"))
+    monkeypatch.setattr(child, "attempted_call", lambda *_, **__: pytest.fail("one ran"))
     absent = backends.Availability(False, "openvino is not installed: pip install it")
     # Not by backends.module(): that refuses what is not installed, as it may not be here.
     monkeypatch.setattr(plugins.load("vit_edge.backends", "openvino"), "available", lambda: absent)
@@ -218,15 +219,15 @@ def test_a_backend_that_is_not_installed_is_refused_before_any_runs(
 def test_what_a_child_raises_is_the_result_of_its_backend_alone(
     testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = isolate.attempted_call, []
+    real, calls = child.attempted_call, []
 
-    def raising_once(target: str, *arguments: Any, **limits: Any) -> isolate.Call:
+    def raising_once(target: str, *arguments: Any, **limits: Any) -> child.Call:
         calls.append(target)
         if len(calls) > 1:
             return real(target, *arguments, **limits)
         return real("tests.parity.test_run:leave_without_a_word", **limits)
 
-    monkeypatch.setattr(isolate, "attempted_call", raising_once)
+    monkeypatch.setattr(child, "attempted_call", raising_once)
     first, second = compare(testing_bundle, backend_names=["ort", "auto"])["runs"]
     assert "ended without an answer" in first["death"]
     assert second["verdict"] == run.PASS

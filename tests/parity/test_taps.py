@@ -11,9 +11,9 @@ import pytest
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
-from vit_edge.parity import localize
-from vit_edge.parity.localize import Step
-from vit_edge.parity.taps import Apart, Tap, boundaries, inside, present, tapped
+from vit_edge.parity.localize import localize
+from vit_edge.parity.localize.localize import Step
+from vit_edge.parity.localize.taps import Apart, Tap, boundaries, inside, present, tapped
 
 requires = ("onnxruntime",)
 

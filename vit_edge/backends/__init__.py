@@ -12,7 +12,7 @@ A backend module exports
     load(bundle, *, ...) -> Backend        open the bundle; options are the backend's own
 
 The module's file name is its name on the command line, in manifests and in reports. The contract
-is held by tests/backends/test_contract.py, which runs over every module found here.
+is held by tests/contracts/test_backends.py, which runs over every module found here.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vit_edge import plugins
 from vit_edge.bundle import Bundle
-from vit_edge.choose import Option
-from vit_edge.engines import Found
+from vit_edge.bundle.engines import Found
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import BackendError, UsageError
-from vit_edge.manifest import Manifest
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+Option = str | int | float | bool | None  # of a backend's `load`, as JSON has them
+
+AUTO = "auto"  # which of them is best here: see auto.py, which is no runtime of its own
 CROSS_BUILD = "compute_capability"  # the option of a build for a device that is not here
 
 
@@ -81,9 +83,14 @@ class BackendModule(Protocol):
     load: Callable[[Bundle], Backend]
 
 
+def name_of(backend: str, options: Mapping[str, Option]) -> str:
+    """A backend and its options, as one would type them."""
+    return " ".join((backend, *(f"{key}={value}" for key, value in options.items())))
+
+
 def names() -> list[str]:
-    """The backends on disk, whether their runtimes are installed or not."""
-    return plugins.names(__name__)
+    """The backends on disk, whether their runtimes are installed or not; auto is one of them."""
+    return [name for name in plugins.names(__name__) if name != AUTO]
 
 
 def version(name: str) -> str | None:

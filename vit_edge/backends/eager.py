@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, verify, wire
-from vit_edge.backends import Availability, check_pixels
-from vit_edge.bundle import Bundle
-from vit_edge.choose import Option
-from vit_edge.engines import Found
+from vit_edge import onnxfile
+from vit_edge.backends import Availability, Option, check_pixels
+from vit_edge.bundle import Bundle, integrity
+from vit_edge.bundle.engines import Found
+from vit_edge.bundle.manifest import Architecture, Manifest, Preprocessing
 from vit_edge.errors import BackendError, UsageError
-from vit_edge.manifest import Architecture, Manifest, Preprocessing
-from vit_edge.preprocess import pixels_from_resized
+from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     from vit_edge.models.reference import ReferenceDtype
@@ -86,7 +86,7 @@ def load(
         )
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
-    verify.ensure_verified(bundle)
+    integrity.ensure_verified(bundle)
     import torch
 
     torch.set_num_threads(threads or cpus.usable_cpus())
@@ -139,9 +139,9 @@ def _vit_from_bundle(bundle: Bundle, architecture: Architecture) -> ViT:
 
     from vit_edge.models.vit import parameter_shapes, vit_from_weights
 
-    facts = wire.read_model(bundle.model_path)
+    facts = onnxfile.read_model(bundle.model_path)
     arrays = {
-        tensor.name: np.asarray(wire.initializer_array(bundle.model_path, tensor))
+        tensor.name: np.asarray(onnxfile.initializer_array(bundle.model_path, tensor))
         for tensor in facts.initializers
     }
     scaled = "Attention" not in facts.operators.get("", {})

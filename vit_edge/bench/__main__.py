@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from vit_edge import cli, tuned
-from vit_edge.bench import built, results, table
-from vit_edge.bench.plan import (
+from vit_edge import cli
+from vit_edge.backends import auto
+from vit_edge.bench.results import results, table
+from vit_edge.bench.run import built
+from vit_edge.bench.run.plan import (
     STREAMS,
     Sampling,
     Scenario,
@@ -22,7 +24,7 @@ from vit_edge.bench.plan import (
     product,
     read_suite,
 )
-from vit_edge.bench.runner import Save, Terminated, command_line, run, terminable
+from vit_edge.bench.run.runner import Save, Terminated, command_line, run, terminable
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
 
@@ -45,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories")
     made.add_argument(
-        "--backend", default=tuned.AUTO, metavar="NAME,NAME", help=f"any {cli.backend_help()}"
+        "--backend", default=auto.AUTO, metavar="NAME,NAME", help=f"any {cli.backend_help()}"
     )
     made.add_argument("--batch", default=None, metavar="N,N", help="images of one run; default: 1")
     made.add_argument(
@@ -112,11 +114,11 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, or compare what was measured."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] in (["compare"], ["check"]):
-        from vit_edge.bench import judge
+        from vit_edge.bench.results import judge
 
         return judge.main(words)
     if words[:1] == ["roofline"]:
-        from vit_edge.bench import roofline
+        from vit_edge.bench.roofline import roofline
 
         return roofline.main(words[1:])
     if words[:1] == ["report"]:

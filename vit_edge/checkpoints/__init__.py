@@ -1,6 +1,6 @@
 """Foreign checkpoints in, our names out.
 
-A source is one module of this folder; its file name is its name on the command line. It exports
+A source is one module of sources/; its file name is its name on the command line. It exports
 
     recognises(path: Path) -> bool
         Whether a bare path holds this kind of checkpoint, by what is in it.
@@ -17,14 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vit_edge import plugins
-from vit_edge.checkpoints._request import (
-    check_image_size,
-    exists,
-    is_hub_id,
-    refuse_revision,
-)
+from vit_edge.bundle.manifest import Architecture, CheckpointRecord, PositionMethod, Preprocessing
+from vit_edge.checkpoints.request import check_image_size, exists, is_hub_id, refuse_revision
 from vit_edge.errors import CheckpointError, UsageError
-from vit_edge.manifest import Architecture, CheckpointRecord, PositionMethod, Preprocessing
 from vit_edge.variants import Variant
 
 if TYPE_CHECKING:
@@ -32,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SOURCES = f"{__name__}.sources"  # the package whose modules they are
 EMBEDDED_VARIANT = "vit-cifar10"
 
 
@@ -90,7 +86,7 @@ def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
     if request.variant is not None and request.image_hw is not None:
         check_image_size(request.image_hw, request.variant.patch_px)
     name, colon, reference = source.partition(":")
-    known = plugins.names(__name__)
+    known = plugins.names(SOURCES)
     if name in known and (colon or not exists(Path(source))):
         return _source(name).load(reference, request)
     path = Path(source)
@@ -132,12 +128,12 @@ def _hub_spelling(source: str) -> str:
 
 
 def _source(name: str) -> Source:
-    return cast(Source, plugins.load(__name__, name))
+    return cast(Source, plugins.load(SOURCES, name))
 
 
 def _recognised(path: Path, known: list[str]) -> str:
     """The one source that knows what lies at `path`."""
-    from vit_edge.checkpoints import _sniff  # needs torch
+    from vit_edge.checkpoints import sniff  # needs torch
 
     found = [name for name in known if _source(name).recognises(path)]
     if len(found) == 1:
@@ -145,7 +141,7 @@ def _recognised(path: Path, known: list[str]) -> str:
     if found:
         ways = " or ".join(f"{name}:{path}" for name in found)
         raise CheckpointError(f"{path}: more than one kind of checkpoint; write {ways}")
-    _sniff.raise_reason(path)
+    sniff.raise_reason(path)
     raise CheckpointError(
         f"{path}: no checkpoint recognised. Expected a Hugging Face directory (config.json with "
         "model_type vit), a timm directory or file (config.json with architecture, or tensors "

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_edge import backends, cli
-from vit_edge.cgroups import ROOT
 from vit_edge.doctor.bundles import bundles_in, examine
 from vit_edge.doctor.findings import PROBE_TIMEOUT_S, Finding, Probe, find_out
 from vit_edge.doctor.probes import PROBES
 from vit_edge.doctor.remedies import remedies
 from vit_edge.doctor.report import Report
 from vit_edge.errors import BundleError
+from vit_edge.machine.cgroups import ROOT
 
 DEFAULT_FOLDER = Path("bundles")
 _QUIET_S = 1.0  # what is done within it needs no word about it

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vit_edge import backends, tuned
-from vit_edge.bundle import MANIFEST_NAME, Bundle
-from vit_edge.choose import Option, name_of
+from vit_edge import backends
+from vit_edge.backends import Option, auto, name_of
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import MANIFEST_NAME
 from vit_edge.doctor.findings import Finding, Mark, in_child, one_line
 from vit_edge.doctor.system import size
 from vit_edge.errors import VitEdgeError
-from vit_edge.memory import memory
+from vit_edge.machine.memory import memory
 
 # The first load on a machine reads and hashes every byte, off an SD card at some 20 MB/s.
 ANSWER_TIMEOUT_S = 180.0
@@ -79,7 +80,7 @@ def examine(
 
 def tuning(path: str) -> tuple[str, str]:
     """What `build --tune` chose here, and why there is no such record (the child's side)."""
-    choices, reason = tuned.read(Bundle.read(path))
+    choices, reason = auto.read(Bundle.read(path))
     told = (f"batch {batch}: {choice.name}" for batch, choice in sorted(choices.items()))
     return "; ".join(told), reason
 
@@ -112,8 +113,8 @@ def answer(path: str, name: str, options: Mapping[str, Option]) -> dict[str, Any
     """
     import numpy as np
 
-    from vit_edge.parity.golden import Golden
-    from vit_edge.preprocess import input_from_resized
+    from vit_edge.bundle.golden import Golden
+    from vit_edge.images.preprocess import input_from_resized
 
     bundle = Bundle.read(path)
     load_it: Any = backends.module(name).load  # each has options of its own

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vit_edge import isolate
 from vit_edge.errors import VitEdgeError
+from vit_edge.machine import child
 
 Mark = Literal["ok", "absent", "trouble"]
 
@@ -79,7 +79,7 @@ def in_child(
     """Call a function in a child process; never raises. See isolate.attempted_call."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a runtime's warnings are no finding
-            call = isolate.attempted_call(
+            call = child.attempted_call(
                 target, *arguments, timeout_s=timeout_s, memory_limit_bytes=memory_limit_bytes
             )
     except VitEdgeError as error:

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from vit_edge.cgroups import ROOT, read
 from vit_edge.doctor.findings import Finding
 from vit_edge.doctor.packages import apt_packages
+from vit_edge.machine.cgroups import ROOT, read
 
 # Major versions, as NVIDIA's archives of Jetson Linux and JetPack pair them.
 _JETPACK_OF_L4T = {"32": "4", "35": "5", "36": "6", "38": "7"}

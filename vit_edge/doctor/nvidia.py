@@ -7,11 +7,11 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from vit_edge import gpu
-from vit_edge.cgroups import read
 from vit_edge.doctor.findings import Finding
 from vit_edge.doctor.packages import apt_packages, library_versions, pip_packages
 from vit_edge.doctor.system import size
+from vit_edge.machine import cuda
+from vit_edge.machine.cgroups import read
 
 _LIBRARIES = ("cudart", "cublas", "cudnn", "nvinfer", "nvonnxparser")
 _CONTAINER = "in a container: docker run --gpus all (--runtime nvidia on a Jetson)"
@@ -37,7 +37,7 @@ def driver(root: Path) -> Finding:
 
 def gpus(root: Path) -> Finding:
     """The GPUs, asked through libcuda: to be run in a child."""
-    found = gpu.gpus()
+    found = cuda.gpus()
     facts = {"cuda": found.cuda, "gpus": [asdict(one) for one in found.found]}
     if found.cuda is None and driver(root).mark == "ok":
         text = f"the kernel has the driver, this environment has not ({found.reason}); {_CONTAINER}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from vit_edge.cgroups import read
+from vit_edge.machine.cgroups import read
 
 # Where NVIDIA's packages and installers put libraries: Debian's multiarch, JetPack and the toolkit.
 _LIBRARY_FOLDERS = (

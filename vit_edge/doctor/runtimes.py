@@ -132,10 +132,10 @@ def _native_stderr(lines: list[str]) -> Iterator[None]:
 
 def _smallest_model() -> bytes:
     """An ONNX file of y = Relu(x), float[1]: opset 13, IR 7. Field numbers: onnx.proto."""
-    from vit_edge.wire.protobuf import (
+    from vit_edge.onnxfile.protobuf import (  # brings NumPy, maybe a broken one
         encoded_bytes,
         encoded_int,
-    )  # brings NumPy, maybe a broken one
+    )
 
     def value(number: int, name: bytes) -> bytes:
         shape = encoded_bytes(2, encoded_bytes(1, encoded_int(1, 1)))

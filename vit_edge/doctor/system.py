@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import vit_edge
-from vit_edge import cpus
-from vit_edge.cgroups import in_container, read
 from vit_edge.doctor.findings import Finding
 from vit_edge.doctor.packages import pip_packages
-from vit_edge.memory import memory
-from vit_edge.userdirs import cache_dir, state_dir
+from vit_edge.machine import cpus
+from vit_edge.machine.cgroups import in_container, read
+from vit_edge.machine.memory import memory
+from vit_edge.machine.userdirs import cache_dir, state_dir
 
 LITTLE_DISK_BYTES = 1 << 30  # an engine of base is 90 to 350 MB, and is written beside the old one
 LITTLE_MEMORY_BYTES = 128 << 20  # the smallest board served; base INT8 answers within it

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from vit_edge import cli
+from vit_edge.bundle.manifest import PositionMethod
 from vit_edge.errors import MissingExtraError, UsageError
-from vit_edge.manifest import PositionMethod
 from vit_edge.parity.targets import STATISTICS
 from vit_edge.variants import VARIANTS, variant
 
 if TYPE_CHECKING:
-    from vit_edge.export.calibration import CalibrationRequest
     from vit_edge.export.pipeline import ForeignFile
+    from vit_edge.quantize.calibration import CalibrationRequest
 
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm")
 
@@ -286,7 +286,7 @@ def _foreign(arguments: argparse.Namespace) -> ForeignFile | None:
 
 
 def _calibration(arguments: argparse.Namespace) -> CalibrationRequest | None:
-    from vit_edge.export.calibration import CalibrationRequest
+    from vit_edge.quantize.calibration import CalibrationRequest
 
     if arguments.calibration is None:
         return None
@@ -317,12 +317,12 @@ def variants_table() -> str:
 
 def settings_table(precision: str) -> str:
     """What --set can choose, as text."""
-    from vit_edge.export import quantizers
+    from vit_edge import quantize
 
-    if precision == quantizers.FLOAT:
+    if precision == quantize.FLOAT:
         raise UsageError("fp32 has no settings; name a precision, --precision int8 --set help")
     rows = [("setting", "default", "values")]
-    for name, default, values in quantizers.described_settings(precision):
+    for name, default, values in quantize.described_settings(precision):
         rows.append((name, default, values))
     return cli.table(rows)
 

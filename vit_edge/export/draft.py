@@ -21,16 +21,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import vit_edge
-from vit_edge import cpus, labelled
+from vit_edge.bundle.manifest import Architecture, Manifest, Preprocessing, TensorSpec
 from vit_edge.checkpoints import Checkpoint
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.export import golden_set
 from vit_edge.export.golden_set import GoldenSet
-from vit_edge.export.graph import INPUT_NAME, model_from_vit, release_weights
-from vit_edge.export.passes.readable import drop_allowzero, name_by_module
 from vit_edge.export.recipe import Recipe
-from vit_edge.export.serialize import SINGLE_FILE_LIMIT_BYTES, skeleton, write_model
-from vit_edge.manifest import Architecture, Manifest, Preprocessing, TensorSpec
+from vit_edge.export.trace import INPUT_NAME, model_from_vit, release_weights
+from vit_edge.graphs.readable import drop_allowzero, name_by_module
+from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES, skeleton, write_model
+from vit_edge.images import folders
+from vit_edge.machine import cpus
 from vit_edge.models.reference import ReferenceDtype
 from vit_edge.models.vit import ViT
 
@@ -120,10 +121,10 @@ def load_golden_images(
     folder: Path | None, spec: Preprocessing, labels: Sequence[str], scratch: Path
 ) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64] | None]:
     """The golden images, resized, and the classes that their folders tell."""
-    files = labelled.image_files(folder or labelled.PHOTOS)
+    files = folders.image_files(folder or folders.PHOTOS)
     with progress("golden images", len(files)) as bar:
         names, resized = golden_set.golden_images(folder, spec, scratch, bar.update)
-    return names, resized, labelled.classes_from_folders(folder, labels)
+    return names, resized, folders.classes_from_folders(folder, labels)
 
 
 def output_specs(

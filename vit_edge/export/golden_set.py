@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
+from vit_edge.bundle.golden import Probe, write_golden
+from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.errors import InputError
-from vit_edge.images import load_image
-from vit_edge.labelled import PHOTOS, image_files
-from vit_edge.manifest import Preprocessing
+from vit_edge.graphs.mapped import mapped
+from vit_edge.images.folders import PHOTOS, image_files
+from vit_edge.images.load import load_image
+from vit_edge.images.preprocess import pixels_from_resized, resized_from_image
 from vit_edge.models.reference import ReferenceDtype, reference_outputs
 from vit_edge.models.vit import ViT
-from vit_edge.parity.golden import Probe, write_golden
 from vit_edge.parity.probes import make_probes
-from vit_edge.preprocess import pixels_from_resized, resized_from_image
 
 KEPT = 16  # images in golden.npz; the gate itself runs over all of them
 # Of one image's float64 tokens in a batch: two images of 785 tokens and width 1280, whose widest
@@ -158,11 +155,3 @@ def write_golden_set(
         answers=golden.answers(kept),
         reference_dtype=reference_dtype,
     )
-
-
-def mapped(scratch: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """An array in a file that has no name: paged in and out as needed, gone with the process."""
-    with tempfile.TemporaryFile(dir=scratch) as file:  # stays mapped, has no name to clean up
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        os.posix_fallocate(file.fileno(), 0, size)  # a full disk says so here, not as SIGBUS later
-        return np.memmap(file, dtype, "w+", shape=shape)

@@ -15,30 +15,24 @@ from typing import Any, NamedTuple
 
 import onnx_ir
 
-from vit_edge import cpus, labelled, userdirs, verify
+from vit_edge import quantize
 from vit_edge.backends import ort
-from vit_edge.bundle import (
+from vit_edge.bundle import Bundle, integrity
+from vit_edge.bundle.bundle import (
     GOLDEN_NAME,
     LABELS_NAME,
     MODEL_NAME,
     PARITY_NAME,
-    Bundle,
     check_destination,
     file_records,
     sha256_of,
     staged_bundle,
     write_manifest,
 )
+from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.errors import ParityError, UsageError
-from vit_edge.export import golden_set, quantizers
-from vit_edge.export.calibration import (
-    RANDOM,
-    Calibration,
-    CalibrationRequest,
-    chosen_files,
-    load_calibration,
-)
+from vit_edge.export import golden_set
 from vit_edge.export.draft import (
     Draft,
     check_names,
@@ -47,18 +41,26 @@ from vit_edge.export.draft import (
     output_specs,
     progress,
 )
-from vit_edge.export.foreign import draft_from_foreign, foreign_source
+from vit_edge.export.foreign.interface import OLDEST_OPSET
+from vit_edge.export.foreign.source import draft_from_foreign, foreign_source
 from vit_edge.export.golden_set import GoldenSet
-from vit_edge.export.interface import OLDEST_OPSET
-from vit_edge.export.passes.uint8_input import take_uint8, uint8_images
-from vit_edge.export.quantizers import FLOAT, Quantized, Task
 from vit_edge.export.recipe import Recipe
-from vit_edge.export.serialize import SINGLE_FILE_LIMIT_BYTES, write_model
-from vit_edge.manifest import Manifest, Preprocessing
+from vit_edge.graphs.uint8_input import take_uint8, uint8_images
+from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES, write_model
+from vit_edge.images import folders
+from vit_edge.machine import cpus, userdirs
 from vit_edge.models.vit import vit_from_weights
 from vit_edge.parity.compare import as_json, compare_answers, compared_images, gate_batches
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.targets import Target
+from vit_edge.quantize import FLOAT, Quantized, Task
+from vit_edge.quantize.calibration import (
+    RANDOM,
+    Calibration,
+    CalibrationRequest,
+    chosen_files,
+    load_calibration,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -147,7 +149,7 @@ def _export_foreign(foreign: ForeignFile, options: ExportOptions) -> Path:
         size = sum(file.stat().st_size for file in Path(weights).rglob("*") if file.is_file())
         with _stages(options, source.variant, size) as stages:
             least = (
-                {} if recipe.precision == FLOAT else quantizers.module(recipe.precision).LEAST_OPSET
+                {} if recipe.precision == FLOAT else quantize.module(recipe.precision).LEAST_OPSET
             )
             draft = draft_from_foreign(
                 source,
@@ -265,7 +267,7 @@ def lower(draft: Draft, options: ExportOptions, scratch: Path) -> Quantized:
         VitEdgeError: As the quantizer says.
     """
     recipe = options.recipe
-    quantizer = quantizers.module(recipe.precision)
+    quantizer = quantize.module(recipe.precision)
     calibration = None
     if options.calibration is not None and quantizer.CALIBRATION != "unused":
         request = options.calibration
@@ -274,7 +276,7 @@ def lower(draft: Draft, options: ExportOptions, scratch: Path) -> Quantized:
             calibration = load_calibration(
                 options.calibration, draft.manifest.preprocessing, scratch, bar.update
             )
-    settings = quantizers.settings_from_table(recipe.precision, recipe.quantization, recipe.name)
+    settings = quantize.settings_from_table(recipe.precision, recipe.quantization, recipe.name)
     task = Task(
         model=onnx_ir.load(draft.folder / MODEL_NAME),
         target=recipe.target,
@@ -350,7 +352,7 @@ def gate(
         ParityError: They differ by more than the precision's limit.
     """
     bundle = Bundle(folder, dataclasses.replace(manifest, files=file_records(folder)), draft.labels)
-    verify.check_model(bundle)
+    integrity.check_model(bundle)
     backend = ort.OrtBackend(bundle, None, "export gate", ort.Use(cpus.usable_cpus()))
     batches = gate_batches(manifest.max_batch)
     golden: GoldenSet = draft.golden
@@ -385,11 +387,11 @@ def check_images(options: ExportOptions) -> None:
         UsageError: No images, none to calibrate on where they are needed, or the same images to
             calibrate on and to be judged by.
     """
-    golden = labelled.image_files(options.golden_images or labelled.PHOTOS)
+    golden = folders.image_files(options.golden_images or folders.PHOTOS)
     precision = options.recipe.precision
     if precision == FLOAT:
         return
-    need = quantizers.module(precision).CALIBRATION
+    need = quantize.module(precision).CALIBRATION
     request = options.calibration
     if request is None:
         if need == "required":

@@ -10,22 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_edge.build_options import option_problems
+from vit_edge import quantize
+from vit_edge.build.options import option_problems
 from vit_edge.errors import RecipeError, UsageError
-from vit_edge.export import quantizers
-from vit_edge.export.graph import AttentionForm
+from vit_edge.export.trace import AttentionForm
+from vit_edge.graphs.versions import FUSED_OPSET, MINIMUM_IR, NEWEST_OPSET, OLDEST_OPSET
 from vit_edge.parity.targets import Target, parse_target
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-OLDEST_OPSET = 18  # of torch.onnx's dynamo exporter
-NEWEST_OPSET = 23  # the newest proven here
-FUSED_OPSET = 23  # brought the Attention operator
-# onnx's own versions table: the IR each opset was released with; older runtimes refuse newer ones
-MINIMUM_IR = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 10}
 
 
 @dataclass(frozen=True)
@@ -71,10 +66,10 @@ class Recipe:
             )
         if not 1 <= self.max_batch <= 1024:
             found.append(f"max_batch must lie in 1..1024, not {self.max_batch}")
-        if self.precision not in quantizers.precisions():
-            known = quantizers.precisions()
+        if self.precision not in quantize.names():
+            known = quantize.names()
             found.append(f"precision must be one of {known}, not {self.precision!r}")
-        elif self.precision == quantizers.FLOAT:
+        elif self.precision == quantize.FLOAT:
             if self.quantization or self.parity_target:
                 found.append("fp32 is not quantized: it takes no [quantization] and no target")
         else:
@@ -84,9 +79,7 @@ class Recipe:
     def _quantization_problems(self) -> list[str]:
         found = []
         for check in (
-            lambda: quantizers.settings_from_table(
-                self.precision, self.quantization, "quantization"
-            ),
+            lambda: quantize.settings_from_table(self.precision, self.quantization, "quantization"),
             lambda: self.target_bounds,
         ):
             try:
@@ -158,9 +151,9 @@ class Recipe:
         if parity_target is not None:
             changes["parity_target"] = parity_target
         if quantization:
-            if self.precision == quantizers.FLOAT:
+            if self.precision == quantize.FLOAT:
                 raise RecipeError("--set is for quantizers, and fp32 has none; give --precision")
-            chosen = quantizers.settings_from_text(self.precision, quantization)
+            chosen = quantize.settings_from_text(self.precision, quantization)
             changes["quantization"] = {**self.quantization, **chosen}
         recipe = dataclasses.replace(self, **changes)
         _refuse(recipe.name, recipe.problems())
@@ -193,11 +186,11 @@ def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
         RecipeError: It cannot be followed.
     """
     names = recipe_names()
-    if precision is not None and precision not in quantizers.precisions():
-        known = ", ".join(quantizers.precisions())
+    if precision is not None and precision not in quantize.names():
+        known = ", ".join(quantize.names())
         raise UsageError(f"no precision {precision!r}; there are: {known}")
     if name_or_file is None:
-        wanted = precision or quantizers.FLOAT
+        wanted = precision or quantize.FLOAT
         found = [name for name in (f"cpu-{wanted}", f"gpu-{wanted}") if name in names]
         return load_recipe(found[0] if found else f"cpu-{wanted}")
     recipe = load_recipe(name_or_file)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vit_edge.manifest import Architecture
+from vit_edge.bundle.manifest import Architecture
 
 
 class Outputs(NamedTuple):

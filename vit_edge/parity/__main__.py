@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_edge import backends, cli, tuned
+from vit_edge import backends, cli
+from vit_edge.backends import auto
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
 from vit_edge.errors import UsageError, VitEdgeError
 from vit_edge.parity import run
-from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.tables import exact_table, statistics_table
 from vit_edge.parity.targets import STATISTICS, Target, parse_target
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.parity merge a.json b.json                     (--help)\n"
         "exit codes: 0 within the limits (or inconclusive, without --strict), 4 not",
     )
-    made.add_argument("--backend", default=tuned.AUTO, metavar="NAME,...", help=cli.backend_help())
+    made.add_argument("--backend", default=auto.AUTO, metavar="NAME,...", help=cli.backend_help())
     made.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
     )
@@ -133,7 +134,7 @@ def _backend_names(text: str) -> list[str]:
     Raises:
         UsageError: One that there is not, or one twice.
     """
-    known = [tuned.AUTO, *backends.names()]
+    known = [auto.AUTO, *backends.names()]
     names = [name.strip() for name in text.split(",")]
     problems = [f"no backend {name!r}; there are: {', '.join(known)}" for name in names
                 if name not in known]  # fmt: skip

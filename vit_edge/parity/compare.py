@@ -10,15 +10,15 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_edge.bundle.golden import Golden, GoldenWriter, Probe
+from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.errors import BundleError, ImageError, PredictionError
-from vit_edge.images import load_image
-from vit_edge.manifest import Manifest, Preprocessing
-from vit_edge.parity.golden import Golden, GoldenWriter, Probe
+from vit_edge.images.load import load_image
+from vit_edge.images.preprocess import input_from_resized, resized_from_image
 from vit_edge.parity.limits import Limit, limit_for
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Difference, Floats, Repeats
 from vit_edge.parity.targets import Target
-from vit_edge.preprocess import input_from_resized, resized_from_image
 
 SCHEMA_VERSION = 2  # of parity.json
 # What a batch size breaks, it breaks for any image: the largest size sees all of them, the others

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.manifest import Manifest
+from vit_edge.bundle.manifest import Manifest
+from vit_edge.images.preprocess import input_from_resized
 from vit_edge.parity.compare import Reference, Runs
 from vit_edge.parity.limits import Limit
-from vit_edge.preprocess import input_from_resized
 
 # int8-dynamic has no limit between batches, since its scales are those of the batch; but the same
 # images have the same scales, and only float32 sums may run in another order.

@@ -21,10 +21,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_edge.bundle.golden import Golden
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import InputError, MissingExtraError
-from vit_edge.manifest import Manifest
-from vit_edge.parity.golden import Golden
-from vit_edge.preprocess import input_from_resized
+from vit_edge.images.preprocess import input_from_resized
 from vit_edge.report.write import write_report
 
 REFERENCE = "vit_edge-reference"  # the runner's name in files that hold a golden file's answers

@@ -16,11 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import backends, cli, tuned
-from vit_edge.backends import Backend
-from vit_edge.bundle import Bundle, sha256_of
+from vit_edge import backends, cli
+from vit_edge.backends import Backend, auto
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import sha256_of
+from vit_edge.bundle.golden import Golden, GoldenWriter, Probe
+from vit_edge.bundle.manifest import Manifest, Preprocessing
+from vit_edge.cli.progress import Progress
 from vit_edge.errors import BundleError, ImageError, ParityError, PredictionError, UsageError
-from vit_edge.labelled import (
+from vit_edge.images.folders import (
     FOLDERS,
     UNKNOWN,
     Labelled,
@@ -29,13 +33,10 @@ from vit_edge.labelled import (
     as_counted,
     read_labelled,
 )
-from vit_edge.manifest import Manifest, Preprocessing
+from vit_edge.images.preprocess import input_from_resized, resized_from_source
+from vit_edge.images.unreadable import Unreadable
 from vit_edge.parity.compare import check_probes
-from vit_edge.parity.golden import Golden, GoldenWriter, Probe
 from vit_edge.predictor import STREAM_BATCH
-from vit_edge.preprocess import input_from_resized, resized_from_source
-from vit_edge.progress import Progress
-from vit_edge.unreadable import Unreadable
 
 REFERENCE = "eager"  # models.vit itself, in the precision that the export had for its reference
 
@@ -131,7 +132,7 @@ def _checked_probes(bundle: Bundle) -> list[Probe]:
 
 def _load(name: str, bundle: Bundle) -> Backend:
     if name != REFERENCE:
-        return tuned.load_named(name, bundle)
+        return auto.load_named(name, bundle)
     load: Callable[..., Backend] = backends.module(name).load  # each has options of its own
     return load(bundle, dtype=bundle.manifest.reference_dtype)
 

@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import __version__, backends, isolate, tuned
-from vit_edge.backends import Backend
-from vit_edge.bundle import Bundle, sha256_of
+from vit_edge import __version__, backends
+from vit_edge.backends import Backend, auto
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import sha256_of
+from vit_edge.bundle.golden import Golden, GoldenWriter
 from vit_edge.errors import UsageError, VitEdgeError
-from vit_edge.machine import machine_facts
+from vit_edge.machine import child
+from vit_edge.machine.facts import machine_facts
 from vit_edge.parity.compare import (
     LOGITS,
     Comparison,
@@ -35,11 +38,10 @@ from vit_edge.parity.compare import (
     proofs,
     write_answers,
 )
-from vit_edge.parity.golden import Golden, GoldenWriter
 from vit_edge.parity.invariance import Check, check_invariance, failed
 from vit_edge.parity.limits import limit_for
-from vit_edge.parity.localize import check_pair
-from vit_edge.parity.localize import localize as localize_failure
+from vit_edge.parity.localize.localize import check_pair
+from vit_edge.parity.localize.localize import localize as localize_failure
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import DECIDED, STATISTICS, Proof, Target
 from vit_edge.parity.witness import Witness
@@ -66,7 +68,7 @@ class Question:
 def compare(
     bundle: str | Path | Bundle,
     *,
-    backend_names: Sequence[str] = (tuned.AUTO,),
+    backend_names: Sequence[str] = (auto.AUTO,),
     golden: Path | None = None,
     against: str | Path | None = None,
     target: Target | None = None,
@@ -94,7 +96,7 @@ def compare(
     """
     candidate = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
     for name in backend_names:
-        if name != tuned.AUTO:
+        if name != auto.AUTO:
             backends.module(name)  # refused before any runs
     if localize and against is None:
         raise UsageError(
@@ -187,7 +189,7 @@ def _run(question: Question, memory_limit_bytes: int | None, timeout_s: float | 
     started = time.monotonic()
     memory: Result = {}
     try:
-        call = isolate.attempted_call(
+        call = child.attempted_call(
             "vit_edge.parity.run:compare_here",
             question,
             memory_limit_bytes=memory_limit_bytes,
@@ -201,7 +203,9 @@ def _run(question: Question, memory_limit_bytes: int | None, timeout_s: float | 
             "peak_anonymous_bytes": completed.peak_anonymous_bytes,
         }
         if found is None:
-            found = _dead(completed.death or f"exit code {completed.returncode}: {_last(completed.stderr)}")
+            found = _dead(
+                completed.death or f"exit code {completed.returncode}: {_last(completed.stderr)}"
+            )
     except Exception as error:  # whatever it raised is this backend's result, not the others' end
         found = _dead(f"{type(error).__name__}: {error}")
     seconds = {"total": time.monotonic() - started, "running": found.pop("running_s", 0.0)}
@@ -233,7 +237,7 @@ def compare_here(question: Question) -> Result:
     manifest = bundle.manifest
     limit = limit_for(manifest.precision)
     with Golden(Path(question.golden)) as golden:
-        backend = _Timed(tuned.load_named(question.backend, bundle))
+        backend = _Timed(auto.load_named(question.backend, bundle))
         probes = golden.probes()
         witness = Witness(len(golden))
         comparison = compare_answers(
@@ -350,7 +354,7 @@ def _answered_by(reference: Bundle, golden: Path, scratch: Path) -> Path:
     """A golden file of the same images, answered by another bundle in a child of its own."""
     _LOG.info("asking %s", reference.path)
     path = scratch / "against.npz"
-    isolate.call_in_child(
+    child.call_in_child(
         "vit_edge.parity.run:answer_here", str(reference.path), str(golden), str(path)
     )
     return path
@@ -365,7 +369,7 @@ def answer_here(bundle_path: str, golden_path: str, target_path: str) -> None:
     bundle = Bundle.read(bundle_path)
     with Golden(Path(golden_path)) as golden:
         check_golden(golden, bundle.manifest)
-        backend = tuned.load_named(tuned.AUTO, bundle)
+        backend = auto.load_named(auto.AUTO, bundle)
         with GoldenWriter(
             Path(target_path),
             probes=golden.probes(),

@@ -1,4 +1,4 @@
-"""A GPU and a TensorRT that are not there: see tests/fake_gpu."""
+"""A GPU and a TensorRT that are not there: see tests/support/fake_gpu."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from vit_edge import isolate
 from vit_edge.backends.trt import library
+from vit_edge.machine import child
 
-FOLDER = Path(__file__).resolve().parents[2] / "fake_gpu"
+FOLDER = Path(__file__).resolve().parents[2] / "support" / "fake_gpu"
 FAKES = ("tensorrt", "fake_cuda")
 
 
@@ -28,7 +28,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     cuda = importlib.import_module("fake_cuda")
     monkeypatch.setattr(ctypes, "CDLL", cuda.CDLL)
     if "real_children" not in request.fixturenames:
-        monkeypatch.setattr(isolate, "attempted_call", called_here)
+        monkeypatch.setattr(child, "attempted_call", called_here)
     yield cuda.STATE
     gc.collect()
     left, errors = cuda.STATE.live(), cuda.STATE.errors
@@ -41,11 +41,11 @@ def real_children() -> None:
     """Builds run in child processes, as they do for users; slower."""
 
 
-def called_here(target: str, *arguments: Any, **limits: Any) -> isolate.Call:
+def called_here(target: str, *arguments: Any, **limits: Any) -> child.Call:
     """As isolate.attempted_call, in this process."""
     module, _, name = target.partition(":")
     value = getattr(importlib.import_module(module), name)(*arguments)
-    return isolate.Call(value, isolate.ChildResult(0, "", "", 0, 0, 0.0, None, None))
+    return child.Call(value, child.ChildResult(0, "", "", 0, 0, 0.0, None, None))
 
 
 def forget() -> None:

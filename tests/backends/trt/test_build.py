@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_edge import backends, engines, trust
-from vit_edge.build_options import options_from_text
+from vit_edge import backends
 from vit_edge.backends import trt
 from vit_edge.backends.trt import library
 from vit_edge.backends.trt.options import BuildOptions, Profile, split
-from vit_edge.build import main
-from vit_edge.bundle import Bundle
+from vit_edge.build.__main__ import main
+from vit_edge.build.options import options_from_text
+from vit_edge.bundle import Bundle, engines, trust
 from vit_edge.errors import BackendError, EngineError, IntegrityError, ResourceError, UsageError
 
 requires = ("onnx", "onnxruntime")
@@ -251,7 +251,7 @@ def test_a_board_that_shares_its_memory_gets_limits(
 def test_a_machine_with_too_little_memory_is_refused_before_the_build(
     fake: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vit_edge import memory
+    from vit_edge.machine import memory
 
     nothing = memory.Memory(10**9, 50 * MB, None, None)
     monkeypatch.setattr(memory, "memory", lambda: nothing)

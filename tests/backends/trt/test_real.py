@@ -9,12 +9,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tests.backends.contract import check_contract
+from tests.contracts.backend import check_contract
 from vit_edge.backends import ort, trt
 from vit_edge.backends.trt import library
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
 from vit_edge.parity.compare import compare_answers
-from vit_edge.parity.golden import Golden
 from vit_edge.parity.limits import limit_for
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")

@@ -12,17 +12,17 @@ import onnx_ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.export.quantizers.workbench import without_search
-from tests.tensorrt_rtx_build import ALL, builds
+from tests.quantize.workbench import without_search
+from tests.support.tensorrt_rtx_build import ALL, builds
 from vit_edge.backends import trt
-from vit_edge.build import main
+from vit_edge.build.__main__ import main
 from vit_edge.bundle import Bundle
-from vit_edge.checkpoints._draw import drawn_tensors
+from vit_edge.bundle.manifest import Architecture
+from vit_edge.checkpoints.draw import drawn_tensors
 from vit_edge.errors import BackendError
-from vit_edge.export.graph import model_from_vit
-from vit_edge.export.passes.readable import drop_allowzero, name_by_module
-from vit_edge.export.serialize import write_model
-from vit_edge.manifest import Architecture
+from vit_edge.export.trace import model_from_vit
+from vit_edge.graphs.readable import drop_allowzero, name_by_module
+from vit_edge.graphs.write import write_model
 from vit_edge.models.vit import vit_from_weights
 from vit_edge.variants import VARIANTS
 

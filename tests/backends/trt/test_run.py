@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.backends.contract import check_contract
+from tests.contracts.backend import check_contract
 from vit_edge.backends import ort, trt
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, EngineError, ResourceError, UsageError

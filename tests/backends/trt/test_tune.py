@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from vit_edge import tuned, ways
-from vit_edge.backends import trt
-from vit_edge.build import main
+from vit_edge.backends import auto, trt
+from vit_edge.build import trial
+from vit_edge.build.__main__ import main
 from vit_edge.bundle import Bundle
 from vit_edge.export.__main__ import main as export
 
@@ -33,7 +33,7 @@ def for_the_board(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) 
 
 @pytest.fixture
 def pair(for_the_board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Bundle]:
-    monkeypatch.setattr(ways, "AT_LEAST_S", 0.01)
+    monkeypatch.setattr(trial, "AT_LEAST_S", 0.01)
     shutil.copytree(for_the_board, tmp_path / "board")
     return [Bundle.read(tmp_path / "board" / precision) for precision in PRECISIONS]
 
@@ -52,7 +52,7 @@ def test_both_are_built_as_the_recipe_says_and_recorded(
     for bundle, entry in zip(pair, found["bundles"], strict=True):
         assert entry["precision"] == bundle.manifest.precision
         assert all(way["parity"] == [] for way in entry["measured"])
-        assert {choice.backend for choice in tuned.read(bundle)[0].values()} == {"trt"}
+        assert {choice.backend for choice in auto.read(bundle)[0].values()} == {"trt"}
         (engine,) = (bundle.path / "engines").glob("trt-*")
         assert json.loads((engine / "plan.json").read_text())["workspace_bytes"] == 512 * 10**6
 
@@ -64,9 +64,9 @@ def test_the_faster_one_is_not_kept_where_its_answers_are_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """INT8 that answers at once from what it has seen, with the classes in reverse."""
-    real = tuned.open_choice
+    real = auto.open_choice
 
-    def planted(bundle: Bundle, choice: tuned.Choice, engines_dir: Path | None) -> Any:
+    def planted(bundle: Bundle, choice: auto.Choice, engines_dir: Path | None) -> Any:
         backend = real(bundle, choice, engines_dir)
         if bundle.manifest.precision != "int8":
             return backend
@@ -82,7 +82,7 @@ def test_the_faster_one_is_not_kept_where_its_answers_are_wrong(
         monkeypatch.setattr(backend, "run", wrong)
         return backend
 
-    monkeypatch.setattr(tuned, "open_choice", planted)
+    monkeypatch.setattr(auto, "open_choice", planted)
     assert tune(pair) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["keep"].values()) == {str(pair[0].path)}

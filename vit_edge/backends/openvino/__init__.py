@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, engines, verify
-from vit_edge.backends import check_pixels
+from vit_edge.backends import Option, check_pixels
 from vit_edge.backends.openvino import device as devices
 from vit_edge.backends.openvino.options import (
     DEFAULT_LEVEL,
@@ -23,10 +22,10 @@ from vit_edge.backends.openvino.options import (
     check_options,
 )
 from vit_edge.backends.openvino.runtime import available, imported, refusals, version
-from vit_edge.bundle import Bundle
-from vit_edge.choose import Option
-from vit_edge.engines import Found
+from vit_edge.bundle import Bundle, engines, integrity
+from vit_edge.bundle.engines import Found
 from vit_edge.errors import EngineError, UsageError
+from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     import openvino
@@ -162,7 +161,7 @@ def build(
     check_options(options)
     core = imported().Core()
     devices.check_device(core, bundle, options)
-    verify.ensure_verified(bundle, full=True)
+    integrity.ensure_verified(bundle, full=True)
     needed_bytes = 2 * bundle.model_bytes  # 16-bit weights may be written as float32
     parts = _key_parts(bundle, options)
     with engines.made(bundle, "openvino", parts, ENGINE_FILES, engines_dir, needed_bytes) as (
@@ -221,7 +220,7 @@ def load(
     engines.check_use(engine)
     core = imported().Core()
     devices.check_device(core, bundle, options)
-    verify.ensure_verified(bundle)
+    integrity.ensure_verified(bundle)
     found: Path | None = None
     if engine == "never":
         reason = "not asked for"

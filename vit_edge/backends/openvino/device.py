@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus
 from vit_edge.backends.openvino.options import CAPABILITY, Options, properties
 from vit_edge.backends.openvino.rewrite import round_products, split_tokens
 from vit_edge.backends.openvino.runtime import imported, refusals, version
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError
+from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     import openvino

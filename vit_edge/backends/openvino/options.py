@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vit_edge import cpus
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
+from vit_edge.machine import cpus
 
 # bf16-products: float32 between products whose inputs are rounded to bf16, see rewrite.py.
 ExecutionPrecision = Literal["f32", "bf16", "bf16-products", "f16"]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, engines, verify
 from vit_edge.backends import Availability, check_pixels
 from vit_edge.backends.ort import builds
 from vit_edge.backends.ort.builds import BUILD_OPTIONS, build, configurations, find, key
@@ -30,8 +29,10 @@ from vit_edge.backends.ort.use import (
     Provider,
     Use,
 )
-from vit_edge.bundle import MODEL_NAME, Bundle
+from vit_edge.bundle import Bundle, engines, integrity
+from vit_edge.bundle.bundle import MODEL_NAME
 from vit_edge.errors import BackendError, EngineError, UsageError
+from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -118,7 +119,7 @@ def _load(bundle: Bundle, use: Use, engine: engines.Use, engines_dir: Path | Non
     engines.check_use(engine)
     use.check()
     check_runnable(bundle, use.provider)
-    verify.ensure_verified(bundle)
+    integrity.ensure_verified(bundle)
     found: Path | None = None
     if engine == "never":
         reason = "not asked for"

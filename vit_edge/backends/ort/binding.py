@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.manifest import Manifest, TensorSpec
+from vit_edge.bundle.manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime

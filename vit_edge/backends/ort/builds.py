@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vit_edge import cpus, engines
+from vit_edge.backends import Option
 from vit_edge.backends.ort import engine as cpu_engine
 from vit_edge.backends.ort.session import SIMULATED
 from vit_edge.backends.ort.use import (
@@ -16,10 +16,10 @@ from vit_edge.backends.ort.use import (
     Provider,
     Use,
 )
-from vit_edge.bundle import Bundle
-from vit_edge.choose import Option
-from vit_edge.engines import Found
+from vit_edge.bundle import Bundle, engines
+from vit_edge.bundle.engines import Found
 from vit_edge.errors import UsageError
+from vit_edge.machine import cpus
 
 BUILD_OPTIONS = frozenset(
     {"accuracy_level", "provider", "device", "workspace_bytes", "optimization_level",
@@ -38,7 +38,7 @@ def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
     ways: list[Mapping[str, Option]] = []
     if precision not in ("bf16", *SIMULATED):
         ways = [{}, {"micro_batch": 1}, {"micro_batch": 1, "arena": False}]
-    from vit_edge.gpu import gpus
+    from vit_edge.machine.cuda import gpus
 
     if not gpus().found:
         return ways

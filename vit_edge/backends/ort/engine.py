@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, engines, verify, wire
+from vit_edge import onnxfile
+from vit_edge.backends.ort import packed
 from vit_edge.backends.ort.session import (
     WEIGHT_ONLY,
     check_runnable,
@@ -22,10 +23,11 @@ from vit_edge.backends.ort.session import (
     session_options,
 )
 from vit_edge.backends.ort.use import DEFAULT_LEVEL, AccuracyLevel, Use
-from vit_edge.bundle import MODEL_NAME, Bundle
-from vit_edge.engines import Found
+from vit_edge.bundle import Bundle, engines, integrity
+from vit_edge.bundle.bundle import MODEL_NAME
+from vit_edge.bundle.engines import Found
 from vit_edge.errors import BackendError, ModelError
-from vit_edge.wire import packed
+from vit_edge.machine import cpus
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def build(
     use = Use(cpus.usable_cpus(), accuracy_level=accuracy_level)
     use.check()
     check_runnable(bundle, "cpu")
-    verify.ensure_verified(bundle, full=True)
+    integrity.ensure_verified(bundle, full=True)
     needed_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
     parts = key_parts(bundle, accuracy_level)
     with engines.made(bundle, "ort", parts, FILES, engines_dir, needed_bytes) as stage:
@@ -185,4 +187,4 @@ def _check_fusion(path: Path, optimized: Path) -> None:
 
 
 def _count(path: Path, domain: str, operator: str) -> int:
-    return wire.read_model(path).operators.get(domain, Counter())[operator]
+    return onnxfile.read_model(path).operators.get(domain, Counter())[operator]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus, verify
 from vit_edge.backends.ort.session import check_runnable, open_session, session_options
 from vit_edge.backends.ort.use import PROVIDERS, GpuUse, Provider, Use
-from vit_edge.bundle import Bundle
+from vit_edge.bundle import Bundle, integrity
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import BackendError
-from vit_edge.manifest import Manifest
+from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,7 +45,7 @@ def node_providers(
     use = Use(cpus.usable_cpus(), provider, gpu=GpuUse(device=device))
     use.check()
     check_runnable(bundle, provider)
-    verify.ensure_verified(bundle)
+    integrity.ensure_verified(bundle)
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.backends.ort.use import PROVIDERS, Use
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import BackendError, UsageError
-from vit_edge.gpu import Gpu, gpus
-from vit_edge.manifest import Manifest
+from vit_edge.machine.cuda import Gpu, gpus
 
 _LOG = logging.getLogger(__name__)
 _STDOUT = threading.Lock()

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_edge import cpus
 from vit_edge.backends.ort.use import PROVIDERS, Provider, Use
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, ResourceError
+from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vit_edge import engines, trust, verify
 from vit_edge.backends.ort import device, libraries, placement, providers
 from vit_edge.backends.ort.session import check_present, check_runnable
 from vit_edge.backends.ort.use import Use
-from vit_edge.bundle import Bundle, sha256_of
-from vit_edge.engines import Found
+from vit_edge.bundle import Bundle, engines, integrity, trust
+from vit_edge.bundle.bundle import sha256_of
+from vit_edge.bundle.engines import Found
 from vit_edge.errors import BackendError, EngineError
 
 NAME = "ort_tensorrt"  # of the engine's directory; not found by what looks for ort-*
@@ -74,7 +74,7 @@ def build(bundle: Bundle, engines_dir: Path | None, use: Use) -> Path:
         ResourceError: No place to write to.
     """
     check_runnable(bundle, use.provider)
-    verify.ensure_verified(bundle, full=True)
+    integrity.ensure_verified(bundle, full=True)
     import onnxruntime
 
     parts = key_parts(onnxruntime, bundle, use)

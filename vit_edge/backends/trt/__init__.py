@@ -16,8 +16,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import engines, trust, verify
-from vit_edge.backends import check_pixels
+from vit_edge.backends import Option, check_pixels
 from vit_edge.backends.trt.builder import (
     FILES,
     PLAN_NAME,
@@ -31,11 +30,10 @@ from vit_edge.backends.trt.engine import Engine
 from vit_edge.backends.trt.lane import Lane
 from vit_edge.backends.trt.library import Name, available, installed, open_library, the_gpu
 from vit_edge.backends.trt.options import BuildOptions, split
-from vit_edge.bundle import Bundle
-from vit_edge.choose import Option
-from vit_edge.engines import Found
+from vit_edge.bundle import Bundle, engines, integrity, trust
+from vit_edge.bundle.engines import Found
 from vit_edge.errors import EngineError, IntegrityError, UsageError, VitEdgeError
-from vit_edge.gpu import Gpu, gpus
+from vit_edge.machine.cuda import Gpu, gpus
 
 __all__ = [
     "BUILD_OPTIONS", "TrtBackend", "available", "build", "check_build_options", "configurations",
@@ -126,7 +124,7 @@ def _opened(
 ) -> TrtBackend:
     """Find an engine, the newest or the only one wanted, and open it."""
     gpu = the_gpu(device)  # first: without a driver TensorRT crashes instead of raising
-    verify.ensure_verified(bundle)
+    integrity.ensure_verified(bundle)
     name = _name(library)
     found = _found(bundle, gpu, name, engines_dir, only)
     if found.path is None:

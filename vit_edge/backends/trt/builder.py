@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from vit_edge import engines, isolate, memory, trust, verify
 from vit_edge.backends.trt.compiler import Job, compile_plan
 from vit_edge.backends.trt.cudart import open_cudart
 from vit_edge.backends.trt.engine import Engine, precisions
@@ -20,10 +19,11 @@ from vit_edge.backends.trt.lane import Lane
 from vit_edge.backends.trt.library import Name, installed, installed_version, open_library, the_gpu
 from vit_edge.backends.trt.memory import Attempt, attempts, host_bytes, with_limits
 from vit_edge.backends.trt.options import BuildOptions, Compatibility
-from vit_edge.bundle import Bundle
+from vit_edge.bundle import Bundle, engines, integrity, trust
 from vit_edge.errors import BackendError, EngineError, ResourceError
-from vit_edge.gpu import Gpu, gpus
-from vit_edge.userdirs import cache_dir
+from vit_edge.machine import child, memory
+from vit_edge.machine.cuda import Gpu, gpus
+from vit_edge.machine.userdirs import cache_dir
 
 _LOG = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def build(
         open_library(library)  # says what to install
         raise AssertionError("unreachable")
     gpu = None if compute_capability else the_gpu(device)
-    verify.ensure_verified(bundle, full=True)
+    integrity.ensure_verified(bundle, full=True)
     free_bytes = _free_bytes(bundle)
     job = Job(
         model=bundle.model_path,
@@ -131,7 +131,7 @@ def build(
         profiles=tuple(options.profile_list(manifest.max_batch)),
         options=dataclasses.replace(options, library=name),
         timing_cache=_known_timings(gpu, name) if timing_cache and gpu else None,
-        terminal=isolate.shown_on_terminal(),
+        terminal=child.shown_on_terminal(),
     )
     parts = key_parts(bundle, gpu, name, options)
     files = FILES if gpu is None else (*FILES, LAYERS_NAME)
@@ -207,7 +207,7 @@ def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[
 def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any]:
     started, job = time.monotonic(), attempt.job
     device = None if gpu is None else gpu.index
-    call = isolate.attempted_call(
+    call = child.attempted_call(
         "vit_edge.backends.trt.builder:compile_here", job, device, folder, echo=True
     )
     _check_death(call.child, f"building {job.model}")
@@ -224,7 +224,7 @@ def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any
 
 def _opened(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
     """Open what was built, answer an image, and write down what runs in which precision."""
-    call = isolate.attempted_call(
+    call = child.attempted_call(
         "vit_edge.backends.trt.builder:try_here", str(bundle.path), gpu.index, job.options, folder,
         echo=True,
     )  # fmt: skip
@@ -233,7 +233,7 @@ def _opened(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _check_death(completed: isolate.ChildResult, what: str) -> None:
+def _check_death(completed: child.ChildResult, what: str) -> None:
     """A child that took too much memory may be tried again; one that crashed may not.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_edge.errors import BackendError, ResourceError
-from vit_edge.gpu import gpus
+from vit_edge.machine.cuda import gpus
 
 HOST_TO_DEVICE = 1  # cudaMemcpyKind
 DEVICE_TO_HOST = 2

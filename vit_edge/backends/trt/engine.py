@@ -12,8 +12,8 @@ from typing import Any
 from vit_edge.backends.trt.library import Library
 from vit_edge.backends.trt.messages import made, message_logger, ran_out_of_memory, told
 from vit_edge.backends.trt.options import Profile
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import BackendError, EngineError, ResourceError
-from vit_edge.manifest import Manifest
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT8": "int8"}
 # Of the inspector's words for what is in a tensor, such as "Row major linear FP16 format".

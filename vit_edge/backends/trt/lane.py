@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from vit_edge.backends.trt.cudart import DEVICE_TO_HOST, HOST_TO_DEVICE, Cudart
 from vit_edge.backends.trt.engine import Engine
+from vit_edge.bundle.manifest import Manifest, TensorSpec
 from vit_edge.errors import BackendError, ResourceError, VitEdgeError
-from vit_edge.manifest import Manifest, TensorSpec
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from vit_edge.backends import Availability
 from vit_edge.errors import BackendError, UsageError
-from vit_edge.gpu import Gpu, gpus
+from vit_edge.machine.cuda import Gpu, gpus
 
 Name = Literal["tensorrt", "tensorrt_rtx"]
 MINIMUM_VERSION = (10, 3)  # of tensorrt: JetPack 6's; every tensorrt_rtx will do

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vit_edge.backends.trt.compiler import Job
-from vit_edge.gpu import Gpu
+from vit_edge.machine.cuda import Gpu
 
 _MB = 10**6
 _GB = 10**9

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vit_edge.bench.report.lines import Line
-from vit_edge.bench.table import answers
+from vit_edge.bench.results.table import answers
 
 NOISY = "⚠"
 

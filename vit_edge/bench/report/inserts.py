@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from vit_edge.bench.peers import is_peer
 from vit_edge.bench.report.cells import mb, p50
 from vit_edge.bench.report.lines import Group, Line
 from vit_edge.bench.report.machines import Machine
 from vit_edge.bench.report.markdown import escaped, mark_explained, table_lines
 from vit_edge.bench.report.others import others_lines
-from vit_edge.bench.table import answers
+from vit_edge.bench.results.table import answers
+from vit_edge.bench.run.peers import is_peer
 from vit_edge.errors import InputError
 
 _HEADING = ("variant", "precision", "fastest backend", "ms (95 %)", "own MB", "file MB", "answers")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from vit_edge.bench.shares import share_of
-from vit_edge.bench.table import summary, warnings
-from vit_edge.choose import name_of
+from vit_edge.backends import name_of
+from vit_edge.bench.results.table import summary, warnings
+from vit_edge.bench.roofline.shares import share_of
 
 Run = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -29,7 +29,7 @@ class Line:
 
     run: Run
     entry: Entry
-    limits: Mapping[str, float | None] | None = None  # of the machine: see vit_edge.bench.roofline
+    limits: Mapping[str, float | None] | None = None  # of the machine: see bench/roofline
     before: Line | None = None  # the same, as the run before measured it
 
     @cached_property

@@ -6,8 +6,8 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vit_edge.bench.compare import MACHINE, SOFTWARE, differences, measured
 from vit_edge.bench.report.lines import Entry, Group, Line, Run, told
+from vit_edge.bench.results.compare import MACHINE, SOFTWARE, differences, measured
 
 # As tables list them: from the most exact to the smallest; others after them, by name.
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8-dynamic", "int8-weights", "int4")

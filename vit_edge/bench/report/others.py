@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vit_edge.bench.compare import alike, compared, digits, measured
-from vit_edge.bench.peers import is_peer
 from vit_edge.bench.report.cells import mb, ms, p50
 from vit_edge.bench.report.lines import Line, Run
 from vit_edge.bench.report.machines import Machine
 from vit_edge.bench.report.markdown import escaped, mark_explained, table_lines
-from vit_edge.bench.table import answers
+from vit_edge.bench.results.compare import alike, compared, digits, measured
+from vit_edge.bench.results.table import answers
+from vit_edge.bench.run.peers import is_peer
 
 _HEADING = ("", "ms (95 %)", "times ours", "95 %", "start s", "own MB", "peak MB", "answers")
 _NUMERIC = [False, *[True] * 6, False]

@@ -20,7 +20,7 @@ from vit_edge.bench.report.looks import (
 )
 from vit_edge.bench.report.pareto import pareto
 from vit_edge.bench.report.scaling import scalings
-from vit_edge.bench.results import samples
+from vit_edge.bench.results.results import samples
 from vit_edge.report.drawing import INK, Figure, plot, style, svg
 
 _BINS = 60  # of a distribution: two pixels each

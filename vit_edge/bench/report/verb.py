@@ -9,7 +9,7 @@ from vit_edge import cli
 from vit_edge.bench.report.inserts import with_tables
 from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import COMMAND, markdown
-from vit_edge.bench.results import read_runs
+from vit_edge.bench.results.results import read_runs
 from vit_edge.errors import InputError
 from vit_edge.report.write import write_report
 

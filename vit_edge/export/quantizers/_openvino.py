@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cpus
 from vit_edge.backends.openvino.device import product_precisions
 from vit_edge.backends.openvino.runtime import available, imported
 from vit_edge.errors import BackendError, MissingExtraError
+from vit_edge.machine import cpus
 
 SENTENCE = "OpenVINO on the CPU, inference precision f32, the GEMMs in bfloat16 as the graph says"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge import cli
-from vit_edge.bundle import Bundle, sha256_of
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import sha256_of
 from vit_edge.errors import InputError, UsageError
 from vit_edge.parity import run
 from vit_edge.parity.report.read import read_results

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_edge.parity.golden import Golden
+from vit_edge.bundle.golden import Golden
 from vit_edge.parity.report.sections import Run
 
 # (sha256 of the golden file as the result names it, index) -> uint8[H, W, 3]

@@ -1,0 +1,31 @@
+"""The suite itself: a device has few of the packages that its modules ask for."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import declared
+
+HERE = Path(__file__).parents[1]
+ALWAYS = {"hypothesis", "onnxruntime"}  # with the oldest versions, too
+
+
+def test_without_the_packages_they_require_modules_are_skipped_and_none_fails_to_import() -> None:
+    """`sys.modules[name] = None` is how Python itself marks what cannot be imported."""
+    absent = {
+        name
+        for path in HERE.rglob("test_*.py")
+        for name in declared(ast.parse(path.read_text(encoding="utf-8")))
+    } - ALWAYS
+    assert {"torch", "onnx", "openvino"} <= absent
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)}))\n"
+        "import pytest; sys.exit(pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parent
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

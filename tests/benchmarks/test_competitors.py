@@ -1,0 +1,362 @@
+"""Competitors: their environments are pinned, their scripts hold the protocol, a fake one runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vit_edge.bench.results.compare import compared
+from vit_edge.bench.run import runner
+from vit_edge.bench.run.plan import Configuration, Sampling, Suite, read_suite
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
+from vit_edge.errors import BackendError, UsageError
+from vit_edge.images.folders import PHOTOS
+from vit_edge.machine import cpus
+
+requires = ("onnxruntime",)
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+QUICK = Sampling(processes=2, percentile=0.5, at_least_s=0.02)
+
+# A script of peers/ whose model answers what reference.npy says, plus what its way's name adds.
+FAKE = """
+import sys
+import numpy as np
+import process
+from process import Opened, Way
+
+def open_model(noise, folder, threads):
+    answers = np.load(folder / "reference.npy")
+    pixels = np.load(folder / "pixels.npy")
+    def prepare(given):
+        rows = [int(np.argmin(np.abs(pixels - one).sum(axis=(1, 2, 3)))) for one in given]
+        return lambda: answers[rows] + noise * np.random.default_rng(0).standard_normal(10)
+    print("a library that prints")
+    return Opened({"runtime": "fake 1"}, prepare, lambda answer: answer)
+
+def broken(folder, threads):
+    raise RuntimeError("no kernel of this operator")
+
+WAYS = {"right": Way(("json",), lambda f, t: open_model(0, f, t)),
+        "wrong": Way((), lambda f, t: open_model(1000, f, t)),
+        "broken": Way((), broken)}
+sys.exit(process.main(WAYS))
+"""
+
+
+@pytest.fixture
+def competitors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """benchmarks/competitors.py, with a fake competitor's script."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import competitors as module
+
+    peers = tmp_path / "peers"
+    peers.mkdir()
+    (peers / "fake_peer.py").write_text(FAKE)
+    (peers / "process.py").write_bytes((BENCHMARKS / "peers" / "process.py").read_bytes())
+    monkeypatch.setattr(module.cpu_setup, "PEERS", peers)
+    found: ModuleType = module
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, testing_bundle: Bundle) -> Path:
+    """What competitors.inputs writes, with weights that nobody reads."""
+    from vit_edge.images.preprocess import pixels_from_resized
+
+    made = tmp_path / "folder"
+    made.mkdir()
+    with Golden(testing_bundle.golden_path) as golden:
+        indices = list(range(len(golden)))
+        images = golden.images(indices)
+        np.save(made / "reference.npy", golden.answers(indices)["logits"])
+    pixels = pixels_from_resized(images, testing_bundle.manifest.preprocessing)
+    np.save(made / "pixels.npy", pixels)
+    (made / "weights.safetensors").write_bytes(bytes(1000))
+    (made / "model.json").write_text(json.dumps({"variant": "testing", "image_px": 64}))
+    return made
+
+
+def peer(competitors: ModuleType, folder: Path, way: str, batch: int = 1) -> Any:
+    row = competitors.Competitor("fake", way, "none", "fp32")
+    return competitors.Peer(row, sys.executable, folder, batch, 1, None)
+
+
+def test_competitors_take_turns_with_ours_and_their_answers_are_judged_alike(
+    competitors: ModuleType, folder: Path, testing_bundle: Bundle
+) -> None:
+    ours = (Configuration(testing_bundle.path, "ort", {}, 1),)
+    peers = [peer(competitors, folder, way) for way in ("right", "wrong", "broken")]
+    found = runner.run(Suite("test", ours, QUICK), lambda run: None, peers=peers)
+    own, right, wrong, broken = found["configurations"]
+    assert found["complete"]
+    json.dumps(found, allow_nan=False)
+    assert own["processes"][0].keys() == right["processes"][0].keys()
+    assert own["parity"].keys() == right["parity"].keys()
+    assert right["backend"] == "peer:fake"
+    assert right["bundle"]["model_bytes"] == (folder / "weights.safetensors").stat().st_size
+    assert right["parity"]["problems"] == []
+    assert right["parity"]["images"] == own["parity"]["images"]
+    assert wrong["parity"]["problems"]
+    assert "no kernel of this operator" in broken["failed"]
+    assert len(right["processes"]) == 2
+    assert compared(right, own, found, found).paired
+
+
+def test_a_batch_larger_than_the_images_is_filled_up(competitors: ModuleType, folder: Path) -> None:
+    one = peer(competitors, folder, "right", batch=7)
+    found = one.measure(QUICK, 10, 0)
+    assert found["images"] == 7 * len(found["latencies_ms"])
+    assert found["parity"]["problems"] == []
+
+
+def test_a_competitor_whose_model_cannot_be_made_is_told(
+    competitors: ModuleType, folder: Path
+) -> None:
+    row = competitors.Competitor("fake", "absent", "none", "fp32")
+    with pytest.raises(BackendError, match="no way 'absent'; there are: right"):
+        competitors.make(row, sys.executable, folder)
+
+
+def test_the_users_model_of_vit_cpp_is_not_taken_for_ours(
+    competitors: ModuleType, folder: Path
+) -> None:
+    (row,) = competitors.chosen_rows("vit_cpp")
+    bundle = competitors.Peer(row, sys.executable, folder, 1, 1, None).entry()["bundle"]
+    assert bundle["variant"] == "user's model"
+    assert bundle["multiply_adds"] is None
+
+
+def test_ours_run_end_to_end_beside_those_that_do(competitors: ModuleType) -> None:
+    bundles = [Path("tiny-fp32"), Path("tiny-int8")]
+    found = competitors.own_configurations(bundles, [2, 4], 3)
+    Suite("test", found, QUICK).check()
+    ways = [
+        (one.bundle, one.backend, one.options, one.batch)
+        for one in found
+        if one.stage == "end-to-end"
+    ]
+    assert ways == [(bundle, "ort", {"threads": 3}, 1) for bundle in bundles]
+
+
+# In place of transformers and torch: a pipeline that tells what it was given, and how.
+FAKE_PIPELINE = """
+from types import SimpleNamespace
+
+def pipeline(task, **parts):
+    return lambda images, **how: (images, how)
+
+def set_num_threads(count):
+    pass
+
+read = SimpleNamespace(from_pretrained=lambda path: SimpleNamespace(num_labels=10))
+AutoConfig = ViTForImageClassification = ViTImageProcessorPil = read
+__version__ = "0"
+"""
+
+
+def test_the_pipeline_is_timed_on_photographs_and_compared_on_the_golden_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order in which process.measured prepares."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
+    for name in ("torch", "transformers"):
+        module = ModuleType(name)
+        exec(FAKE_PIPELINE, module.__dict__)
+        monkeypatch.setitem(sys.modules, name, module)
+    import transformers_peer
+
+    monkeypatch.setattr(transformers_peer.hf_model, "checkpoint", lambda folder: folder)
+    opened = transformers_peer.open_pipeline(tmp_path, 1)
+    pixels = np.ones((2, 3, 8, 8), np.float32)
+    timed, compared_with = opened.prepare(pixels), opened.prepare(pixels)
+    photos = [str(path) for path in sorted(PHOTOS.glob("*.jpg"))]
+    queries = [timed() for _ in photos]
+    assert [images for images, _ in queries[:2]] == [photos[:2], photos[1:3]]
+    assert queries[-1] == ([photos[-1], photos[0]], {"batch_size": 2})  # labels, as it comes
+    images, how = compared_with()
+    assert [np.asarray(image).tolist() for image in images] == np.full((2, 8, 8, 3), 255).tolist()
+    assert how["top_k"] == 10
+
+
+def test_an_environment_is_installed_again_where_its_pins_changed(
+    competitors: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, folder = competitors.cpu_setup, tmp_path / "venv"
+    pins = setup.PEERS / "requirements-fake.txt"
+    folder.mkdir()
+    ran: list[str] = []
+    monkeypatch.setattr(setup, "run", lambda python, *arguments: ran.append(arguments[1]))
+
+    def installs() -> bool:
+        ran.clear()
+        setup.environment(folder, pins.name)
+        return ran == ["venv", "pip"]
+
+    pins.write_text("a==1\n")
+    assert installs()
+    assert not installs()
+    pins.write_text("a==2\n")
+    assert installs()
+    assert not installs()
+    (folder / "installed").write_text("")  # as before pins were kept in it
+    assert installs()
+
+
+def test_an_environment_whose_new_pins_did_not_install_is_neither_the_old_one(
+    competitors: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, folder = competitors.cpu_setup, tmp_path / "venv"
+    pins = setup.PEERS / "requirements-fake.txt"
+    folder.mkdir()
+    (folder / "installed").write_text("a==1\n")
+    pins.write_text("a==2\n")
+
+    def fails(python: Path, *arguments: str) -> None:
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(setup, "run", fails)
+    with pytest.raises(subprocess.CalledProcessError):
+        setup.environment(folder, pins.name)
+    pins.write_text("a==1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        setup.environment(folder, pins.name)
+
+
+def test_a_tool_that_is_not_there_is_refused(competitors: ModuleType) -> None:
+    with pytest.raises(UsageError, match="vit_cpp"):
+        competitors.chosen_rows("torch,tensorflow")
+
+
+def test_every_competitor_has_its_script_and_its_environment(competitors: ModuleType) -> None:
+    names = [row.name for row in competitors.COMPETITORS]
+    assert len(set(names)) == len(names)
+    for row in competitors.COMPETITORS:
+        assert (BENCHMARKS / "peers" / row.script).is_file()
+        if row.requirements != "none":
+            assert (BENCHMARKS / "peers" / f"requirements-{row.requirements}.txt").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "peers").glob("requirements-*.txt")), ids=str)
+def test_requirements_are_pinned(path: Path) -> None:
+    lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    loose = [line for line in lines if line and not re.match(r"[\w.\-\[\],]+==[\w.]+($|;)", line)]
+    assert loose == []
+
+
+@pytest.mark.parametrize("tool", ["torch", "transformers", "timm", "optimum", "openvino",
+                                  "executorch", "litert", "cnn"])  # fmt: skip
+def test_a_script_has_the_ways_that_the_table_names(competitors: ModuleType, tool: str) -> None:
+    """Without its packages: they are imported where they are needed."""
+    code = f"import {tool}_peer; print(*{tool}_peer.ways())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=BENCHMARKS / "peers",
+    )  # fmt: skip
+    named = {row.way for row in competitors.COMPETITORS if row.tool == tool}
+    assert set(done.stdout.split()) == named
+
+
+VIT_CPP = """#!/bin/sh
+echo 'main:    model load time =    12.50 ms' >&2
+echo 'main:    processing time =    40.25 ms' >&2
+"""
+
+
+def test_vit_cpp_is_timed_by_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "vit"
+    binary.write_text(VIT_CPP)
+    binary.chmod(0o755)
+    monkeypatch.setenv("VIT_CPP_BINARY", str(binary))
+    monkeypatch.setenv("VIT_CPP_MODEL", str(binary))
+    request = {"batch": 1, "threads": 2, "samples": 3, "at_least_s": 0.0, "most_s": 10.0}
+    script = str(BENCHMARKS / "peers" / "vit_cpp_peer.py")
+    argv = [sys.executable, script, "measure", "binary", str(tmp_path), json.dumps(request)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["latencies_ms"] == [40.25] * 3
+    assert found["cold_s"]["load"] == 0.0125
+    monkeypatch.delenv("VIT_CPP_MODEL")
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 3
+
+
+# Suites
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "suites").glob("*.toml")), ids=str)
+def test_a_suite_is_read_and_its_bundles_can_be_made(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import suite_bundles
+
+    suite = read_suite(path, tmp_path)
+    assert suite.title == path.stem
+    for configuration in suite.configurations:
+        row, options = suite_bundles.export_options(configuration.bundle.name, tmp_path / "crops")
+        assert configuration.bundle.name.startswith(row)
+        assert options[1] == configuration.bundle.name.rpartition("-")[2]
+
+
+def test_a_bundle_with_another_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import suite_bundles
+
+    with pytest.raises(UsageError, match="VARIANT"):
+        suite_bundles.export_options("base", tmp_path)
+    assert "384" in suite_bundles.export_options("base-patch16-224-at-384-fp32", tmp_path)[1]
+    assert str(tmp_path) in suite_bundles.export_options("base-patch16-224-int4", tmp_path)[1]
+
+
+def test_crops_are_the_same_each_time_and_there_only_when_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from photos import crops
+
+    made = [tmp_path / name for name in ("first", "second")]
+    for into in made:
+        crops(PHOTOS, into, 10)
+    first, second = ([file.read_bytes() for file in sorted(into.iterdir())] for into in made)
+    assert first == second
+    assert len(set(first)) == 10
+    with pytest.raises(SystemExit, match="no JPEGs"):
+        crops(tmp_path / "nothing", tmp_path / "third", 10)
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "second"}
+
+
+SUITE = '[[measure]]\nbundles = ["a"]\nbackends = ["ort"]\nthreads = '
+
+
+def test_threads_are_a_list_or_all_up_to_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpus, "usable_cpus", lambda: 6)
+    path = tmp_path / "s.toml"
+    path.write_text(SUITE + '"all"')
+    counts = [entry.options["threads"] for entry in read_suite(path, tmp_path).configurations]
+    assert counts == [1, 2, 4, 6]
+    path.write_text(SUITE + "[3, 1]")
+    counts = [entry.options["threads"] for entry in read_suite(path, tmp_path).configurations]
+    assert counts == [3, 1]
+
+
+@pytest.mark.parametrize("threads", ['"some"', "[0]", "2", "[true]", "[1, 1]"])
+def test_threads_that_mean_nothing_are_refused(threads: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(SUITE + threads)
+    with pytest.raises(UsageError, match="threads"):
+        read_suite(path, tmp_path)

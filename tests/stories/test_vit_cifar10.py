@@ -1,0 +1,78 @@
+"""The trained checkpoint, end to end on real images: the graph predicts what the reference does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit_edge import Bundle, Failure, Predictor
+from vit_edge.checkpoints import Request, load_checkpoint
+from vit_edge.export.pipeline import ExportOptions, export_bundle
+from vit_edge.export.recipe import load_recipe
+from vit_edge.images.preprocess import preprocess
+from vit_edge.models.reference import reference_outputs
+from vit_edge.models.vit import vit_from_weights
+
+requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["cpu-fp32", "gpu-fp32"])
+@pytest.mark.parametrize("checkpoint", ["vit-cifar10/hf", "vit-cifar10-outliers/hf"])
+def test_the_exported_model_predicts_the_references_class_for_each_image(
+    shared_data: Path, tmp_path: Path, checkpoint: str, recipe: str
+) -> None:
+    source = f"hf:{shared_data / 'checkpoints' / checkpoint}"
+    images = sorted((shared_data / "images" / "cifar10" / "eval").rglob("*.jpg"))
+    assert len(images) == 2000
+    bundle = export_bundle(ExportOptions(load_recipe(recipe), source, out=tmp_path / "bundle"))
+    with Predictor(bundle) as predictor:
+        outcomes = predictor.predict_batch(images)
+    found = np.stack([outcome.logits for outcome in outcomes if not isinstance(outcome, Failure)])
+    loaded = load_checkpoint(source, Request())
+    vit = vit_from_weights(loaded.architecture, dict(loaded.weights))
+    spec = loaded.preprocessing
+    expected = np.concatenate(
+        [
+            reference_outputs(
+                vit, np.stack([preprocess(path, spec) for path in images[i : i + 100]]), "float32"
+            ).logits.numpy()  # type: ignore[union-attr]
+            for i in range(0, len(images), 100)
+        ]
+    )
+    assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_accuracy_is_that_of_the_trained_model(shared_data: Path, embedded_bundle: Bundle) -> None:
+    """66.15 % of these 2,000 images for the float32 weights; these are rounded to float16."""
+    images = sorted((shared_data / "images" / "cifar10" / "eval").rglob("*.jpg"))
+    with Predictor(embedded_bundle) as predictor:
+        outcomes = predictor.stream(images, top_k=1, batch_size=32)
+        right = sum(
+            not isinstance(outcome, Failure) and outcome.label == image.parent.name
+            for image, outcome in zip(images, outcomes, strict=True)
+        )
+    assert abs(right / len(images) - 0.6615) <= 0.002
+
+
+def test_every_hostile_file_gets_an_answer_or_a_typed_error(
+    shared_data: Path, embedded_bundle: Bundle
+) -> None:
+    files = sorted(path for path in (shared_data / "images/hostile").rglob("*") if path.is_file())
+    assert len(files) == 350
+    with Predictor(embedded_bundle) as predictor:
+        outcomes = predictor.predict_batch(files, on_error="record")
+    assert len(outcomes) == 350
+    answered = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    assert len(answered) > 200
+    assert all(np.isfinite(outcome.logits).all() for outcome in answered)
+
+
+def test_the_embedded_model_sees_the_cat(embedded_bundle: Bundle, photos: list[Path]) -> None:
+    cat = next(photo for photo in photos if photo.name == "cat.jpg")
+    with Predictor(embedded_bundle) as predictor:
+        assert predictor.predict(cat).label == "cat"

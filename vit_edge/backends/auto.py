@@ -1,0 +1,182 @@
+"""What `python -m vit_edge.build BUNDLE --tune` found out, and the backend that follows it.
+
+The record is an engine like any other: `tuned-<key>`, keyed by the model and this machine. It also
+says which versions the chosen runtimes had, and is out of date when they changed. Without a record
+the choice is ort.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit_edge import backends
+from vit_edge.backends import Backend, Option, name_of
+from vit_edge.bundle import Bundle, engines
+from vit_edge.errors import EngineError, UsageError
+from vit_edge.machine import cpus
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_LOG = logging.getLogger(__name__)
+
+NAME = "tuned"
+RECORD_NAME = "tuned.json"
+AUTO = "auto"
+DEFAULT = "ort"  # runs everywhere, starts fastest, and needs least memory
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run a bundle."""
+
+    backend: str
+    options: Mapping[str, Option]
+
+    @property
+    def name(self) -> str:
+        """The backend and its options, as one would type them."""
+        return name_of(self.backend, self.options)
+
+
+def key_parts(bundle: Bundle) -> dict[str, str]:
+    """What the choice depends on."""
+    own = {"schema": str(SCHEMA_VERSION), "cpus": str(cpus.usable_cpus())}
+    return own | engines.machine_parts(bundle)
+
+
+def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Choice], str]:
+    """What was chosen for each batch size on this machine, or why there is nothing.
+
+    Raises:
+        EngineError: The record is ours and yet not to be read.
+    """
+    again = f"python -m vit_edge.build {bundle.path} --tune"
+    found = engines.find(
+        bundle,
+        NAME,
+        key_parts(bundle),
+        (RECORD_NAME,),
+        engines_dir,
+        build_it=again,
+    )
+    if found.path is None:
+        return {}, found.reason
+    path = found.path / RECORD_NAME
+    try:
+        content = json.loads(path.read_text())
+        choices = {
+            int(batch): Choice(str(entry["backend"]), dict(entry["options"]))
+            for batch, entry in content["chosen"].items()
+        }
+        tuned_with = {
+            choice.backend: content["runtimes"][choice.backend] for choice in choices.values()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"{path} cannot be read: {error!r}; remove {found.path}") from None
+    for name, version in tuned_with.items():
+        if (now := backends.version(name)) != version:
+            reason = f"it was tuned with {version}, and now there is {now or 'none'}; {again}"
+            _LOG.warning("%s: %s", bundle.path, reason)
+            return {}, reason
+    return choices, ""
+
+
+def load(bundle: Bundle, *, engines_dir: Path | None = None) -> TunedBackend:
+    """Open a bundle the way that was found to be the fastest here; ort where nothing was tried.
+
+    Args:
+        bundle: The bundle.
+        engines_dir: Where `build --tune` was told to put its record.
+
+    Raises:
+        VitEdgeError: As the chosen backend's own `load`.
+    """
+    choices, reason = read(bundle, engines_dir)
+    return TunedBackend(bundle, choices or {1: Choice(DEFAULT, {})}, reason, engines_dir)
+
+
+def chosen(bundle: Bundle, name: str, batch: int) -> Choice:
+    """What `load_named` would open a bundle with, for batches of this size."""
+    if name != AUTO:
+        return Choice(name, {})
+    choices, _ = read(bundle)
+    return choices[_size_for(batch, sorted(choices))] if choices else Choice(DEFAULT, {})
+
+
+def load_named(name: str, bundle: Bundle) -> Backend:
+    """Open a bundle by "auto" or the name of a backend, with its defaults."""
+    return load(bundle) if name == AUTO else backends.module(name).load(bundle)
+
+
+def open_choice(bundle: Bundle, choice: Choice, engines_dir: Path | None) -> Backend:
+    """Load a backend with the options of a choice."""
+    load_it: Any = backends.module(choice.backend).load  # each has options of its own
+    where = {} if engines_dir is None else {"engines_dir": engines_dir}
+    opened: Backend = load_it(bundle, **choice.options, **where)
+    return opened
+
+
+class TunedBackend:
+    """Answers each batch by the backend chosen for its size; opens each when first needed."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        choices: Mapping[int, Choice],
+        reason: str,
+        engines_dir: Path | None,
+    ) -> None:
+        """Use `load`."""
+        self._bundle = bundle
+        self._choices = dict(sorted(choices.items()))
+        self._engines_dir = engines_dir
+        self._lock = threading.Lock()
+        self._opened: dict[str, Backend] = {}
+        self._closed = False
+        first = self._backend(min(self._choices))
+        told = ", ".join(f"batch {size}: {c.name}" for size, c in self._choices.items())
+        chosen = f"{DEFAULT}, untuned ({reason})" if reason else told
+        self.facts: Mapping[str, str] = {**first.facts, "chosen": chosen}
+
+    def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+        """See vit_edge.backends.Backend."""
+        return self._backend(len(pixels) if pixels.ndim else 0).run(pixels)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        with self._lock:
+            self._closed = True
+            for backend in self._opened.values():
+                backend.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled backend looks the choice up anew: it may arrive on another machine."""
+        return (_reopen, (str(self._bundle.path.resolve()), self._engines_dir))
+
+    def _backend(self, batch: int) -> Backend:
+        """The backend for a batch size: that of the next size tried, or of the largest."""
+        choice = self._choices[_size_for(batch, list(self._choices))]
+        with self._lock:
+            if self._closed:
+                raise UsageError("this backend is closed")
+            if choice.name not in self._opened:
+                self._opened[choice.name] = open_choice(self._bundle, choice, self._engines_dir)
+            return self._opened[choice.name]
+
+
+def _size_for(batch: int, sizes: Sequence[int]) -> int:
+    """The next size that was tried, or the largest."""
+    return next((size for size in sizes if size >= batch), sizes[-1])
+
+
+def _reopen(path: str, engines_dir: Path | None) -> TunedBackend:
+    return load(Bundle.read(path), engines_dir=engines_dir)

@@ -1,0 +1,1 @@
+"""What numbers depend on: the machine, its sensors, its noise."""

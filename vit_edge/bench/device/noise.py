@@ -1,0 +1,154 @@
+"""Whether a machine is quiet enough to be believed, and what to do if not."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vit_edge.machine import cpus
+from vit_edge.machine.cgroups import ROOT, read
+
+# Chosen so that a quiet two-core virtual machine passes.
+_BUSY = 0.3  # of one CPU, that others use of ours while we measure
+_STOLEN = 0.02  # of the time, taken by other virtual machines
+_LOOK_S = 0.5  # 50 ticks of each CPU
+_APART = 0.05  # of the median, between processes of one configuration
+_FARTHER = 0.7  # of the fastest handover: seen are 28 and 15 GB/s, and little between
+
+
+class Ticks(NamedTuple):
+    """Clock ticks of the CPUs that we may use, added up; proc(5), "/proc/stat"."""
+
+    busy: int
+    idle: int
+    stolen: int
+    ours: int  # of this process and its children that have ended
+    cpus: int
+
+
+def ticks(root: Path = ROOT) -> Ticks:
+    """Now, since boot; zeros where the system does not tell."""
+    names = {f"cpu{index}" for index in cpus.allowed_cpus()}
+    lines = [line.split() for line in read(root / "proc/stat").splitlines()]
+    rows = [
+        [int(field) for field in fields if field.isdecimal()] + [0] * 8
+        for name, *fields in filter(None, lines)
+        if name in names
+    ]
+    sums = [sum(row[place] for row in rows) for place in range(8)]
+    user, nice, system, idle, iowait, irq, softirq, steal = sums
+    own = os.times()
+    per_second = os.sysconf("SC_CLK_TCK")
+    ours = round(per_second * (own.user + own.system + own.children_user + own.children_system))
+    return Ticks(user + nice + system + irq + softirq, idle + iowait, steal, ours, len(rows))
+
+
+def warnings_now(root: Path = ROOT, *, look_s: float = _LOOK_S) -> list[str]:
+    """What disturbs already before a run begins.
+
+    Args:
+        root: Where proc/ and sys/ are.
+        look_s: How long to look.
+    """
+    before = ticks(root)
+    time.sleep(look_s)
+    return machine_warnings(before, ticks(root), root, "before it began")
+
+
+def machine_warnings(
+    before: Ticks, after: Ticks, root: Path = ROOT, when: str = "meanwhile"
+) -> list[str]:
+    """What of the machine's own doings disturbs a run that took place between two looks.
+
+    Args:
+        before: Before the run.
+        after: After it.
+        root: Where proc/ and sys/ are.
+        when: That took place, in words.
+    """
+    busy, idle, stolen, ours, _ = (now - then for now, then in zip(after, before, strict=True))
+    total = busy + idle + stolen
+    found = []
+    if total > 0 and (others := max(0, busy - ours) / total) * after.cpus > _BUSY:
+        found.append(
+            f"other processes used {others:.0%} of the CPUs {when}: stop them (top), or bind "
+            "this to CPUs of its own (taskset)"
+        )
+    if total > 0 and stolen / total > _STOLEN:
+        found.append(
+            f"{stolen / total:.0%} of the time went to other virtual machines {when} (steal): "
+            "measure at another hour, or on a machine of its own"
+        )
+    governors = {
+        read(path).strip()
+        for path in (root / "sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")
+    }
+    if governors - {"performance"}:
+        found.append(
+            f"the clock follows the load (governor {', '.join(sorted(governors))}): "
+            "cpupower frequency-set --governor performance, on a Jetson jetson_clocks"
+        )
+    return found
+
+
+def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]]) -> list[str]:
+    """What of its own samples speaks against a configuration.
+
+    Args:
+        name: Of the configuration.
+        processes: What `session.measure` returned of each.
+    """
+    found = []
+    medians = [
+        statistics.median(latencies)
+        for process in processes
+        if (latencies := process.get("latencies_ms")) and isinstance(latencies, list)
+    ]
+    if len(medians) > 1:
+        apart = (max(medians) - min(medians)) / statistics.median(medians)
+        if apart > _APART:
+            found.append(f"{name}: its processes differ by {apart:.0%}: {_mended_by(processes)}")
+    throttled = {reason: None for process in processes for reason in _throttled(process)}
+    if throttled:
+        found.append(
+            f"{name}: throttled ({'; '.join(throttled)}): cool it, or lower the clocks to what it "
+            "can hold (a Jetson: another power mode, nvpmodel), and measure again"
+        )
+    if any(process.get("overloaded") for process in processes):
+        found.append(
+            f"{name}: queries came faster than they were answered, so latencies grew as long as it "
+            "ran: ask for fewer a second (--queries-per-second)"
+        )
+    if any(not process.get("stable", True) for process in processes):
+        found.append(f"{name}: it did not come to rest within the warm-up")
+    if any(not process.get("enough", True) for process in processes):
+        found.append(f"{name}: it has fewer samples than its percentile needs (--most-seconds)")
+    return found
+
+
+def usable() -> dict[str, str]:
+    """The CPUs we may use, for the facts."""
+    return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, cpus.allowed_cpus()))}
+
+
+def _mended_by(processes: Sequence[Mapping[str, object]]) -> str:
+    """What helps where processes differ; and why they do, where CPUs were moved apart."""
+    rates = [rate for p in processes if isinstance(rate := p.get("handover_gb_s"), (int, float))]
+    near = max(rates, default=0)
+    far = [rate for rate in rates if rate < _FARTHER * near]
+    if not far:
+        return "more of them (--processes) narrow the interval"
+    return (
+        f"in {len(far)} of {len(rates)} the CPUs handed data over at {statistics.median(far):.0f} "
+        f"GB/s, not {near:.0f}, as where a host moves those of a virtual machine: take a "
+        "machine of its own, one thread, or more processes (--processes)"
+    )
+
+
+def _throttled(process: Mapping[str, object]) -> Sequence[str]:
+    sensors = process.get("sensors")
+    return sensors["throttled"] if isinstance(sensors, Mapping) else []

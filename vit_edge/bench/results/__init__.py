@@ -1,0 +1,1 @@
+"""Kept runs, and what may be concluded from them."""

@@ -1,0 +1,1 @@
+"""What the hardware could do at best."""

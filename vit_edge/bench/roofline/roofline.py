@@ -1,0 +1,225 @@
+"""What this machine's arithmetic and memory can reach, and each configuration's share of it.
+
+Measured by the runtimes' own kernels: the largest rate of a float32, bfloat16 and int8 product, and
+of reading memory, over several sizes and runtimes, each runtime in a process of its own. The name
+is that of Williams, Waterman and Patterson, "Roofline" (doi:10.1145/1498765.1498785).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import math
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vit_edge import backends, cli
+from vit_edge.bench.device import facts, noise
+from vit_edge.bench.results import results
+from vit_edge.bench.roofline import kernels, shares
+from vit_edge.bench.roofline.runtimes import KINDS, RUNTIMES, Kind, Runtime
+from vit_edge.bench.run import scenarios
+from vit_edge.bench.run.runner import SCHEMA_VERSION, command_line
+from vit_edge.errors import UsageError
+from vit_edge.machine import cgroups, child
+
+# Rows of x, columns of x, columns of w: squares, and the Linears of ViT-B/16 for 1 and 8 images.
+SIZES = (
+    (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048),
+    (197, 768, 3072), (1576, 768, 3072), (1576, 3072, 768),
+)  # fmt: skip
+_CACHES = 4  # STREAM: four times the last-level caches (www.cs.virginia.edu/stream/ref.html)
+_LEAST_READ_BYTES = 64 << 20
+_MEMORY_SHARE = 16  # a runtime may hold what is read twice
+_ROWS = 4096  # of what is read: enough for every core, and long rows
+_MOST_S = 60.0  # of one size
+_TIMEOUT_S = 1200.0  # of one runtime
+
+
+class Peak(NamedTuple):
+    """The best that one runtime reached of one kind."""
+
+    backend: str
+    kind: Kind
+    per_second: float  # multiply-adds; bytes where the kind is "read"
+    size: tuple[int, ...]  # of the product, or of what was read
+    latencies_ms: tuple[float, ...]  # of this size
+
+
+class Effort(NamedTuple):
+    """How long it is measured."""
+
+    at_least_s: float = 0.5  # of each kind, size and runtime
+    samples: int = 10
+    sizes: Sequence[tuple[int, int, int]] = SIZES
+    read_bytes: int | None = None  # None: by the caches
+
+
+def main(argv: list[str]) -> int:
+    """Measure from the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m vit_edge.bench roofline",
+        description="Measure the largest rate of float32, bfloat16 and int8 products and of "
+        "reading memory that runtimes reach on this machine.",
+        epilog="example: python -m vit_edge.bench roofline --backend ort,openvino "
+        "--out roofline.json --share-of results.json",
+    )
+    made.add_argument(
+        "--backend",
+        metavar="NAME,NAME",
+        help=f"of {', '.join(RUNTIMES)}; default: all that are installed",
+    )
+    made.add_argument("--seconds", type=float, default=Effort().at_least_s, help="of each size")
+    made.add_argument("--out", type=Path, metavar="FILE", help="append to these results")
+    made.add_argument(
+        "--share-of", type=Path, metavar="FILE", help="results: their newest run's shares, too"
+    )
+    made.add_argument("--json", action="store_true", help="print it as JSON on stdout")
+    arguments = made.parse_args(argv)
+    return cli.guarded(lambda: _main(arguments))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    installed = [name for name in RUNTIMES if name in backends.installed()]
+    names = installed if arguments.backend is None else arguments.backend.split(",")
+    if not names:
+        raise UsageError(f"none of {', '.join(RUNTIMES)} is installed; vit_edge.doctor says more")
+    run = None if arguments.share_of is None else results.last(arguments.share_of)
+    if run is not None:  # before minutes of measuring
+        shares.check_machine(run, {"facts": facts.run_facts()})
+    with contextlib.ExitStack() as stack:
+        out = arguments.out
+        save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
+        found = measure(names, Effort(at_least_s=arguments.seconds), command_line())
+        save(found)
+    told = [] if run is None else shares.shares_of(run, found)
+    if arguments.json:
+        print(json.dumps({"run": found, "shares": [share._asdict() for share in told]}, indent=2))
+        return 0
+    print(cli.table(rows(found)))
+    if told:
+        print(cli.printable(f"\n{cli.table(shares.rows(told))}"))
+    for text in found["warnings"]:
+        print(f"warning: {text}", file=sys.stderr)
+    return 0
+
+
+def rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The peaks as a table: billions a second."""
+    found: list[tuple[str, ...]] = [("", "backend", "reached", "", "at", "")]
+    for peak in run["roofline"]["peaks"]:
+        best = run["roofline"]["limits"][peak["kind"]] == peak["per_second"]
+        unit = "GB/s" if peak["kind"] == "read" else "GMAC/s"
+        size = " x ".join(map(str, peak["size"]))
+        rate = f"{peak['per_second'] / 1e9:.1f}"
+        found.append((peak["kind"], peak["backend"], rate, unit, size, "limit" if best else ""))
+    missing = [kind for kind, limit in run["roofline"]["limits"].items() if limit is None]
+    return found + [(kind, "-", "none has it", "", "", "") for kind in missing]
+
+
+def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure this machine.
+
+    Args:
+        names: Of backends: ort, openvino.
+        effort: How long.
+        command: The command line, for the facts.
+
+    Returns:
+        A run of results, without configurations; `roofline` holds `peaks`, one for each backend and
+        kind, and `limits`, the best of each kind, None where no runtime has it.
+
+    Raises:
+        UsageError: A backend that cannot be measured so.
+        BackendError: One that is not installed.
+        ResourceError: Its process died.
+    """
+    for name in names:
+        if name not in RUNTIMES:
+            raise UsageError(f"no roofline by {name!r}; there is: {', '.join(RUNTIMES)}")
+        backends.module(name)  # or the error that says what to install
+    started, before = _now(), noise.ticks()
+    found: list[Peak] = []
+    for name in names:
+        found += child.call_in_child(
+            "vit_edge.bench.roofline.roofline:peaks", name, effort, timeout_s=_TIMEOUT_S
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "title": "roofline",
+        "started": started,
+        "ended": _now(),
+        "complete": True,
+        "command": list(command),
+        "facts": facts.run_facts(),
+        "warnings": noise.machine_warnings(before, noise.ticks()),
+        "configurations": [],
+        "roofline": {
+            "peaks": [peak._asdict() for peak in found],
+            "limits": {kind: _largest(found, kind) for kind in KINDS},
+            "runtimes": {name: backends.version(name) for name in names},
+        },
+    }
+
+
+def peaks(name: str, effort: Effort) -> list[Peak]:
+    """The best of each kind that one runtime has, over the sizes; in this process."""
+    runtime = RUNTIMES[name]()
+    found = []
+    for kind in runtime.kinds:
+        sizes: Sequence[tuple[int, ...]] = [_read_size(effort)] if kind == "read" else effort.sizes
+        found.append(max((_peak(name, runtime, kind, size, effort) for size in sizes), key=_rate))
+    return found
+
+
+def _peak(name: str, runtime: Runtime, kind: Kind, size: tuple[int, ...], effort: Effort) -> Peak:
+    """One size of one kind, by the median."""
+    work = 4 * math.prod(size) if kind == "read" else math.prod(size)
+    query = runtime.query(_model(kind, size), kind, (size[0], size[1]))
+    limits = scenarios.Limits(effort.samples, effort.at_least_s, _MOST_S)
+    taken = scenarios.one_after_another(query, 1, limits).latencies_ms
+    rounded = tuple(round(latency, 4) for latency in taken)
+    return Peak(name, kind, 1e3 * work / statistics.median(taken), size, rounded)
+
+
+def _model(kind: Kind, size: tuple[int, ...]) -> bytes:
+    """The ONNX file of one kind."""
+    if kind == "read":
+        return kernels.largest(*size)
+    return kernels.quantized_product(*size) if kind == "int8" else kernels.product(*size)
+
+
+def _rate(peak: Peak) -> float:
+    return peak.per_second
+
+
+def _largest(found: Sequence[Peak], kind: Kind) -> float | None:
+    return max((peak.per_second for peak in found if peak.kind == kind), default=None)
+
+
+def _read_size(effort: Effort) -> tuple[int, int]:
+    """Rows and columns of float32: beyond every cache, and a small part of the memory."""
+    wanted = effort.read_bytes
+    if wanted is None:
+        folder = cgroups.ROOT / "sys/devices/system/cpu/cpu0/cache"
+        caches = [_size_bytes(cgroups.read(path)) for path in folder.glob("index*/size")]
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MEMORY_SHARE
+        wanted = min(most, max(_LEAST_READ_BYTES, _CACHES * max(caches, default=0)))
+    return _ROWS, max(1, wanted // (4 * _ROWS))
+
+
+def _size_bytes(text: str) -> int:
+    """Bytes of sysfs's "32768K"."""
+    text = text.strip()
+    units = {"K": 1 << 10, "M": 1 << 20}
+    return int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Configurations taking turns, each in a process of its own."""

@@ -1,0 +1,71 @@
+"""Somebody else's way to run a model, that takes turns with ours in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from vit_edge.bench.run.plan import Sampling
+
+Measure = Callable[[Sampling, int, int], dict[str, Any]]  # as Peer.measure
+
+
+PREFIX = "peer:"  # what the backend of an entry begins with that is not ours
+
+
+def is_peer(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of a run is somebody else's."""
+    return bool(entry["backend"].startswith(PREFIX))
+
+
+class Peer(Protocol):
+    """What takes turns; benchmarks/competitors.py has real ones."""
+
+    def entry(self) -> dict[str, Any]:
+        """What is kept of it, nothing measured yet: see `new_entry`."""
+        ...
+
+    def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
+        """Measure in a fresh process.
+
+        Args:
+            sampling: How long.
+            samples: How many at least.
+            turn: Which process of it this is; in the first, 0, answers are compared, too.
+
+        Returns:
+            As session.measure.
+
+        Raises:
+            Exception: It failed, or died.
+        """
+        ...
+
+
+def new_entry(
+    name: str, backend: str, batch: int, stage: str, bundle: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """An entry of a run, as those of configurations.
+
+    Args:
+        name: What it is called in tables.
+        backend: PREFIX with a name, or one of ours.
+        batch: Images of one run.
+        stage: What a query covers, as of plan.Configuration.
+        bundle: What it runs: variant, precision, model_bytes, image_hw, multiply_adds; its name and
+            model_sha256 where it has any.
+    """
+    return {
+        "name": name,
+        "backend": backend,
+        "options": {},
+        "batch": batch,
+        "scenario": "single-stream",
+        "stage": stage,
+        "queries_per_second": None,
+        "bundle": bundle,
+        "facts": {},
+        "parity": None,
+        "failed": None,
+        "processes": [],
+    }

@@ -1,0 +1,212 @@
+"""python -m vit_edge.build: compile a bundle for this device, or find out how it runs best here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vit_edge import backends, cli
+from vit_edge.backends import Option, auto
+from vit_edge.build.options import option_rows, options_from_text
+from vit_edge.bundle import Bundle
+from vit_edge.errors import UsageError, VitEdgeError
+from vit_edge.machine import child
+
+TUNE_BATCHES = "1,8"
+_FOR_TUNE = ("batches", "memory_limit", "parity_target")
+
+
+def build(
+    bundle: str,
+    backend: str,
+    engines_dir: Path | None = None,
+    options: Mapping[str, Option] | None = None,
+) -> Path:
+    """Compile a bundle in this process.
+
+    Args:
+        bundle: Its directory.
+        backend: A backend's name.
+        engines_dir: Where to put the engine; by default in the bundle, or the user's cache.
+        options: Of the backend's `build`.
+
+    Returns:
+        The engine's directory.
+    """
+    return backends.build(Bundle.read(bundle), backend, engines_dir, options or {})
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = cli.bundle_parser(
+        "python -m vit_edge.build",
+        "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
+        "by model, runtime and hardware; Predictor uses it by itself. With --tune every runtime "
+        "that is installed is built, checked and timed, and Predictor takes the fastest from then "
+        "on; several bundles of one model are timed together, and the fastest one is named.",
+        "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort\n"
+        "         python -m vit_edge.build bundles/base-patch16-224-fp16 --backend trt "
+        "--set profiles=1,8,32\n"
+        "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8\n"
+        "         python -m vit_edge.build bundles/base-patch16-224-int8 "
+        "bundles/base-patch16-224-fp16 --tune --backend trt",
+    )
+    made.add_argument(
+        "more",
+        nargs="*",
+        metavar="BUNDLE",
+        help="more of them: built one after the other; with --tune the same model in other "
+        "precisions, timed together",
+    )
+    names = ", ".join(backends.names())
+    made.add_argument(
+        "--backend",
+        metavar="NAME",
+        help=f"one of {names}; default: ort, with --tune all that are installed",
+    )
+    made.add_argument(
+        "--engines-dir",
+        type=Path,
+        metavar="DIR",
+        help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the backend's build, such as optimization_level=5; may be repeated; "
+        "`--set help` lists them. Without it the bundle's recipe decides",
+    )
+    made.add_argument("--tune", action="store_true", help="try everything, record the fastest")
+    made.add_argument(
+        "--batches", metavar="N,N", help=f"batch sizes to tune for; default: {TUNE_BATCHES}"
+    )
+    made.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="tune: what the process may take, such as 100MB; what needs more is not chosen",
+    )
+    made.add_argument(
+        "--parity-target",
+        metavar="NAME=NUMBER,...",
+        help="tune: what the answers must reach besides the precision's limit",
+    )
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build from the command line."""
+    arguments = parser().parse_args(argv)
+    return cli.guarded(lambda: (_tune if arguments.tune else _build)(arguments))
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    useless = [name for name in _FOR_TUNE if getattr(arguments, name) is not None]
+    if useless:
+        raise UsageError(f"--{useless[0].replace('_', '-')} is for --tune")
+    backend = arguments.backend or auto.DEFAULT
+    if arguments.set == ["help"]:
+        print(cli.table(option_rows(backend)))
+        return 0
+    options = options_from_text(backend, arguments.set)
+    bundles = [arguments.bundle, *arguments.more]
+    if len(bundles) == 1:
+        found = _built(arguments.bundle, backend, arguments.engines_dir, options)
+        print(json.dumps(found, indent=2) if arguments.json else _line(found))
+        return 0
+    results, code = _built_all(bundles, backend, arguments.engines_dir, options)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+    else:
+        for found in results:
+            print(_line(found) if "engine" in found else f"failed   {found['bundle']}")
+    return code
+
+
+def _built_all(
+    bundles: Sequence[str], backend: str, engines_dir: Path | None, options: Mapping[str, Option]
+) -> tuple[list[dict[str, Any]], int]:
+    """Build one after the other; one that fails does not stop the rest.
+
+    Returns:
+        What came of each, and the largest of their exit codes.
+    """
+    results: list[dict[str, Any]] = []
+    code = 0
+    for bundle in bundles:
+        try:
+            found = _built(bundle, backend, engines_dir, options)
+        except VitEdgeError as error:
+            print(f"{bundle}: {type(error).__name__}: {error}", file=sys.stderr)
+            found = {"error": str(error)}
+            code = max(code, error.exit_code)
+        results.append({"bundle": bundle, **found})
+    return results, code
+
+
+def _built(
+    bundle: str, backend: str, engines_dir: Path | None, options: Mapping[str, Option]
+) -> dict[str, Any]:
+    """Build in a child process, whose death of too little memory is a message here."""
+    start = time.perf_counter()
+    call = child.attempted_call(
+        "vit_edge.build.__main__:build", bundle, backend, engines_dir, options, echo=True
+    )
+    call.child.check("the build")
+    engine: Path = call.value
+    seconds = time.perf_counter() - start
+    size = sum(file.stat().st_size for file in engine.iterdir())
+    return {"engine": str(engine), "size_bytes": size, "build_s": seconds}
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    size_mb, seconds = found["size_bytes"] / 1e6, found["build_s"]
+    return f"engine   {found['engine']} ({size_mb:.1f} MB, built in {seconds:.1f} s)"
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    if arguments.set:
+        raise UsageError("--set is for one backend's build; --tune tries what is worth trying")
+    from vit_edge.build.together import Compared, compare
+    from vit_edge.build.tune import Tried, tune
+    from vit_edge.parity.targets import parse_target
+
+    target = None if arguments.parity_target is None else parse_target(arguments.parity_target)
+    limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
+    batches = cli.whole_numbers(arguments.batches or TUNE_BATCHES, "--batches")
+    only = [arguments.backend] if arguments.backend else []
+    first, *others = (Bundle.read(path) for path in (arguments.bundle, *arguments.more))
+    found: Tried | Compared
+    if others:
+        found = compare(
+            [first, *others],
+            batches,
+            only=only,
+            engines_dir=arguments.engines_dir,
+            memory_limit_bytes=limit,
+            target=target,
+        )
+    else:
+        found = tune(
+            first,
+            batches,
+            only=only,
+            engines_dir=arguments.engines_dir,
+            memory_limit_bytes=limit,
+            target=target,
+        )
+    if arguments.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        print("\n".join([cli.table(found.rows()), *found.lines()]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""One way to run a bundle on this machine: built, opened, checked and timed, each in a child.
+
+What one runtime leaves behind (spinning threads, memory, a warm cache) does not touch the next, and
+a way that needs too much memory takes only itself down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vit_edge import backends
+from vit_edge.backends import Option, auto
+from vit_edge.bench.run.measure import repeated
+from vit_edge.build.choose import Measured
+from vit_edge.bundle import Bundle, engines
+from vit_edge.bundle.golden import Golden
+from vit_edge.errors import ResourceError, UsageError, VitEdgeError
+from vit_edge.images.preprocess import input_from_resized
+from vit_edge.machine import child
+from vit_edge.parity.compare import check_golden, compare_answers
+from vit_edge.parity.limits import limit_for
+from vit_edge.parity.targets import Target
+
+_LOG = logging.getLogger(__name__)
+
+AT_LEAST_S = 1.0  # of timed calls, for each batch size and round
+AT_LEAST_RUNS = 5
+WARMUP_RUNS = 3
+TIMEOUT_S = 900.0  # of one child: large models on small boards load for minutes
+
+
+class Terms(NamedTuple):
+    """What every way is measured on."""
+
+    sizes: Sequence[int]  # of batches, ascending
+    engines_dir: Path | None  # where engines and records go
+    memory_limit_bytes: int | None  # what the whole process may take
+    target: Target | None  # what answers must reach beside the precision's limit
+
+
+def ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
+    """Every configuration of these backends that is worth trying, nothing measured yet.
+
+    Args:
+        bundle: The bundle.
+        only: Names of backends; all that are installed if empty.
+    """
+    names = list(only) or list(backends.installed())
+    return [
+        Measured(name, options)
+        for name in names
+        for options in backends.module(name).configurations(bundle)
+    ]
+
+
+def built(bundle: Bundle, way: Measured, engines_dir: Path | None) -> Measured:
+    """Make its engine where there is none, in a child; say why if it cannot be made."""
+    _LOG.info("building %s: %s", bundle.path, way.name)
+    try:
+        child.call_in_child(
+            "vit_edge.build.trial:build_way",
+            str(bundle.path),
+            way.backend,
+            dict(way.options),
+            engines_dir,
+        )
+    except UsageError:
+        raise
+    except VitEdgeError as error:
+        return dataclasses.replace(way, refused=_first_line(error))
+    return way
+
+
+def build_way(
+    path: str, backend: str, options: dict[str, Option], engines_dir: Path | None
+) -> None:
+    """Build the engine that these options load, unless it is there; runs in a child."""
+    bundle = Bundle.read(path)
+    module: Any = backends.module(backend)
+    own = {key: value for key, value in options.items() if key in module.BUILD_OPTIONS}
+    if module.find(bundle, engines_dir, **own).path is None:
+        backends.build(bundle, backend, engines_dir, own)
+
+
+def turn(
+    bundle: Bundle, way: Measured, samples: Mapping[int, list[float]], terms: Terms, *, first: bool
+) -> Measured:
+    """Run one way once more.
+
+    Args:
+        bundle: The bundle.
+        way: What is known of the way.
+        samples: Batch size -> seconds of each call; what is measured is added.
+        terms: What all are measured on.
+        first: Run without a limit, and check the answers.
+
+    Returns:
+        What is known now.
+    """
+    limit_bytes = terms.memory_limit_bytes
+    try:
+        found, completed = child.measured_call(
+            "vit_edge.build.trial:measure_way",
+            str(bundle.path),
+            way.backend,
+            dict(way.options),
+            terms.engines_dir,
+            list(terms.sizes),
+            first,
+            terms.target,
+            memory_limit_bytes=None if first else limit_bytes,
+            timeout_s=TIMEOUT_S,
+        )
+    except ResourceError as error:
+        if first or limit_bytes is None:
+            return dataclasses.replace(way, refused=_first_line(error))
+        return dataclasses.replace(way, over_limit=_first_line(error))
+    except VitEdgeError as error:
+        return dataclasses.replace(way, refused=_first_line(error))
+    for batch, taken in found["seconds"].items():
+        samples[batch].extend(taken)
+    if limit_bytes is not None:
+        # or the next one finds its pages cached, and counted elsewhere
+        engines.evict(bundle, terms.engines_dir)
+    return dataclasses.replace(
+        way,
+        parity=tuple(found["parity"]) if first else way.parity,
+        first_answer_s=found["first_answer_s"] if first else way.first_answer_s,
+        facts=found["facts"],
+        peak_rss_bytes=max(way.peak_rss_bytes, completed.peak_rss_bytes),
+        peak_anonymous_bytes=max(way.peak_anonymous_bytes, completed.peak_anonymous_bytes),
+    )
+
+
+def mixed_problems(
+    path: str,
+    choices: dict[int, tuple[str, dict[str, Option]]],
+    engines_dir: Path | None,
+) -> list[str]:
+    """Compare the answers where each batch size has a way of its own; runs in a child.
+
+    Args:
+        path: The bundle's.
+        choices: Batch -> backend and options.
+        engines_dir: Where their engines lie.
+
+    Returns:
+        What exceeds the precision's limit.
+    """
+    bundle = Bundle.read(path)
+    mixed = auto.TunedBackend(
+        bundle,
+        {size: auto.Choice(backend, options) for size, (backend, options) in choices.items()},
+        "",
+        engines_dir,
+    )
+    largest = bundle.manifest.max_batch
+    sizes = sorted({min(size, largest) for size in (1, 2, 3, largest, *choices)})
+    with Golden(bundle.golden_path) as golden:
+        check_golden(golden, bundle.manifest)
+        limit = limit_for(bundle.manifest.precision)
+        found = compare_answers(mixed, golden, bundle.manifest, batches=sizes, limit=limit)
+    mixed.close()
+    return found.problems
+
+
+def measure_way(
+    path: str,
+    backend: str,
+    options: dict[str, Option],
+    engines_dir: Path | None,
+    batches: list[int],
+    check: bool,
+    target: Target | None,
+) -> dict[str, Any]:
+    """Open a bundle one way, check and time it; runs in a child.
+
+    Args:
+        path: The bundle's.
+        backend: Its name.
+        options: Of its `load`.
+        engines_dir: Where its engine lies.
+        batches: Sizes to time.
+        check: Compare its answers with the reference's.
+        target: What they must reach.
+
+    Returns:
+        first_answer_s, facts, parity (problems), and batch -> seconds of each call.
+    """
+    start = time.perf_counter()
+    bundle = Bundle.read(path)
+    loaded = auto.open_choice(bundle, auto.Choice(backend, options), engines_dir)
+    with Golden(bundle.golden_path) as golden:
+        check_golden(golden, bundle.manifest)
+        images = [index % len(golden) for index in range(max(batches))]
+        pixels = input_from_resized(golden.images(images), bundle.manifest)
+        loaded.run(pixels[:1])
+        first_answer_s = time.perf_counter() - start
+        problems: list[str] = []
+        if check:
+            limit = limit_for(bundle.manifest.precision)
+            found = compare_answers(
+                loaded, golden, bundle.manifest, batches=batches, limit=limit, target=target
+            )
+            problems = found.problems
+    taken = {
+        batch: repeated(
+            lambda batch=batch: loaded.run(pixels[:batch]),  # type: ignore[misc]
+            at_least_s=AT_LEAST_S,
+            at_least_runs=AT_LEAST_RUNS,
+            warmup_runs=WARMUP_RUNS,
+        )
+        for batch in batches
+    }
+    facts = dict(loaded.facts)
+    loaded.close()
+    return {
+        "first_answer_s": first_answer_s,
+        "facts": facts,
+        "parity": problems,
+        "seconds": taken,
+    }
+
+
+def with_medians(way: Measured, samples: Mapping[int, list[float]]) -> Measured:
+    """A way with the median of what was timed of it, for each batch size."""
+    timed = {batch: found for batch, found in samples.items() if found}
+    return dataclasses.replace(
+        way,
+        latency_ms={batch: 1e3 * statistics.median(found) for batch, found in timed.items()},
+        runs={batch: len(found) for batch, found in timed.items()},
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

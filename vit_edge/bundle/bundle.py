@@ -1,0 +1,210 @@
+"""The bundle: a directory that carries everything that decides an answer.
+
+base-patch16-224/
+manifest.json   what is in it; written last: no manifest, no bundle
+model.onnx      (and model.onnx.data where the weights exceed 2 GiB)
+golden.npz      the reference's answers
+labels.txt      one label a line
+parity.json     what was compared, what was allowed, what was found
+engines/        made on the device by `build`; no part of the bundle's identity
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from vit_edge.bundle import staging
+from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
+from vit_edge.errors import BundleError, UsageError
+
+MANIFEST_NAME = "manifest.json"
+MODEL_NAME = "model.onnx"
+GOLDEN_NAME = "golden.npz"
+LABELS_NAME = "labels.txt"
+PARITY_NAME = "parity.json"
+ENGINES_NAME = "engines"
+
+_MANIFEST_LIMIT_BYTES = 16 * 2**20  # a manifest is a few KB; more is no manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read: its manifest and labels; the other files stay on disk."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read and check a bundle's manifest, file sizes and labels; hashes are verify's work.
+
+        Raises:
+            BundleError: No such directory, no manifest, or anything in it that does not fit.
+        """
+        folder = Path(path)
+        manifest_path = folder / MANIFEST_NAME
+        if not folder.is_dir():
+            what = "is a file; give its directory" if folder.is_file() else "no such directory"
+            raise BundleError(f"{folder}: {what}; python -m vit_edge.export makes bundles")
+        try:
+            if manifest_path.stat().st_size > _MANIFEST_LIMIT_BYTES:
+                raise BundleError(f"{manifest_path}: larger than any manifest is")
+            text = manifest_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BundleError(f"{folder}: no {MANIFEST_NAME}, so this is no bundle") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{manifest_path}: cannot be read: {error}") from None
+        manifest = manifest_from_json(text, str(manifest_path))
+        problems = _file_problems(folder, manifest)
+        if problems:
+            raise BundleError(f"{folder}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+        return cls(folder, manifest, _read_labels(folder / LABELS_NAME, manifest))
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL_NAME
+
+    @property
+    def golden_path(self) -> Path:
+        """The reference's answers."""
+        return self.path / GOLDEN_NAME
+
+    @property
+    def model_files(self) -> dict[str, FileRecord]:
+        """model.onnx and what holds its weights beside it."""
+        files = self.manifest.files
+        return {name: files[name] for name in sorted(files) if name.startswith(MODEL_NAME)}
+
+    @property
+    def model_bytes(self) -> int:
+        """The size of the model's files."""
+        return sum(record.size for record in self.model_files.values())
+
+    @property
+    def model_sha256(self) -> str:
+        """What engines are keyed by: one hash over the model's files, in the order of names."""
+        hashes = [record.sha256 for record in self.model_files.values()]
+        return hashes[0] if len(hashes) == 1 else sha256(".".join(hashes).encode()).hexdigest()
+
+    def parity(self) -> dict[str, Any]:
+        """What the gate found at export.
+
+        Raises:
+            BundleError: parity.json is damaged.
+        """
+        path = self.path / PARITY_NAME
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise BundleError(f"{path}: cannot be read: {error}") from None
+        if not isinstance(found, dict) or not {"passed", "limit", "facts"} <= found.keys():
+            raise BundleError(f"{path}: not what an export writes; export the bundle again")
+        return found
+
+
+def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
+    problems = []
+    for name, record in manifest.files.items():
+        if Path(name).name != name or name in {"", ".", "..", MANIFEST_NAME} or "\0" in name:
+            problems.append(f"files.{name!r}: not a plain file name")
+            continue
+        file = folder / name
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+        elif file.stat().st_size != record.size:
+            problems.append(
+                f"{name}: {file.stat().st_size} bytes, the manifest says {record.size}; "
+                "copy the bundle again or export it again"
+            )
+    return problems
+
+
+def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
+    try:
+        # not splitlines: a label may hold any other character that counts as a line's end there
+        labels = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None
+    if len(labels) != manifest.num_classes:
+        raise BundleError(f"{path}: {len(labels)} labels for {manifest.num_classes} classes")
+    return labels
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file (about 2 GB/s)."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Hash every file of a bundle's folder but its manifest."""
+    return {
+        file.name: FileRecord(file.stat().st_size, sha256_of(file))
+        for file in sorted(folder.iterdir())
+        if file.is_file() and file.name != MANIFEST_NAME
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Hash every file of `folder` into the manifest and write it: the last step of a bundle."""
+    manifest = dataclasses.replace(manifest, files=file_records(folder))
+    (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest), encoding="utf-8")
+    return manifest
+
+
+@contextlib.contextmanager
+def staged_bundle(destination: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[Path]:
+    """Give a temporary directory that becomes the bundle when the block ends well.
+
+    Args:
+        destination: Where the bundle shall be.
+        force: Replace an existing bundle, in one step; without it that is an error.
+        needed_bytes: Free space to insist on before anything is written.
+
+    Raises:
+        UsageError: `destination` exists (without force), or is something else than a bundle.
+        ResourceError: Not enough space, or the parent cannot be written.
+    """
+
+    def check() -> None:
+        check_destination(destination, force=force)
+
+    with staging.staged(
+        destination, option="--out", check=check, needed_bytes=needed_bytes
+    ) as stage:
+        yield stage
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Refuse to replace what is no bundle, and what is one without force.
+
+    Raises:
+        UsageError: `destination` exists and may not be replaced.
+    """
+    if destination.name in ("", ".."):
+        raise UsageError(f"{destination}: give the bundle's directory a name, such as bundles/mine")
+    if not os.path.lexists(destination):
+        return
+    here = Path.cwd()
+    if destination.resolve() in (here, *here.parents):
+        raise UsageError(f"{destination}: the working directory lies in it; choose another --out")
+    if destination.is_symlink() or not destination.is_dir():
+        raise UsageError(f"{destination}: exists and is no directory; choose another --out")
+    if any(destination.iterdir()):
+        if not (destination / MANIFEST_NAME).is_file():
+            raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
+        if not force:
+            raise UsageError(f"{destination}: exists; --force replaces it")

@@ -1,0 +1,227 @@
+"""Engines: what a runtime made of a bundle on this device, found by its key, trusted by its hash.
+
+An engine is a directory, `<backend>-<key>`, in the bundle's engines/, in the user's cache where the
+bundle is read-only, or wherever the user says. It is a cache of model.onnx, and native code or
+close to it: only what our own build made here, and recorded (see trust.py), is ever opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from vit_edge.bundle import Bundle, staging, trust
+from vit_edge.bundle.bundle import ENGINES_NAME
+from vit_edge.errors import ResourceError, UsageError
+from vit_edge.machine import cgroups, cpus
+from vit_edge.machine.userdirs import cache_dir
+
+_LOG = logging.getLogger(__name__)
+
+RECORD_NAME = "engine.json"
+
+
+Use = Literal["auto", "never", "required"]  # if it is there, not at all, or insist on it
+
+
+class Found(NamedTuple):
+    """An engine, or why there is none."""
+
+    path: Path | None
+    reason: str  # empty if there is one
+
+
+class Stage(NamedTuple):
+    """An engine while it is made."""
+
+    path: Path  # the directory to write into
+    target: Path  # where it will be
+
+
+def check_use(use: str) -> None:
+    """Refuse what is no Use.
+
+    Raises:
+        UsageError: The value, and what is allowed.
+    """
+    if use not in get_args(Use):
+        raise UsageError(f"engine must be one of {', '.join(get_args(Use))}, not {use!r}")
+
+
+def machine_parts(bundle: Bundle) -> dict[str, str]:
+    """What every engine for a CPU depends on: the model, the CPU and its features."""
+    return {
+        "model": bundle.model_sha256,
+        "cpu": cpus.cpu_model(),
+        "features": " ".join(cpus.cpu_features()),
+    }
+
+
+def key_of(parts: Mapping[str, str]) -> str:
+    """What an engine depends on, as 24 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def made(
+    bundle: Bundle,
+    backend: str,
+    parts: Mapping[str, str],
+    files: Collection[str],
+    engines_dir: Path | None,
+    needed_bytes: int,
+) -> Iterator[Stage]:
+    """Give a directory to build in; it is recorded, and moved into place when the block ends well.
+
+    Args:
+        bundle: The bundle.
+        backend: Its name is part of the engine's.
+        parts: What the engine depends on.
+        files: That the block writes; hashed, and nothing else of the directory is opened later.
+        engines_dir: Where to put it; None: the bundle's engines/, or the user's cache.
+        needed_bytes: Free space to insist on.
+
+    Raises:
+        ResourceError: No place to write to, or too little of it.
+    """
+    target = writable_folder(bundle, engines_dir) / f"{backend}-{key_of(parts)}"
+    with staging.staged(target, option="--engines-dir", needed_bytes=needed_bytes) as path:
+        yield Stage(path, target)
+        built = trust.fingerprints(path, files)
+        hashes = {name: known.sha256 for name, known in built.items()}
+        content = {"key": parts, "sha256": hashes}
+        (path / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n")
+    trust.record(target, built)
+
+
+def find(
+    bundle: Bundle,
+    backend: str,
+    parts: Mapping[str, str],
+    files: Collection[str],
+    engines_dir: Path | None,
+    build_it: str | None = None,
+) -> Found:
+    """Find the engine of these parts that was built here, or say why there is none.
+
+    Args:
+        bundle: The bundle.
+        backend: As `made` was told.
+        parts: As `made` was told.
+        files: That must be those that were built.
+        engines_dir: The only place to look in, if given.
+        build_it: The command that makes one, unless it is the usual one.
+    """
+    name = f"{backend}-{key_of(parts)}"
+    command = build_it or f"python -m vit_edge.build {bundle.path} --backend {backend}"
+    remedy = f"build one with: {command}"
+    others = False
+    for folder in folders(bundle, engines_dir):
+        engine = folder / name
+        if engine.is_dir():
+            if set(files) <= trust.recorded_hashes(engine).keys():
+                return Found(engine, "")
+            reason = f"{engine} was not built here, or changed since; {remedy}"
+            _LOG.warning("%s", reason)
+            return Found(None, reason)
+        others = others or any(folder.glob(f"{backend}-*"))
+    if others:
+        reason = f"the engine found is for another model, runtime or machine; {remedy}"
+        _LOG.warning("%s: %s", bundle.path, reason)
+        return Found(None, reason)
+    return Found(None, f"none was built; {remedy}")
+
+
+def find_like(
+    bundle: Bundle,
+    backend: str,
+    parts: Mapping[str, str],
+    files: Collection[str],
+    engines_dir: Path | None,
+    *,
+    only: str = "*",
+) -> Found:
+    """Find the newest engine with these parts that was built here, whatever its others are.
+
+    Args:
+        bundle: The bundle.
+        backend: As `made` was told.
+        parts: Some of those that `made` was told.
+        files: That must be those that were built.
+        engines_dir: The only place to look in, if given.
+        only: The name of the engine that is wanted, where it is known.
+    """
+    remedy = f"build one with: python -m vit_edge.build {bundle.path} --backend {backend}"
+    others = [
+        engine for folder in folders(bundle, engines_dir) for engine in folder.glob(f"{backend}-*")
+    ]
+    like = [engine for engine in others if parts.items() <= _parts_of(engine).items()]
+    ours = [engine for engine in like if set(files) <= trust.recorded_hashes(engine).keys()]
+    ours = [engine for engine in ours if only in ("*", engine.name)]
+    if ours:
+        return Found(max(ours, key=_made_at), "")
+    if like:
+        reason = f"{like[0]} was not built here, or changed since; {remedy}"
+    elif others:
+        reason = f"the engine found is for another model, runtime or machine; {remedy}"
+    else:
+        return Found(None, f"none was built; {remedy}")
+    _LOG.warning("%s: %s", bundle.path, reason)
+    return Found(None, reason)
+
+
+def _parts_of(engine: Path) -> dict[str, str]:
+    """What an engine depends on, as it says itself; nothing where its name says otherwise."""
+    try:
+        parts = dict(json.loads((engine / RECORD_NAME).read_text())["key"])
+        named = engine.name.rpartition("-")[2] == key_of(parts)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(name): str(value) for name, value in parts.items()} if named else {}
+
+
+def _made_at(engine: Path) -> int:
+    try:
+        return (engine / RECORD_NAME).stat().st_mtime_ns
+    except OSError:  # it was replaced meanwhile
+        return 0
+
+
+def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
+    """Where engines of a bundle may lie, the preferred place first."""
+    if engines_dir is not None:
+        return [engines_dir]
+    cache = cache_dir()
+    in_cache = [] if cache is None else [cache / ENGINES_NAME / bundle.model_sha256[:24]]
+    return [bundle.path / ENGINES_NAME, *in_cache]
+
+
+def evict(bundle: Bundle, engines_dir: Path | None) -> None:
+    """Drop a bundle and its engines, wherever they lie, from the page cache; see cgroups.evict."""
+    for folder in (bundle.path, *folders(bundle, engines_dir)):
+        cgroups.evict(folder)
+
+
+def writable_folder(bundle: Bundle, engines_dir: Path | None) -> Path:
+    """The first of them that can be written to, made if need be.
+
+    Raises:
+        ResourceError: None can.
+    """
+    reasons = []
+    for folder in folders(bundle, engines_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            reasons.append(f"{folder}: {error.strerror}")
+    raise ResourceError(
+        "no place for the engine; name one with --engines-dir:\n  " + "\n  ".join(reasons)
+    )

@@ -1,0 +1,172 @@
+"""From a checkpoint that is understood to one that is read: what all sources have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from vit_edge.bundle.manifest import (
+    Architecture,
+    CheckpointRecord,
+    PositionInterpolation,
+    PositionMethod,
+    Preprocessing,
+)
+from vit_edge.checkpoints import Checkpoint, Request
+from vit_edge.checkpoints.files import hashes_of
+from vit_edge.checkpoints.labels import one_line_labels
+from vit_edge.checkpoints.positions import interpolated
+from vit_edge.checkpoints.request import check_image_size
+from vit_edge.checkpoints.tensors import LazyTensor, Rule, read_weights
+from vit_edge.errors import CheckpointError
+from vit_edge.variants import VARIANTS, Variant
+
+log = logging.getLogger(__name__)
+
+HEAD = ("readout.head.weight", "readout.head.bias")
+POSITION = "embedding.position"
+
+# What makes another variant. Heads, labels and epsilons change in fine-tuning, or by source.
+_SHAPE = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "qkv_bias")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A checkpoint of some source, understood but not read."""
+
+    source: str  # for the manifest: hf:ID, timm:NAME, ...
+    where: str  # the path to name in errors
+    name: str  # the folder's or file's; names the bundle if no variant fits
+    architecture: Architecture
+    rules: tuple[Rule, ...]
+    tensors: Mapping[str, LazyTensor]
+    labels: tuple[str, ...]  # empty: the source has none
+    preprocessing: Callable[[tuple[int, int]], Preprocessing]  # for an image height and width
+    position_method: PositionMethod
+    ignored: Collection[str] = ()  # foreign names that classification does not need
+    files: tuple[Path, ...] = ()
+    revision: str | None = None
+    published_as: Callable[[Variant], bool] = field(default=lambda row: False)
+
+
+def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
+    """Check a foreign checkpoint against the request, read it, and bring it to the asked size.
+
+    Raises:
+        UsageError: The asked image size does not fit the patches.
+        CheckpointError: It is not the asked variant; a tensor is missing, left over, misshaped or
+            not finite.
+    """
+    problems = foreign.architecture.problems()
+    if problems:
+        raise CheckpointError(f"{foreign.where}:\n  " + "\n  ".join(problems))
+    if request.variant is not None:
+        _check_variant(foreign, request.variant, request.image_hw is not None)
+    image_hw = request.image_hw or foreign.architecture.image_hw
+    if request.image_hw is not None:
+        check_image_size(image_hw, foreign.architecture.patch_px)
+    preprocessing = foreign.preprocessing(image_hw)
+    weights = read_weights(
+        foreign.architecture, foreign.rules, foreign.tensors, foreign.where, foreign.ignored
+    )
+    architecture = _without_zeroed_head(foreign, weights)
+    record = CheckpointRecord(foreign.source, hashes_of(foreign.files), foreign.revision)
+    if image_hw != architecture.image_hw:
+        architecture, record = _resized(foreign, architecture, record, weights, request, image_hw)
+    elif request.position_method is not None:
+        log.warning("positions are not interpolated: the checkpoint has the asked size already")
+    name = request.variant.name if request.variant is not None else _name(foreign)
+    stand_ins = plain_labels(architecture.num_classes)
+    labels = one_line_labels(foreign.labels, stand_ins, foreign.where) or tuple(stand_ins)
+    return Checkpoint(
+        name,
+        architecture,
+        weights,
+        labels if architecture.num_classes else (),
+        preprocessing,
+        record,
+    )
+
+
+def plain_labels(count: int) -> list[str]:
+    """Stand-ins for labels nobody knows: class_0, class_1 ..., padded to equal length."""
+    digits = len(str(max(count - 1, 0)))
+    return [f"class_{index:0{digits}}" for index in range(count)]
+
+
+def clean_name(text: str) -> str:
+    """What may be a bundle's name: letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "checkpoint"
+
+
+def _check_variant(foreign: Foreign, wanted: Variant, size_asked: bool) -> None:
+    """Compare shapes field by field; another head is a fine-tuned checkpoint, and welcome."""
+    expected, found = wanted.architecture, foreign.architecture
+    fields = _SHAPE if size_asked else (*_SHAPE, "image_hw")
+    different = [
+        f"{name}: the checkpoint has {getattr(found, name)}, {wanted.name} has "
+        f"{getattr(expected, name)}"
+        for name in fields
+        if getattr(found, name) != getattr(expected, name)
+    ]
+    if different:
+        raise CheckpointError(
+            f"{foreign.where} is no {wanted.name}:\n  " + "\n  ".join(different) + "\n"
+            "Leave --variant out to take the checkpoint as it is, or give --image-size if only "
+            "the size differs."
+        )
+
+
+def _without_zeroed_head(foreign: Foreign, weights: dict[str, Tensor]) -> Architecture:
+    """Drop a head of zeros: the ImageNet-21k .npz files carry one where training took it off."""
+    architecture = foreign.architecture
+    if not architecture.num_classes or weights[HEAD[0]].any():
+        return architecture
+    for name in HEAD:
+        del weights[name]
+    log.warning(
+        "%s: the head is all zeros, so there are no logits; features can be exported with "
+        "--outputs features",
+        foreign.where,
+    )
+    return dataclasses.replace(architecture, num_classes=0)
+
+
+def _resized(
+    foreign: Foreign,
+    architecture: Architecture,
+    record: CheckpointRecord,
+    weights: dict[str, Tensor],
+    request: Request,
+    image_hw: tuple[int, int],
+) -> tuple[Architecture, CheckpointRecord]:
+    """Take the positions to another grid, in `weights`, and record it."""
+    resized = dataclasses.replace(architecture, image_hw=image_hw)
+    method = request.position_method or foreign.position_method
+    if resized.grid_hw == architecture.grid_hw:
+        return resized, record
+    done = PositionInterpolation(method, architecture.grid_hw, resized.grid_hw)
+    log.info("positions interpolated: %s, %s -> %s", method, done.from_grid_hw, done.to_grid_hw)
+    weights[POSITION] = interpolated(weights[POSITION], done.from_grid_hw, done.to_grid_hw, method)
+    return resized, dataclasses.replace(record, position_interpolation=done)
+
+
+def _name(foreign: Foreign) -> str:
+    """The row that was published under this id or that alone has this shape, else the file's."""
+    fields = (*_SHAPE, "image_hw", "num_classes")
+    mean = foreign.preprocessing(foreign.architecture.image_hw).mean
+    fitting = [
+        row
+        for row in VARIANTS.values()
+        if all(getattr(row.architecture, f) == getattr(foreign.architecture, f) for f in fields)
+    ]
+    rows = [row for row in fitting if foreign.published_as(row)] or [
+        row for row in fitting if mean in (row.preprocessing.mean, row.timm_preprocessing.mean)
+    ]
+    return rows[0].name if len(rows) == 1 else clean_name(foreign.name)

@@ -1,0 +1,40 @@
+"""Position embeddings from one patch grid to another, the way each source does it itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vit_edge.bundle.manifest import PositionMethod
+
+
+def interpolated(
+    position: Tensor,
+    from_grid_hw: tuple[int, int],
+    to_grid_hw: tuple[int, int],
+    method: PositionMethod,
+) -> Tensor:
+    """Resample the patch positions in 2-D; the class token's row is kept.
+
+    Args:
+        position: float32[1, 1 + patches, D].
+        from_grid_hw: Patches down and across of `position`.
+        to_grid_hw: Those of the result.
+        method: "bicubic" is transformers' interpolate_pos_encoding; "bicubic-antialias" is
+            timm.layers.resample_abs_pos_embed; "zoom-bilinear" is scipy.ndimage.zoom(order=1) of
+            google-research/vision_transformer (vit_jax/checkpoint.py), whose grid is that of
+            align_corners=True.
+
+    Returns:
+        float32[1, 1 + new patches, D].
+    """
+    cls_row, patches = position[:, :1], position[:, 1:]
+    grid = patches.reshape(1, *from_grid_hw, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
+    if method == "zoom-bilinear":
+        grid = functional.interpolate(grid, to_grid_hw, mode="bilinear", align_corners=True)
+    else:
+        grid = functional.interpolate(
+            grid, to_grid_hw, mode="bicubic", antialias=method == "bicubic-antialias"
+        )
+    return torch.cat([cls_row, grid.flatten(2).transpose(1, 2)], dim=1).contiguous()

@@ -1,0 +1,227 @@
+"""timm checkpoints of plain Vision Transformers: a file, a directory, or a name on the hub."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional
+
+from vit_edge.bundle.manifest import Architecture
+from vit_edge.checkpoints import Checkpoint, Request
+from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
+from vit_edge.checkpoints.fields import Fields, refuse_giants
+from vit_edge.checkpoints.files import open_weights, read_json
+from vit_edge.checkpoints.labels import labels_or_imagenet
+from vit_edge.checkpoints.request import local_path
+from vit_edge.checkpoints.sniff import config_of, stem, tensor_names
+from vit_edge.checkpoints.tensors import (
+    LazyTensor,
+    Rule,
+    as_stored,
+    linear_rules,
+    norm_rules,
+    without_wrapper,
+)
+from vit_edge.checkpoints.timm_config import (
+    check_model_args,
+    input_hw,
+    labels_from,
+    preprocessing_from,
+    preprocessing_of_row,
+    pretrained_cfg,
+    refuse_other_models,
+)
+from vit_edge.errors import CheckpointError
+from vit_edge.variants import VARIANTS, Variant
+
+CONFIG = "config.json"
+LAYER_NORM_EPS = 1e-6  # timm.models.vision_transformer: partial(nn.LayerNorm, eps=1e-6)
+_PATCH = "patch_embed.proj.weight"
+
+
+def recognises(path: Path) -> bool:
+    """A directory whose config.json names an architecture, or timm's tensor names."""
+    if path.is_dir() and config_of(path):
+        return "architecture" in config_of(path)
+    names = tensor_names(path)
+    return _PATCH in names and "blocks.0.attn.qkv.weight" in names
+
+
+def load(reference: str, request: Request) -> Checkpoint:
+    """Read a directory, a weight file, or a model of the hub.
+
+    Raises:
+        UsageError: Nothing is named, or a revision of something local.
+        CheckpointError: The files are missing or damaged, or the model is no plain ViT; the
+            feature that makes it another model is named.
+        HubError: `reference` is no path, and the hub does not have it or does not answer.
+    """
+    path = local_path("timm", reference, request.revision)
+    if path is not None:
+        return _load_files(path, f"timm:{reference}", stem(path), request, None)
+    from vit_edge.checkpoints import hub  # only here is huggingface_hub needed
+
+    repository = reference if "/" in reference else f"timm/{reference}"
+    snapshot = hub.fetch("timm", repository, request.revision, (CONFIG,))
+    name = repository.rpartition("/")[2]
+    return _load_files(snapshot.path, f"timm:{reference}", name, request, snapshot.revision)
+
+
+def _load_files(
+    path: Path, source: str, name: str, request: Request, revision: str | None
+) -> Checkpoint:
+    """Read a checkpoint that lies on disk, with or without config.json."""
+    config_file = (path if path.is_dir() else path.parent) / CONFIG
+    config = read_json(config_file) if config_file.is_file() else {}
+    weights = open_weights(path)
+    tensors = without_wrapper(weights.tensors)
+    where = str(weights.path)
+    refuse_other_models(tensors.keys(), where)
+    fields = Fields(config, str(config_file))
+    arguments, cfg = check_model_args(fields), pretrained_cfg(fields)
+    image_hw = input_hw(cfg, arguments)
+    if config:
+        preprocessing = preprocessing_from(cfg)
+    else:
+        preprocessing = preprocessing_of_row(request.variant, where)
+    fields.done()
+    heads = arguments.get("num_heads")
+    architecture = _architecture(tensors, heads, image_hw, request.variant, where)
+    if cfg.has("num_classes") and cfg.data["num_classes"] != architecture.num_classes:
+        fields.problem(
+            f"num_classes: {cfg.data['num_classes']}, but the head has {architecture.num_classes}"
+        )
+    labels = labels_from(cfg, fields, architecture.num_classes)
+    fields.done()
+    foreign = Foreign(
+        source=source,
+        where=where,
+        name=name,
+        architecture=architecture,
+        rules=tuple(_rules(architecture, tensors)),
+        tensors=tensors,
+        labels=labels_or_imagenet(labels, architecture.num_classes, where),
+        preprocessing=preprocessing,
+        position_method="bicubic-antialias",
+        files=(*([config_file] if config else []), *weights.files),
+        revision=revision,
+        published_as=lambda row: row.timm is not None and source == f"timm:{row.timm}",
+    )
+    return checkpoint_from(foreign, request)
+
+
+def _architecture(
+    tensors: Mapping[str, LazyTensor],
+    heads: object,
+    image_hw: tuple[int, int] | None,
+    row: Variant | None,
+    where: str,
+) -> Architecture:
+    """Read the shape off the tensors; only heads and a non-square grid are not in them."""
+    width, channels, patch_px, _ = _shape(tensors, _PATCH, 4, where)
+    (mlp_dim, _), (_, positions, _) = (
+        _shape(tensors, "blocks.0.mlp.fc1.weight", 2, where),
+        _shape(tensors, "pos_embed", 3, where),
+    )
+    depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
+    if image_hw is None:
+        image_hw = _square_hw(positions, patch_px, where)
+    has_head, has_pre_logits = "head.weight" in tensors, "pre_logits.fc.weight" in tensors
+    found = Architecture(
+        width=width,
+        depth=depth,
+        heads=_heads(heads, width, depth, row, where),
+        mlp_dim=mlp_dim,
+        patch_px=patch_px,
+        image_hw=image_hw,
+        num_classes=_shape(tensors, "head.weight", 2, where)[0] if has_head else 0,
+        channels=channels,
+        qkv_bias="blocks.0.attn.qkv.bias" in tensors,
+        layer_norm_eps=LAYER_NORM_EPS,
+        pre_logits_dim=(
+            _shape(tensors, "pre_logits.fc.weight", 2, where)[0] if has_pre_logits else None
+        ),
+    )
+    return refuse_giants(found, where)
+
+
+def _shape(tensors: Mapping[str, LazyTensor], name: str, rank: int, where: str) -> tuple[int, ...]:
+    """The shape of a tensor that must be there."""
+    found = tensors[name].shape if name in tensors else None
+    if found is None or len(found) != rank:
+        shown = "missing" if found is None else f"of shape {list(found)}, expected {rank} axes"
+        raise CheckpointError(f"{where}: {name} is {shown}: these are not timm's ViT tensors")
+    return found
+
+
+def _square_hw(positions: int, patch_px: int, where: str) -> tuple[int, int]:
+    """The image size of a square grid, with or without a position for the class token."""
+    for patches in (positions - 1, positions):
+        side = math.isqrt(max(patches, 0))
+        if side and side * side == patches:
+            return side * patch_px, side * patch_px
+    raise CheckpointError(
+        f"{where}: pos_embed has {positions} positions, which is no square grid. Write "
+        '"input_size": [3, HEIGHT, WIDTH] into pretrained_cfg of a config.json beside the weights.'
+    )
+
+
+def _heads(given: object, width: int, depth: int, row: Variant | None, where: str) -> int:
+    """The number of heads: as given, as the variant has it, or as the table alone can have it."""
+    if given is not None:
+        if type(given) is not int or given < 1:
+            raise CheckpointError(f"{where}: model_args.num_heads: {given!r} is no number of heads")
+        return given
+    if row is not None:
+        return row.architecture.heads
+    shapes = {row.architecture for row in VARIANTS.values()}
+    fitting = {a.heads for a in shapes if (a.width, a.depth) == (width, depth)}
+    if len(fitting) == 1:
+        return fitting.pop()
+    raise CheckpointError(
+        f"{where}: the number of heads is not in the tensors, and no variant has "
+        f'width {width} and depth {depth}. Write "model_args": {{"num_heads": N}} into config.json '
+        "beside the weights."
+    )
+
+
+def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
+    """Where each of timm's tensors goes."""
+    patches = a.tokens - 1
+    # no_embed_class: the class token has no position of its own, which is a position of zero.
+    bare = "pos_embed" in tensors and tensors["pos_embed"].shape[1] == patches
+    rules = [
+        Rule("cls_token", (1, 1, a.width), "embedding.cls_token"),
+        Rule(
+            "pos_embed",
+            (1, patches if bare else a.tokens, a.width),
+            "embedding.position",
+            _zero_row_before if bare else as_stored,
+        ),
+        Rule(_PATCH, (a.width, a.channels, a.patch_px, a.patch_px), "embedding.patch.weight"),
+        Rule("patch_embed.proj.bias", (a.width,), "embedding.patch.bias"),
+    ]
+    for index in range(a.depth):
+        block = f"blocks.{index}"
+        qkv = linear_rules(f"{block}.attn.qkv", f"{block}.attention.qkv", a.width, 3 * a.width)
+        rules += qkv if a.qkv_bias else qkv[:1]
+        rules += linear_rules(f"{block}.attn.proj", f"{block}.attention.out", a.width, a.width)
+        rules += linear_rules(f"{block}.mlp.fc1", f"{block}.mlp.fc1", a.width, a.mlp_dim)
+        rules += linear_rules(f"{block}.mlp.fc2", f"{block}.mlp.fc2", a.mlp_dim, a.width)
+        for norm in ("norm1", "norm2"):
+            rules += norm_rules(f"{block}.{norm}", f"{block}.{norm}", a.width)
+    rules += norm_rules("norm", "readout.norm", a.width)
+    if a.pre_logits_dim:
+        rules += linear_rules("pre_logits.fc", "readout.pre_logits", a.width, a.pre_logits_dim)
+    if a.num_classes:
+        rules += linear_rules("head", "readout.head", a.pre_logits_dim or a.width, a.num_classes)
+    return rules
+
+
+def _zero_row_before(position: Tensor) -> Tensor:
+    """[1, patches, D] -> [1, 1 + patches, D]."""
+    return functional.pad(position, (0, 0, 1, 0))

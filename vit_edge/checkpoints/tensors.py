@@ -1,0 +1,158 @@
+"""Strict, frugal reading: every foreign tensor goes to one place in ours, one at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vit_edge.bundle.manifest import Architecture
+from vit_edge.checkpoints.text import one_line
+from vit_edge.errors import CheckpointError
+from vit_edge.models.vit import parameter_shapes
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 20  # names of one kind in an error; a wrong prefix would otherwise print hundreds
+
+# What our names look like when the whole model was wrapped once more before saving.
+_WRAPPERS = ("module.", "model.", "state_dict.")
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor of a file, not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as the file calls it; "float32" needs no conversion
+    read: Callable[[], Tensor]
+
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """The layout of a tensor that needs no change."""
+    return tensor
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """[out, in] of torch to our [in, out]."""
+    return tensor.t()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where one foreign tensor goes: to `ours`, or to one of `parts` slices of its last axis."""
+
+    theirs: str
+    shape: tuple[int, ...]  # of the foreign tensor
+    ours: str
+    layout: Callable[[Tensor], Tensor] = as_stored
+    part: int = 0
+    parts: int = 1
+
+
+def linear_rules(theirs: str, ours: str, inputs: int, outputs: int) -> list[Rule]:
+    """The rules of a torch Linear with bias."""
+    return [
+        Rule(f"{theirs}.weight", (outputs, inputs), f"{ours}.weight", transposed),
+        Rule(f"{theirs}.bias", (outputs,), f"{ours}.bias"),
+    ]
+
+
+def norm_rules(theirs: str, ours: str, width: int) -> list[Rule]:
+    """The rules of a torch LayerNorm."""
+    return [Rule(f"{theirs}.{leaf}", (width,), f"{ours}.{leaf}") for leaf in ("weight", "bias")]
+
+
+def without_wrapper(stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Drop `module.`, `model.` or `state_dict.` where every name starts with it."""
+    tensors = dict(stored)
+    while tensors:
+        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None)
+        if wrapper is None:
+            break
+        tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def read_weights(
+    architecture: Architecture,
+    rules: Iterable[Rule],
+    stored: Mapping[str, LazyTensor],
+    where: str,
+    ignored: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """Read every tensor into float32 of our names and layouts.
+
+    At any time one foreign tensor is alive beside the result.
+
+    Args:
+        architecture: The shape to fill.
+        rules: One per foreign tensor; together they fill `parameter_shapes(architecture)`.
+        stored: What the file has.
+        where: The path to name in errors.
+        ignored: Foreign names that are known to play no part in classification.
+
+    Raises:
+        CheckpointError: Keys are missing, left over or misshaped (all of them are listed), or a
+            tensor holds NaN or infinities.
+    """
+    by_name = {rule.theirs: rule for rule in rules}
+    _check_keys(by_name, stored, where, ignored)
+    shapes = parameter_shapes(architecture)
+    unfilled = sorted(shapes.keys() - {rule.ours for rule in by_name.values()})
+    if unfilled:
+        raise AssertionError(f"no rule fills {unfilled}")
+    converted = sorted({stored[name].dtype for name in by_name} - {"float32"})
+    if converted:
+        log.info("%s: %s weights are converted to float32", where, ", ".join(converted))
+    weights = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}
+    # a bar on a terminal, on stderr; nothing in a log
+    for name, rule in tqdm(by_name.items(), "weights", unit="tensor", leave=False, disable=None):
+        destination = weights[rule.ours].chunk(rule.parts, dim=-1)[rule.part]
+        destination.copy_(rule.layout(stored[name].read()))
+        if not torch.isfinite(destination).all():
+            raise CheckpointError(
+                f"{where}: {name} holds NaN or infinite values; such a checkpoint cannot be "
+                "exported. Save it again from a training state that had not diverged."
+            )
+    return weights
+
+
+def _check_keys(
+    rules: Mapping[str, Rule],
+    stored: Mapping[str, LazyTensor],
+    where: str,
+    ignored: Collection[str],
+) -> None:
+    """Account for every key on both sides."""
+    skipped = sorted(stored.keys() & set(ignored) - rules.keys())
+    if skipped:
+        log.info("%s: not needed for classification: %s", where, ", ".join(skipped))
+    problems = _listed("missing", (f"{n} {list(rules[n].shape)}" for n in rules.keys() - stored))
+    extra = stored.keys() - rules.keys() - set(ignored)
+    problems += _listed("not understood", (f"{n} {list(stored[n].shape)}" for n in extra))
+    problems += _listed(
+        "of another shape",
+        (
+            f"{n}: found {list(stored[n].shape)}, expected {list(rules[n].shape)}"
+            for n in rules.keys() & stored.keys()
+            if stored[n].shape != rules[n].shape
+        ),
+    )
+    if problems:
+        raise CheckpointError(
+            f"{where}: the tensors do not fit the model:\n  " + "\n  ".join(problems)
+        )
+
+
+def _listed(what: str, entries: Iterable[str]) -> list[str]:
+    """One sorted, shortened list of a diff, or nothing."""
+    lines = sorted(map(one_line, entries))
+    if not lines:
+        return []
+    rest = [f"  ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return [f"{what} ({len(lines)}):", *(f"  {line}" for line in lines[:_SHOWN]), *rest]

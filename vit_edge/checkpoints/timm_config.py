@@ -1,0 +1,190 @@
+"""What timm can build beside the plain ViT, and config.json with its pretrained_cfg."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, cast
+
+from vit_edge.bundle.manifest import Interpolation, Preprocessing
+from vit_edge.checkpoints.fields import Fields
+from vit_edge.checkpoints.labels import numbered_labels
+from vit_edge.errors import CheckpointError
+from vit_edge.variants import HALF, Variant
+
+log = logging.getLogger(__name__)
+
+# Tensors of models that share timm's names with the ViT but compute something else.
+_OTHER_MODELS = (
+    (r"dist_token|head_dist\.", "a distillation token (distilled DeiT)"),
+    (r"fc_norm\.", "average pooling over the patches (fc_norm)"),
+    (r"attn_pool\.", "attention pooling (SigLIP)"),
+    (r"norm_pre\.", "a LayerNorm before the first block (CLIP)"),
+    (r"reg_token", "register tokens"),
+    (r"blocks\.\d+\.(ls[12]\.gamma|gamma_[12])", "layer scale (DeiT III, DINOv2, BEiT)"),
+    (r"blocks\.\d+\.attn\.[qk]_norm\.", "normalised queries and keys"),
+    (r"blocks\.\d+\.mlp\.(w12|w3|fc1_[gx]|norm)\.", "a gated MLP (SwiGLU)"),
+    (r"blocks\.\d+\.attn\.(relative_position|rel_pos)|rel_pos", "relative positions"),
+    (r"rope\.", "rotary positions"),
+    (r"patch_embed\.backbone\.", "a ResNet before the patches (hybrid)"),
+)
+
+# Arguments of VisionTransformer that leave the plain ViT alone, whatever they are ...
+# fmt: off
+_FREE = frozenset(
+    {
+        "img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads",
+        "mlp_ratio", "qkv_bias", "drop_rate", "pos_drop_rate", "patch_drop_rate",
+        "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init", "fix_init",
+        "dynamic_img_size", "strict_img_size", "no_embed_class", "representation_size",
+        "has_logits",
+    }
+)
+# fmt: on
+# ... and those of which only some values do.
+_PLAIN: dict[str, tuple[object, ...]] = {
+    "global_pool": ("token",),
+    "class_token": (True,),
+    "reg_tokens": (0,),
+    "pos_embed": ("learn",),
+    "pre_norm": (False,),
+    "final_norm": (True,),
+    "fc_norm": (None, False),
+    "qk_norm": (False,),
+    "init_values": (None,),
+    "proj_bias": (True,),
+    "act_layer": (None, "gelu"),
+    "norm_layer": (None, "layernorm"),
+    "scale_attn_norm": (False,),
+    "scale_mlp_norm": (False,),
+    "dynamic_img_pad": (False,),
+}
+_INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+
+def refuse_other_models(names: Iterable[str], where: str) -> None:
+    """Name the features that make this another model than the ViT.
+
+    Raises:
+        CheckpointError: There is at least one.
+    """
+    found = {
+        reason: name
+        for name in sorted(names, reverse=True)
+        for pattern, reason in _OTHER_MODELS
+        if re.match(pattern, name)
+    }
+    if "cls_token" not in names:
+        found["no class token"] = "cls_token is missing"
+    if found:
+        listed = "\n  ".join(f"{reason}: {name}" for reason, name in sorted(found.items()))
+        raise CheckpointError(
+            f"{where}: not the plain Vision Transformer of arXiv:2010.11929. It has:\n  {listed}"
+        )
+
+
+def check_model_args(fields: Fields) -> dict[str, Any]:
+    """Return config.json's model_args; a value that makes another model is a problem."""
+    arguments = fields.data.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        fields.problem("model_args: expected an object")
+        return {}
+    pool = fields.data.get("global_pool")
+    if pool not in (None, "token"):
+        fields.problem(f"global_pool: {pool!r} is not supported; expected 'token'")
+    if "quickgelu" in str(fields.data.get("architecture")):
+        fields.problem(f"architecture: {fields.data['architecture']} uses another GELU")
+    for name, value in arguments.items():
+        if name in _PLAIN and value not in _PLAIN[name]:
+            allowed = " or ".join(map(repr, _PLAIN[name]))
+            fields.problem(f"model_args.{name}: {value!r} is not supported; expected {allowed}")
+        if name not in _PLAIN and name not in _FREE:
+            fields.problem(f"model_args.{name}: unknown, so it may change what is computed")
+    return arguments
+
+
+def pretrained_cfg(fields: Fields) -> Fields:
+    """The fields of pretrained_cfg; in timm's first format they stand at the top."""
+    nested = fields.data.get("pretrained_cfg", fields.data)
+    if not isinstance(nested, dict):
+        fields.problem("pretrained_cfg: expected an object")
+        nested = {}
+    cfg = Fields(nested, fields.where)
+    cfg.problems = fields.problems  # one list, one error
+    return cfg
+
+
+def preprocessing_from(cfg: Fields) -> Callable[[tuple[int, int]], Preprocessing]:
+    """Follow timm's eval transform (timm.data.transforms_factory) at any image size.
+
+    "center" covers floor(size / crop_pct) and cuts the centre out; "squash" resizes to it.
+    """
+    for name in ("mean", "std", "interpolation", "crop_pct"):
+        if not cfg.has(name):
+            cfg.problem(f"pretrained_cfg.{name}: missing")
+    crop_ratio = cfg.number("crop_pct", 1.0)
+    if not 0 < crop_ratio <= 1:
+        cfg.problem(f"crop_pct: {crop_ratio} is not supported; expected a number in (0, 1]")
+        crop_ratio = 1.0
+    mode = cfg.choice("crop_mode", ("center", "squash"), "center")
+    interpolation = cast(Interpolation, cfg.choice("interpolation", _INTERPOLATIONS, "bicubic"))
+    mean, std = cfg.colour("mean", HALF), cfg.colour("std", HALF)
+
+    def at(image_hw: tuple[int, int]) -> Preprocessing:
+        resize_hw = math.floor(image_hw[0] / crop_ratio), math.floor(image_hw[1] / crop_ratio)
+        resize: Literal["squash", "cover"] = "squash" if mode == "squash" else "cover"
+        return Preprocessing(resize, resize_hw, image_hw, interpolation, mean, std)
+
+    return at
+
+
+def preprocessing_of_row(
+    row: Variant | None, where: str
+) -> Callable[[tuple[int, int]], Preprocessing]:
+    """What the table says, for weights without a config.json.
+
+    Raises:
+        CheckpointError: No variant was named: normalisation and crop are never guessed.
+    """
+    if row is None:
+        raise CheckpointError(
+            f"{where}: without config.json, mean, std and crop of the images are unknown. Put "
+            "timm's config.json beside the weights, or name the variant: --variant NAME"
+        )
+    log.info("%s: no config.json; preprocessing as for the variant %s", where, row.name)
+    return row.timm_preprocessing_at if row.timm is not None else row.preprocessing_at
+
+
+def input_hw(cfg: Fields, arguments: dict[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the images, if the file says so."""
+    sides: object = cfg.data.get("input_size")
+    if sides is None:
+        return None
+    if not (isinstance(sides, list) and len(sides) == 3 and all(type(s) is int for s in sides)):
+        cfg.problem(f"input_size: {sides!r} is not [channels, height, width]")
+        return None
+    img_size = arguments.get("img_size", sides[1:])
+    if img_size not in (sides[1:], tuple(sides[1:])) and [img_size, img_size] != sides[1:]:
+        cfg.problem(f"model_args.img_size: {img_size!r} contradicts input_size {sides}")
+    return sides[1], sides[2]
+
+
+def labels_from(cfg: Fields, fields: Fields, num_classes: int) -> tuple[str, ...]:
+    """label_names, each replaced by its label_descriptions if there is one."""
+    holder = fields if fields.has("label_names") else cfg
+    if not holder.has("label_names") or not num_classes:
+        return ()
+    names = holder.data["label_names"]
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        labels = tuple(names)
+    else:
+        labels = numbered_labels(holder, "label_names")
+    described = fields.data.get("label_descriptions") or cfg.data.get("label_descriptions") or {}
+    if not isinstance(described, dict):
+        holder.problem("label_descriptions: expected an object, label -> description")
+        described = {}
+    if len(labels) != num_classes:
+        holder.problem(f"label_names: {len(labels)} labels, but the head has {num_classes} classes")
+    return tuple(str(described.get(label, label)) for label in labels)

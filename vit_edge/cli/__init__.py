@@ -1,0 +1,151 @@
+"""What the command lines share: dispatch, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from vit_edge import backends
+from vit_edge.backends import auto
+from vit_edge.errors import UsageError, VitEdgeError
+
+VERBS = {
+    "export": "vit_edge.export.__main__",
+    "verify": "vit_edge.verify",
+    "inspect": "vit_edge.inspect",
+    "build": "vit_edge.build.__main__",
+    "bench": "vit_edge.bench.__main__",
+    "parity": "vit_edge.parity.__main__",
+    "predict": "vit_edge.__main__",
+    "evaluate": "vit_edge.evaluate.__main__",
+    "doctor": "vit_edge.doctor.__main__",
+    "recommend": "vit_edge.recommend.__main__",
+}
+
+_UNITS = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
+}  # fmt: skip
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run a command; print our own errors without a traceback and return their exit code."""
+    try:
+        with _messages_on_stderr():
+            code = run()
+        sys.stdout.flush()
+    except VitEdgeError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def bundle_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+    """What the verbs that work on a bundle have in common: BUNDLE and --json.
+
+    Args:
+        prog: As it is typed.
+        description: What it does.
+        example: A real call, and what else is worth a line at the end.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    return parser
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add --backend to a verb that runs one."""
+    parser.add_argument(
+        "--backend", default=auto.AUTO, metavar="NAME", help=f"one {backend_help()}"
+    )
+
+
+def backend_help() -> str:
+    """What backends there are, and which is taken by default."""
+    names = ", ".join((auto.AUTO, *backends.names()))
+    return (
+        f"of {names}; default: {auto.AUTO}, what `build --tune` found best, or else {auto.DEFAULT}"
+    )
+
+
+def size_bytes(text: str) -> int:
+    """Read a size such as 100MB, 64MiB or 2GB.
+
+    Raises:
+        UsageError: It is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None or float(found[1]) == 0:
+        raise UsageError(f"{text!r} is no size; write a number with {', '.join(_UNITS)}: 100MB")
+    return int(float(found[1]) * unit)
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Read whole numbers separated by commas.
+
+    Raises:
+        UsageError: They are not.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected whole numbers, such as 1,8") from None
+
+
+def printable(text: str) -> str:
+    """Text that holds names of others', such that it cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@contextlib.contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Show what vit_edge logs, from INFO on, and leave the logging of a caller as it was."""
+    logger = logging.getLogger("vit_edge")
+    level, handler = logger.level, logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`vit-edge <verb> ...`, the same as `python -m vit_edge.<verb> ...`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verbs = ", ".join(VERBS)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(f"usage: vit-edge VERB ...\n\nverbs: {verbs}\nhelp:  vit-edge VERB --help")
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"vit-edge: no verb {arguments[0]!r}; there are: {verbs}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(VERBS[arguments[0]])
+    code: int = module.main(arguments[1:])
+    return code

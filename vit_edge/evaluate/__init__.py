@@ -1,0 +1,1 @@
+"""Accuracy on labelled images, in one go or resumed."""

@@ -1,0 +1,183 @@
+"""python -m vit_edge.evaluate BUNDLE --data DIR: how often is the model right?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vit_edge import __version__, cli
+from vit_edge.bundle import Bundle
+from vit_edge.errors import InputError, UsageError
+from vit_edge.evaluate.accuracy import accuracy, drop, worst_classes
+from vit_edge.evaluate.answers import Asked, ask
+from vit_edge.evaluate.journal import Journal
+from vit_edge.images.folders import FOLDERS, read_labelled
+from vit_edge.machine.facts import machine_facts
+
+SCHEMA_VERSION = 1
+
+
+def result(bundle: Bundle, found: Asked, against: tuple[Bundle, Asked] | None) -> dict[str, Any]:
+    """What an evaluation found, ready for JSON.
+
+    Args:
+        bundle: The candidate.
+        found: Its answers.
+        against: The reference and its answers to the same images.
+    """
+    classes = bundle.manifest.num_classes
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": f"vit_edge {__version__}",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine_facts(),
+        "bundle": _described(bundle, found.facts),
+        "images": int(found.answers.read.sum()),
+        "unreadable": found.unreadable.as_dict(),
+        **accuracy(found.answers, classes),
+        "worst_classes": worst_classes(found.answers, bundle.labels),
+        "against": None
+        if against is None
+        else {
+            "bundle": _described(against[0], against[1].facts),
+            **accuracy(against[1].answers, classes),
+            **drop(found.answers, against[1].answers),
+        },
+    }
+
+
+def _described(bundle: Bundle, facts: dict[str, str]) -> dict[str, Any]:
+    return {
+        "name": bundle.path.resolve().name,
+        "variant": bundle.manifest.variant,
+        "precision": bundle.manifest.precision,
+        "model_sha256": bundle.model_sha256,
+        "facts": facts,
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = cli.bundle_parser(
+        "python -m vit_edge.evaluate",
+        "Measure accuracy on labelled images: top-1 and top-5 with 95 % intervals, the classes "
+        "recognised least, and what was lost against another bundle. An image that cannot be "
+        "read is listed and left out.",
+        "python -m vit_edge.evaluate bundles/mine-int8 --data photos/val \\\n"
+        "           --against bundles/mine-fp32 --resume mine.journal\n"
+        "exit codes: 0 measured; 3 nothing could be read; 4 with --strict if any image could not",
+    )
+    made.add_argument("--data", type=Path, required=True, metavar="DIR", help="where images lie")
+    made.add_argument(
+        "--labels-from",
+        default=FOLDERS,
+        metavar="SOURCE",
+        help=f"{FOLDERS}: they lie in folders called like their classes, by label, number or "
+        "WordNet synset; or a CSV file, path,label a line; default: %(default)s",
+    )
+    cli.add_backend(made)
+    made.add_argument("--batch", type=int, metavar="N", help="images at a time; default: 8")
+    made.add_argument("--against", metavar="BUNDLE2", help="the reference, such as the fp32 bundle")
+    made.add_argument(
+        "--resume", type=Path, metavar="FILE", help="keep answers there, and go on from them"
+    )
+    made.add_argument(
+        "--strict", action="store_true", help="exit with 4 if an image cannot be read"
+    )
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate from the command line."""
+    arguments = parser().parse_args(argv)
+    return cli.guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.read(arguments.bundle)
+    other = None if arguments.against is None else Bundle.read(arguments.against)
+    if other is not None and other.labels != bundle.labels:
+        raise UsageError(
+            f"{other.path} and {bundle.path} have different labels: their accuracy cannot be "
+            "compared image by image"
+        )
+    images = read_labelled(arguments.data, arguments.labels_from, bundle.labels)
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if arguments.resume is not None:
+            journal = stack.enter_context(Journal(arguments.resume))
+            print(f"{arguments.resume}: {len(journal):,} answers are there", file=sys.stderr)
+        how = (arguments.backend, arguments.batch)
+        # One after the other: a small device may not hold two models.
+        found = ask(bundle, images, *how, role="candidate", journal=journal)
+        _require_any(found, arguments.data)
+        against = None
+        if other is not None:
+            against = (other, ask(other, images, *how, role="reference", journal=journal))
+            _require_any(against[1], arguments.data)
+    measured = result(bundle, found, against)
+    print(json.dumps(measured, indent=2) if arguments.json else cli.printable(text(measured)))
+    return 4 if arguments.strict and found.unreadable.count else 0
+
+
+def _require_any(found: Asked, data: Path) -> None:
+    if not found.answers.read.any():
+        raise InputError(f"{data}: none of its images could be read{found.unreadable.text()}")
+
+
+def text(measured: dict[str, Any]) -> str:
+    """A result for the terminal."""
+    bundle, other = measured["bundle"], measured["against"]
+    lines = [
+        f"{bundle['name']} ({bundle['variant']}, {bundle['precision']}) on "
+        f"{bundle['facts']['runtime']}, {bundle['facts']['device']}",
+        f"images     {measured['images']:,}",
+        *_accuracies(measured),
+    ]
+    if other is not None:
+        lines += [f"\nagainst    {other['bundle']['name']} ({other['bundle']['precision']})"]
+        lines += [*_accuracies(other), *_drop(other)]
+    if measured["worst_classes"]:
+        rows = [("worst classes", "recall", "images", "taken for")]
+        for entry in measured["worst_classes"]:
+            taken = ", ".join(f"{t['label']} {t['count']}" for t in entry["taken_for"])
+            recall = entry["recall"]
+            rows.append((entry["label"], f"{recall['rate']:.1%}", str(recall["images"]), taken))
+        lines += ["", cli.table(rows)]
+    unreadable = measured["unreadable"]
+    if unreadable["count"]:
+        lines += [f"\nNOT READ   {unreadable['count']} images, which count nowhere"]
+        lines += [f"  {problem}" for problem in unreadable["first"]]
+    return "\n".join(lines)
+
+
+def _accuracies(measured: dict[str, Any]) -> Iterator[str]:
+    for name in ("top1", "top5"):
+        if measured[name] is not None:
+            yield f"top-{name[-1]}      {_share(measured[name])}"
+
+
+def _drop(other: dict[str, Any]) -> Iterator[str]:
+    low, high = other["top1_drop_interval"]
+    p_value = other["mcnemar_p_value"]
+    yield f"agreement  {_share(other['agreement'])}"
+    yield (
+        f"drop       {100 * other['top1_drop']:+.2f} points (95 %: {100 * low:+.2f} to "
+        f"{100 * high:+.2f}; only the reference is right {other['lost']} times, only the candidate "
+        f"{other['won']} times: p = {p_value:.2g})"
+    )
+
+
+def _share(share: dict[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"{share['rate']:.2%} (95 %: {low:.2%} to {high:.2%})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

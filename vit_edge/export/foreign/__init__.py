@@ -1,0 +1,1 @@
+"""Graphs of other exporters: understood, brought into our form, or refused."""

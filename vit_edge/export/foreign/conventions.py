@@ -1,0 +1,193 @@
+"""What a foreign ONNX file does not say: how images become its pixels, and what its classes are.
+
+Both are asked for, never guessed: `--preprocess NAME|FILE` and `--labels FILE`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from vit_edge.bundle.manifest import Interpolation, Preprocessing, preprocessing_from_table
+from vit_edge.checkpoints.assemble import plain_labels
+from vit_edge.checkpoints.fields import Fields
+from vit_edge.checkpoints.files import read_json
+from vit_edge.checkpoints.hf_preprocessing import read_preprocessing
+from vit_edge.checkpoints.labels import labels_or_imagenet, numbered_labels, one_line_labels
+from vit_edge.checkpoints.timm_config import (
+    input_hw,
+    labels_from,
+    preprocessing_from,
+    pretrained_cfg,
+)
+from vit_edge.errors import CheckpointError, UsageError
+from vit_edge.variants import HALF, IMAGENET_MEAN, IMAGENET_STD
+
+_LOG = logging.getLogger(__name__)
+
+_LARGEST_FILE_BYTES = 16 * 2**20  # of labels or a configuration; theirs are a few KB
+
+
+class Convention(NamedTuple):
+    """How a family of models evaluates, at any image size."""
+
+    resize: Literal["squash", "cover"]
+    crop_ratio: Callable[[int], float]  # of the model's image size in px; 1 crops nothing
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    whose: str
+
+    def at(self, image_hw: tuple[int, int]) -> Preprocessing:
+        """The preprocessing that ends at this size."""
+        ratio = self.crop_ratio(min(image_hw))
+        height, width = (math.floor(side / ratio) for side in image_hw)
+        return Preprocessing(
+            self.resize, (height, width), image_hw, self.interpolation, self.mean, self.std
+        )
+
+
+def _uncropped(_size_px: int) -> float:
+    return 1.0
+
+
+# fmt: off
+CONVENTIONS = {
+    "google-vit": Convention(
+        "squash", _uncropped, "bilinear", HALF, HALF,
+        "google/vit-* and ViTImageProcessor's defaults",
+    ),
+    # pretrained_cfg of timm's augreg models: crop_pct 0.9 at 224, 1.0 at 384
+    "timm-augreg": Convention(
+        "cover", lambda size_px: 0.9 if size_px <= 224 else 1.0, "bicubic", HALF, HALF,
+        "timm's vit_*.augreg_*",
+    ),
+    # facebookresearch/deit, datasets.py: resize to 256 / 224 of the size, bicubic
+    "deit": Convention(
+        "cover", lambda _: 224 / 256, "bicubic", IMAGENET_MEAN, IMAGENET_STD,
+        "facebook/deit-* and dino-*",
+    ),
+    # pretrained_cfg of timm's deit_* models: crop_pct 0.9 at 224, 1.0 at 384
+    "timm-deit": Convention(
+        "cover", lambda size_px: 0.9 if size_px <= 224 else 1.0, "bicubic",
+        IMAGENET_MEAN, IMAGENET_STD, "timm's deit_*",
+    ),
+    # ViT_B_16_Weights.IMAGENET1K_V1.transforms(): resize to 256 for a crop of 224
+    "torchvision": Convention(
+        "cover", lambda _: 224 / 256, "bilinear", IMAGENET_MEAN, IMAGENET_STD,
+        "torchvision's vit_*, IMAGENET1K_V1",
+    ),
+}
+# fmt: on
+
+
+def preprocessing_for(name_or_file: str, image_hw: tuple[int, int]) -> Preprocessing:
+    """Read `--preprocess`.
+
+    Args:
+        name_or_file: One of CONVENTIONS, or a JSON file: preprocessor_config.json of transformers,
+            config.json of timm, a bundle's manifest.json, or an object of Preprocessing's fields.
+        image_hw: Height and width that the graph takes, in pixels.
+
+    Raises:
+        UsageError: Neither a name nor a file.
+        CheckpointError: The file is of none of these kinds, asks for something that is not
+            supported, or ends at another size than the graph takes.
+    """
+    if name_or_file in CONVENTIONS:
+        return CONVENTIONS[name_or_file].at(image_hw)
+    path = Path(name_or_file)
+    if not path.is_file():
+        close = difflib.get_close_matches(name_or_file, CONVENTIONS, 1)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise UsageError(
+            f"--preprocess {name_or_file}: no such file, nor a name{meant}. Names are: "
+            + "; ".join(f"{name} ({c.whose})" for name, c in CONVENTIONS.items())
+        )
+    found = _preprocessing_of_file(path, image_hw)
+    if found.crop_hw != image_hw:
+        raise CheckpointError(
+            f"{path}: images end at {list(found.crop_hw)} px, the graph takes {list(image_hw)} px. "
+            "This is another model's file, or the graph was exported at another size"
+        )
+    return found
+
+
+def _preprocessing_of_file(path: Path, image_hw: tuple[int, int]) -> Preprocessing:
+    data = _json(path)
+    if isinstance(data.get("preprocessing"), dict):
+        return preprocessing_from_table(data["preprocessing"], f"{path}: preprocessing")
+    if "resize_hw" in data or "crop_hw" in data:
+        return preprocessing_from_table(data, str(path))
+    if "pretrained_cfg" in data or "crop_pct" in data:
+        cfg = pretrained_cfg(Fields(data, str(path)))
+        at = preprocessing_from(cfg)
+        size_hw = input_hw(cfg, {})
+        cfg.done()
+        return at(size_hw or image_hw)
+    if any(key in data for key in ("image_mean", "image_processor_type", "do_resize", "size")):
+        return read_preprocessing(path)
+    raise CheckpointError(
+        f"{path}: no preprocessing in it. Expected preprocessor_config.json of transformers, "
+        "config.json of timm (pretrained_cfg), manifest.json of a bundle, or an object with "
+        "resize, resize_hw, crop_hw, interpolation, mean and std"
+    )
+
+
+def labels_for(path: Path | None, num_classes: int, where: str) -> tuple[str, ...]:
+    """Read `--labels`.
+
+    Args:
+        path: One label a line, or config.json of transformers (id2label) or timm (label_names).
+            None: ImageNet's for 1,000 classes, class_0, class_1, ... for any other number.
+        num_classes: How many there must be.
+        where: The model's file, to name in the log.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds another number of labels.
+    """
+    stand_ins = plain_labels(num_classes)
+    if path is None:
+        return labels_or_imagenet((), num_classes, where) or tuple(stand_ins)
+    labels = _labels_of_json(path, num_classes) if path.suffix == ".json" else _lines(path)
+    if len(labels) != num_classes:
+        raise CheckpointError(
+            f"{path}: {len(labels)} labels, but the logits have {num_classes} classes"
+        )
+    return one_line_labels(labels, stand_ins, str(path))
+
+
+def _labels_of_json(path: Path, num_classes: int) -> tuple[str, ...]:
+    fields = Fields(_json(path), str(path))
+    cfg = pretrained_cfg(fields)
+    if fields.has("id2label"):
+        labels = numbered_labels(fields, "id2label")
+    else:
+        labels = labels_from(cfg, fields, num_classes)
+        if not labels and not fields.problems:
+            fields.problem("id2label, label_names: neither is there")
+    fields.done()
+    return labels
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        _refuse_giant(path)
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as text: {error}") from None
+    return tuple(text.removesuffix("\n").split("\n")) if text else ()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    _refuse_giant(path)
+    return read_json(path)
+
+
+def _refuse_giant(path: Path) -> None:
+    if path.is_file() and path.stat().st_size > _LARGEST_FILE_BYTES:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; no such file is that large")

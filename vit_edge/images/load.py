@@ -1,0 +1,304 @@
+"""Any image -> an upright, opaque RGB image of 8 bits per channel.
+
+What a model sees depends on more than the stored pixels. Here the EXIF orientation is applied,
+transparency is composited on a stated background, deep images are scaled and not clipped, and of
+an animation the first frame is taken. Colour profiles are not applied: neither transformers nor
+timm does, and the models were trained that way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import BinaryIO, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from vit_edge.errors import ArrayError, ImageDecodeError, UnsupportedImageError
+from vit_edge.images.decode import FORMATS, decode, pillow_at_work, require_pixels
+from vit_edge.images.files import DEFAULT_LIMITS, ImageLimits, read_file, read_stream
+from vit_edge.images.orientation import upright_from
+from vit_edge.images.reduced import Picture, picture_from_turned, whole
+
+__all__ = ["DEFAULT_LIMITS", "ImageLike", "ImageLimits", "describe", "load_image", "load_picture"]
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]"
+
+_logger = logging.getLogger("vit_edge")
+
+_BITS_PER_SAMPLE = 258  # TIFF 6.0, p. 29
+
+
+def load_image(
+    source: ImageLike,
+    *,
+    background: tuple[int, int, int] = (255, 255, 255),
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Image.Image:
+    """Load an image as the model should see it.
+
+    Args:
+        source: One of
+            a path: of a regular file, recognised by its content, whatever its name;
+            bytes: an encoded file;
+            a file object: read from its start if it can seek, as Pillow does; it stays open and its
+            position is put back;
+            a Pillow image: its current frame; a lazy one is loaded (under Pillow's own
+            switch for truncated files), else it is left as it is;
+            an array: uint8[H, W, 3] in the order RGB, or uint8[H, W] grey; any strides.
+        background: What transparency is composited on.
+        limits: What is refused, from the header and before decoding.
+
+    Returns:
+        An image of mode "RGB". It may share its pixels with a Pillow image that was passed in.
+
+        Deep samples are scaled so that white becomes 255: of 16 bits round(v / 257), of a 12-bit
+        TIFF round(v * 255 / 4095); 16-bit colour and 16-bit grey with alpha arrive from Pillow as
+        their upper bytes, v // 256, which differs by 1 at most. A TIFF or PFM of 32-bit integers or
+        floats does not say what white is: it is the least of 1 (floats only), 255 and 65535 that no
+        sample exceeds.
+
+        Frames left out, corrupt EXIF data and guessed white levels are said once for each image, as
+        warnings of the logger "vit_edge"; nothing goes through the warnings module.
+
+    Raises:
+        ImageDecodeError: No image, or a damaged or truncated one.
+        UnsupportedImageError: An image of a format or sample type that is not decoded here.
+        ImageTooLargeError: More pixels or bytes than the limits allow.
+        ArrayError: An array of the wrong dtype, shape or layout.
+    """
+    return load_picture(source, None, background=background, limits=limits).image
+
+
+def load_picture(
+    source: ImageLike,
+    least_px: int | None,
+    *,
+    background: tuple[int, int, int] = (255, 255, 255),
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Picture:
+    """Load an image as `load_image` does, but a JPEG file perhaps at 1/2, 1/4 or 1/8 of its size.
+
+    Args:
+        source: As for `load_image`; what is decoded already or is no JPEG is taken whole.
+        least_px: What neither side may fall below; None takes everything whole.
+        background: As for `load_image`.
+        limits: As for `load_image`; those of pixels hold for the full size.
+
+    Raises:
+        ImageError: As `load_image`, for the same files.
+    """
+    name = describe(source)
+    if isinstance(source, np.ndarray):
+        return whole(_image_from_array(source, name, limits))
+    if isinstance(source, Image.Image):
+        with pillow_at_work(name):
+            _load_foreign(source, name, limits)
+            return whole(_rgb_from_image(source, name, background, upright_from(source, name)))
+    data = _data_from_source(source, name, limits)
+    with pillow_at_work(name):
+        decoded = decode(data, name, limits, least_px)
+        turn = upright_from(decoded.image, name)
+        rgb = _rgb_from_image(decoded.image, name, background, turn)
+        _say_frames(decoded.image, name)
+        return picture_from_turned(rgb, decoded, turn)
+
+
+def describe(source: object) -> str:
+    """Name an image in messages: its path, or what it is."""
+    if isinstance(source, (str, os.PathLike)):
+        return _printable(os.fspath(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"<{type(source).__name__}, {len(source)} B>"
+    if isinstance(source, np.ndarray):
+        return f"array {source.dtype}{list(source.shape)}"
+    if isinstance(source, Image.Image):
+        path = getattr(source, "filename", "")
+        if path:
+            return _printable(path)
+        return f"<Pillow image {source.mode} {source.width}x{source.height}>"
+    path = getattr(source, "name", None)
+    return _printable(path) if isinstance(path, (str, bytes)) else f"<{type(source).__name__}>"
+
+
+def _printable(path: str | bytes) -> str:
+    text = os.fsdecode(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def _data_from_source(source: object, name: str, limits: ImageLimits) -> bytes:
+    """Read the encoded file behind a path, bytes or a file object."""
+    if isinstance(source, (str, os.PathLike)):
+        return read_file(source, name, limits)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if hasattr(source, "read"):
+        return read_stream(cast(BinaryIO, source), name, limits)
+    raise ImageDecodeError(
+        f"{name}: not an image: expected a path, bytes, a file object, a Pillow image or a uint8 "
+        f"array, got {type(source).__name__}."
+    )
+
+
+def _load_foreign(image: Image.Image, name: str, limits: ImageLimits) -> None:
+    """Load a caller's Pillow image, which may still be a lazy and hostile file."""
+    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS | {"MPO"}:
+        # Loading could start a program (EPS); .copy() makes it the caller's decision.
+        raise UnsupportedImageError(
+            f"{name}: a {image.format} image, which is not decoded here. If you trust it, pass "
+            "image.copy()."
+        )
+    require_pixels(image.size, name, limits)
+    image.load()
+
+
+def _say_frames(image: ImageFile.ImageFile, name: str) -> None:
+    """Log that an animation or a document has more than the frame that is used."""
+    try:
+        # Last of all: finding out makes the GIF reader leave the first frame, and what is wrong
+        # beyond it is of no concern here.
+        more = getattr(image, "is_animated", False) or "mp" in image.info
+    except Exception:
+        more = True
+    if more:
+        _logger.warning("%s: has several frames; only the first is used", name)
+
+
+def _rgb_from_image(
+    image: Image.Image,
+    name: str,
+    background: tuple[int, int, int],
+    turn: Image.Transpose | None,
+) -> Image.Image:
+    """Convert a loaded image of any mode to RGB and turn it; the image itself stays as it is."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bit_from_deep(image, name)
+    if image.has_transparency_data:
+        image = _composite(image, background)
+    elif image.mode != "RGB":
+        if image.mode == "LAB":
+            raise UnsupportedImageError(f"{name}: CIELAB colours. Convert the image to RGB.")
+        image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Lay a transparent image of any mode on an opaque background."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = _with_matching_key(image)
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    canvas = Image.new("RGB", rgba.size, background)
+    canvas.paste(rgba, mask=rgba)
+    return canvas
+
+
+def _with_matching_key(image: Image.Image) -> Image.Image:
+    """Where a PNG names its transparent colour in other units than Pillow's pixels, convert it."""
+    key = image.info.get("transparency")
+    if image.mode == "1" and isinstance(key, int):  # Pillow 10 would ignore it
+        image = Image.frombytes("L", image.size, image.convert("L").tobytes())
+        image.info["transparency"] = 255 if key else 0
+    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        # 16-bit colour: Pillow keeps the upper bytes of the pixels, so compare those.
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image
+
+
+def _eight_bit_from_deep(image: Image.Image, name: str) -> Image.Image:
+    """Scale 16-bit, 32-bit and float grey to 8 bits (mode L, LA with a transparent value)."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        white = _white_of_16_bit(image)
+    else:
+        white = _guessed_white(values, name)
+    if image.mode == "F":
+        scaled = values * np.float32(255 / white)
+        grey = np.rint(scaled, out=scaled).astype(np.uint8)
+    else:
+        levels = np.minimum(np.arange(65536), white)
+        table = ((levels * 255 + white // 2) // white).astype(np.uint8)
+        grey = table[values.astype(np.uint16, copy=False)]
+    result = Image.fromarray(grey)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        result.putalpha(Image.fromarray((values != transparent).astype(np.uint8) * 255))
+    return result
+
+
+def _white_of_16_bit(image: Image.Image) -> int:
+    """The largest value of a 16-bit image: 65535, unless its TIFF says fewer bits."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))
+    return int(2 ** bits[0]) - 1 if isinstance(bits, tuple) and 9 <= bits[0] <= 16 else 65535
+
+
+def _guessed_white(values: NDArray[np.generic], name: str) -> int:
+    """What 255 stands for in samples that do not say; see `load_image`."""
+    kind = "float" if values.dtype.kind == "f" else "32-bit"
+    least, most = float(values.min()), float(values.max())
+    candidates = (1, 255, 65535) if kind == "float" else (255, 65535)
+    white = next((white for white in candidates if least >= 0 and most <= white), None)
+    if white is None:  # also for NaN, which compares false
+        raise UnsupportedImageError(
+            f"{name}: {kind} samples from {least:g} to {most:g}; what is black and what is white "
+            "cannot be told. Scale them to 0..255 and save 8 bits."
+        )
+    _logger.warning("%s: %s samples up to %g; %d is taken as white", name, kind, most, white)
+    return white
+
+
+def _image_from_array(array: NDArray[np.generic], name: str, limits: ImageLimits) -> Image.Image:
+    """Check a caller's array and make an RGB image of it.
+
+    Raises:
+        ArrayError: Not uint8[H, W, 3] or uint8[H, W]; the message says how to convert.
+    """
+    problem = _dtype_problem(array) or _shape_problem(array)
+    if problem:
+        raise ArrayError(f"{name}: expected uint8[H, W, 3], RGB: {problem}")
+    require_pixels((array.shape[1], array.shape[0]), name, limits)
+    with pillow_at_work(name):
+        return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def _dtype_problem(array: NDArray[np.generic]) -> str | None:
+    if array.dtype == np.uint8:
+        return None
+    if array.dtype.kind == "f":
+        if array.size and not np.isfinite(array).all():
+            return "it holds NaN or infinite values. Find out where they come from."
+        unit = array.size == 0 or (array.min() >= 0 and array.max() <= 1)
+        factor = " * 255" if unit else ""
+        return f"floats. Convert: (image{factor}).round().clip(0, 255).astype(np.uint8)"
+    if array.dtype.kind == "b":
+        return "booleans. Convert: image.astype(np.uint8) * 255"
+    if array.dtype == np.uint16:
+        return "16 bits. Convert: ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)"
+    if array.dtype.kind in "iu":
+        return "other integers. If they lie in 0..255: image.astype(np.uint8)"
+    return "objects that are no numbers. Are the images of different sizes? Pass them one by one."
+
+
+def _shape_problem(array: NDArray[np.generic]) -> str | None:
+    shape = array.shape
+    if 0 in shape:
+        return "it has no pixels."
+    if array.ndim == 4:
+        return "a batch. Pass its images one by one."
+    if array.ndim not in (2, 3):
+        return f"{array.ndim} axes."
+    if array.ndim == 2 or shape[2] == 3:
+        return None
+    if shape[0] == 3:
+        return "this looks like [3, H, W]. Convert: image.transpose(1, 2, 0)"
+    if shape[2] == 4:
+        return "4 channels. If they are RGBA, pass PIL.Image.fromarray(image)"
+    if shape[2] == 1:
+        return "1 channel. If it is grey, pass image[:, :, 0]"
+    return f"{shape[2]} channels."

@@ -1,0 +1,1 @@
+"""This computer: its CPUs, memory, GPUs, limits and child processes."""

@@ -1,0 +1,1 @@
+"""Where in the graph two models part."""

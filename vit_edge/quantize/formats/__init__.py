@@ -1,0 +1,1 @@
+"""Number formats: integers, blocks of them, halves, E4M3."""

@@ -1,0 +1,1 @@
+"""One module is one precision; see vit_edge.quantize."""

@@ -1,0 +1,272 @@
+"""INT8, static: explicit Q/DQ around the Linears of the blocks, everything else in float.
+
+Quantizing more is what breaks ViTs: LayerNormalization, softmax, GELU and the residual additions
+have no integer kernels that would be faster, and residuals of real ViTs reach 1400 beside 1
+(FQ-ViT, arXiv:2111.13824). Two flavours, by the recipe's target:
+
+- cpu: U8 activations with a zero point (or S8), S8 weights: what ONNX Runtime lowers to integer
+  products, and OpenVINO reads;
+- gpu: S8 with zero point 0, as TensorRT demands, in FP16 or FP32 surroundings.
+
+In order: activations are rescaled where that is exact (_folding, _smoothing), weights rounded per
+output, input ranges searched per Linear (_ranges), biases corrected, and the Linears that hurt most
+kept in float until the target holds on the calibration images (_sensitivity).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.quantize import CalibrationUse, Quantized, Task
+from vit_edge.quantize.formats.half import FLOAT16, rounded_scale
+from vit_edge.quantize.formats.integers import (
+    INT8,
+    INT8_SYMMETRIC,
+    LARGEST,
+    LARGEST_REDUCED,
+    UINT8,
+    Format,
+    QuantizedWeight,
+    quantize_linears,
+    quantized_weight,
+    unrounded,
+)
+from vit_edge.quantize.linears import Linear, block_linears, check_names, constant
+from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, smooth, written
+from vit_edge.quantize.rounding.ranges import Parameters, RangeMethod, parameters
+from vit_edge.quantize.rounding.samples import Sample, collect_samples
+from vit_edge.quantize.search.overflow import halve_around
+from vit_edge.quantize.search.sensitivity import (
+    Judge,
+    Share,
+    Trial,
+    ranked_search,
+    search_problems,
+    trials_as_json,
+)
+from vit_edge.quantize.search.simulate import sentence, simulated
+
+CALIBRATION: CalibrationUse = "required"
+LEAST_OPSET = {"cpu": 17, "gpu": 19}  # 19 brought FP16 scales
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen."""
+
+    activations: Literal["uint8", "int8"] = "uint8"  # cpu; x86 prefers uint8, ARM int8
+    smoothing: bool = True
+    shift: bool = True
+    ranges: RangeMethod = "output"
+    bias_correction: bool = True
+    reduce_range: bool = False  # for x86 without VNNI
+    keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
+    float_share: float = 0.25  # a Linear with more than this share of the damage stays in float
+    float_budget: int = 4  # how many may stay in float for that or for the target
+    sensitivity_images: int = 32
+    around: Literal["fp32", "fp16"] = "fp32"  # gpu: what the rest of the graph computes in
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be followed; empty if nothing."""
+        return search_problems(self)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What a Linear becomes."""
+
+    weight: QuantizedWeight
+    activation: Parameters
+    bias: NDArray[np.float32] | None  # corrected; None where there is none to correct
+
+
+def quantize(task: Task, settings: Settings) -> Quantized:
+    """Quantize the Linears of the blocks.
+
+    Args:
+        task: With calibration images.
+        settings: What to do.
+
+    Returns:
+        The graph, the choices and findings, and the table of the Linears.
+
+    Raises:
+        ModelError: The graph is no ViT that this understands.
+        ParityError: The task's target does not hold within the float budget.
+        UsageError: keep_float names a Linear that is not there.
+    """
+    assert task.calibration is not None
+    kind = _format(task, settings)
+    workspace = Workspace(task.scratch / "int8")
+    model = workspace.settled(task.model)
+    every = [linear.name for linear in block_linears(model)]
+    check_names(settings.keep_float, every)
+    judge = Judge(workspace, model, task.calibration)
+    model, choices, rounded = _smoothed_and_rounded(workspace, model, settings, kind, task)
+
+    def variant(names: Sequence[str]) -> onnx_ir.Model:
+        return _applied(model, {name: rounded[name] for name in names}, kind)
+
+    names = [name for name in every if name not in settings.keep_float]
+    ranked, trials = ranked_search(judge, variant, names, task, settings)
+    chosen = [name for name in names if name not in trials[-1].kept_float]
+    final = variant(chosen)
+    record = _record(settings, kind, choices, rounded, ranked, trials, task)
+    table = _table(ranked, choices, trials[-1])
+    if not _half_around(task, settings):
+        return Quantized(final, record, table)
+    reach = halve_around(final, model, workspace, task.calibration, task.progress)
+    record["overflow_scan"] = reach.as_dict()
+    return Quantized(final, record, table, simulated(final, FLOAT16), sentence(FLOAT16))
+
+
+def _smoothed_and_rounded(
+    workspace: Workspace, model: onnx_ir.Model, settings: Settings, kind: Format, task: Task
+) -> tuple[onnx_ir.Model, dict[str, Choice], dict[str, Rounded]]:
+    """The float32 graph with its activations rescaled, how they were, and every Linear rounded.
+
+    A function of its own, so that the samples (264 MB of base) are gone when it returns.
+
+    Args:
+        workspace: Where to run.
+        model: Settled; it is rewritten, and gives up its weights.
+        settings: What to do.
+        kind: Of the activations.
+        task: With calibration images.
+    """
+    assert task.calibration is not None
+    linears = block_linears(model)
+    samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
+    choices: dict[str, Choice] = {}
+    if settings.smoothing:
+        found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
+        error = rounding_error(kind, _largest_weight(settings))
+        choices = smooth(found, samples, error, shift=settings.shift, progress=task.progress)
+        model = workspace.settled(model)
+        linears = block_linears(model)
+        samples = _renamed(samples, linears)
+    return model, choices, _round(linears, samples, settings, kind, task)
+
+
+def _half_around(task: Task, settings: Settings) -> bool:
+    return task.target == "gpu" and settings.around == "fp16"
+
+
+def _format(task: Task, settings: Settings) -> Format:
+    if task.target == "gpu":
+        return INT8_SYMMETRIC
+    return {"uint8": UINT8, "int8": INT8}[settings.activations]
+
+
+def _largest_weight(settings: Settings) -> int:
+    return LARGEST_REDUCED if settings.reduce_range else LARGEST
+
+
+def _renamed(
+    samples: Mapping[onnx_ir.Value, Sample], linears: Sequence[Linear]
+) -> dict[onnx_ir.Value, Sample]:
+    """The same samples for the values of a model that was written and read again."""
+    by_name = {value.name: sample for value, sample in samples.items()}
+    return {linear.input: by_name[linear.input.name] for linear in linears}
+
+
+def _round(
+    linears: Sequence[Linear],
+    samples: Mapping[onnx_ir.Value, Sample],
+    settings: Settings,
+    kind: Format,
+    task: Task,
+) -> dict[str, Rounded]:
+    """Round every Linear by itself."""
+    scale_type = rounded_scale if _half_around(task, settings) else unrounded
+    largest = _largest_weight(settings)
+    rounded = {}
+    with task.progress("ranges", len(linears), "Linear") as bar:
+        for linear in linears:
+            matrix, sample = linear.matrix().astype(np.float32), samples[linear.input]
+            weight = quantized_weight(matrix, largest, scale_type)
+            left = weight.dequantized()
+            scale, zero_point = parameters(settings.ranges, sample, left, kind)
+            activation = (np.float32(scale_type(np.array([scale]))[0]), zero_point)
+            bias = None
+            if settings.bias_correction and linear.bias is not None:
+                lost = sample.rows @ matrix - kind.fake(sample.rows, *activation) @ left
+                bias = constant(linear.bias) + lost.mean(axis=0, dtype=np.float64)
+                bias = bias.astype(np.float32)
+            rounded[linear.name] = Rounded(weight, activation, bias)
+            bar.update(1)
+    return rounded
+
+
+def _applied(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format) -> onnx_ir.Model:
+    """A copy of the model with these Linears quantized."""
+    copy = model.clone()
+    linears = [linear for linear in block_linears(copy) if linear.name in rounded]
+    for linear in linears:
+        linear.correct_bias(rounded[linear.name].bias)
+    weights = {name: found.weight for name, found in rounded.items()}
+    activations = {name: found.activation for name, found in rounded.items()}
+    quantize_linears(copy, linears, weights, activations, kind)
+    return copy
+
+
+def _record(
+    settings: Settings,
+    kind: Format,
+    choices: Mapping[str, Choice],
+    rounded: Mapping[str, Rounded],
+    ranked: Sequence[Share],
+    trials: Sequence[Trial],
+    task: Task,
+) -> dict[str, Any]:
+    """What the manifest keeps: enough to see why the graph is as it is."""
+    assert task.calibration is not None
+    share_of = {share.name: share for share in ranked}
+    kept = {*settings.keep_float, *trials[-1].kept_float}
+    linears = []
+    for name, found in rounded.items():
+        choice, share = choices.get(name), share_of.get(name)
+        scale, zero_point = found.activation
+        linears.append(
+            {
+                "name": name,
+                "quantized": name not in kept,
+                "alpha": None if choice is None else choice.alpha,
+                "shifted": choice is not None and choice.shifted,
+                "input_scale": float(scale),
+                "input_zero_point": zero_point,
+                "noise": None if share is None else share.noise,
+                "share": None if share is None else share.share,
+            }
+        )
+    return {
+        "method": "static, Q/DQ on block Linears",
+        "target": task.target,
+        "activations": kind.dtype + (", symmetric" if kind.symmetric else ", asymmetric"),
+        "settings": dataclasses.asdict(settings),
+        "calibration": task.calibration.as_dict(),
+        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
+        "trials": trials_as_json(trials),
+        "linears": linears,
+    }
+
+
+def _table(
+    ranked: Sequence[Share], choices: Mapping[str, Choice], chosen: Trial
+) -> tuple[tuple[str, ...], ...]:
+    """The Linears, the worst first, to print."""
+    rows = [("linear", "share of noise", "alpha", "precision")]
+    for share in ranked:
+        precision = "float" if share.name in chosen.kept_float else "int8"
+        alpha = written(choices.get(share.name))
+        rows.append((share.name, f"{share.share:.1%}", alpha, precision))
+    return tuple(rows)

@@ -1,0 +1,213 @@
+"""INT8, dynamic: the range of an activation is that of the batch at hand, found at every run.
+
+The Linears of the blocks become DynamicQuantizeLinear and MatMulInteger, standard operators that
+ONNX Runtime's CPU provider makes one DynamicQuantizeMatMul of. Weights are symmetric, one scale for
+each output. It needs no calibration; with images, activations are smoothed first, without which
+outliers spoil it as they spoil static INT8.
+
+One minimum and maximum are taken over the whole batch, so an image's answer depends on which other
+images it is sent with. `int8` does not have that, and is no slower. What this has instead is room
+for images unlike those of the calibration: nothing is ever clipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from vit_edge.errors import ModelError, UsageError
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.quantize import CalibrationUse, Quantized, Task
+from vit_edge.quantize.formats.integers import (
+    LARGEST,
+    LARGEST_REDUCED,
+    UINT8,
+    QuantizedWeight,
+    add_constant,
+    quantized_weight,
+)
+from vit_edge.quantize.linears import Linear, block_linears, check_names
+from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, smooth, written
+from vit_edge.quantize.rounding.samples import collect_samples
+
+CALIBRATION: CalibrationUse = "optional"
+LEAST_OPSET = {"cpu": 17, "gpu": 17}
+
+BATCH_DEPENDENCE = (
+    "one range for all images of a batch: an image's answer depends on the others; batch_relative "
+    "in parity.json is the largest difference found between batch sizes"
+)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen.
+
+    Attributes:
+        smoothing: Rescale activations first where that is exact; only with calibration images.
+        shift: Let smoothing move channels as well.
+        reduce_range: 7 bits for weights, for x86 without VNNI.
+        keep_float: Linears that are not quantized.
+    """
+
+    smoothing: bool = True
+    shift: bool = True
+    reduce_range: bool = False
+    keep_float: tuple[str, ...] = ()
+
+    def problems(self) -> list[str]:
+        """Nothing that cannot be followed."""
+        return []
+
+
+def quantize(task: Task, settings: Settings) -> Quantized:
+    """Quantize the Linears of the blocks.
+
+    Args:
+        task: With or without calibration images.
+        settings: What to do.
+
+    Returns:
+        The graph, the choices, and the table of the Linears.
+
+    Raises:
+        ModelError: The graph is no ViT that this understands.
+        UsageError: A recipe for GPUs, or keep_float names a Linear that is not there.
+    """
+    if task.target != "cpu":
+        raise UsageError(
+            "int8-dynamic is for CPUs: TensorRT reads neither DynamicQuantizeLinear nor "
+            "MatMulInteger. Use --precision int8 with a recipe for GPUs"
+        )
+    largest = LARGEST_REDUCED if settings.reduce_range else LARGEST
+    model = task.model
+    choices: dict[str, Choice] = {}
+    if settings.smoothing and task.calibration is None:
+        _LOG.warning("no calibration images: activations are not smoothed, outliers may hurt")
+    elif settings.smoothing:
+        model, choices = _smoothed(task, settings, largest)
+    linears = block_linears(model)
+    check_names(settings.keep_float, [linear.name for linear in linears])
+    chosen = [linear for linear in linears if linear.name not in settings.keep_float]
+    ranges: dict[onnx_ir.Value, onnx_ir.Node] = {}
+    for linear in chosen:
+        weight = quantized_weight(linear.matrix().astype(np.float32), largest)
+        _replace(model, linear, weight, ranges)
+    return Quantized(
+        model, _record(task, settings, linears, choices), _table(linears, settings, choices)
+    )
+
+
+def _smoothed(
+    task: Task, settings: Settings, largest: int
+) -> tuple[onnx_ir.Model, dict[str, Choice]]:
+    """Smooth for the range of the calibration images, which that of a batch will resemble."""
+    assert task.calibration is not None
+    workspace = Workspace(task.scratch / "int8-dynamic")
+    model = workspace.settled(task.model)
+    linears = block_linears(model)
+    samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
+    found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
+    error = rounding_error(UINT8, largest)
+    return model, smooth(found, samples, error, shift=settings.shift, progress=task.progress)
+
+
+def _replace(
+    model: onnx_ir.Model,
+    linear: Linear,
+    weight: QuantizedWeight,
+    ranges: dict[onnx_ir.Value, onnx_ir.Node],
+) -> None:
+    """Compute a Linear's product in integers; Linears that read the same share its range."""
+    output = linear.node.outputs[0]
+    if output.is_graph_output():
+        raise ModelError(f"{linear.node.name}: the output of this Linear is one of the graph's")
+    nodes = _Nodes(linear, [])
+    if linear.input not in ranges:
+        ranges[linear.input] = nodes.add("DynamicQuantizeLinear", [linear.input], outputs=3)
+    levels, scale, zero_point = ranges[linear.input].outputs
+    stem = str(linear.weight.name)
+    zeros: NDArray[np.int8] = np.zeros(weight.scale.shape, np.int8)
+    integers = [
+        add_constant(model, f"{stem}_quantized", np.ascontiguousarray(weight.values)),
+        zero_point,
+        add_constant(model, f"{stem}_zero_point", zeros),
+    ]
+    product = nodes.add("MatMulInteger", [levels, *integers])
+    to_float = onnx_ir.AttrInt64("to", onnx_ir.DataType.FLOAT)
+    counted = nodes.add("Cast", [product.outputs[0]], [to_float])
+    weight_scale = add_constant(model, f"{stem}_scale", weight.scale)
+    scales = nodes.add("Mul", [scale, weight_scale], suffix="_scales")
+    result = nodes.add("Mul", [counted.outputs[0], scales.outputs[0]])
+    if linear.node.op_type == "Gemm" and linear.bias is not None:
+        result = nodes.add("Add", [result.outputs[0], linear.bias])
+    result.outputs[0].shape, result.outputs[0].type = output.shape, output.type
+    model.graph.insert_before(linear.node, nodes.made)
+    output.replace_all_uses_with(result.outputs[0])
+    model.graph.remove(linear.node, safe=True)
+    del model.graph.initializers[stem]
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Nodes in the place of a Linear's own, in order, named after it."""
+
+    linear: Linear
+    made: list[onnx_ir.Node]
+
+    def add(
+        self,
+        operator: str,
+        inputs: list[onnx_ir.Value],
+        attributes: list[onnx_ir.Attr] | None = None,
+        *,
+        outputs: int = 1,
+        suffix: str = "",
+    ) -> onnx_ir.Node:
+        """Make one more node."""
+        name = f"{self.linear.name}/{operator}{suffix}"
+        node = onnx_ir.Node("", operator, inputs, attributes or (), num_outputs=outputs, name=name)
+        for index, output in enumerate(node.outputs):
+            output.name = f"{name}:{index}"
+        self.made.append(node)
+        return node
+
+
+def _record(
+    task: Task, settings: Settings, linears: list[Linear], choices: dict[str, Choice]
+) -> dict[str, Any]:
+    """What the manifest keeps."""
+    return {
+        "method": "dynamic, MatMulInteger in block Linears",
+        "batch_dependence": BATCH_DEPENDENCE,
+        "settings": dataclasses.asdict(settings),
+        "calibration": None if task.calibration is None else task.calibration.as_dict(),
+        "linears": [
+            {
+                "name": linear.name,
+                "quantized": linear.name not in settings.keep_float,
+                "alpha": choices[linear.name].alpha if linear.name in choices else None,
+                "shifted": linear.name in choices and choices[linear.name].shifted,
+            }
+            for linear in linears
+        ],
+    }
+
+
+def _table(
+    linears: list[Linear], settings: Settings, choices: dict[str, Choice]
+) -> tuple[tuple[str, ...], ...]:
+    """The Linears in the order of the graph, to print."""
+    rows = [("linear", "alpha", "precision")]
+    for linear in linears:
+        kept = linear.name in settings.keep_float
+        rows.append((linear.name, written(choices.get(linear.name)), "float" if kept else "int8"))
+    return tuple(rows)

@@ -1,0 +1,1 @@
+"""Ranges, scales and rounding of weights and activations."""

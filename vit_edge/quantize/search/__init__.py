@@ -1,0 +1,1 @@
+"""What to leave in float: errors measured one operator at a time."""

@@ -1,0 +1,230 @@
+"""Which Linears suffer, and how many must stay in float: measured on the calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from vit_edge.errors import ParityError
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.targets import Target
+from vit_edge.quantize import Progress, Task
+from vit_edge.quantize.calibration import Calibration, answering_batch
+from vit_edge.quantize.search.journal import Journal
+
+# (names of the Linears to quantize) -> the graph with those quantized
+Variant = Callable[[Sequence[str]], onnx_ir.Model]
+
+
+class Share(NamedTuple):
+    """What one Linear does to the answers."""
+
+    name: str
+    noise: float  # mean square difference of the output when it alone is quantized
+    share: float  # of the sum over all Linears
+
+
+class Trial(NamedTuple):
+    """One try at the whole graph."""
+
+    kept_float: tuple[str, ...]
+    missed: tuple[str, ...]  # bounds of the target, in words; empty if it holds
+    summary: dict[str, object]
+
+
+class SearchSettings(Protocol):
+    """Of a quantizer's Settings, those of the search."""
+
+    @property
+    def float_share(self) -> float:
+        """A Linear that does more than this share of the damage stays in float."""
+        ...
+
+    @property
+    def float_budget(self) -> int:
+        """How many may stay in float for that or for the target."""
+        ...
+
+    @property
+    def sensitivity_images(self) -> int:
+        """On how many images the damage is measured."""
+        ...
+
+
+def search_problems(settings: SearchSettings) -> list[str]:
+    """Everything in them that cannot be followed; empty if nothing."""
+    found = []
+    if settings.float_budget < 0:
+        found.append(f"float_budget must not be negative, not {settings.float_budget}")
+    if not 0 < settings.float_share <= 1:
+        found.append(f"float_share must lie between 0 and 1, not {settings.float_share}")
+    if settings.sensitivity_images < 1:
+        found.append(f"sensitivity_images must be at least 1, not {settings.sensitivity_images}")
+    return found
+
+
+def judged_output(model: onnx_ir.Model) -> str:
+    """The output by which variants are compared: the logits, or whatever comes first."""
+    names = [str(output.name) for output in model.graph.outputs]
+    return "logits" if "logits" in names else names[0]
+
+
+class Judge:
+    """Compares variants with the float graph, by its judged output."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        model: onnx_ir.Model,
+        calibration: Calibration,
+        entries: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run the float graph once; `entries` are those of Workspace.session."""
+        self._workspace = workspace
+        self._entries = entries
+        self._output = judged_output(model)
+        self._calibration = calibration
+        self._batch = answering_batch(calibration)
+        self.reference = self.answers(model, len(calibration))
+
+    def answers(self, model: onnx_ir.Model, images: int) -> NDArray[np.float32]:
+        """float32[images, ...]: what a graph answers to the first images."""
+        batches = self._calibration.first(images).batches(self._batch)
+        answers = self._workspace.answers(model, batches, self._output, self._entries)
+        return np.concatenate(list(answers))
+
+    def noise(self, model: onnx_ir.Model, images: int) -> float:
+        """Mean square difference from the float graph."""
+        difference = self.answers(model, images) - self.reference[:images]
+        return float(np.square(difference, dtype=np.float64).mean())
+
+    def summary(self, model: onnx_ir.Model) -> dict[str, object]:
+        """Every statistic over all calibration images."""
+        comparison = LogitComparison()
+        found = self.answers(model, len(self.reference))
+        comparison.add(np.arange(len(found)), found, self.reference)
+        return comparison.summary()
+
+
+def shares(
+    judge: Judge,
+    variant: Variant,
+    names: Sequence[str],
+    images: int,
+    journal: Journal,
+    progress: Progress,
+) -> list[Share]:
+    """Measure every Linear alone, the worst first.
+
+    Noise that arises in different places adds up nearly independently, so the sum of the parts is
+    close to the whole; what one Linear costs is seen without the others covering it.
+    """
+    with progress("sensitivity", len(names), "Linear") as bar:
+        for name in names:
+            if name not in journal.found:
+                journal.add(name, judge.noise(variant([name]), images))
+            bar.update(1)
+    noise = {name: journal.found[name] for name in names}
+    total = sum(noise.values()) or 1.0
+    ranked = sorted(names, key=lambda name: -noise[name])
+    return [Share(name, noise[name], noise[name] / total) for name in ranked]
+
+
+def disproportionate(ranked: Sequence[Share], largest_share: float) -> int:
+    """How many of the worst do more than this share of the damage that is left each time."""
+    left = sum(share.noise for share in ranked)
+    for count, share in enumerate(ranked):
+        if share.noise <= largest_share * left:
+            return count
+        left -= share.noise
+    return len(ranked)
+
+
+def search(
+    judge: Judge,
+    variant: Variant,
+    ranked: Sequence[str],
+    target: Target | None,
+    first: int,
+    budget: int,
+    progress: Progress,
+) -> list[Trial]:
+    """Keep more and more of the worst Linears in float until the target holds.
+
+    Args:
+        judge: Compares.
+        variant: Makes the graph.
+        ranked: Names, the worst first.
+        target: None: the first try is taken.
+        first: How many stay in float at the first try.
+        budget: How many may stay in float.
+        progress: Shows the tries.
+
+    Returns:
+        Every try; the last is the one that was chosen.
+
+    Raises:
+        ParityError: The target does not hold within the budget.
+    """
+    trials: list[Trial] = []
+    with progress("search", budget - first + 1, "graph") as bar:
+        for kept in range(first, min(budget, len(ranked)) + 1):
+            summary = judge.summary(variant(ranked[kept:]))
+            missed = () if target is None else tuple(target.judged(summary).missed(summary))
+            trials.append(Trial(tuple(ranked[:kept]), missed, summary))
+            bar.update(1)
+            if not missed:
+                return trials
+    raise ParityError(
+        f"even with the {budget} worst of {len(ranked)} Linears in float, on the calibration "
+        "images:\n  " + "\n  ".join(trials[-1].missed) + "\nAllow more of them in float (--set "
+        f"float_budget=N) or ask for less; the worst are {', '.join(ranked[: budget + 3])}"
+    )
+
+
+def ranked_search(
+    judge: Judge,
+    variant: Variant,
+    names: Sequence[str],
+    task: Task,
+    settings: SearchSettings,
+    least: int = 0,
+) -> tuple[list[Share], list[Trial]]:
+    """Measure what each Linear costs, keep the disproportionate in float, and more for the target.
+
+    Args:
+        judge: Compares.
+        variant: Makes the graph.
+        names: What may be quantized.
+        task: Its journal keeps what was measured until the search has ended.
+        settings: Of the search.
+        least: How many stay in float at the first try, where the budget allows it.
+
+    Returns:
+        The names by what they cost, the worst first, and every try, the last one chosen.
+
+    Raises:
+        ParityError: The task's target does not hold within the budget.
+    """
+    journal = Journal(task.journal)
+    images = min(settings.sensitivity_images, len(judge.reference))
+    ranked = shares(judge, variant, names, images, journal, task.progress)
+    budget = settings.float_budget
+    first = min(max(disproportionate(ranked, settings.float_share), least), budget)
+    order = [share.name for share in ranked]
+    trials = search(judge, variant, order, task.parity_target, first, budget, task.progress)
+    journal.finish()
+    return ranked, trials
+
+
+def trials_as_json(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """For the manifest."""
+    return [
+        {"kept_float": list(t.kept_float), "missed": list(t.missed), "summary": t.summary}
+        for t in trials
+    ]

@@ -1,0 +1,228 @@
+"""Weight-only precisions: the weights of the Linears in 4 or 8 bits, everything else in float.
+
+For devices where the size of the file and the memory decide. In order: inputs are rescaled where
+that is exact (_folding, _awq), each block's levels fitted (_blockwise), weights rounded so that
+what comes out changes least (_gptq), biases corrected by the mean that is lost, and, where a
+target asks for it, the Linears that hurt most kept in float (_sensitivity).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir
+
+from vit_edge.errors import ModelError, UsageError
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.quantize import Quantized, Task
+from vit_edge.quantize.formats.blocks import BlockFormat, dequantize_in_graph
+from vit_edge.quantize.linears import Linear, all_linears, block_linears, check_names
+from vit_edge.quantize.rescale.awq import Choice
+from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rounding.moments import collect_moments, passes
+from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, rounded_linear
+from vit_edge.quantize.search.sensitivity import (
+    Judge,
+    Trial,
+    Variant,
+    ranked_search,
+    search_problems,
+    trials_as_json,
+)
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # what onnxruntime's MatMulNBits has kernels for
+LEAST_OPSET = {"cpu": 21, "gpu": 21}  # brought block_size and 4-bit integers to DequantizeLinear
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen."""
+
+    block_size: int = 64  # input channels that share a scale; OpenVINO wants a divisor of the width
+    symmetric: bool = False  # without zero points: a little smaller and less exact
+    rescale: bool = True  # AWQ
+    rounding: Rounding = "gptq"
+    bias_correction: bool = True
+    head: bool = False  # the Linears behind the last LayerNormalization too
+    keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
+    float_share: float = 0.25  # where a target is missed: the share of damage to stay in float for
+    float_budget: int = 4  # how many may stay in float for the target
+    sensitivity_images: int = 32
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be followed; empty if nothing."""
+        found = search_problems(self)
+        if self.block_size not in BLOCK_SIZES:
+            found.append(f"block_size must be one of {list(BLOCK_SIZES)}, not {self.block_size}")
+        return found
+
+
+def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
+    """Store the weights of the Linears in blocks of so many bits.
+
+    Args:
+        task: With calibration images; its model gives up its weights.
+        settings: What to do.
+        bits: 4 or 8.
+
+    Returns:
+        The graph, the choices and findings, and the table of the Linears.
+
+    Raises:
+        ModelError: The graph is no ViT that this understands, or its opset is too old.
+        ParityError: The task's target does not hold within the float budget.
+        UsageError: keep_float names a Linear that is not there, or the target is no CPU.
+    """
+    assert task.calibration is not None
+    _check(task)
+    kind = BlockFormat(bits, settings.symmetric, settings.block_size)
+    workspace = Workspace(task.scratch / "weight-only")
+    reference = workspace.settled(task.model)
+    model = reference.clone()
+    found, choices = _round(task, settings, kind, workspace, reference, model)
+    model = workspace.settled(model)
+
+    def variant(names: Sequence[str]) -> onnx_ir.Model:
+        return _applied(model, {name: found[name] for name in names})
+
+    trials = _search(task, settings, workspace, reference, variant, list(found))
+    kept_float = trials[-1].kept_float if trials else ()
+    names = [name for name in found if name not in kept_float]
+    return Quantized(
+        variant(names),
+        _record(task, settings, kind, found, choices, names, trials),
+        _table(found, choices, names),
+    )
+
+
+def _check(task: Task) -> None:
+    if task.target != "cpu":
+        raise UsageError(
+            "weight-only precisions are for ONNX Runtime and OpenVINO on CPUs; for TensorRT choose "
+            "int8, fp8 or fp16, or take a cpu recipe"
+        )
+    opset = task.model.opset_imports.get("", 0)
+    least = LEAST_OPSET[task.target]
+    if opset < least:
+        raise ModelError(f"the graph has opset {opset}; blocks need {least} or newer (--opset 23)")
+
+
+def linears_of(model: onnx_ir.Model, head: bool) -> list[Linear]:
+    """The Linears of the blocks, and those of the readout if asked for."""
+    inside = block_linears(model)
+    if not head:
+        return inside
+    nodes = {linear.node for linear in inside}
+    return [*inside, *(linear for linear in all_linears(model) if linear.node not in nodes)]
+
+
+def _round(
+    task: Task,
+    settings: Settings,
+    kind: BlockFormat,
+    workspace: Workspace,
+    reference: onnx_ir.Model,
+    model: onnx_ir.Model,
+) -> tuple[dict[str, Rounded], dict[str, Choice]]:
+    """Rescale the model's groups in place and round its Linears, some of them at a time."""
+    assert task.calibration is not None
+    linears = linears_of(model, settings.head)
+    check_names(settings.keep_float, [linear.name for linear in linears])
+    pixels = task.calibration.pixels(0, IMAGES)
+    tied = proven(workspace, model, linears, pixels) if settings.rescale else []
+    corrects = settings.bias_correction
+    found: dict[str, Rounded] = {}
+    choices: dict[str, Choice] = {}
+    for run in passes(linears, tied):
+        seen = collect_moments(workspace, reference, run, task.calibration, task.progress)
+        weights = {linear.weight for linear in run}
+        with task.progress("rounding", len(run), "Linear") as bar:
+            for group in tied:
+                if weights.intersection(linear.weight for linear in group.linears):
+                    choices |= rescale(group, seen, kind, correct_bias=corrects)
+            for linear in run:
+                if linear.name not in settings.keep_float:
+                    moment = seen[str(linear.input.name)]
+                    found[linear.name] = rounded_linear(
+                        linear, moment, kind, settings.rounding, correct_bias=corrects
+                    )
+                bar.update(1)
+        seen.clear()  # before the next pass fills its own
+    return found, choices
+
+
+def _applied(model: onnx_ir.Model, found: Mapping[str, Rounded]) -> onnx_ir.Model:
+    """A copy of the model with these Linears quantized."""
+    copy = model.clone()
+    for linear in all_linears(copy):
+        if linear.name in found:
+            linear.correct_bias(found[linear.name].bias)
+            dequantize_in_graph(copy, linear, found[linear.name].weight)
+    return copy
+
+
+def _search(
+    task: Task,
+    settings: Settings,
+    workspace: Workspace,
+    reference: onnx_ir.Model,
+    variant: Variant,
+    names: Sequence[str],
+) -> list[Trial]:
+    """Look whether the target holds with all of them, and only if not, which to keep in float."""
+    if task.parity_target is None:
+        return []
+    assert task.calibration is not None
+    judge = Judge(workspace, reference, task.calibration)
+    summary = judge.summary(variant(names))
+    first = Trial((), tuple(task.parity_target.judged(summary).missed(summary)), summary)
+    if not first.missed:
+        return [first]
+    _, found = ranked_search(judge, variant, names, task, settings, least=1)
+    return [first, *found]
+
+
+def _record(
+    task: Task,
+    settings: Settings,
+    kind: BlockFormat,
+    found: Mapping[str, Rounded],
+    choices: Mapping[str, Choice],
+    names: Sequence[str],
+    trials: Sequence[Trial],
+) -> dict[str, Any]:
+    """What the manifest keeps: enough to see why the graph is as it is."""
+    assert task.calibration is not None
+    return {
+        "method": f"weight-only, {kind.dtype.name.lower()} in blocks of {kind.block}",
+        "settings": dataclasses.asdict(settings),
+        "calibration": task.calibration.as_dict(),
+        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
+        "trials": trials_as_json(trials),
+        "weight_bytes": sum(found[name].weight.stored_bytes for name in names),
+        "linears": [
+            {
+                "name": name,
+                "quantized": name in names,
+                "exponent": choices[name].exponent if name in choices else None,
+                "output_error": linear.error,
+            }
+            for name, linear in found.items()
+        ],
+    }
+
+
+def _table(
+    found: Mapping[str, Rounded], choices: Mapping[str, Choice], names: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The Linears, the worst first, to print."""
+    rows = [("linear", "output error", "exponent", "weights")]
+    for name in sorted(found, key=lambda name: -found[name].error):
+        linear = found[name]
+        exponent = f"{choices[name].exponent:.1f}" if name in choices else "-"
+        stored = linear.weight.kind.dtype.name.lower() if name in names else "float"
+        rows.append((name, f"{linear.error:.1e}", exponent, stored))
+    return tuple(rows)

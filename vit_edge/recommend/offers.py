@@ -1,0 +1,258 @@
+"""Offers: a bundle with a backend, as it was measured, and what speaks against shipping it.
+
+Everything is judged by the end of its interval that is worse: what is said to be within a limit is
+so with 95 % confidence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vit_edge import backends
+from vit_edge.bench.results import results
+from vit_edge.bench.results.compare import MACHINE, measured
+from vit_edge.bench.results.percentiles import Estimate, percentile, samples_needed
+from vit_edge.bench.run.plan import Configuration
+from vit_edge.build.choose import Measured
+from vit_edge.bundle import Bundle
+from vit_edge.parity.targets import AGREEMENTS, STATISTICS, Proof, Target, decides
+
+Record = Mapping[str, Any]
+
+
+class Terms(NamedTuple):
+    """What is asked of an offer."""
+
+    batch: int = 1
+    percentile: float = 0.5
+    max_latency_ms: float | None = None
+    memory_limit_bytes: int | None = None
+    target: Target | None = None
+
+    @property
+    def percentile_name(self) -> str:
+        """Such as p50."""
+        return f"p{100 * self.percentile:g}"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One bundle with one backend.
+
+    Attributes:
+        bundle: The bundle.
+        way: What was found; its latency is the upper end of the interval.
+        entry: The configuration as it was measured, in `run`; None for what cannot run.
+        run: The run.
+        doubts: What the images that were compared cannot decide.
+        proven: What they can, in words.
+    """
+
+    bundle: Bundle
+    way: Measured
+    entry: Record | None = None
+    run: Record | None = None
+    doubts: tuple[str, ...] = ()
+    proven: str = ""
+
+    @property
+    def name(self) -> str:
+        """As one would say it."""
+        return f"{self.bundle.path} with {self.way.name}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The model and the way to run it."""
+        return self.bundle.model_sha256, self.way.name
+
+    def configuration(self, batch: int) -> Configuration:
+        """What measures it again."""
+        return Configuration(self.bundle.path, self.way.backend, self.way.options, batch)
+
+    def with_parity(self, parity: Record | None, target: Target | None) -> Offer:
+        """The same, judged by this comparison; see session.parity."""
+        faults, doubts, proven = _judged(parity, target)
+        way = dataclasses.replace(self.way, parity=tuple(faults))
+        return dataclasses.replace(self, way=way, doubts=tuple(doubts), proven=proven)
+
+
+def offer(bundle: Bundle, entry: Record, run: Record, terms: Terms) -> Offer:
+    """Judge what was measured of a configuration.
+
+    Args:
+        bundle: What was measured.
+        entry: A configuration that was measured, of `run`.
+        run: A run.
+        terms: What is asked.
+    """
+    latency = percentile(results.samples(entry), terms.percentile)
+    memory = [process["memory_bytes"] for process in entry["processes"]]
+    peak_bytes = max(found["peak"] for found in memory)
+    own_bytes = max(found["anonymous"] for found in memory)
+    way = Measured(
+        entry["backend"],
+        entry["options"],
+        too_slow=_too_slow(latency, terms),
+        over_limit=_over_limit(peak_bytes, own_bytes, terms.memory_limit_bytes),
+        latency_ms={terms.batch: latency.high},
+        peak_rss_bytes=peak_bytes,
+        peak_anonymous_bytes=own_bytes,
+        facts=entry["facts"],
+    )
+    return Offer(bundle, way, entry, run).with_parity(entry["parity"], terms.target)
+
+
+def from_results(
+    paths: Sequence[Path], bundles: Sequence[Bundle], here: Mapping[str, str], terms: Terms
+) -> tuple[list[Offer], list[str]]:
+    """Read what results say of these bundles on this machine, with what is installed here.
+
+    Of the same the newest counts, that of an interrupted run only where no complete one has it.
+
+    Args:
+        paths: Results.
+        bundles: The bundles.
+        here: The facts of this machine, see facts.run_facts.
+        terms: What is asked.
+
+    Returns:
+        The offers; and what was left out, with the reason.
+
+    Raises:
+        ResultsError: A file holds no results.
+    """
+    by_model = {bundle.model_sha256: bundle for bundle in bundles}
+    found: dict[tuple[str, str], Offer] = {}
+    left_out: dict[str, None] = {}
+    for path, run in sorted(_runs(paths), key=_rank):
+        for entry in run["configurations"]:
+            reason = _unfit(entry, run, by_model, here, terms)
+            if reason is not None:
+                left_out[f"{path}: {entry['name']}: {reason}"] = None
+                continue
+            made = offer(by_model[entry["bundle"]["model_sha256"]], entry, run, terms)
+            found[made.key] = made
+    return list(found.values()), list(left_out)
+
+
+def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in paths:
+        for run in results.read(path):
+            yield path, run
+
+
+def _rank(item: tuple[Path, Record]) -> tuple[bool, str]:
+    """What counts more comes later."""
+    _, run = item
+    return bool(run["complete"]), str(run["started"])
+
+
+def _unfit(
+    entry: Record,
+    run: Record,
+    by_model: Mapping[str, Bundle],
+    here: Mapping[str, str],
+    terms: Terms,
+) -> str | None:
+    """Why a configuration says nothing about what is asked; None if it does."""
+    if entry["bundle"] is None or entry["bundle"]["model_sha256"] not in by_model:
+        return "another model than any of these bundles'"
+    there = run["facts"]
+    differing = [name for name in MACHINE if there.get(name) != here.get(name)]
+    if differing:
+        name = differing[0]
+        return f"measured on another machine: {name} is {there.get(name)}, here {here.get(name)}"
+    asked = {"batch": terms.batch, "scenario": "single-stream", "stage": "model"}
+    for name, value in asked.items():
+        if entry[name] != value:
+            return f"{name} is {entry[name]}, asked is {value}"
+    if entry["failed"] is not None or not measured(entry):
+        return f"it failed: {entry['failed'] or 'nothing was measured'}"
+    count = sum(len(latencies) for latencies in results.samples(entry))
+    if count < (needed := samples_needed(terms.percentile)):
+        return f"{count} samples, {terms.percentile_name} needs {needed}"
+    if not run["complete"] and len(entry["processes"]) == 1:
+        # Its interval comes from its own samples, and is far narrower than that of several.
+        return "one process of an interrupted run: how processes differ is not known"
+    return _other_runtime(entry)
+
+
+def _other_runtime(entry: Record) -> str | None:
+    """How the runtime differs from what is installed here, as far as its backend tells."""
+    facts = entry["facts"]
+    name = str(facts.get("backend", entry["backend"]))  # what runs, where "auto" was asked for
+    there, here = facts.get("runtime"), backends.version(name)
+    if here is None:
+        return f"backend {name} cannot be used here"
+    words = here.split()  # "onnxruntime 1.31.1"; of eager only "torch", whose import takes seconds
+    if str(there).split()[: len(words)] == words:
+        return None
+    return f"measured with another runtime: {there}, here {here}"
+
+
+def _too_slow(latency: Estimate, terms: Terms) -> str | None:
+    if terms.max_latency_ms is None or latency.high <= terms.max_latency_ms:
+        return None
+    told = f"{terms.percentile_name} may be {latency.high:.4g} ms, allowed {terms.max_latency_ms:g}"
+    if latency.value > terms.max_latency_ms:
+        return told
+    return f"{told}; measured {latency.value:.4g}: more processes narrow it (--processes)"
+
+
+def _over_limit(peak_bytes: int, own_bytes: int, limit_bytes: int | None) -> str | None:
+    if limit_bytes is None or peak_bytes <= limit_bytes:
+        return None
+    told = f"it takes {peak_bytes / 1e6:.0f} MB, allowed are {limit_bytes / 1e6:.0f}"
+    if own_bytes > limit_bytes:
+        return told
+    return (
+        f"{told}; {own_bytes / 1e6:.0f} MB are its own and the rest are files, so it may still "
+        "answer, more slowly: python -m vit_edge.build BUNDLE --tune --memory-limit tells"
+    )
+
+
+def _judged(parity: Record | None, target: Target | None) -> tuple[list[str], list[str], str]:
+    """What answers miss, what is open, and what is proven."""
+    if parity is None:
+        return [], ["its answers were not compared with the reference's"], ""
+    faults = list(parity["problems"])
+    if target is None:
+        return faults, [], ""
+    judged = target.judged(parity)
+    faults += judged.refuted(parity)
+    doubts = [_doubt(proof, parity) for proof in judged.open(parity)]
+    if any(name in AGREEMENTS for name, _ in target.bounds) and not decides(parity):
+        doubts.append(
+            "the reference itself hardly decides between the classes of these images, so that "
+            "agreement with it says nothing: compare others (--golden)"
+        )
+    proven = (_proven(proof, parity) for proof in judged.proved(parity) if proof.holds)
+    return faults, doubts, ", ".join(proven)
+
+
+def _surely(proof: Proof) -> str:
+    """The end of an interval that is worse, in words."""
+    statistic = STATISTICS[proof.statistic]
+    low, high = proof.interval
+    end = low if statistic.direction == "at least" else high
+    return f"{statistic.direction} {statistic.written(end)}"
+
+
+def _doubt(proof: Proof, parity: Record) -> str:
+    statistic = STATISTICS[proof.statistic]
+    needed = "more" if proof.images_needed is None else f"{proof.images_needed:,} (at this rate)"
+    return (
+        f"{statistic.words} is {statistic.written(parity[proof.statistic])} on "
+        f"{parity[statistic.trials]} {statistic.trials}, which proves {_surely(proof)}; asked is "
+        f"{statistic.direction} {statistic.written(proof.bound)}: compare {needed} "
+        "(python -m vit_edge.parity record, then --golden FILE)"
+    )
+
+
+def _proven(proof: Proof, parity: Record) -> str:
+    statistic = STATISTICS[proof.statistic]
+    return f"{statistic.words} {_surely(proof)} on {parity[statistic.trials]:,} {statistic.trials}"
