@@ -14,6 +14,8 @@ from hypothesis import settings
 
 from vit_edge.bundle import Bundle
 
+pytest_plugins = ["tests.support.foreign"]
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Random configurations, but the same ones every time: a red run can be repeated.

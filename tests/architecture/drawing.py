@@ -19,7 +19,7 @@ def diagram(rooms: Mapping[str, set[str]]) -> str:
     """The floors as text, and as a Mermaid graph the arrows that no longer way replaces."""
     floors = layers.floors(rooms)
     storeys = [
-        f"{floor:5}  {'  '.join(sorted(room for room in rooms if floors[room] == floor))}"
+        f"    {floor:5}  {'  '.join(sorted(room for room in rooms if floors[room] == floor))}"
         for floor in range(max(floors.values()), 0, -1)
     ]
     arrows = [
@@ -28,9 +28,7 @@ def diagram(rooms: Mapping[str, set[str]]) -> str:
         for below in sorted(rooms[room])
         if not any(below in reached(rooms, other) for other in rooms[room] - {below})
     ]
-    return "\n".join(
-        ["```text", "floor  rooms", *storeys, "```", "", "```mermaid", "graph TD", *arrows, "```"]
-    )
+    return "\n".join(["    floor  rooms", *storeys, "", "```mermaid", "graph TD", *arrows, "```"])
 
 
 def reached(rooms: Mapping[str, set[str]], room: str) -> set[str]:

@@ -320,7 +320,7 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from tests_fill import fill
-from vit_edge.bundle import staged_bundle
+from vit_edge.bundle.bundle import staged_bundle
 print("ready", flush=True)
 content = 0
 while True:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from tests.export import foreign_graphs as graphs
-from tests.export.conftest import FOREIGN
-from tests.export.foreign_graphs import Shape
+from tests.support import foreign_graphs as graphs
+from tests.support.foreign import FOREIGN
+from tests.support.foreign_graphs import Shape
 from vit_edge.bundle import Bundle
 from vit_edge.graphs.exactness import relative_difference
 from vit_edge.graphs.normalise import normalise

@@ -54,4 +54,4 @@ def test_its_bench_results_are_read_and_reported(capsys: pytest.CaptureFixture[s
 def test_its_parity_results_are_read() -> None:
     (result,) = read_results([OLD / "parity.json"])
     assert result == json.loads((OLD / "parity.json").read_text())
-    assert [run["passed"] for run in result["runs"]] == [True]
+    assert [run["verdict"] for run in result["runs"]] == ["pass"]

@@ -1,4 +1,4 @@
-"""Graphs of other exporters, made once."""
+"""Graphs of other exporters, made once: a plugin of tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def foreign_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
     @lru_cache
     def made(kind: str) -> Path:
-        from tests.export import foreign_graphs as graphs
+        from tests.support import foreign_graphs as graphs
 
         family, exporter, opset = kind.split("-")
         shape = graphs.Shape()
