@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product, read_suite
+from vit_edge.bench.run.plan import Sampling, Suite, read_suite
 from vit_edge.errors import UsageError
 
 SUITE = """
@@ -21,8 +21,7 @@ stages = ["model", "end-to-end"]
 [[measure]]
 bundles = ["a"]
 backends = ["ort"]
-scenario = "server"
-queries_per_second = 10
+scenario = "offline"
 """
 
 
@@ -38,7 +37,7 @@ def test_a_suite_is_every_combination(tmp_path: Path) -> None:
     assert len(suite.configurations) == 2 * 2 * 2 * 2 + 1
     assert len({configuration.name for configuration in suite.configurations}) == 17
     assert suite.configurations[0].bundle == tmp_path / "a"
-    assert suite.configurations[-1].queries_per_second == 10
+    assert suite.configurations[-1].scenario == "offline"
 
 
 @pytest.mark.parametrize(
@@ -49,9 +48,9 @@ def test_a_suite_is_every_combination(tmp_path: Path) -> None:
         ("processes = 3", "processes = 0", "at least 1"),
         ("batches = [1, 8]", "batches = [0]", "at least one image"),
         ("batches", "batch", "measure 1: unknown keys: batch"),
-        ("queries_per_second = 10", "", "needs queries_per_second"),
-        ("queries_per_second = 10", "queries_per_second = -1", "must be positive"),
-        ('"server"', '"serve"', "single-stream, multi-stream, offline, server"),
+        ('"offline"', '"server"', "'server' is not one of single-stream, offline"),
+        ('"offline"', '"multi-stream"', "'multi-stream' is not one of single-stream, offline"),
+        ("title", "queries_per_second = 10\ntitle", "unknown keys: queries_per_second"),
         ('"end-to-end"', '"both"', "model, end-to-end"),
         ('["a", "b"]', '["a", "a"]', "measured twice"),
         ("[[measure]]", "[[measure", "not a suite"),
@@ -67,8 +66,6 @@ def test_a_suite_is_every_combination(tmp_path: Path) -> None:
         ('bundles = ["a", "b"]', 'bundles = "ab"', "bundles must be a list of str"),
         ('{name = "openvino"', "{name = 3", "expected a name"),
         ('stages = ["model", "end-to-end"]', "stages = [1]", "stages must be"),
-        ("queries_per_second = 10", "queries_per_second = inf", "positive and finite"),
-        ("queries_per_second = 10", 'queries_per_second = "10"', "positive and finite"),
     ],
 )
 def test_a_suite_with_a_mistake_is_refused(
@@ -84,11 +81,8 @@ def test_a_single_table_is_no_list_of_them(tmp_path: Path) -> None:
         read_suite(written(tmp_path, '[measure]\nbundles = ["a"]\nbackends = ["ort"]\n'), tmp_path)
 
 
-@pytest.mark.parametrize("scenario", ["multi-stream", "offline"])
-def test_queries_of_several_images_have_eight_unless_told_otherwise(
-    scenario: str, tmp_path: Path
-) -> None:
-    text = f'[[measure]]\nbundles = ["a"]\nbackends = ["ort"]\nscenario = "{scenario}"\n'
+def test_runs_of_offline_have_eight_images_unless_told_otherwise(tmp_path: Path) -> None:
+    text = '[[measure]]\nbundles = ["a"]\nbackends = ["ort"]\nscenario = "offline"\n'
     (configuration,) = read_suite(written(tmp_path, text), tmp_path).configurations
     assert configuration.batch == 8
 
@@ -120,10 +114,3 @@ def test_an_empty_suite_is_refused() -> None:
 def test_sampling_that_means_nothing_is_refused(sampling: Sampling, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         sampling.check()
-
-
-def test_only_the_server_has_a_rate() -> None:
-    with pytest.raises(UsageError, match="and no other"):
-        Configuration(Path("a"), "ort", queries_per_second=1.0).check()
-    made = product([Path("a")], [("ort", {})], [1], "server", ["model"], 5.0)
-    assert made[0].name == "a ort batch 1 server 5/s"

@@ -53,27 +53,6 @@ def test_a_run_keeps_every_sample_and_what_it_was_measured_on(testing_bundle: Bu
             assert memory["peak"] >= memory["anonymous"] > 10e6
 
 
-@pytest.mark.parametrize(
-    ("rates", "kept"),
-    [((21.0, 7.0), 7.0), ((7.0, 21.0), 7.0), ((None, 9.0), 9.0), ((None, None), None)],
-)
-def test_a_process_keeps_how_the_cpus_handed_over_around_it(
-    rates: tuple[float | None, float | None],
-    kept: float | None,
-    testing_bundle: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    turn = iter(rates * 2)
-    monkeypatch.setattr(runner, "handover_gb_s", lambda: next(turn))
-    path = tmp_path / "results.json"
-    with results.appending(path) as save:
-        runner.run(suite(testing_bundle, 1), save)
-    (run,) = results.read_runs([path])
-    (entry,) = run["configurations"]
-    assert [process["handover_gb_s"] for process in entry["processes"]] == [kept, kept]
-
-
 def test_end_to_end_takes_longer_than_the_model(testing_bundle: Bundle) -> None:
     made = product(
         [testing_bundle.path], [("ort", {})], [1], "single-stream", ["model", "end-to-end"]
@@ -115,13 +94,6 @@ def test_what_a_process_takes_to_start_has_its_runtime_among_imports(
     found = runner.run(suite(testing_bundle, 1), lambda run: None)
     for process in found["configurations"][0]["processes"]:
         assert process["cold_s"]["import"] > process["cold_s"]["load"]  # of a model of 0.3 MB
-
-
-def test_a_server_is_measured_at_its_rate(testing_bundle: Bundle) -> None:
-    made = (Configuration(testing_bundle.path, "ort", {}, 1, "server", "model", 200.0),)
-    found = runner.run(Suite("test", made, Sampling(1, 0.9, at_least_s=0.3)), lambda run: None)
-    (process,) = found["configurations"][0]["processes"]
-    assert 0.3 <= len(process["latencies_ms"]) / 200 < 1
 
 
 def test_what_fails_is_kept_with_its_reason_and_the_others_go_on(
@@ -205,14 +177,23 @@ def test_the_command_line_prints_a_table_and_appends(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["x", "--suite", "y"], ["x", "--stage", "both"], ["x", "--batch", "many"],
-     ["x", "--scenario", "server"]],
+    [[], ["x", "--suite", "y"], ["x", "--stage", "both"], ["x", "--batch", "many"]],
 )  # fmt: skip
 def test_a_wrong_command_line_is_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     assert "UsageError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scenario", ["server", "multi-stream"])
+def test_a_scenario_that_is_no_more_is_refused(
+    scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["x", "--scenario", scenario])
+    assert refused.value.code == 2
+    assert "offline" in capsys.readouterr().err
 
 
 # Noise

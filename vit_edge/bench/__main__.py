@@ -15,7 +15,7 @@ from vit_edge.backends import auto
 from vit_edge.bench.results import results, table
 from vit_edge.bench.run import built
 from vit_edge.bench.run.plan import (
-    STREAMS,
+    OFFLINE_BATCH,
     Sampling,
     Scenario,
     Stage,
@@ -54,12 +54,8 @@ def parser() -> argparse.ArgumentParser:
         "--scenario",
         choices=get_args(Scenario),
         default="single-stream",
-        help="as MLPerf's: one query after another (the default); queries of several images "
-        f"(--batch, default {STREAMS}); all images at hand, where images a second count, in runs "
-        f"of --batch (default {STREAMS}); queries that arrive at random",
-    )
-    made.add_argument(
-        "--queries-per-second", type=float, metavar="RATE", help="server: the mean rate"
+        help="as MLPerf's: one query after another (the default); or all images at hand, where "
+        f"images a second count, in runs of --batch (default {OFFLINE_BATCH})",
     )
     made.add_argument(
         "--stage",
@@ -180,7 +176,6 @@ def _suite(arguments: argparse.Namespace) -> Suite:
             else cli.whole_numbers(arguments.batch, "--batch"),
             arguments.scenario,
             stages,
-            arguments.queries_per_second,
         ),
         Sampling(
             arguments.processes, arguments.percentile, arguments.strict, arguments.seconds,

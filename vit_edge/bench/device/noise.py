@@ -17,7 +17,6 @@ _BUSY = 0.3  # of one CPU, that others use of ours while we measure
 _STOLEN = 0.02  # of the time, taken by other virtual machines
 _LOOK_S = 0.5  # 50 ticks of each CPU
 _APART = 0.05  # of the median, between processes of one configuration
-_FARTHER = 0.7  # of the fastest handover: seen are 28 and 15 GB/s, and little between
 
 
 class Ticks(NamedTuple):
@@ -111,17 +110,15 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
     if len(medians) > 1:
         apart = (max(medians) - min(medians)) / statistics.median(medians)
         if apart > _APART:
-            found.append(f"{name}: its processes differ by {apart:.0%}: {_mended_by(processes)}")
+            found.append(
+                f"{name}: its processes differ by {apart:.0%}: more of them (--processes) narrow "
+                "the interval"
+            )
     throttled = {reason: None for process in processes for reason in _throttled(process)}
     if throttled:
         found.append(
             f"{name}: throttled ({'; '.join(throttled)}): cool it, or lower the clocks to what it "
             "can hold (a Jetson: another power mode, nvpmodel), and measure again"
-        )
-    if any(process.get("overloaded") for process in processes):
-        found.append(
-            f"{name}: queries came faster than they were answered, so latencies grew as long as it "
-            "ran: ask for fewer a second (--queries-per-second)"
         )
     if any(not process.get("stable", True) for process in processes):
         found.append(f"{name}: it did not come to rest within the warm-up")
@@ -133,20 +130,6 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
 def usable() -> dict[str, str]:
     """The CPUs we may use, for the facts."""
     return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, cpus.allowed_cpus()))}
-
-
-def _mended_by(processes: Sequence[Mapping[str, object]]) -> str:
-    """What helps where processes differ; and why they do, where CPUs were moved apart."""
-    rates = [rate for p in processes if isinstance(rate := p.get("handover_gb_s"), (int, float))]
-    near = max(rates, default=0)
-    far = [rate for rate in rates if rate < _FARTHER * near]
-    if not far:
-        return "more of them (--processes) narrow the interval"
-    return (
-        f"in {len(far)} of {len(rates)} the CPUs handed data over at {statistics.median(far):.0f} "
-        f"GB/s, not {near:.0f}, as where a host moves those of a virtual machine: take a "
-        "machine of its own, one thread, or more processes (--processes)"
-    )
 
 
 def _throttled(process: Mapping[str, object]) -> Sequence[str]:

@@ -46,7 +46,6 @@ _BUILD_MEMORY: dict[str, _Kinds] = {"peak": _PERHAPS}
 _PEAK: dict[str, _Kinds] = {
     "backend": (str,), "kind": (str,), "per_second": _NUMBER, "size": (list,),
 }  # fmt: skip
-_MORE_OF_PROCESS: dict[str, _Kinds] = {"handover_gb_s": _PERHAPS}
 _SENSORS: dict[str, _Kinds] = {
     "energy_j_per_image": _PERHAPS, "temperature_c": (dict,), "throttled": (list,),
     "gpu_memory_bytes": _PERHAPS,
@@ -144,7 +143,6 @@ def _of_process(process: Any, where: str) -> Iterator[str]:
     wrong = wrong or [
         *_of(process["cold_s"], _COLD, f"{where}cold_s: "),
         *_of(process["memory_bytes"], _MEMORY, f"{where}memory_bytes: "),
-        *_of_optional(process, _MORE_OF_PROCESS, where),
     ]
     wrong = wrong or list(_of_sensors(process.get("sensors"), f"{where}sensors: "))
     yield from wrong

@@ -62,7 +62,7 @@ def new_entry(
         "batch": batch,
         "scenario": "single-stream",
         "stage": stage,
-        "queries_per_second": None,
+        "queries_per_second": None,  # of a scenario that is no more; readers ask for it
         "bundle": bundle,
         "facts": {},
         "parity": None,

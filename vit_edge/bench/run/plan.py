@@ -16,17 +16,17 @@ from vit_edge.backends import Option, name_of
 from vit_edge.errors import MissingExtraError, UsageError
 from vit_edge.machine import cpus
 
-# MLPerf Inference's scenarios (arXiv:1911.02549, section 4): one query after another; queries of
-# several images; all images at once; queries that arrive at random.
-Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
+# Two of MLPerf Inference's scenarios (arXiv:1911.02549, section 4): one query after another; all
+# images at once.
+Scenario = Literal["single-stream", "offline"]
 Stage = Literal["model", "end-to-end"]  # pixels to logits; encoded image to label
 
-STREAMS = 8  # images of one query of multi-stream, as in MLPerf, and of one run of offline
+OFFLINE_BATCH = 8  # images of one run of offline
 
 
 def default_batch(scenario: str) -> int:
     """Images of one run, where nobody said how many."""
-    return STREAMS if scenario in ("multi-stream", "offline") else 1
+    return OFFLINE_BATCH if scenario == "offline" else 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class Configuration:
         batch: Images of one run.
         scenario: How queries come.
         stage: What a query covers.
-        queries_per_second: Of the server scenario: the mean rate at which they come.
     """
 
     bundle: Path
@@ -49,15 +48,13 @@ class Configuration:
     batch: int = 1
     scenario: Scenario = "single-stream"
     stage: Stage = "model"
-    queries_per_second: float | None = None
 
     @property
     def name(self) -> str:
         """What it is called in tables; different configurations have different names."""
-        rate = "" if self.queries_per_second is None else f" {self.queries_per_second:g}/s"
         stage = "" if self.stage == "model" else f" {self.stage}"
         way = name_of(self.backend, self.options)
-        return f"{self.bundle.name} {way} batch {self.batch} {self.scenario}{rate}{stage}"
+        return f"{self.bundle.name} {way} batch {self.batch} {self.scenario}{stage}"
 
     def check(self) -> None:
         """Refuse what means nothing.
@@ -70,11 +67,6 @@ class Configuration:
         for value, allowed in ((self.scenario, Scenario), (self.stage, Stage)):
             if value not in get_args(allowed):
                 raise UsageError(f"{value!r} is not one of {', '.join(get_args(allowed))}")
-        if (self.scenario == "server") != (self.queries_per_second is not None):
-            raise UsageError("the server scenario, and no other, needs queries_per_second")
-        rate = self.queries_per_second
-        if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
-            raise UsageError(f"queries_per_second must be positive and finite, not {rate!r}")
 
 
 @dataclass(frozen=True)
@@ -156,11 +148,10 @@ def product(
     batches: Sequence[int],
     scenario: Scenario,
     stages: Sequence[Stage],
-    queries_per_second: float | None = None,
 ) -> tuple[Configuration, ...]:
     """Every combination."""
     return tuple(
-        Configuration(bundle, backend, options, batch, scenario, stage, queries_per_second)
+        Configuration(bundle, backend, options, batch, scenario, stage)
         for bundle, (backend, options), batch, stage in itertools.product(
             bundles, ways, batches, stages
         )
@@ -216,9 +207,7 @@ def read_suite(path: Path, bundles: Path) -> Suite:
 
 
 def _configurations(table: Mapping[str, Any], bundles: Path) -> Sequence[Configuration]:
-    known = {
-        "bundles", "backends", "batches", "threads", "scenario", "stages", "queries_per_second"
-    }  # fmt: skip
+    known = {"bundles", "backends", "batches", "threads", "scenario", "stages"}
     if not isinstance(table, dict):
         raise UsageError(f"expected a table, not {table!r}")
     if unknown := sorted(table.keys() - known):
@@ -234,7 +223,6 @@ def _configurations(table: Mapping[str, Any], bundles: Path) -> Sequence[Configu
         _listed(table, "batches", (int,)) if "batches" in table else [default_batch(scenario)],
         scenario,
         _listed(table, "stages", (str,)) if "stages" in table else ["model"],
-        table.get("queries_per_second"),
     )
 
 

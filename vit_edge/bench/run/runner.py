@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 from vit_edge.bench.device import facts, noise
-from vit_edge.bench.device.handover import handover_gb_s
 from vit_edge.bench.results.percentiles import samples_needed
 from vit_edge.bench.roofline.operations import multiply_adds
 from vit_edge.bench.run import built
@@ -124,7 +123,6 @@ def run(
 def _turn(measure: Measure, entry: dict[str, Any], sampling: Sampling, turn: int) -> None:
     """One process of one entry; whatever it fails of is its own, and the others go on."""
     needed = samples_needed(sampling.percentile, strict=sampling.strict)
-    before = handover_gb_s()
     try:
         value = measure(sampling, -(-needed // sampling.processes), turn)
     except Exception as error:  # a typed one says what it is; of others the type tells more
@@ -136,8 +134,7 @@ def _turn(measure: Measure, entry: dict[str, Any], sampling: Sampling, turn: int
     entry["parity"] = value.pop("parity") or entry["parity"]
     if "engine_bytes" in value:
         entry["built"]["engine_bytes"] = value.pop("engine_bytes")
-    rates = [rate for rate in (before, handover_gb_s()) if rate is not None]
-    entry["processes"].append(value | {"handover_gb_s": min(rates, default=None)})
+    entry["processes"].append(value)
 
 
 def _measured(
@@ -155,7 +152,6 @@ def _measured(
         sampling,
         samples,
         time.monotonic(),
-        turn,
         turn == 0 and configuration.stage == "model",
         timeout_s=sampling.most_s + SPARE_S,
         poll_s=POLL_S,
@@ -176,7 +172,7 @@ def _entry(configuration: Configuration, build: built.Built | None) -> dict[str,
         "batch": configuration.batch,
         "scenario": configuration.scenario,
         "stage": configuration.stage,
-        "queries_per_second": configuration.queries_per_second,
+        "queries_per_second": None,  # of a scenario that is no more; readers ask for it
         "bundle": None,
         "built": None,
         "facts": {},

@@ -1,22 +1,17 @@
-"""How queries come, and what is sampled of them: latencies, and images in a time."""
+"""What is sampled of queries that come back to back: latencies, and images in a time."""
 
 from __future__ import annotations
 
-import queue
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-import numpy as np
-
 _WINDOW = 10  # runs whose median is compared with that of those before
 _STABLE = 0.02  # two windows that differ by less are the same
 _WARMUP_S = 10.0  # then shorter windows are compared, and it is measured all the same
 _LEAST_WINDOW = 2
-_OVERLOADED = 0.98  # of the time busy: more than arrives at random can be waited for
 
 Query = Callable[[], object]
 Around = AbstractContextManager[object]  # what is done around that which is timed
@@ -28,13 +23,12 @@ class Sampled:
     """What came of one process.
 
     Attributes:
-        latencies_ms: Of each query, from its arrival to its answer.
+        latencies_ms: Of each query.
         seconds: From the first query to the last answer.
         images: Answered in that time.
         warmup_runs: Before it.
         stable: Whether the last runs of the warm-up were as fast as those before them.
         enough: Whether there are as many samples as were asked for.
-        overloaded: Queries came faster than they were answered: their latencies grow with time.
     """
 
     latencies_ms: list[float]
@@ -43,7 +37,6 @@ class Sampled:
     warmup_runs: int
     stable: bool
     enough: bool
-    overloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ def warmed_up(query: Query) -> tuple[int, bool]:
 def one_after_another(
     query: Query, images: int, limits: Limits, around: Around = _NOTHING
 ) -> Sampled:
-    """Single-stream and multi-stream, and offline with nothing to wait for: back to back.
+    """Answer one query after another: single-stream, and offline with nothing to wait for.
 
     Args:
         query: Answers one query.
@@ -112,71 +105,4 @@ def one_after_another(
     return Sampled(
         latencies_ms, before - started, images * len(latencies_ms), warmup_runs, stable,
         len(latencies_ms) >= limits.samples,
-    )  # fmt: skip
-
-
-def at_random(
-    query: Query,
-    images: int,
-    rate: float,
-    limits: Limits,
-    seed: int,
-    around: Around = _NOTHING,
-) -> Sampled:
-    """Server: queries arrive as a Poisson process, whether the last one is answered or not.
-
-    Latencies count from arrivals. What the queue still holds when the time is up is not answered,
-    and not counted.
-
-    Args:
-        query: Answers one query.
-        images: Of one query.
-        rate: Queries a second.
-        limits: When to stop.
-        seed: Of the arrivals.
-        around: Entered after the warm-up.
-
-    Raises:
-        Exception: What a query raised.
-    """
-    warmup_runs, stable = warmed_up(query)
-    random = np.random.default_rng(seed)
-    waiting: queue.SimpleQueue[float | None] = queue.SimpleQueue()
-    latencies_ms: list[float] = []
-    busy_s = 0.0
-    failed: list[BaseException] = []
-
-    def serve() -> None:
-        nonlocal busy_s
-        try:
-            while (arrived := waiting.get()) is not None and not limits.late():
-                before = time.perf_counter()
-                query()
-                now = time.perf_counter()
-                latencies_ms.append(1e3 * (now - arrived))
-                busy_s += now - before
-        except BaseException as error:  # raised where it can be seen, below
-            failed.append(error)
-
-    with around:
-        server = threading.Thread(target=serve)
-        server.start()
-        started = due = time.perf_counter()
-        sent = 0
-        try:
-            while not limits.reached(sent, due - started) and not failed:
-                due += float(random.exponential(1 / rate))
-                time.sleep(max(0.0, due - time.perf_counter()))
-                waiting.put(due)  # it has arrived then, however late we are
-                sent += 1
-        finally:
-            waiting.put(None)
-            server.join()
-        seconds = time.perf_counter() - started
-    if failed:
-        raise failed[0]
-    answered = len(latencies_ms)
-    return Sampled(
-        latencies_ms, seconds, images * answered, warmup_runs, stable, answered >= limits.samples,
-        overloaded=answered < sent or busy_s > _OVERLOADED * seconds,
     )  # fmt: skip

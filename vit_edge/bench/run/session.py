@@ -31,7 +31,6 @@ def measure(
     sampling: Sampling,
     samples: int,
     spawned: float,
-    seed: int,
     check: bool,
 ) -> dict[str, Any]:
     """Measure one configuration in this process.
@@ -41,7 +40,6 @@ def measure(
         sampling: How long.
         samples: How many at least.
         spawned: time.monotonic() of the parent when it started this process: one clock for all.
-        seed: Of what is random: arrivals.
         check: Compare the answers with the reference's, after everything else.
 
     Returns:
@@ -66,11 +64,7 @@ def measure(
     answered = time.monotonic()
     limits = scenarios.Limits(samples, sampling.at_least_s, sampling.most_s)
     watch = sensors.Watch()
-    rate = configuration.queries_per_second
-    if rate is not None:
-        found = scenarios.at_random(query, configuration.batch, rate, limits, seed, watch)
-    else:
-        found = scenarios.one_after_another(query, configuration.batch, limits, watch)
+    found = scenarios.one_after_another(query, configuration.batch, limits, watch)
     memory = memory_bytes()
     facts = {key: str(value) for key, value in backend.facts.items()}
     judged = parity(bundle, backend, configuration.batch) if check else None
