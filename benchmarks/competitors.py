@@ -35,8 +35,8 @@ from competitor_rows import COMPETITORS, Competitor
 
 from vit_edge import backends, cli
 from vit_edge.bench.results import results, table
-from vit_edge.bench.roofline.operations import multiply_adds
 from vit_edge.bench.run import runner
+from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.bench.run.peers import PREFIX, new_entry
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product
 from vit_edge.bench.run.session import kept_of

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from cpu_setup import Setup
 
-from vit_edge.bench.roofline.operations import multiply_adds
+from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.variants import variant
 
 

@@ -38,8 +38,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "evaluate": {"errors", "machine", "bundle", "images", "predictor", "parity", "cli"},
     "bench": {
-        "errors", "machine", "onnxfile", "bundle", "images", "backends", "predictor", "parity",
-        "doctor", "cli", "report",
+        "errors", "machine", "bundle", "images", "backends", "predictor", "parity", "doctor", "cli",
+        "report",
     },
     "build": {
         "errors", "plugins", "machine", "bundle", "images", "backends", "parity", "bench", "cli",

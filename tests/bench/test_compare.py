@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from roofline import shares
 
 from tests.bench.planted import process
 from tests.bench.report_runs import ROOFLINE, made_entry, made_run
@@ -18,7 +19,6 @@ from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import markdown
 from vit_edge.bench.results import judge, results, table
 from vit_edge.bench.results.compare import compared, same_machine
-from vit_edge.bench.roofline import shares
 from vit_edge.errors import ResourceError, UsageError, VitEdgeError
 from vit_edge.parity.targets import parse_target
 from vit_edge.recommend.offers import Terms, from_results

@@ -13,18 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.bench.report_runs import ROOFLINE, full_run, made_entry, made_process, made_run
+from tests.bench.report_runs import ROOFLINE, full_run, made_entry, made_run
 from vit_edge.bench import __main__ as bench
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms, table
-from vit_edge.bench.report.inserts import TABLES, markers, with_tables
 from vit_edge.bench.report.machines import machines
-from vit_edge.bench.report.markdown import COMMAND, escaped, markdown
+from vit_edge.bench.report.markdown import escaped, markdown
 from vit_edge.bench.results import results
 from vit_edge.bench.results.results import read_runs
 from vit_edge.errors import InputError
 
-BEGIN, END = markers("bench")
-OTHERS = "\n".join(markers("bench others"))
 HOSTILE = "a|b</td><script>alert(1)</script>`*[x](y)\n# h\x1b[2J"
 
 
@@ -234,27 +231,11 @@ def test_what_sensors_and_builds_tell_has_columns_only_where_there_is_any() -> N
     assert heading[-1] == "answers"
 
 
-def test_shares_of_the_limit_have_a_column_where_the_machine_has_a_roofline() -> None:
-    entry, small = made_entry("fp32"), made_entry("int8")
-    for one, macs, size in ((entry, 10**9, 10**6), (small, 10**9, 5 * 10**7)):
-        one["bundle"] |= {"multiply_adds": macs, "model_bytes": size}
-        for process in one["processes"]:
-            process["latencies_ms"] = [10.0] * 5
-    run = made_run(entry, small)
-    assert "share of limit" not in reported(run)
-    later = made_run() | {"roofline": ROOFLINE, "started": "2030-01-01T00:00:00+00:00"}
-    text = reported(run, later)
-    assert "5% (fp32 products)" in text  # 10**9 in 10 ms of 2 * 10**12 a second
-    assert "50% (reading memory)" in text  # of int8 products no limit is known
-    assert "### Limits of the machine" in text
-    assert "| fp32 products | openvino | 2000.0 GMAC/s (the limit) | 64 x 64 x 64 |" in text
-    assert "| fp32 products | ort | 1000.0 GMAC/s | 512 x 512 x 512 |" in text
-
-
-def test_the_roofline_of_another_machine_gives_no_shares() -> None:
-    run = made_run(made_entry("fp32"))
-    other = made_run() | {"roofline": ROOFLINE, "facts": {**run["facts"], "cpu": "another"}}
-    assert "share of limit" not in reported(run, other)
+def test_the_limits_of_a_machine_are_read_beside_its_runs_and_not_shown() -> None:
+    run, limits = made_run(made_entry("fp32")), made_run() | {"roofline": ROOFLINE}
+    text = reported(run | {"roofline": ROOFLINE}, limits | {"started": "2030"})
+    assert row_of(text, "base-patch16-224-fp32", "fp32", "ort", "1")
+    assert "GMAC/s" not in text
 
 
 def test_no_text_of_a_result_becomes_markup_or_breaks_a_table() -> None:
@@ -386,17 +367,18 @@ def test_a_value_of_another_kind_is_refused_or_can_be_shown(
         except InputError:
             continue
         assert markdown(machines(found))
-        assert with_tables(f"{BEGIN}\n{END}", machines(found))
 
 
 def test_the_report_is_written_whole_or_not_at_all(
-    saved: Callable[..., Path], tmp_path: Path
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, readme = tmp_path / "REPORT.md", tmp_path / "README.md"
-    readme.write_text("no markers")
+    target, page = tmp_path / "REPORT.md", tmp_path / "page.html"
     arguments = ["report", str(saved(full_run())), "--markdown", str(target)]
-    assert bench.main([*arguments, "--readme", str(readme)]) == 3
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "jinja2", None)
+        assert bench.main([*arguments, "--html", str(page)]) == 2
     assert not target.exists()
+    assert not page.exists()
     assert bench.main(arguments) == 0
     assert target.read_text() == reported(full_run())
 
@@ -428,171 +410,3 @@ def test_the_size_that_a_model_is_named_after_comes_first() -> None:
     run = made_run(*(made_entry(size=side) | {"name": f"at {side}"} for side in sides))
     titles = [line for line in reported(run).splitlines() if line.startswith("### base")]
     assert [title.split(", ")[1] for title in titles] == ["224 px", "192 px", "384 px", "1024 px"]
-
-
-# README
-
-
-def test_the_readme_gets_the_fastest_of_each_precision_whose_answers_hold() -> None:
-    made = with_tables(f"before\n{BEGIN}\nstale\n{END}\nafter", machines([full_run()]))
-    assert "stale" not in made
-    assert made.startswith(f"before\n{BEGIN}\n")
-    assert made.endswith(f"{END}\nafter")
-    rows = [line for line in made.splitlines() if line.startswith("| base-patch16-224")]
-    assert [row.split(" | ")[1:3] for row in rows] == [
-        ["fp32", "openvino"], ["bf16", "openvino"], ["int8", "ort threads=4"], ["int4", "openvino"],
-    ]  # fmt: skip
-    assert "| tiny-patch16-224 | int4" not in made  # its answers do not hold
-
-
-def test_the_readme_shows_models_at_the_image_size_they_are_named_after() -> None:
-    run = made_run(made_entry(), made_entry("fp32", size=384), made_entry(variant="testing"))
-    text = with_tables(f"{BEGIN}\n{END}", machines([run]))
-    assert text.count("| base-patch16-224 | int8 |") == text.count("| testing | int8 |") == 1
-    assert "fp32" not in text
-
-
-@pytest.mark.parametrize(
-    "against",
-    [
-        {"warnings": ["other processes used 34% of the CPUs"]},
-        {"complete": False},
-        {"warnings": [f"{made_entry()['name']}: its processes differ by 9%"]},
-        {},
-    ],
-)
-def test_the_readme_marks_what_a_run_warned_of_and_says_what_the_mark_means(
-    against: dict[str, Any],
-) -> None:
-    text = with_tables(f"{BEGIN}\n{END}", machines([made_run(made_entry()) | against]))
-    (row,) = [line for line in text.splitlines() if line.startswith("| base-patch16-224")]
-    assert (NOISY in row) is bool(against)
-    assert text.count(f"\n\n{NOISY}: the run warned of it") == bool(against)
-
-
-def test_a_competitor_is_not_what_the_readme_recommends() -> None:
-    peer = made_entry("int8", "openvino") | {"name": "peer", "backend": "peer:openvino"}
-    peer["bundle"] |= {"name": "openvino nncf-int8", "model_bytes": 0}
-    found = machines([made_run(made_entry("int8"), peer)])
-    assert "peer:" not in with_tables(f"{BEGIN}\n{END}", found)
-    assert row_of(markdown(found), "openvino nncf-int8", "int8", "peer:openvino", "1")[-2] == "-"
-
-
-def test_making_the_rows_anew_changes_nothing() -> None:
-    once = with_tables(f"{BEGIN}\n{END}\n", machines([full_run()]))
-    assert with_tables(once, machines([full_run()])) == once
-
-
-@pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("text", ["", "{0}", "{1}", "{1}\n{0}", "{0}{0}{1}", "{0}{1}{1}"])
-def test_a_document_without_a_place_for_a_table_is_refused(text: str, name: str) -> None:
-    with pytest.raises(InputError, match="write .*two .*lines"):
-        with_tables(text.format(*markers(name)), [])
-
-
-# Against others
-
-
-def made_peer(name: str, level_ms: float, **more: Any) -> dict[str, Any]:
-    """A competitor with base's weights; ours take 90 ms in fp32, 30 in int8."""
-    peer = made_entry("fp32") | {"name": f"{name} batch 1 single-stream", "backend": "peer:x"}
-    peer["bundle"] |= {"name": name}
-    return peer | {"processes": [made_process(level_ms, 1, seed) for seed in range(3)]} | more
-
-
-def others_rows(*runs: Any) -> list[list[str]]:
-    text = with_tables(OTHERS, machines(list(runs)))
-    return [
-        [cell.strip() for cell in line.strip("|").split(" | ")]
-        for line in text.splitlines()
-        if line.startswith("| ") and not line.startswith("|  |")
-    ]
-
-
-def test_others_are_set_against_our_fastest_whose_answers_hold() -> None:
-    wrong = made_entry("int4") | {"processes": made_peer("", 15.0)["processes"]}
-    wrong["parity"] |= {"problems": ["centred SQNR is 3.1 dB"]}
-    run = made_run(
-        made_entry("fp32"), made_peer("torch", 60.0), wrong, made_entry("int8"),
-        made_peer("fast", 10.0),
-    )  # fmt: skip
-    rows = others_rows(run)
-    expected = [
-        ("fast", 1 / 3), ("base-patch16-224-int4, ort", 0.5), ("base-patch16-224-int8, ort", 1),
-        ("torch", 2), ("base-patch16-224-fp32, ort", 3),
-    ]  # fmt: skip
-    assert [row[0] for row in rows] == [name for name, _ in expected]
-    assert [float(row[2]) for row in rows] == pytest.approx([x for _, x in expected], rel=0.05)
-    assert rows[1][-1].startswith("WRONG: centred SQNR")
-    assert rows[2][2:4] == ["1", ""]
-
-
-def test_queries_of_another_kind_have_a_table_of_their_own() -> None:
-    run = made_run(
-        made_entry("int8"), made_peer("torch", 60.0), made_entry("fp32") | {"stage": "end-to-end"},
-        made_peer("pipeline", 90.0, stage="end-to-end"), made_entry("fp32", batch=8),
-    )  # fmt: skip
-    text = with_tables(OTHERS, machines([run]))
-    assert text.count("against ort with") == 2  # nobody else ran eights
-    assert "batch 8" not in text
-
-
-def test_the_newest_run_with_others_counts_and_without_any_there_is_no_table() -> None:
-    alone = made_run(made_entry("int8"))
-    assert with_tables(OTHERS, machines([alone])) == OTHERS
-    early = made_run(made_entry("int8"), made_peer("early", 60.0), started="2026-01-01")
-    late = made_run(made_entry("int8"), made_peer("late", 60.0), started="2026-01-02")
-    text = with_tables(OTHERS, machines([early, late, alone]))
-    assert "| late |" in text
-    assert "early" not in text
-
-
-def test_of_others_that_could_not_be_measured_the_reason_is_told() -> None:
-    dead = made_peer("vit.cpp", 1.0, failed="no binary", processes=[])
-    text = with_tables(OTHERS, machines([made_run(made_entry(), made_peer("a", 9.0), dead)]))
-    assert "Not measured: vit.cpp batch 1 single-stream: no binary" in text
-
-
-def test_a_run_that_warned_of_itself_is_marked_in_the_table_of_others_too() -> None:
-    run = made_run(made_entry("int8"), made_peer("torch", 60.0))
-    assert NOISY not in with_tables(OTHERS, machines([run]))
-    text = with_tables(OTHERS, machines([run | {"complete": False}]))
-    assert text.count(f") {NOISY} |") == 2
-    assert text.count(f"\n\n{NOISY}: the run warned of it") == 1
-
-
-def test_what_others_are_called_cannot_break_the_page() -> None:
-    hostile = made_peer(HOSTILE, 9.0)
-    dead = made_peer("dead", 9.0, failed=HOSTILE, processes=[])
-    text = with_tables(OTHERS, machines([made_run(made_entry(), hostile, dead)]))
-    assert "<script>" not in text
-    assert "\x1b" not in text
-    assert "\n# h" not in text
-
-
-# What is committed
-
-
-def committed(repository: Path) -> list[Path]:
-    found = sorted((repository / "benchmarks/results").glob("*.json"))
-    if not found:
-        pytest.skip("benchmarks/results holds no results yet")
-    return found
-
-
-def test_the_committed_report_is_current(repository: Path) -> None:
-    made = markdown(machines(read_runs(committed(repository))))
-    report = repository / "benchmarks/REPORT.md"
-    assert report.is_file(), f"type: {COMMAND} --markdown benchmarks/REPORT.md"
-    assert report.read_text(encoding="utf-8") == made, (
-        f"benchmarks/REPORT.md is not current; type: {COMMAND} --markdown benchmarks/REPORT.md"
-    )
-
-
-@pytest.mark.parametrize("document", ["README.md", "docs/bench.md"])
-def test_the_tables_of_documents_are_current(document: str, repository: Path) -> None:
-    found = machines(read_runs(committed(repository)))
-    text = (repository / document).read_text(encoding="utf-8")
-    assert text == with_tables(text, found), (
-        f"the numbers of {document} are not current; type: {COMMAND} --readme {document}"
-    )

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench.report_runs import ROOFLINE, full_run, made_entry, made_run
+from tests.bench.report_runs import full_run, made_entry, made_run
 from tests.parity.test_report_html import Page
 from vit_edge.bench import __main__ as bench
 from vit_edge.bench.report.html import html_page
@@ -121,8 +121,7 @@ def test_the_table_can_be_read_without_its_script(whole: str) -> None:
     assert not page.tags("button")
     assert not page.tags("input")
     rows = re.findall(r"<tr><th scope=row.*?</tr>", bare)
-    assert len(rows) == 2 * (len(machines([full_run()])[0].lines) + len(ROOFLINE["peaks"]))
-    assert "2000.0 GMAC/s" in bare
+    assert len(rows) == 2 * len(machines([full_run()])[0].lines)
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(whole: str) -> None:

@@ -41,8 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.bench --suite benchmarks/suites/cpu.toml --out results.json\n"
         "         python -m vit_edge.bench compare A.json [B.json]                  (--help)\n"
         "         python -m vit_edge.bench check A.json --baseline B.json           (--help)\n"
-        "         python -m vit_edge.bench report A.json --html report.html         (--help)\n"
-        "         python -m vit_edge.bench roofline --share-of A.json               (--help)",
+        "         python -m vit_edge.bench report A.json --html report.html         (--help)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories")
@@ -113,10 +112,6 @@ def main(argv: list[str] | None = None) -> int:
         from vit_edge.bench.results import judge
 
         return judge.main(words)
-    if words[:1] == ["roofline"]:
-        from vit_edge.bench.roofline import roofline
-
-        return roofline.main(words[1:])
     if words[:1] == ["report"]:
         from vit_edge.bench.report import verb
 

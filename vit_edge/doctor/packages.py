@@ -35,12 +35,6 @@ def pip_packages() -> dict[str, str]:
     return found
 
 
-def pip_version(*names: str) -> str | None:
-    """The version of the first of these distributions that is installed."""
-    packages = pip_packages()
-    return next((packages[name] for name in names if name in packages), None)
-
-
 def apt_packages(root: Path) -> dict[str, str]:
     """Debian's installed packages and their versions, read off dpkg's own record."""
     found = {}

@@ -70,7 +70,6 @@ def _told(line: Line) -> dict[str, Cell]:
         "throttled": Cell(throttled or "-"),
         "build s": _number(built.get("build_s"), ms),
         "build MB": _number((built.get("build_memory_bytes") or {}).get("peak"), mb),
-        "share of limit": _share(line),
         "engine MB": _number(built.get("engine_bytes"), mb),
         "download MB": _number(built.get("download_bytes"), mb),
     }
@@ -109,32 +108,6 @@ def _number(value: float | None, written: Callable[[Any], str]) -> Cell:
 def _tail(found: Mapping[str, Any], name: str) -> Cell:
     """A percentile, if it has enough samples."""
     return _number(found["latency_ms"][name][0] if name in found["enough"] else None, ms)
-
-
-def _share(line: Line) -> Cell:
-    if line.of_limit is None:
-        return Cell("-", number=True)
-    share, what = line.of_limit
-    return Cell(f"{share:.0%}", share, what, number=True)
-
-
-def limits(roofline: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
-    """The heading and the rows of what a machine can reach, as `roofline.measure` found it."""
-    rows = []
-    for peak in roofline["peaks"]:
-        reading = peak["kind"] == "read"
-        best = roofline["limits"].get(peak["kind"]) == peak["per_second"]
-        size = " x ".join(map(str, peak["size"]))
-        rate = f"{peak['per_second'] / 1e9:.1f}" + (" GB/s" if reading else " GMAC/s")
-        rows.append(
-            [
-                Cell("reading memory" if reading else f"{peak['kind']} products"),
-                Cell(peak["backend"]),
-                Cell(rate, peak["per_second"], "the limit" if best else "", number=True),
-                Cell(size),
-            ]
-        )
-    return ["of", "by the kernels of", "reached", "at"], rows
 
 
 def _agreement(line: Line) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_edge.bench.report.cells import limits, table
+from vit_edge.bench.report.cells import table
 from vit_edge.bench.report.looks import Looks
 from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_facts
 from vit_edge.bench.report.markdown import EXPLANATION
@@ -69,7 +69,6 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
             for place, group in enumerate(machine.groups)
         ],
         "across": list(across(machine.lines, looks, f"{prefix}s")),
-        "limits": None if machine.roofline is None else limits(machine.roofline),
         "failed": [(line.entry["name"], line.entry["failed"]) for line in machine.failed],
         "facts": list(_facts(machine)),
     }

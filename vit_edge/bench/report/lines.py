@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from vit_edge.backends import name_of
 from vit_edge.bench.results.table import summary, warnings
-from vit_edge.bench.roofline.shares import share_of
 
 Run = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -29,7 +28,6 @@ class Line:
 
     run: Run
     entry: Entry
-    limits: Mapping[str, float | None] | None = None  # of the machine: see bench/roofline
     before: Line | None = None  # the same, as the run before measured it
 
     @cached_property
@@ -77,12 +75,6 @@ class Line:
     def batch(self) -> int:
         """Images of one run."""
         return int(self.entry["batch"])
-
-    @property
-    def of_limit(self) -> tuple[float, str] | None:
-        """Its share of what the machine can reach, and in what; None: not known."""
-        share = None if self.limits is None else share_of(self.entry, self.limits)
-        return None if share is None else share.of_limit
 
     @property
     def at_its_size(self) -> bool:

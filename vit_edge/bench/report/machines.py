@@ -21,7 +21,6 @@ class Machine(NamedTuple):
     runs: list[Run]
     groups: list[Group]
     failed: list[Line]  # with their reasons
-    roofline: Mapping[str, Any] | None  # the newest: its peaks and limits
 
     @property
     def lines(self) -> list[Line]:
@@ -102,14 +101,12 @@ def apart(machine: Machine) -> list[str]:
 
 def _machine(runs: list[Run], title: str) -> Machine:
     newest: dict[str, Line] = {}
-    roofline = next((run["roofline"] for run in reversed(runs) if run.get("roofline")), None)
-    limits = None if roofline is None else roofline["limits"]
     for run in sorted(runs, key=lambda run: bool(run["complete"])):  # what comes later counts
         for entry in run["configurations"]:
             if measured(entry) or entry["failed"] is not None:
                 last = newest.get(entry["name"])
                 again = last is not None and _same(last, run, entry)
-                newest[entry["name"]] = Line(run, entry, limits, last if again else None)
+                newest[entry["name"]] = Line(run, entry, last if again else None)
     groups: dict[str, list[Line]] = {}
     found = [line for line in newest.values() if measured(line.entry)]
     for line in sorted(found, key=_order):
@@ -119,7 +116,6 @@ def _machine(runs: list[Run], title: str) -> Machine:
         runs,
         [Group(title, lines) for title, lines in groups.items()],
         [line for line in newest.values() if not measured(line.entry)],
-        roofline,
     )
 
 

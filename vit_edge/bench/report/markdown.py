@@ -1,4 +1,4 @@
-"""Runs as Markdown: benchmarks/REPORT.md."""
+"""Runs as Markdown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vit_edge import cli
-from vit_edge.bench.report.cells import NOISY, Cell, limits, table
-from vit_edge.bench.report.lines import Line, Run
+from vit_edge.bench.report.cells import NOISY, Cell, table
+from vit_edge.bench.report.lines import Run
 from vit_edge.bench.report.machines import (
     Machine,
     apart,
@@ -17,7 +17,6 @@ from vit_edge.bench.report.machines import (
     run_facts,
 )
 
-COMMAND = "python -m vit_edge.bench report benchmarks/results/*.json"
 _FOLDED = 4  # warnings of configurations that are shown open; more are folded
 _INCOMPLETE = "INCOMPLETE: "  # what table.warnings writes
 
@@ -26,11 +25,9 @@ EXPLANATION = (
     "and p99 stand where ten samples lie beyond them. Cold start: from starting Python to the "
     "first answer. Own memory is anonymous, the peak includes mapped files that the system can "
     "take back. Answers are compared with those of the float64 reference that the bundle carries: "
-    "signal over noise of the logits, and how often the first class is the same. The share of the "
-    "limit is that of the largest rate which the runtimes' own kernels reached on the machine, of "
-    "the products or of reading the weights, whichever is nearer. Configurations of one run took "
-    "turns on a machine; how much faster one is than another, with its interval, is what `python "
-    "-m vit_edge.bench compare` says. Numbers of different machines are not compared. "
+    "signal over noise of the logits, and how often the first class is the same. Configurations of "
+    "one run took turns on a machine; how much faster one is than another, with its interval, is "
+    "what `python -m vit_edge.bench compare` says. Numbers of different machines are not compared. "
     f"{NOISY}: there is a warning of it."
 )
 
@@ -40,8 +37,7 @@ def markdown(machines: Sequence[Machine]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"Made from the raw results by `{COMMAND} --markdown benchmarks/REPORT.md`; not to be "
-        "edited.",
+        "Made from the raw results by `python -m vit_edge.bench report`; not to be edited.",
         "",
         EXPLANATION,
     ]
@@ -69,13 +65,6 @@ def table_lines(
         yield f"| {' | '.join(row)} |"
 
 
-def mark_explained(lines: Iterable[Line]) -> Iterator[str]:
-    """Under a table of rows that stand alone: what the mark means, if one has it."""
-    if any(line.doubtful for line in lines):
-        yield f"{NOISY}: the run warned of it: benchmarks/REPORT.md."
-        yield ""
-
-
 def _section(machine: Machine) -> Iterator[str]:
     yield f"## {escaped(machine.title)}"
     yield ""
@@ -84,10 +73,6 @@ def _section(machine: Machine) -> Iterator[str]:
         yield f"### {escaped(group.title)}"
         yield ""
         yield from _cells(*table(group.lines))
-    if machine.roofline is not None:
-        yield "### Limits of the machine"
-        yield ""
-        yield from _cells(*limits(machine.roofline))
     if machine.failed:
         yield "### Not measured"
         yield ""

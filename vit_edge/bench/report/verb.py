@@ -1,4 +1,4 @@
-"""`bench report`: results as Markdown, as a page, and as the tables of a README."""
+"""`bench report`: results as Markdown, and as a page."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import argparse
 from pathlib import Path
 
 from vit_edge import cli
-from vit_edge.bench.report.inserts import with_tables
 from vit_edge.bench.report.machines import machines
-from vit_edge.bench.report.markdown import COMMAND, markdown
+from vit_edge.bench.report.markdown import markdown
 from vit_edge.bench.results.results import read_runs
-from vit_edge.errors import InputError
 from vit_edge.report.write import write_report
 
 
@@ -19,21 +17,13 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m vit_edge.bench report",
         description="Make a report of results, of one machine or several: as Markdown (on stdout, "
-        "if no file is named), as one self-contained HTML page (pip install 'vit-edge[report]'), "
-        "or into a README between two markers.",
-        epilog=f"example: {COMMAND} --markdown benchmarks/REPORT.md --html report.html",
+        "if no file is named), or as one self-contained HTML page (pip install "
+        "'vit-edge[report]').",
+        epilog="example: python -m vit_edge.bench report results.json --html report.html",
     )
     made.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="JSON files")
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write Markdown")
     made.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
-    made.add_argument(
-        "--readme",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="write the tables between the markers of these documents anew",
-    )
     return made
 
 
@@ -45,24 +35,15 @@ def main(argv: list[str]) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     found = machines(read_runs(arguments.results))
-    made: dict[Path, str] = {}  # written only when all of it could be made
+    pages: dict[Path, str] = {}  # written only when all of them could be made
     if arguments.html is not None:
         from vit_edge.bench.report.html import html_page
 
-        made[arguments.html] = html_page(found)
-    for document in arguments.readme:
-        made[document] = with_tables(_text(document), found)
+        pages[arguments.html] = html_page(found)
     if arguments.markdown is not None:
-        made[arguments.markdown] = markdown(found)
-    for path, text in made.items():
+        pages[arguments.markdown] = markdown(found)
+    for path, text in pages.items():
         write_report(path, text)
-    if not made:
+    if not pages:
         print(markdown(found), end="")
     return 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None

@@ -56,7 +56,7 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def last(path: Path) -> dict[str, Any]:
-    """The newest run of a file that measured configurations; a roofline has none.
+    """The newest run of a file that measured configurations.
 
     Raises:
         ResultsError: There is none.

@@ -16,8 +16,8 @@ from typing import Any
 
 from vit_edge.bench.device import facts, noise
 from vit_edge.bench.results.percentiles import samples_needed
-from vit_edge.bench.roofline.operations import multiply_adds
 from vit_edge.bench.run import built
+from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.bench.run.peers import Measure, Peer
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle

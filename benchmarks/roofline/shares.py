@@ -28,23 +28,17 @@ class Share(NamedTuple):
     weight_bytes_per_s: float  # each run reads all weights
     of_bandwidth: float | None
 
-    @property
-    def of_limit(self) -> tuple[float, str] | None:
-        """The larger share, and of what: the nearest to its limit is what holds the model back."""
-        found = [(self.of_products, f"{self.kind} products"), (self.of_bandwidth, "reading memory")]
-        return max(((share, what) for share, what in found if share is not None), default=None)
-
 
 def shares_of(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> list[Share]:
     """How near each configuration of a run comes to the limits of its machine.
 
     By the median latency of one run, so for what is measured back to back. Multiply-adds are those
-    of the whole model (see operations.py), which flatters graphs that leave some out exactly, by
-    7 % of a 12-block model at most.
+    of the whole model, see bench/run/operations.py. That flatters graphs that leave some out
+    exactly, by 7 % of a 12-block model at most.
 
     Args:
         run: Of configurations.
-        roofline: A run of `roofline.measure`.
+        roofline: A run of `peaks.measure`.
 
     Raises:
         InputError: They are of different machines.
@@ -106,7 +100,7 @@ def share_of(entry: Mapping[str, Any], limits: Mapping[str, float | None]) -> Sh
 
     Args:
         entry: The configuration.
-        limits: Those of `roofline.measure`.
+        limits: Those of `peaks.measure`.
 
     Returns:
         Its shares; None where its latency is not that of a model on a CPU.

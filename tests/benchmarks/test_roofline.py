@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import limits
 import numpy as np
 import onnx
 import pytest
+from roofline import kernels, peaks, shares
+from roofline.peaks import Effort
+from roofline.runtimes import RUNTIMES
 
 from tests.bench.report_runs import made_entry, made_run
-from vit_edge.bench.__main__ import main
 from vit_edge.bench.results import results
-from vit_edge.bench.roofline import kernels, roofline, shares
-from vit_edge.bench.roofline.operations import multiply_adds
-from vit_edge.bench.roofline.roofline import Effort
-from vit_edge.bench.roofline.runtimes import RUNTIMES
+from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.errors import InputError, UsageError
 from vit_edge.variants import variant
 
@@ -82,7 +82,7 @@ def test_the_largest_of_each_row_is_found() -> None:
 @pytest.mark.parametrize("name", list(RUNTIMES))
 def test_a_runtime_is_measured_in_every_kind_it_has_and_the_best_size_is_kept(name: str) -> None:
     kinds = RUNTIMES[name]().kinds
-    found = roofline.peaks(name, TINY)
+    found = peaks.peaks(name, TINY)
     assert [peak.kind for peak in found] == list(kinds)
     for peak in found:
         assert peak.per_second > 1e6
@@ -94,10 +94,10 @@ def test_a_runtime_is_measured_in_every_kind_it_has_and_the_best_size_is_kept(na
 def test_a_roofline_is_a_run_beside_others_and_compare_does_not_take_it_for_one(
     tmp_path: Path,
 ) -> None:
-    found = roofline.measure(["ort"], TINY)
-    limits = found["roofline"]["limits"]
-    assert limits["bf16"] is None
-    assert limits["fp32"] == next(
+    found = peaks.measure(["ort"], TINY)
+    reached = found["roofline"]["limits"]
+    assert reached["bf16"] is None
+    assert reached["fp32"] == next(
         peak["per_second"] for peak in found["roofline"]["peaks"] if peak["kind"] == "fp32"
     )
     with results.appending(tmp_path / "r.json") as save:
@@ -106,24 +106,24 @@ def test_a_roofline_is_a_run_beside_others_and_compare_does_not_take_it_for_one(
         save(found)
     assert results.read(tmp_path / "r.json")[1] == json.loads(json.dumps(found))
     assert results.last(tmp_path / "r.json")["configurations"] == [made_entry()]
-    assert ("bf16", "-", "none has it", "", "", "") in roofline.rows(found)
+    assert ("bf16", "-", "none has it", "", "", "") in limits.rows(found)
 
 
 def test_a_backend_without_kernels_is_refused() -> None:
     with pytest.raises(UsageError, match="ort, openvino"):
-        roofline.measure(["trt"], TINY)
+        peaks.measure(["trt"], TINY)
 
 
 def test_the_command_line_prints_limits_and_shares(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = roofline.measure(["ort"], TINY)
-    monkeypatch.setattr(roofline, "measure", lambda names, effort, command: found)
+    found = peaks.measure(["ort"], TINY)
+    monkeypatch.setattr(peaks, "measure", lambda names, effort, command: found)
     with results.appending(tmp_path / "r.json") as save:
         save(made_run(made_entry("fp32")) | {"facts": found["facts"]})
     out = tmp_path / "roofline.json"
-    arguments = ["roofline", "--backend", "ort", "--out", str(out)]
-    assert main([*arguments, "--share-of", str(tmp_path / "r.json")]) == 0
+    arguments = ["--backend", "ort", "--out", str(out)]
+    assert limits.main([*arguments, "--share-of", str(tmp_path / "r.json")]) == 0
     said = capsys.readouterr().out
     assert "GMAC/s" in said
     assert made_entry("fp32")["name"] in said
@@ -137,14 +137,14 @@ def test_what_would_be_refused_at_the_end_is_refused_before_anything_is_measured
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(roofline, "measure", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(peaks, "measure", lambda *_: pytest.fail("it measured"))
     with results.appending(tmp_path / "r.json") as save:
         save(made_run(made_entry("fp32"), cpu="an abacus"))
     more = {
         "another machine": ["--share-of", str(tmp_path / "r.json")],
         "an unwritable folder": ["--out", "/proc/r.json"],  # not even by root
     }[fault]
-    assert main(["roofline", "--backend", "ort", *more]) == 3
+    assert limits.main(["--backend", "ort", *more]) == 3
     said = capsys.readouterr().err
     assert ("cpu: an abacus against" if fault == "another machine" else "/proc") in said
 

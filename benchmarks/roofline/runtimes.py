@@ -1,7 +1,4 @@
-"""A runtime around an ONNX file of one kernel, to see what it reaches on this machine's CPU.
-
-The core imports no runtime; it finds them by name, as the doctor does.
-"""
+"""A runtime around an ONNX file of one kernel, to see what it reaches on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from vit_edge.bench.roofline import kernels
+from roofline import kernels
 from vit_edge.bench.run.scenarios import Query
 from vit_edge.machine import cpus
 

@@ -1,31 +1,24 @@
-"""What this machine's arithmetic and memory can reach, and each configuration's share of it.
+"""The largest rates of products and of reading memory that the runtimes' own kernels reach here.
 
-Measured by the runtimes' own kernels: the largest rate of a float32, bfloat16 and int8 product, and
-of reading memory, over several sizes and runtimes, each runtime in a process of its own. The name
-is that of Williams, Waterman and Patterson, "Roofline" (doi:10.1145/1498765.1498785).
+Float32, bfloat16 and int8 products over several sizes, each runtime in a process of its own. The
+name is that of Williams, Waterman and Patterson, "Roofline" (doi:10.1145/1498765.1498785).
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import datetime
-import json
 import math
 import os
 import statistics
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vit_edge import backends, cli
+from roofline import kernels
+from roofline.runtimes import KINDS, RUNTIMES, Kind, Runtime
+from vit_edge import backends
 from vit_edge.bench.device import facts, noise
-from vit_edge.bench.results import results
-from vit_edge.bench.roofline import kernels, shares
-from vit_edge.bench.roofline.runtimes import KINDS, RUNTIMES, Kind, Runtime
 from vit_edge.bench.run import scenarios
-from vit_edge.bench.run.runner import SCHEMA_VERSION, command_line
+from vit_edge.bench.run.runner import SCHEMA_VERSION
 from vit_edge.errors import UsageError
 from vit_edge.machine import cgroups, child
 
@@ -61,68 +54,6 @@ class Effort(NamedTuple):
     read_bytes: int | None = None  # None: by the caches
 
 
-def main(argv: list[str]) -> int:
-    """Measure from the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m vit_edge.bench roofline",
-        description="Measure the largest rate of float32, bfloat16 and int8 products and of "
-        "reading memory that runtimes reach on this machine.",
-        epilog="example: python -m vit_edge.bench roofline --backend ort,openvino "
-        "--out roofline.json --share-of results.json",
-    )
-    made.add_argument(
-        "--backend",
-        metavar="NAME,NAME",
-        help=f"of {', '.join(RUNTIMES)}; default: all that are installed",
-    )
-    made.add_argument("--seconds", type=float, default=Effort().at_least_s, help="of each size")
-    made.add_argument("--out", type=Path, metavar="FILE", help="append to these results")
-    made.add_argument(
-        "--share-of", type=Path, metavar="FILE", help="results: their newest run's shares, too"
-    )
-    made.add_argument("--json", action="store_true", help="print it as JSON on stdout")
-    arguments = made.parse_args(argv)
-    return cli.guarded(lambda: _main(arguments))
-
-
-def _main(arguments: argparse.Namespace) -> int:
-    installed = [name for name in RUNTIMES if name in backends.installed()]
-    names = installed if arguments.backend is None else arguments.backend.split(",")
-    if not names:
-        raise UsageError(f"none of {', '.join(RUNTIMES)} is installed; vit_edge.doctor says more")
-    run = None if arguments.share_of is None else results.last(arguments.share_of)
-    if run is not None:  # before minutes of measuring
-        shares.check_machine(run, {"facts": facts.run_facts()})
-    with contextlib.ExitStack() as stack:
-        out = arguments.out
-        save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
-        found = measure(names, Effort(at_least_s=arguments.seconds), command_line())
-        save(found)
-    told = [] if run is None else shares.shares_of(run, found)
-    if arguments.json:
-        print(json.dumps({"run": found, "shares": [share._asdict() for share in told]}, indent=2))
-        return 0
-    print(cli.table(rows(found)))
-    if told:
-        print(cli.printable(f"\n{cli.table(shares.rows(told))}"))
-    for text in found["warnings"]:
-        print(f"warning: {text}", file=sys.stderr)
-    return 0
-
-
-def rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The peaks as a table: billions a second."""
-    found: list[tuple[str, ...]] = [("", "backend", "reached", "", "at", "")]
-    for peak in run["roofline"]["peaks"]:
-        best = run["roofline"]["limits"][peak["kind"]] == peak["per_second"]
-        unit = "GB/s" if peak["kind"] == "read" else "GMAC/s"
-        size = " x ".join(map(str, peak["size"]))
-        rate = f"{peak['per_second'] / 1e9:.1f}"
-        found.append((peak["kind"], peak["backend"], rate, unit, size, "limit" if best else ""))
-    missing = [kind for kind, limit in run["roofline"]["limits"].items() if limit is None]
-    return found + [(kind, "-", "none has it", "", "", "") for kind in missing]
-
-
 def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -> dict[str, Any]:
     """Measure this machine.
 
@@ -147,9 +78,7 @@ def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -
     started, before = _now(), noise.ticks()
     found: list[Peak] = []
     for name in names:
-        found += child.call_in_child(
-            "vit_edge.bench.roofline.roofline:peaks", name, effort, timeout_s=_TIMEOUT_S
-        )
+        found += child.call_in_child("roofline.peaks:peaks", name, effort, timeout_s=_TIMEOUT_S)
     return {
         "schema_version": SCHEMA_VERSION,
         "title": "roofline",

@@ -1,0 +1,214 @@
+"""Write benchmarks/REPORT.md and the tables of README.md and docs/bench.md from benchmarks/results.
+
+    python benchmarks/documents.py
+
+A table stands between two markers, such as `<!-- bench: begin -->` and `<!-- bench: end -->`; the
+rest of a document is left alone. All documents are written, or none. Tests compare them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import script
+
+from vit_edge import cli
+from vit_edge.bench.report.cells import NOISY, mb, ms, p50
+from vit_edge.bench.report.lines import Group, Line, Run
+from vit_edge.bench.report.machines import Machine, machines
+from vit_edge.bench.report.markdown import escaped, markdown, table_lines
+from vit_edge.bench.results.compare import alike, compared, digits, measured
+from vit_edge.bench.results.results import read_runs
+from vit_edge.bench.results.table import answers
+from vit_edge.bench.run.peers import is_peer
+from vit_edge.errors import InputError
+from vit_edge.report.write import write_report
+
+COMMAND = "python benchmarks/documents.py"
+RESULTS, REPORT = "benchmarks/results", "benchmarks/REPORT.md"
+WITH_TABLES = ("README.md", "docs/bench.md")
+_HEADING = ("variant", "precision", "fastest backend", "ms (95 %)", "own MB", "file MB", "answers")
+_NUMERIC = [False, False, False, True, True, True, False]
+_PEERS_HEADING = ("", "ms (95 %)", "times ours", "95 %", "start s", "own MB", "peak MB", "answers")
+_PEERS_NUMERIC = [False, *[True] * 6, False]
+
+
+def main(argv: list[str] | None = None) -> int:
+    script.parser(__doc__).parse_args(argv)
+    return cli.guarded(lambda: run(script.REPOSITORY))
+
+
+def run(repository: Path) -> int:
+    """Write every document whose text is not current."""
+    for name, text in documents(repository).items():
+        write_report(repository / name, text)
+    return 0
+
+
+def documents(repository: Path) -> dict[str, str]:
+    """The text that each document should have, by its path in the repository.
+
+    Raises:
+        InputError: A document cannot be read, or has no place for a table; or no results.
+    """
+    measured_here = machines(read_runs(sorted((repository / RESULTS).glob("*.json"))))
+    texts = {
+        name: with_tables((repository / name).read_text(encoding="utf-8"), measured_here)
+        for name in WITH_TABLES
+    }
+    return texts | {REPORT: markdown(measured_here)}
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines that a table stands between."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def with_tables(text: str, machines: Sequence[Machine]) -> str:
+    """A document with the tables between its markers made anew.
+
+    Args:
+        text: The document; it has the markers of one of `TABLES` or of several.
+        machines: What was measured.
+
+    Raises:
+        InputError: There are no markers, or they come twice or the wrong way round.
+    """
+    has_place = False
+    for name, lines in TABLES.items():
+        begin, end = markers(name)
+        if not (begin in text or end in text):
+            continue
+        if not (text.count(begin) == text.count(end) == 1 and text.index(begin) < text.index(end)):
+            raise InputError(
+                f"the document has no single place for the table {name!r}: write these two lines "
+                f"where it belongs\n{begin}\n{end}"
+            )
+        before, _, rest = text.partition(begin)
+        text = "\n".join([before + begin, *lines(machines), end + rest.partition(end)[2]])
+        has_place = True
+    if not has_place:
+        places = "\n".join("\n".join(markers(name)) for name in TABLES)
+        raise InputError(
+            "the document has no place for a table: write two of these lines where it belongs\n"
+            + places
+        )
+    return text
+
+
+def _readme_rows(machines: Sequence[Machine]) -> Iterator[str]:
+    """For each machine, variant and precision: our fastest whose answers hold, an image a time.
+
+    At the image sizes that variants are named after; others are in the report.
+    """
+    for machine in machines:
+        lines = [line for group in machine.groups for line in _best(group)]
+        if lines:
+            yield ""
+            yield f"{escaped(machine.title)}; one image at a time:"
+            yield ""
+            yield from table_lines(_HEADING, map(_row, lines), _NUMERIC)
+            yield ""
+        yield from _mark_explained(lines)
+
+
+def _best(group: Group) -> Iterator[Line]:
+    lines = [
+        line
+        for line in group.smallest
+        if line.batch == 1
+        and not is_peer(line.entry)
+        and line.entry["parity"] is not None
+        and not line.wrong
+        and line.entry["scenario"] == "single-stream"
+        and line.at_its_size
+    ]
+    for precision in dict.fromkeys(line.precision for line in group.lines):
+        fastest = next((line for line in lines if line.precision == precision), None)
+        if fastest is not None:
+            yield fastest
+
+
+def _row(line: Line) -> list[str]:
+    bundle = line.entry["bundle"]
+    return [
+        escaped(bundle["variant"]), escaped(line.precision), escaped(line.way),
+        p50(line), mb(line.numbers["memory_bytes"]["anonymous"]), mb(bundle["model_bytes"]),
+        escaped(answers(line.entry["parity"])),
+    ]  # fmt: skip
+
+
+def _peer_tables(machines: Sequence[Machine]) -> Iterator[str]:
+    """Of each machine the newest run with competitors: a table for each kind of query."""
+    for machine in machines:
+        queries = next(filter(None, map(_queries, reversed(machine.runs))), [])
+        if not queries:
+            continue
+        run = queries[0][0].run
+        yield ""
+        yield f"{escaped(machine.title)}; run of {escaped(run['started'])}:"
+        for ours, lines in queries:
+            batch = f"batch {ours.batch}, {escaped(ours.entry['stage'])}"
+            yield ""
+            yield f"{batch}, against {escaped(ours.way)} with {escaped(ours.bundle)}:"
+            yield ""
+            rows = (_peer_row(line, ours) for line in lines)
+            yield from table_lines(_PEERS_HEADING, rows, _PEERS_NUMERIC)
+        yield ""
+        for entry in run["configurations"]:
+            if entry["failed"] is not None:
+                yield f"Not measured: {escaped(entry['name'])}: {escaped(entry['failed'])}"
+                yield ""
+        yield from _mark_explained(line for _, lines in queries for line in lines)
+
+
+def _queries(run: Run) -> list[tuple[Line, list[Line]]]:
+    """Of what answers the same kind of query: ours that is set against, and all by latency.
+
+    Other models count, too: a convolutional network of the same images is what some choose.
+    """
+    found: dict[tuple[object, ...], list[Line]] = {}
+    for entry in run["configurations"]:
+        if measured(entry):
+            _, *query = alike(entry)
+            found.setdefault(tuple(query), []).append(Line(run, entry))
+    queries = []
+    for lines in found.values():
+        lines.sort(key=lambda line: line.latency_ms)
+        ours = next((line for line in lines if not (is_peer(line.entry) or line.wrong)), None)
+        if ours is not None and any(is_peer(line.entry) for line in lines):
+            queries.append((ours, lines))
+    return queries
+
+
+def _peer_row(line: Line, ours: Line) -> list[str]:
+    memory = line.numbers["memory_bytes"]
+    times = compared(line.entry, ours.entry, line.run, ours.run).ratio
+    return [
+        escaped(line.bundle if is_peer(line.entry) else f"{line.bundle}, {line.way}"),
+        p50(line),
+        "1" if line is ours else digits(times.value),
+        "" if line is ours else f"{digits(times.low)} to {digits(times.high)}",
+        ms(sum(line.numbers["cold_s"].values())),
+        mb(memory["anonymous"]), mb(memory["peak"]),
+        escaped(answers(line.entry["parity"])),
+    ]  # fmt: skip
+
+
+def _mark_explained(lines: Iterable[Line]) -> Iterator[str]:
+    """Under a table of rows that stand alone: what the mark means, if one has it."""
+    if any(line.doubtful for line in lines):
+        yield f"{NOISY}: the run warned of it: {REPORT}."
+        yield ""
+
+
+TABLES: Mapping[str, Callable[[Sequence[Machine]], Iterator[str]]] = {
+    "bench": _readme_rows,
+    "bench others": _peer_tables,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
