@@ -41,8 +41,8 @@ def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> li
         options: Option -> value.
         max_batch: The largest batch of the bundles they are for.
     """
-    if name not in backends.names():
-        return [f"no such backend; there are: {', '.join(backends.names())}"]
+    if name not in backends.runtimes():
+        return [f"no such backend; there are: {', '.join(backends.runtimes())}"]
     hints = _build_hints(name)
     found = [
         f"{option}: no build option of this backend; there are: {', '.join(hints) or 'none'}"
@@ -112,6 +112,6 @@ def _told(hint: Any) -> str:
 
 def _module(name: str) -> Any:
     """A backend's module, whether its runtime is here or not."""
-    if name not in backends.names():
-        raise UsageError(f"no backend {name!r}; there are: {', '.join(backends.names())}")
+    if name not in backends.runtimes():
+        raise UsageError(f"no backend {name!r}; there are: {', '.join(backends.runtimes())}")
     return plugins.load(backends.__name__, name)
