@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_edge import cli
+from vit_edge import backends, cli
 from vit_edge.backends import auto
 from vit_edge.bench.device.sensors import Watch
 from vit_edge.bench.results.percentiles import Estimate, estimates
@@ -43,7 +43,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
-    backend = auto.load_named(arguments.backend, bundle)
+    backend = backends.module(arguments.backend).load(bundle)
     tensor = bundle.manifest.input
     pixels = np.zeros((arguments.batch, *tensor.shape[1:]), tensor.dtype)
     with tempfile.TemporaryDirectory() as folder:

@@ -76,8 +76,6 @@ WAYS = (
     Way("ort cuda fp16", "ort", "fp16", {"provider": "cuda"}),
     Way("ort cuda fp16, graph", "ort", "fp16", {"provider": "cuda", "cuda_graph": True}),
     Way("ort cuda int8, simulated", "ort", "int8", {"provider": "cuda"}),
-    Way("ort tensorrt fp16", "ort", "fp16", {"provider": "tensorrt"}),
-    Way("ort tensorrt int8", "ort", "int8", {"provider": "tensorrt"}),
 )
 ON_CPU = (
     Way("torch fp32, eager", "torch", "fp32", {"compile": False}),
@@ -238,8 +236,6 @@ def open_ort(
     way: Way, bundle: Bundle, arguments: argparse.Namespace
 ) -> tuple[Mapping[str, str], Run]:
     """A bundle in ONNX Runtime."""
-    if way.options["provider"] == "tensorrt" and ort.find(bundle, **way.options).path is None:
-        ort.build(bundle, **way.options)
     backend = ort.load(bundle, **way.options)
     return backend.facts, lambda pixels: backend.run(pixels)["logits"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import cli
+from vit_edge import backends, cli
 from vit_edge.backends import auto
 from vit_edge.bench.run.measure import report, timings
 from vit_edge.bundle import Bundle
@@ -61,7 +61,7 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
     manifest, limit = bundle.manifest, limit_for(bundle.manifest.precision)
-    backend = auto.load_named(arguments.backend, bundle)
+    backend = backends.module(arguments.backend).load(bundle)
     batch = manifest.max_batch
     with Golden(bundle.golden_path) as golden:
         places = [index % len(golden) for index in range(arguments.images)]

@@ -16,7 +16,8 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.backends import Backend, auto
+from vit_edge import backends
+from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ImageError, PredictionError, UsageError
 from vit_edge.images import ImageLimits
@@ -113,7 +114,7 @@ class Predictor:
     def __init__(
         self,
         bundle: str | os.PathLike[str] | Bundle,
-        backend: str | Backend = auto.AUTO,
+        backend: str | Backend = backends.AUTO,
         *,
         image_limits: ImageLimits | None = None,
         decoding: Decoding = "exact",
@@ -142,7 +143,7 @@ class Predictor:
         self._pid = os.getpid()
         _OPEN.add(self)
         self._backend: Backend | None = (
-            auto.load_named(backend, self._bundle) if isinstance(backend, str) else backend
+            backends.module(backend).load(self._bundle) if isinstance(backend, str) else backend
         )
 
     def __repr__(self) -> str:
@@ -327,7 +328,7 @@ class Predictor:
                     )
                 # The parent's runtime is never destroyed here: it would wait for its threads.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
-                self._backend = auto.load_named(self._backend_name, self._bundle)
+                self._backend = backends.module(self._backend_name).load(self._bundle)
                 self._pid = os.getpid()
             return self._backend
 

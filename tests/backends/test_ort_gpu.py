@@ -1,11 +1,10 @@
-"""ONNX Runtime's GPU providers: told what is meant, bound, cached, and refused where not there."""
+"""ONNX Runtime's CUDA provider: told what is meant, bound, and refused where not there."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
-import shutil
 import struct
 import subprocess
 import sys
@@ -22,13 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contracts.backend import check_contract
-from tests.support.fake_onnxruntime import GPU, KNOWN, NOTICE, ON_THE_CPU, ONE_GPU, FakeRuntime
+from tests.support.fake_onnxruntime import KNOWN, NOTICE, ON_THE_CPU, ONE_GPU, FakeRuntime
+from tests.support.ort_placement import kernels_by_provider
 from vit_edge import onnxfile
 from vit_edge.backends import ort
-from vit_edge.backends.ort import binding, libraries, placement, providers, tensorrt
-from vit_edge.backends.ort.use import PROVIDERS, GpuUse, Use
+from vit_edge.backends.ort import binding, libraries, providers
+from vit_edge.backends.ort.use import GpuUse, Use
+from vit_edge.build.options import option_problems, options_from_text
 from vit_edge.bundle import Bundle
-from vit_edge.errors import BackendError, EngineError, UsageError
+from vit_edge.errors import BackendError, UsageError
 from vit_edge.machine import cuda
 from vit_edge.machine.cuda import Gpus
 
@@ -38,22 +39,19 @@ NOWHERE = "libnowhere-to-be-found.so.13"
 GPU_OPTIONS: list[dict[str, Any]] = [
     {"provider": "cuda"},
     {"provider": "cuda", "cuda_graph": True},
-    {"provider": "tensorrt"},
 ]
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
-    """A runtime with GPU providers, TensorRT 10.3, and one GPU."""
+    """A runtime with the CUDA provider, and one GPU."""
     folder = tmp_path / "onnxruntime"
     (folder / "capi").mkdir(parents=True)
-    for file in libraries.PROVIDER_FILES.values():
-        (folder / "capi" / file).write_bytes(shared_library([NOWHERE, "libnvinfer.so.10"]))
+    (folder / "capi" / libraries.PROVIDER_FILE).write_bytes(shared_library([NOWHERE]))
     runtime = FakeRuntime(folder)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     monkeypatch.setattr(cuda, "gpus", lambda: ONE_GPU)
     monkeypatch.setattr(providers, "gpus", lambda: ONE_GPU)
-    monkeypatch.setattr(libraries, "tensorrt_version", lambda _: "10.3.0")
     return runtime
 
 
@@ -177,58 +175,29 @@ def test_cuda_computes_fp32_as_fp32(testing_bundle: Bundle, fake: FakeRuntime) -
     assert backend.facts["provider"] == "CUDAExecutionProvider"
 
 
-def test_tensorrt_takes_its_precisions_from_the_graph_and_its_batches_from_the_manifest(
-    testing_bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    backend = ort.load(testing_bundle, provider="tensorrt", optimum_batch=2)
-    told = fake.sessions[0].told
-    assert (told["trt_fp16_enable"], told["trt_int8_enable"]) == ("False", "False")
-    tensor = testing_bundle.manifest.input
-    rest = "x".join(str(size) for size in tensor.shape[1:])
-    for name, batch in {"min": 1, "opt": 2, "max": 4}.items():
-        assert told[f"trt_profile_{name}_shapes"] == f"{tensor.name}:{batch}x{rest}"
-    assert "trt_engine_cache_path" not in told
-    assert backend.facts["tf32"].startswith("on")
-    assert backend.facts["tensorrt"] == "10.3.0"
-
-
-def test_tf32_is_off_in_tensorrt_where_nvidia_says_so(
-    testing_bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert ort.load(testing_bundle, provider="tensorrt").facts["tf32"] == "off"
-
-
 @given(
-    provider=st.sampled_from(["cpu", "cuda", "tensorrt"]),
+    provider=st.sampled_from(["cpu", "cuda"]),
     use=st.builds(
         GpuUse,
         device=st.integers(-1, 2),
         gpu_memory_bytes=st.none() | st.integers(-1, 2**40),
         cuda_graph=st.booleans(),
-        workspace_bytes=st.sampled_from([1 << 30, 0, 2**20]),
-        optimization_level=st.integers(-1, 6),
-        optimum_batch=st.sampled_from([1, 0, 3, 1000]),
     ),
 )
-def test_an_option_is_passed_on_or_refused(
-    testing_bundle: Bundle, provider: Any, use: GpuUse
-) -> None:
+def test_an_option_is_passed_on_or_refused(provider: Any, use: GpuUse) -> None:
     """What the runtime is told differs from the default exactly where the use does."""
     whole, plain = Use(1, provider, gpu=use), Use(1, provider)
-    manifest = testing_bundle.manifest
     try:
         whole.check()
-        told = {} if provider == "cpu" else providers.provider_options(whole, manifest, None)
+        told = {} if provider == "cpu" else providers.provider_options(whole)
     except UsageError:
         assert use != GpuUse()
         return
     if provider == "cpu":
         assert use == GpuUse()
         return
-    assert set(told) <= KNOWN[PROVIDERS[whole.provider]]
-    changed = told != providers.provider_options(plain, manifest, None)
+    assert set(told) <= KNOWN
+    changed = told != providers.provider_options(plain)
     assert changed == (use != GpuUse())
 
 
@@ -237,10 +206,8 @@ def test_an_option_is_passed_on_or_refused(
     [
         {"device": 1},
         {"cuda_graph": True},
-        {"provider": "cuda", "workspace_bytes": 1},
-        {"provider": "tensorrt", "cuda_graph": True},
-        {"provider": "tensorrt", "optimization_level": 6},
-        {"provider": "tensorrt", "optimum_batch": 5},
+        {"gpu_memory_bytes": 1 << 30},
+        {"provider": "cuda", "gpu_memory_bytes": 0},
         {"provider": "cuda", "device": -1},
         {"provider": "cuda", "device": 1},
     ],
@@ -253,17 +220,25 @@ def test_options_that_mean_nothing_are_refused(
     assert not fake.sessions
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_tensorrt_is_refused_and_its_backend_named(bundle: Bundle, fake: FakeRuntime) -> None:
+    dropped: Any = "tensorrt"
+    for call in (ort.load, ort.build, ort.find):
+        with pytest.raises(UsageError, match="for TensorRT use --backend trt"):
+            call(bundle, provider=dropped)
+    with pytest.raises(UsageError, match=r"cpu or cuda \(for TensorRT use --backend trt\)"):
+        options_from_text("ort", ["provider=tensorrt"])
+    (problem,) = option_problems("ort", {"provider": "tensorrt"}, 1)
+    assert "for TensorRT use --backend trt" in problem
+    assert options_from_text("ort", ["provider=cuda"]) == {"provider": "cuda"}
+
+
 def test_without_a_gpu_the_runtime_is_not_asked(
-    testing_bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch, provider: Any
+    testing_bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(providers, "gpus", lambda: Gpus((), None, "no NVIDIA driver: libcuda"))
     fake.refuses = AssertionError("asked")
     with pytest.raises(BackendError, match=r"needs an NVIDIA GPU: no NVIDIA driver.*\"cpu\""):
-        ort.load(testing_bundle, provider=provider)
-    with pytest.raises(BackendError, match="needs an NVIDIA GPU|nothing to build") as refused:
-        ort.build(testing_bundle, provider="tensorrt")
-    assert "no NVIDIA driver" in str(refused.value)
+        ort.load(testing_bundle, provider="cuda")
 
 
 def test_a_provider_that_falls_back_is_an_error(testing_bundle: Bundle, fake: FakeRuntime) -> None:
@@ -287,7 +262,7 @@ def test_a_node_that_would_fall_to_the_cpu_is_refused_with_the_way_out(
     monkeypatch.setattr(libraries, "missing", lambda *_: [])
     fake.refuses = RuntimeError(ON_THE_CPU)
     with pytest.raises(BackendError, match=r"(?s)assigned to the default CPU EP.*opset 20"):
-        ort.load(testing_bundle, provider="tensorrt")
+        ort.load(testing_bundle, provider="cuda")
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -297,9 +272,9 @@ def test_stdout_stays_clean_and_comes_back(
     if fails:
         fake.refuses = RuntimeError("refused")
         with pytest.raises(BackendError, match="refused|cannot load"):
-            ort.load(testing_bundle, provider="tensorrt")
+            ort.load(testing_bundle, provider="cuda")
     else:
-        ort.load(testing_bundle, provider="tensorrt")
+        ort.load(testing_bundle, provider="cuda")
     os.write(1, b"a result, ")
     print("and another", flush=True)
     out, err = capfd.readouterr()
@@ -321,127 +296,17 @@ def test_a_process_without_stdout_opens_all_the_same() -> None:
     assert done.stderr == b"fine"
 
 
-def test_a_plan_is_built_once_and_taken_from_then_on(bundle: Bundle, fake: FakeRuntime) -> None:
-    engine = ort.build(bundle, provider="tensorrt")
-    assert fake.plans_built == 1
-    before = {file.name: file.read_bytes() for file in engine.iterdir()}
-    assert sorted(before) == ["engine.json", *sorted(tensorrt.FILES)]
-    for _ in range(2):
-        backend = ort.load(bundle, provider="tensorrt", engine="required")
-        assert backend.facts["engine"] == engine.name
-        backend.run(pixels(bundle))
-    assert fake.plans_built == 1
-    assert {file.name: file.read_bytes() for file in engine.iterdir()} == before
-    lent = Path(fake.sessions[-1].told["trt_engine_cache_path"])
-    assert bundle.path not in lent.parents
-    assert not lent.exists()
-
-
-def test_without_a_plan_the_command_that_makes_it_is_said(
-    bundle: Bundle, fake: FakeRuntime
-) -> None:
-    with pytest.raises(EngineError, match=r"build .* --set provider=tensorrt"):
-        ort.load(bundle, provider="tensorrt", engine="required")
-    backend = ort.load(bundle, provider="tensorrt")
-    assert backend.facts["engine"] == "none (none was built)"
-    assert not (bundle.path / "engines").exists()
-
-
-def test_the_engine_of_one_provider_is_not_the_others(bundle: Bundle, fake: FakeRuntime) -> None:
+def test_packed_weights_are_not_for_the_cuda_provider(bundle: Bundle, fake: FakeRuntime) -> None:
     packed = ort.build(bundle)
-    plan = ort.build(bundle, provider="tensorrt")
     assert ort.load(bundle).facts["engine"] == packed.name
-    assert ort.load(bundle, provider="tensorrt").facts["engine"] == plan.name
     assert ort.load(bundle, provider="cuda").facts["engine"].startswith("none (the CUDA provider")
-
-
-@pytest.mark.parametrize("name", tensorrt.FILES)
-def test_a_tampered_plan_is_never_lent(bundle: Bundle, fake: FakeRuntime, name: str) -> None:
-    engine = ort.build(bundle, provider="tensorrt")
-    (engine / name).write_bytes((engine / name).read_bytes() + b" ")
-    with pytest.raises(EngineError, match="was not built here, or changed since"):
-        ort.load(bundle, provider="tensorrt", engine="required")
-    assert len(fake.sessions) == 1  # the build's
-
-
-def test_a_plan_that_is_exchanged_after_it_was_found_is_never_lent(
-    bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between looking and copying; what is hashed is the copy."""
-    engine = ort.build(bundle, provider="tensorrt")
-    real = shutil.copyfile
-
-    def exchanged(source: Path, target: Path) -> None:
-        real(source, target)
-        if source.name == tensorrt.PLAN_NAME:
-            target.write_bytes(b"another")
-
-    monkeypatch.setattr("vit_edge.backends.ort.tensorrt.shutil.copyfile", exchanged)
-    with pytest.raises(EngineError, match="is not what was built here"):
-        ort.load(bundle, provider="tensorrt")
-    assert engine.is_dir()
-    assert len(fake.sessions) == 1
-
-
-def test_a_plan_that_came_with_a_bundle_is_never_lent(
-    bundle: Bundle, fake: FakeRuntime, tmp_path: Path
-) -> None:
-    ort.build(bundle, provider="tensorrt")
-    shutil.copytree(bundle.path, tmp_path / "shipped")
-    with pytest.raises(EngineError, match="was not built here"):
-        ort.load(Bundle.read(tmp_path / "shipped"), provider="tensorrt", engine="required")
-
-
-@pytest.mark.parametrize("change", ["gpu", "tensorrt", "level"])
-def test_a_plan_for_something_else_is_not_used(
-    bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    ort.build(bundle, provider="tensorrt")
-    options: dict[str, Any] = {}
-    if change == "gpu":
-        other = cuda.Gpu(0, GPU.name, GPU.compute_capability, 8, GPU.memory_bytes, True)
-        monkeypatch.setattr(providers, "gpus", lambda: Gpus((other,), "13.2", ""))
-    elif change == "tensorrt":
-        monkeypatch.setattr(libraries, "tensorrt_version", lambda _: "10.16.2")
-    else:
-        options["optimization_level"] = 5
-    with pytest.raises(EngineError, match="for another model, runtime or machine"):
-        ort.load(bundle, provider="tensorrt", engine="required", **options)
-
-
-def test_a_provider_that_builds_instead_of_taking_the_plan_is_an_error(
-    bundle: Bundle, fake: FakeRuntime
-) -> None:
-    ort.build(bundle, provider="tensorrt")
-    fake.ignores_its_cache = True
-    with pytest.raises(EngineError, match="did not take it and built another"):
-        ort.load(bundle, provider="tensorrt")
-
-
-def test_a_graph_that_tensorrt_takes_in_pieces_is_refused(
-    bundle: Bundle, fake: FakeRuntime
-) -> None:
-    fake.subgraphs = 2
-    with pytest.raises(BackendError, match="wrote 2 files"):
-        ort.build(bundle, provider="tensorrt")
-    assert not list(bundle.path.glob("engines/*"))
-
-
-def test_a_kernel_on_the_cpu_is_seen_by_the_build(bundle: Bundle, fake: FakeRuntime) -> None:
-    fake.nodes_on_cpu = 1
-    with pytest.raises(BackendError, match=r"of the kernels ran 1 on CPUExecutionProvider"):
-        ort.build(bundle, provider="tensorrt")
-    assert not list(bundle.path.glob("engines/*"))
 
 
 def test_every_node_of_a_model_is_placed_by_name(testing_bundle: Bundle) -> None:
     """For real, on the CPU: the profile names the provider of each kernel."""
-    found = placement.node_providers(testing_bundle)
-    assert set(found) == {"CPUExecutionProvider"}
-    assert found["CPUExecutionProvider"] >= 20
-    placement.check_placed(found, "cpu")
-    with pytest.raises(BackendError, match="asked onnxruntime for CUDAExecutionProvider alone"):
-        placement.check_placed(found, "cuda")
+    kernels = kernels_by_provider(testing_bundle, "cpu")
+    assert set(kernels) == {"CPUExecutionProvider"}
+    assert kernels["CPUExecutionProvider"] >= 20
 
 
 def test_no_node_of_ours_is_one_that_runs_on_the_cpu_on_purpose(testing_bundle: Bundle) -> None:
@@ -454,9 +319,9 @@ def test_no_node_of_ours_is_one_that_runs_on_the_cpu_on_purpose(testing_bundle: 
 
 def test_nodes_on_a_gpu_are_counted(testing_bundle: Bundle, fake: FakeRuntime) -> None:
     fake.nodes_on_cpu = 2
-    found = placement.node_providers(testing_bundle, "cuda")
-    assert found["CPUExecutionProvider"] == 2
-    assert found["CUDAExecutionProvider"] >= 20
+    kernels = kernels_by_provider(testing_bundle, "cuda")
+    assert kernels["CPUExecutionProvider"] == 2
+    assert kernels["CUDAExecutionProvider"] >= 20
 
 
 def test_there_is_nothing_to_build_for_cuda(bundle: Bundle, fake: FakeRuntime) -> None:
@@ -469,17 +334,16 @@ def test_what_is_worth_trying_depends_on_the_gpu(
     testing_bundle: Bundle, fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [way.get("provider") for way in ort.configurations(testing_bundle)]
-    assert asked == [None, None, None, "cuda", "cuda", "tensorrt"]
+    assert asked == [None, None, None, "cuda", "cuda"]
     monkeypatch.setattr(cuda, "gpus", lambda: Gpus((), None, "none"))
     assert not any("provider" in way for way in ort.configurations(testing_bundle))
 
 
 def test_a_pickled_backend_opens_on_its_gpu_again(bundle: Bundle, fake: FakeRuntime) -> None:
-    engine = ort.build(bundle, provider="tensorrt", optimization_level=1)
-    backend = ort.load(bundle, provider="tensorrt", optimization_level=1)
+    backend = ort.load(bundle, provider="cuda", cuda_graph=True)
     again = pickle.loads(pickle.dumps(backend))
     assert again.facts == backend.facts
-    assert again.facts["engine"] == engine.name
+    assert again.facts["cuda_graph"] == "on"
 
 
 def test_a_closed_backend_says_so(testing_bundle: Bundle, fake: FakeRuntime) -> None:
@@ -515,10 +379,9 @@ def test_stdout_is_redirected_by_one_thread_at_a_time(capfd: pytest.CaptureFixtu
 
 
 def runtime_with(tmp_path: Path, content: bytes) -> Any:
-    """A runtime whose TensorRT provider is this file."""
+    """A runtime whose CUDA provider is this file."""
     (tmp_path / "capi").mkdir()
-    for name in libraries.PROVIDER_FILES.values():
-        (tmp_path / "capi" / name).write_bytes(content)
+    (tmp_path / "capi" / libraries.PROVIDER_FILE).write_bytes(content)
     return SimpleNamespace(__file__=str(tmp_path / "__init__.py"), __version__="1.31.1")
 
 
@@ -535,31 +398,13 @@ def test_libraries_of_this_python_are_all_found(tmp_path: Path) -> None:
 
     file = Path(_ctypes.__file__)
     assert any(name.startswith("libc.so") for name in libraries.needed(file))
-    assert libraries.missing(runtime_with(tmp_path, file.read_bytes()), "cuda") == []
+    assert libraries.missing(runtime_with(tmp_path, file.read_bytes())) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF\x02\x01", b"#!/bin/sh\n", b"\x7fELF\x01\x01"])
 def test_a_provider_that_is_no_library_is_said(tmp_path: Path, content: bytes) -> None:
     runtime = runtime_with(tmp_path, content)
-    assert "libonnxruntime_providers_cuda.so" in libraries.missing(runtime, "cuda")[0]
-    with pytest.raises(BackendError, match="cannot be read"):
-        libraries.tensorrt_version(runtime)
-
-
-def test_tensorrt_11_does_not_do_and_that_is_said(tmp_path: Path) -> None:
-    runtime = runtime_with(tmp_path, shared_library(["libnvinfer.so.10"]))
-    with pytest.raises(BackendError, match=r"needs TensorRT 10 \(libnvinfer.so.10.*TensorRT 11"):
-        libraries.tensorrt_version(runtime)
-
-
-@pytest.mark.parametrize(("number", "version"), [(100300, "10.3.0"), (101602, "10.16.2")])
-def test_the_version_of_tensorrt_is_asked_of_the_library_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, version: str
-) -> None:
-    runtime = runtime_with(tmp_path, shared_library(["libc.so.6", "libnvinfer.so.10"]))
-    library = SimpleNamespace(getInferLibVersion=lambda: number)
-    monkeypatch.setattr("vit_edge.backends.ort.libraries.ctypes.CDLL", lambda name: library)
-    assert libraries.tensorrt_version(runtime) == version
+    assert "libonnxruntime_providers_cuda.so" in libraries.missing(runtime)[0]
 
 
 def test_the_cpu_provider_starts_without_what_is_for_gpus(testing_bundle: Bundle) -> None:
@@ -569,7 +414,7 @@ def test_the_cpu_provider_starts_without_what_is_for_gpus(testing_bundle: Bundle
         "from vit_edge.backends import ort\n"
         "ort.load(Bundle.read(sys.argv[1]))\n"
         "names = ('gpu', 'backends.ort.device', 'backends.ort.providers', 'backends.ort.binding',\n"
-        "         'backends.ort.libraries', 'backends.ort.tensorrt')\n"
+        "         'backends.ort.libraries')\n"
         "print([name for name in names if f'vit_edge.{name}' in sys.modules])"
     )
     done = subprocess.run(

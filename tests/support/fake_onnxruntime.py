@@ -1,8 +1,9 @@
-"""An onnxruntime with GPU providers and no GPU: the real CPU provider answers behind it.
+"""An onnxruntime with the CUDA provider and no GPU: the real CPU provider answers behind it.
 
-It is as strict as the real one where that raises, and stricter where that goes on in silence: every
-option of a provider must be known, fallbacks must be forbidden, tensors must be bound before a run,
-and a CUDA graph must be replayed with the addresses it was recorded with, by one thread at a time.
+It is as strict as the real one where that raises, and stricter where that goes on in silence:
+every option of the provider must be known, fallbacks must be forbidden, tensors must be bound
+before a run, and a CUDA graph must be replayed with the addresses it was recorded with, by one
+thread at a time.
 """
 
 from __future__ import annotations
@@ -22,24 +23,17 @@ from vit_edge.machine.cuda import Gpu, Gpus
 GPU = Gpu(0, "NVIDIA Test", (8, 7), 16, 8 << 30, True)
 ONE_GPU = Gpus((GPU,), "13.2", "")
 
-# The names in libonnxruntime_providers_{cuda,tensorrt}.so of 1.31.1, those that this project uses.
+# The names in libonnxruntime_providers_cuda.so of 1.31.1, those that this project uses.
 KNOWN = {
-    "CUDAExecutionProvider": {
-        "device_id", "use_tf32", "cudnn_conv_algo_search", "arena_extend_strategy",
-        "gpu_mem_limit", "enable_cuda_graph",
-    },
-    "TensorrtExecutionProvider": {
-        "device_id", "trt_fp16_enable", "trt_int8_enable", "trt_max_workspace_size",
-        "trt_builder_optimization_level", "trt_profile_min_shapes", "trt_profile_opt_shapes",
-        "trt_profile_max_shapes", "trt_engine_cache_enable", "trt_engine_cache_path",
-    },
+    "device_id", "use_tf32", "cudnn_conv_algo_search", "arena_extend_strategy", "gpu_mem_limit",
+    "enable_cuda_graph",
 }  # fmt: skip
 # What 1.31.1 says, to the letter.
 ON_THE_CPU = (
     "[ONNXRuntimeError] : 1 : FAIL : This session contains graph nodes that are assigned to the "
     "default CPU EP, but fallback to CPU EP has been explicitly disabled by the user."
 )
-NOTICE = "a notice of the TensorRT provider\n"
+NOTICE = "a notice of the provider\n"
 
 
 class FakeRuntime:
@@ -54,9 +48,6 @@ class FakeRuntime:
         self.__file__ = str(folder / "__init__.py")
         self.sessions: list[FakeSession] = []
         self.preloaded = False
-        self.plans_built = 0
-        self.subgraphs = 1  # how many plans TensorRT makes of the graph
-        self.ignores_its_cache = False
         self.nodes_on_cpu = 0  # in the profile
         self.refuses: Exception | None = None
         self.registers: list[str] | None = None  # instead of what was asked for
@@ -78,32 +69,15 @@ class FakeRuntime:
         assert enable_fallback == 0, "it would be opened again on the CPU"
         assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
         ((name, told),) = providers
-        unknown = set(told) - KNOWN[name]
+        unknown = set(told) - KNOWN
         if unknown or not all(isinstance(value, str) for value in told.values()):
             raise RuntimeError(f"Invalid EP option: {unknown or told}")
         os.write(1, NOTICE.encode())
         if self.refuses is not None:
             raise self.refuses
-        if name == "TensorrtExecutionProvider":
-            self._plan(told)
         session = FakeSession(self, path, options, name, told)
         self.sessions.append(session)
         return session
-
-    def _plan(self, told: Mapping[str, str]) -> None:
-        """Read a plan of the right name and profile from the cache, or build it and write it."""
-        if told.get("trt_engine_cache_enable") != "True":
-            self.plans_built += self.subgraphs
-            return
-        shapes = json.dumps({key: told[key] for key in sorted(told) if "profile" in key})
-        for index in range(self.subgraphs):
-            stem = Path(told["trt_engine_cache_path"]) / f"TRTKernel_graph_main_{index}_sm87"
-            plan, profile = stem.with_suffix(".engine"), stem.with_suffix(".profile")
-            usable = plan.exists() and profile.exists() and profile.read_text() == shapes
-            if not usable or self.ignores_its_cache:
-                self.plans_built += 1
-                plan.write_bytes(b"plan" * 1000 + bytes([self.plans_built]))
-                profile.write_text(shapes)
 
 
 class FakeSession:

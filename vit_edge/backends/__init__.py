@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Option = str | int | float | bool | None  # of a backend's `load`, as JSON has them
 
-AUTO = "auto"  # which of them is best here: see auto.py, which is no runtime of its own
+AUTO = "auto"  # follows what was found best here; see auto.py
 CROSS_BUILD = "compute_capability"  # the option of a build for a device that is not here
 
 
@@ -89,13 +89,18 @@ def name_of(backend: str, options: Mapping[str, Option]) -> str:
 
 
 def names() -> list[str]:
-    """The backends on disk, whether their runtimes are installed or not; auto is one of them."""
-    return [name for name in plugins.names(__name__) if name != AUTO]
+    """All backends, whether their runtimes are installed or not; auto is one of them."""
+    return plugins.names(__name__)
+
+
+def runtimes() -> list[str]:
+    """The backends that run a graph themselves, installed or not: all but auto."""
+    return [name for name in names() if name != AUTO]
 
 
 def version(name: str) -> str | None:
     """The runtime of a backend and its version; None where it cannot be used."""
-    if name not in names():
+    if name not in runtimes():
         return None
     availability: Availability = plugins.load(__name__, name).available()
     return availability.reason if availability.ok else None
@@ -103,8 +108,8 @@ def version(name: str) -> str | None:
 
 def installed() -> dict[str, str]:
     """The backends that can be used here, and the versions of their runtimes."""
-    found = {name: version(name) for name in names()}
-    return {name: text for name, text in found.items() if text is not None}
+    versions = {name: version(name) for name in runtimes()}
+    return {name: text for name, text in versions.items() if text is not None}
 
 
 def module(name: str) -> BackendModule:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit_edge import backends
-from vit_edge.backends import Backend, Option, name_of
+from vit_edge.backends import AUTO, Availability, Backend, Option, name_of
 from vit_edge.bundle import Bundle, engines
+from vit_edge.bundle.engines import Found
 from vit_edge.errors import EngineError, UsageError
 from vit_edge.machine import cpus
 
@@ -29,9 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 NAME = "tuned"
 RECORD_NAME = "tuned.json"
-AUTO = "auto"
 DEFAULT = "ort"  # runs everywhere, starts fastest, and needs least memory
 SCHEMA_VERSION = 1
+BUILD_OPTIONS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,50 @@ class Choice:
         return name_of(self.backend, self.options)
 
 
+def available() -> Availability:
+    """Always: what it chooses is asked when a bundle is opened."""
+    return Availability(True, "follows what `build --tune` found")
+
+
+def key(bundle: Bundle) -> str:
+    """What a choice depends on; which versions the runtimes had stands in its record."""
+    return engines.key_of(key_parts(bundle))
+
+
+def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
+    """Refuse: tuning tries runtimes.
+
+    Raises:
+        UsageError: Always.
+    """
+    raise UsageError(f"auto is no runtime to try; there are: {', '.join(backends.runtimes())}")
+
+
+def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
+    """Refuse: tuning makes the record that auto follows.
+
+    Raises:
+        UsageError: Always.
+    """
+    raise UsageError(f"auto follows a tuning: {_tune_command(bundle)}")
+
+
 def key_parts(bundle: Bundle) -> dict[str, str]:
     """What the choice depends on."""
     own = {"schema": str(SCHEMA_VERSION), "cpus": str(cpus.usable_cpus())}
     return own | engines.machine_parts(bundle)
+
+
+def find(bundle: Bundle, engines_dir: Path | None = None) -> Found:
+    """The record of a tuning of this bundle on this machine, or why there is none."""
+    return engines.find(
+        bundle,
+        NAME,
+        key_parts(bundle),
+        (RECORD_NAME,),
+        engines_dir,
+        build_it=_tune_command(bundle),
+    )
 
 
 def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Choice], str]:
@@ -59,18 +100,10 @@ def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Cho
     Raises:
         EngineError: The record is ours and yet not to be read.
     """
-    again = f"python -m vit_edge.build {bundle.path} --tune"
-    found = engines.find(
-        bundle,
-        NAME,
-        key_parts(bundle),
-        (RECORD_NAME,),
-        engines_dir,
-        build_it=again,
-    )
-    if found.path is None:
-        return {}, found.reason
-    path = found.path / RECORD_NAME
+    record = find(bundle, engines_dir)
+    if record.path is None:
+        return {}, record.reason
+    path = record.path / RECORD_NAME
     try:
         content = json.loads(path.read_text())
         choices = {
@@ -81,10 +114,13 @@ def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Cho
             choice.backend: content["runtimes"][choice.backend] for choice in choices.values()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"{path} cannot be read: {error!r}; remove {found.path}") from None
+        raise EngineError(f"{path} cannot be read: {error!r}; remove {record.path}") from None
     for name, version in tuned_with.items():
         if (now := backends.version(name)) != version:
-            reason = f"it was tuned with {version}, and now there is {now or 'none'}; {again}"
+            reason = (
+                f"it was tuned with {version}, and now there is {now or 'none'}; "
+                f"{_tune_command(bundle)}"
+            )
             _LOG.warning("%s: %s", bundle.path, reason)
             return {}, reason
     return choices, ""
@@ -104,17 +140,12 @@ def load(bundle: Bundle, *, engines_dir: Path | None = None) -> TunedBackend:
     return TunedBackend(bundle, choices or {1: Choice(DEFAULT, {})}, reason, engines_dir)
 
 
-def chosen(bundle: Bundle, name: str, batch: int) -> Choice:
-    """What `load_named` would open a bundle with, for batches of this size."""
-    if name != AUTO:
-        return Choice(name, {})
+def resolve(bundle: Bundle, choice: Choice, batch: int) -> Choice:
+    """Which runtime answers batches of this size, where a choice may be "auto"."""
+    if choice.backend != AUTO:
+        return choice
     choices, _ = read(bundle)
     return choices[_size_for(batch, sorted(choices))] if choices else Choice(DEFAULT, {})
-
-
-def load_named(name: str, bundle: Bundle) -> Backend:
-    """Open a bundle by "auto" or the name of a backend, with its defaults."""
-    return load(bundle) if name == AUTO else backends.module(name).load(bundle)
 
 
 def open_choice(bundle: Bundle, choice: Choice, engines_dir: Path | None) -> Backend:
@@ -171,6 +202,10 @@ class TunedBackend:
             if choice.name not in self._opened:
                 self._opened[choice.name] = open_choice(self._bundle, choice, self._engines_dir)
             return self._opened[choice.name]
+
+
+def _tune_command(bundle: Bundle) -> str:
+    return f"python -m vit_edge.build {bundle.path} --tune"
 
 
 def _size_for(batch: int, sizes: Sequence[int]) -> int:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from vit_edge import cli
-from vit_edge.backends import auto
+from vit_edge import backends, cli
 from vit_edge.bench.results import results, table
 from vit_edge.bench.run import built
 from vit_edge.bench.run.plan import (
@@ -46,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories")
     made.add_argument(
-        "--backend", default=auto.AUTO, metavar="NAME,NAME", help=f"any {cli.backend_help()}"
+        "--backend", default=backends.AUTO, metavar="NAME,NAME", help=f"any {cli.backend_help()}"
     )
     made.add_argument("--batch", default=None, metavar="N,N", help="images of one run; default: 1")
     made.add_argument(

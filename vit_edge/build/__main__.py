@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         help="more of them: built one after the other; with --tune the same model in other "
         "precisions, timed together",
     )
-    names = ", ".join(backends.names())
+    names = ", ".join(backends.runtimes())
     made.add_argument(
         "--backend",
         metavar="NAME",

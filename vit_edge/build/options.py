@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from vit_edge import backends, plugins
 from vit_edge.backends import Option
@@ -41,8 +41,8 @@ def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> li
         options: Option -> value.
         max_batch: The largest batch of the bundles they are for.
     """
-    if name not in backends.names():
-        return [f"no such backend; there are: {', '.join(backends.names())}"]
+    if name not in backends.runtimes():
+        return [f"no such backend; there are: {', '.join(backends.runtimes())}"]
     hints = _build_hints(name)
     found = [
         f"{option}: no build option of this backend; there are: {', '.join(hints) or 'none'}"
@@ -74,12 +74,14 @@ def option_rows(name: str) -> list[tuple[str, str, str]]:
 
 def _build_hints(name: str) -> dict[str, Any]:
     found = _module(name)
-    hints = get_type_hints(found.build)
+    hints = get_type_hints(found.build, include_extras=True)
     return {option: hints[option] for option in hints if option in found.BUILD_OPTIONS}
 
 
 def _kinds(hint: Any) -> list[Any]:
     """What a hint allows: types, and the values of a Literal."""
+    if get_origin(hint) is Annotated:
+        return _kinds(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return list(get_args(hint))
     return [kind for part in get_args(hint) for kind in _kinds(part)] or [hint]
@@ -107,11 +109,12 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _told(hint: Any) -> str:
     kinds = [kind for kind in _kinds(hint) if kind is not type(None)]
-    return " or ".join(_KIND_NAMES[kind] if isinstance(kind, type) else str(kind) for kind in kinds)
+    text = " or ".join(_KIND_NAMES[kind] if isinstance(kind, type) else str(kind) for kind in kinds)
+    return f"{text} ({get_args(hint)[1]})" if get_origin(hint) is Annotated else text
 
 
 def _module(name: str) -> Any:
     """A backend's module, whether its runtime is here or not."""
-    if name not in backends.names():
-        raise UsageError(f"no backend {name!r}; there are: {', '.join(backends.names())}")
+    if name not in backends.runtimes():
+        raise UsageError(f"no backend {name!r}; there are: {', '.join(backends.runtimes())}")
     return plugins.load(backends.__name__, name)

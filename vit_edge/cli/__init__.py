@@ -73,15 +73,16 @@ def bundle_parser(prog: str, description: str, example: str) -> argparse.Argumen
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add --backend to a verb that runs one."""
     parser.add_argument(
-        "--backend", default=auto.AUTO, metavar="NAME", help=f"one {backend_help()}"
+        "--backend", default=backends.AUTO, metavar="NAME", help=f"one {backend_help()}"
     )
 
 
 def backend_help() -> str:
     """What backends there are, and which is taken by default."""
-    names = ", ".join((auto.AUTO, *backends.names()))
+    names = ", ".join(backends.names())
     return (
-        f"of {names}; default: {auto.AUTO}, what `build --tune` found best, or else {auto.DEFAULT}"
+        f"of {names}; default: {backends.AUTO}, what `build --tune` found best, "
+        f"or else {auto.DEFAULT}"
     )
 
 

@@ -61,7 +61,7 @@ def diagnose(
         if paths and not found:
             what = "no bundle in it" if path.is_dir() else "no such directory"
             no_bundles.append(f"{path}: {what}; python -m vit_edge.export makes bundles")
-        bundles += [examine(bundle, backends.names(), told) for bundle in found]
+        bundles += [examine(bundle, backends.runtimes(), told) for bundle in found]
     by_name = {probe.name: finding for probe, finding in findings}
     return Report(findings, bundles, no_bundles, remedies(by_name, bundles))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge import backends, cli
-from vit_edge.backends import auto
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import UsageError, VitEdgeError
@@ -41,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.parity merge a.json b.json                     (--help)\n"
         "exit codes: 0 within the limits (or inconclusive, without --strict), 4 not",
     )
-    made.add_argument("--backend", default=auto.AUTO, metavar="NAME,...", help=cli.backend_help())
+    made.add_argument(
+        "--backend", default=backends.AUTO, metavar="NAME,...", help=cli.backend_help()
+    )
     made.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
     )
@@ -134,7 +135,7 @@ def _backend_names(text: str) -> list[str]:
     Raises:
         UsageError: One that there is not, or one twice.
     """
-    known = [auto.AUTO, *backends.names()]
+    known = backends.names()
     names = [name.strip() for name in text.split(",")]
     problems = [f"no backend {name!r}; there are: {', '.join(known)}" for name in names
                 if name not in known]  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge import backends, cli
-from vit_edge.backends import Backend, auto
+from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.bundle.golden import Golden, GoldenWriter, Probe
@@ -132,7 +132,7 @@ def _checked_probes(bundle: Bundle) -> list[Probe]:
 
 def _load(name: str, bundle: Bundle) -> Backend:
     if name != REFERENCE:
-        return auto.load_named(name, bundle)
+        return backends.module(name).load(bundle)
     load: Callable[..., Backend] = backends.module(name).load  # each has options of its own
     return load(bundle, dtype=bundle.manifest.reference_dtype)
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge import __version__, backends
-from vit_edge.backends import Backend, auto
+from vit_edge.backends import AUTO, Backend
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.bundle.golden import Golden, GoldenWriter
@@ -68,7 +68,7 @@ class Question:
 def compare(
     bundle: str | Path | Bundle,
     *,
-    backend_names: Sequence[str] = (auto.AUTO,),
+    backend_names: Sequence[str] = (AUTO,),
     golden: Path | None = None,
     against: str | Path | None = None,
     target: Target | None = None,
@@ -96,8 +96,7 @@ def compare(
     """
     candidate = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
     for name in backend_names:
-        if name != auto.AUTO:
-            backends.module(name)  # refused before any runs
+        backends.module(name)  # refused before any runs
     if localize and against is None:
         raise UsageError(
             "localizing needs the fp32 bundle of the same model to compare with step by step: "
@@ -237,7 +236,7 @@ def compare_here(question: Question) -> Result:
     manifest = bundle.manifest
     limit = limit_for(manifest.precision)
     with Golden(Path(question.golden)) as golden:
-        backend = _Timed(auto.load_named(question.backend, bundle))
+        backend = _Timed(backends.module(question.backend).load(bundle))
         probes = golden.probes()
         witness = Witness(len(golden))
         comparison = compare_answers(
@@ -369,7 +368,7 @@ def answer_here(bundle_path: str, golden_path: str, target_path: str) -> None:
     bundle = Bundle.read(bundle_path)
     with Golden(Path(golden_path)) as golden:
         check_golden(golden, bundle.manifest)
-        backend = auto.load_named(auto.AUTO, bundle)
+        backend = backends.module(AUTO).load(bundle)
         with GoldenWriter(
             Path(target_path),
             probes=golden.probes(),

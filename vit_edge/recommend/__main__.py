@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         "16 cannot prove a rate of 0.99, 381 can",
     )
     made.add_argument("--batch", type=int, default=1, metavar="N", help="default: 1")
-    names = ", ".join(backends.names())
+    names = ", ".join(backends.runtimes())
     made.add_argument(
         "--backend", metavar="NAME,NAME", help=f"of {names}; default: all that are installed"
     )

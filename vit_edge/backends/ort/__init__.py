@@ -1,4 +1,4 @@
-"""ONNX Runtime: the CPU provider, and the CUDA and TensorRT providers where they are installed."""
+"""ONNX Runtime: the CPU provider, and the CUDA provider where it is installed."""
 
 from __future__ import annotations
 
@@ -79,9 +79,6 @@ def load(
     device: int = GpuUse.device,
     gpu_memory_bytes: int | None = GpuUse.gpu_memory_bytes,
     cuda_graph: bool = GpuUse.cuda_graph,
-    workspace_bytes: int = GpuUse.workspace_bytes,
-    optimization_level: int = GpuUse.optimization_level,
-    optimum_batch: int = GpuUse.optimum_batch,
 ) -> OrtBackend:
     """Open a bundle in ONNX Runtime.
 
@@ -98,18 +95,13 @@ def load(
         device: See `GpuUse`, as for the following.
         gpu_memory_bytes: What the CUDA provider's arena may take.
         cuda_graph: Whether the CUDA provider launches all kernels together.
-        workspace_bytes: What one layer may take in TensorRT.
-        optimization_level: How long TensorRT searches.
-        optimum_batch: What it searches for.
 
     Raises:
         IntegrityError: A file of the bundle is not what its manifest says.
         EngineError: `engine="required"` and there is none for this model, runtime and machine.
         BackendError: The provider is not there, refuses the model, or is too old for its precision.
     """
-    gpu = GpuUse(
-        device, gpu_memory_bytes, cuda_graph, workspace_bytes, optimization_level, optimum_batch
-    )
+    gpu = GpuUse(device, gpu_memory_bytes, cuda_graph)
     wanted = cpus.usable_cpus() if threads is None else threads
     use = Use(wanted, provider, accuracy_level, spinning, arena, micro_batch, gpu)
     return _load(bundle, use, engine, engines_dir)
@@ -121,7 +113,7 @@ def _load(bundle: Bundle, use: Use, engine: engines.Use, engines_dir: Path | Non
     check_runnable(bundle, use.provider)
     integrity.ensure_verified(bundle)
     found: Path | None = None
-    if engine == "never":
+    if engine == "never" and use.provider == "cpu":
         reason = "not asked for"
     else:
         found, reason = builds.found(bundle, engines_dir, use)
@@ -153,7 +145,7 @@ class OrtBackend:
         else:
             from vit_edge.backends.ort import device
 
-            session, self._binding, gpu_facts = device.bound(onnxruntime, bundle, use, engine)
+            session, self._binding, gpu_facts = device.open_bound(onnxruntime, bundle, use)
         self._session: onnxruntime.InferenceSession | None = session
         self._outputs = [tensor.name for tensor in bundle.manifest.outputs]
         self.facts: Mapping[str, str] = {

@@ -1,4 +1,4 @@
-"""The shared libraries that ONNX Runtime's GPU providers are linked with, and which are missing.
+"""The shared libraries that ONNX Runtime's CUDA provider is linked with, and which are missing.
 
 ONNX Runtime says which library it did not find on stderr only, and goes on without the provider.
 So the provider's own file is asked what it is linked with (its ELF header; nothing is run).
@@ -11,13 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_edge.backends.ort.use import Provider
-from vit_edge.errors import BackendError
-
-PROVIDER_FILES: dict[Provider, str] = {
-    "cuda": "libonnxruntime_providers_cuda.so",
-    "tensorrt": "libonnxruntime_providers_tensorrt.so",
-}
+PROVIDER_FILE = "libonnxruntime_providers_cuda.so"
 
 _PT_LOAD, _PT_DYNAMIC = 1, 2  # elf.h, as the following
 _DT_NEEDED, _DT_STRTAB = 1, 5
@@ -37,9 +31,9 @@ class _Segment(NamedTuple):
     align: int
 
 
-def provider_file(runtime: Any, provider: Provider) -> Path:
-    """Where the wheel has a provider's code."""
-    return Path(runtime.__file__).parent / "capi" / PROVIDER_FILES[provider]
+def provider_file(runtime: Any) -> Path:
+    """Where the wheel has the provider's code."""
+    return Path(runtime.__file__).parent / "capi" / PROVIDER_FILE
 
 
 def needed(file: Path) -> list[str]:
@@ -75,9 +69,9 @@ def needed(file: Path) -> list[str]:
     return [name.partition(b"\0")[0].decode() for name in names]
 
 
-def missing(runtime: Any, provider: Provider) -> list[str]:
-    """The libraries of a provider that are not found here, or that the loader refuses and why."""
-    file = provider_file(runtime, provider)
+def missing(runtime: Any) -> list[str]:
+    """The libraries of the provider that are not found here, or that the loader refuses and why."""
+    file = provider_file(runtime)
     try:
         names = needed(file)
     except (OSError, ValueError, StopIteration, struct.error) as error:
@@ -96,30 +90,3 @@ def preload(runtime: Any) -> None:
     """Load CUDA and cuDNN from the nvidia-* wheels, where they are: the loader finds no wheels."""
     if hasattr(runtime, "preload_dlls"):  # onnxruntime 1.21
         runtime.preload_dlls()
-
-
-def tensorrt_version(runtime: Any) -> str:
-    """The version of the TensorRT that the provider is linked with, such as "10.3.0".
-
-    Raises:
-        BackendError: It is not here; TensorRT of another major version does not do.
-    """
-    file = provider_file(runtime, "tensorrt")
-    try:
-        name = next(name for name in needed(file) if name.startswith("libnvinfer.so."))
-    except (OSError, ValueError, StopIteration, struct.error) as error:
-        raise BackendError(
-            f"onnxruntime {runtime.__version__}: its TensorRT provider cannot be read: {error!r}. "
-            'Install it again: pip install --force-reinstall "vit-edge[gpu]"'
-        ) from error
-    try:
-        number: int = ctypes.CDLL(name).getInferLibVersion()
-    except (OSError, AttributeError) as error:
-        major = name.rpartition(".")[2]
-        raise BackendError(
-            f"onnxruntime {runtime.__version__}'s TensorRT provider needs TensorRT {major} "
-            f"({error}). Another major version does not do: with TensorRT 11 use backend trt, "
-            f"which does without onnxruntime; or put TensorRT {major}'s libraries on "
-            "LD_LIBRARY_PATH"
-        ) from error
-    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"  # NvInferVersion.h, from 10.0

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's GPU providers are told, and what must be true before they are asked."""
+"""What ONNX Runtime's CUDA provider is told, and what must be true before they are asked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from vit_edge.backends.ort.use import PROVIDERS, Use
-from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import BackendError, UsageError
 from vit_edge.machine.cuda import Gpu, gpus
 
@@ -40,23 +38,8 @@ def gpu_of(use: Use) -> Gpu:
     return here.found[use.gpu.device]
 
 
-def provider_options(use: Use, manifest: Manifest, cache: Path | None) -> dict[str, str]:
-    """The provider's options, as ONNX Runtime wants them.
-
-    Args:
-        use: How it runs.
-        manifest: Of the bundle.
-        cache: TensorRT provider: the directory it reads its engine from, or writes it to. None: it
-            keeps the engine in memory.
-
-    Raises:
-        UsageError: TensorRT provider: an optimum batch that the bundle does not take.
-    """
-    return _cuda(use) if use.provider == "cuda" else _tensorrt(use, manifest, cache)
-
-
-def _cuda(use: Use) -> dict[str, str]:
-    """Of onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc."""
+def provider_options(use: Use) -> dict[str, str]:
+    """What the provider is told: names of onnxruntime's cuda_execution_provider_info.cc."""
     options = {
         "device_id": str(use.gpu.device),
         # The default rounds inputs of FP32 products to 10 bits; a graph in FP32 means FP32.
@@ -73,45 +56,8 @@ def _cuda(use: Use) -> dict[str, str]:
     return options
 
 
-def _tensorrt(use: Use, manifest: Manifest, cache: Path | None) -> dict[str, str]:
-    """Of onnxruntime/core/providers/tensorrt/tensorrt_execution_provider_info.cc.
-
-    Precision lives in the graph: with neither FP16 nor INT8 asked for, the provider builds a
-    strongly typed network (tensorrt_execution_provider.cc: network_flags), in which Q/DQ and FP16
-    tensors are what they are; asked for, TensorRT would pick precisions by itself.
-    """
-    tensor, sizes = manifest.input, manifest.input.shape[1:]
-    if use.gpu.optimum_batch > manifest.max_batch:
-        raise UsageError(
-            f"optimum_batch {use.gpu.optimum_batch} is more than the bundle's largest batch, "
-            f"{manifest.max_batch}"
-        )
-
-    def shapes(batch: int) -> str:
-        return f"{tensor.name}:{'x'.join(str(size) for size in (batch, *sizes))}"
-
-    options = {
-        "device_id": str(use.gpu.device),
-        "trt_fp16_enable": "False",
-        "trt_int8_enable": "False",
-        "trt_max_workspace_size": str(use.gpu.workspace_bytes),
-        "trt_builder_optimization_level": str(use.gpu.optimization_level),
-        # Without them an engine is built when the first batch comes, and again when it grows.
-        "trt_profile_min_shapes": shapes(1),
-        "trt_profile_opt_shapes": shapes(use.gpu.optimum_batch),
-        "trt_profile_max_shapes": shapes(manifest.max_batch),
-    }
-    if cache is not None:
-        options |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(cache)}
-    return options
-
-
-def precision_facts(use: Use, precision: str) -> dict[str, str]:
+def precision_facts(precision: str) -> dict[str, str]:
     """What the provider does with the precisions of the graph."""
-    if use.provider == "tensorrt":
-        allowed = os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
-        told = "on: TensorRT's default, which onnxruntime cannot change; NVIDIA_TF32_OVERRIDE=0 can"
-        return {"tf32": told if allowed else "off"}
     facts = {"tf32": "off"}
     if precision == "int8":  # its Q/DQ fusions are the CPU's: graph_transformer_utils.cc
         facts["simulated"] = "int8 values rounded, products computed in float32"
@@ -169,8 +115,7 @@ def explained(error: BackendError, reasons: list[str], runtime: Any) -> BackendE
     if not reasons:
         return BackendError(
             f"{error}. A node that the provider cannot run would fall to the CPU, which is not "
-            "allowed: export with a recipe for GPUs (opset 20, attention in plain operators; INT8 "
-            "symmetric for TensorRT)"
+            "allowed: export with a recipe for GPUs (opset 20, attention in plain operators)"
         )
     cuda = getattr(runtime, "cuda_version", None)
     made_for = f", built for CUDA {cuda}," if cuda else ""

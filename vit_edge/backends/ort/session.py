@@ -69,7 +69,7 @@ def check_runnable(bundle: Bundle, provider: Provider) -> None:
 def precision_facts(precision: str, use: Use) -> dict[str, str]:
     """What the runtime is told to do with this precision."""
     facts = {"accuracy_level": str(use.accuracy_level)} if precision in WEIGHT_ONLY else {}
-    if precision in SIMULATED and use.provider != "tensorrt":
+    if precision in SIMULATED:
         facts["simulated"] = SIMULATED[precision]
     return facts
 
@@ -98,8 +98,8 @@ def session_options(
         found["session.intra_op.allow_spinning"] = "0"
     if precision in WEIGHT_ONLY:
         found["session.qdq_matmulnbits_accuracy_level"] = str(use.accuracy_level)
-    # The default optimizations fail on float8. TensorRT multiplies it, and must see the Q/DQ.
-    if precision in SIMULATED and use.provider != "tensorrt":
+    # The default optimizations fail on float8.
+    if precision in SIMULATED:
         found["session.disable_quant_qdq"] = "1"
     if use.provider != "cpu":  # otherwise nodes fall back to the CPU one by one, unseen
         found["session.disable_cpu_ep_fallback"] = "1"
@@ -164,7 +164,7 @@ def open_session(
     if session.get_providers()[0] != wanted:
         raise BackendError(
             f"asked onnxruntime for {wanted}, got {session.get_providers()[0]}: the provider's "
-            "libraries (CUDA, cuDNN, TensorRT) did not load; see the runtime's requirements"
+            "libraries (CUDA, cuDNN) did not load; see the runtime's requirements"
         )
     return session
 

@@ -96,8 +96,7 @@ def _built(bundle: Bundle, backend: str, options: Mapping[str, Option]) -> Built
 def _own(bundle: Bundle, configuration: Configuration) -> tuple[str, dict[str, Option]]:
     """The backend, and those of its options that its build takes."""
     choice = auto.Choice(configuration.backend, configuration.options)
-    if configuration.backend == auto.AUTO:
-        choice = auto.chosen(bundle, auto.AUTO, configuration.batch)
+    choice = auto.resolve(bundle, choice, configuration.batch)
     known = backends.module(choice.backend).BUILD_OPTIONS
     return choice.backend, {key: v for key, v in choice.options.items() if key in known}
 

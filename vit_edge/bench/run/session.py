@@ -152,8 +152,7 @@ def _import_runtime(backend: str) -> None:
 
 def _opened(bundle: Bundle, configuration: Configuration) -> Backend:
     choice = auto.Choice(configuration.backend, configuration.options)
-    if configuration.backend == auto.AUTO:
-        choice = auto.chosen(bundle, auto.AUTO, configuration.batch)
+    choice = auto.resolve(bundle, choice, configuration.batch)
     return auto.open_choice(bundle, choice, None)
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vit_edge import backends
 from vit_edge.backends import auto
 from vit_edge.bundle import Bundle, trust
 from vit_edge.bundle.bundle import MANIFEST_NAME
@@ -118,7 +119,8 @@ class _Search:
     ) -> None:
         self._candidate, self._reference, self._golden = candidate, reference, golden
         # A graph with taps has another hash: what was tuned is looked up by the original.
-        self._choice = auto.chosen(candidate, backend, images_of(candidate))
+        choice = auto.Choice(backend, {})
+        self._choice = auto.resolve(candidate, choice, images_of(candidate))
         self._ask_reference = partial(child.call_in_child, timeout_s=timeout_s)
         self._ask = partial(self._ask_reference, memory_limit_bytes=memory_limit_bytes)
 
@@ -212,7 +214,7 @@ def show_here(path: Path, golden_path: Path, target: Path, taps: Sequence[Tap], 
     bundle = Bundle.read(path)
     outputs = [tap.output for tap in taps]
     with Golden(golden_path) as golden:
-        backend = auto.load_named(auto.AUTO, bundle)
+        backend = backends.module(backends.AUTO).load(bundle)
         with GoldenWriter(
             target, probes=[], outputs=outputs, reference_dtype=bundle.manifest.precision
         ) as writer:
