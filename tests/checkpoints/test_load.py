@@ -75,12 +75,13 @@ def test_a_lone_hugging_face_file_needs_its_config(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_loading_needs_little_more_memory_than_the_weights(tmp_path: Path) -> None:
-    """330 MB of float32 in a fresh process; a mapped or copied file would show as twice that."""
+    """330 MB of float32 in a fresh process; one read or mapped whole would show as twice that."""
     row = variant("base-patch16-224")
     path = write_hf(tmp_path / "x", row.architecture, weights_of(row.architecture))
     code = (
         "import resource, sys, torch\n"
-        "from vit_edge.checkpoints import hf, load_checkpoint, Request\n"
+        "from vit_edge.checkpoints import load_checkpoint, Request\n"
+        "from vit_edge.checkpoints.sources import hf\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = peak()\n"
         "weights = load_checkpoint(sys.argv[1], Request()).weights\n"

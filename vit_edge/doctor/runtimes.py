@@ -131,17 +131,7 @@ def _native_stderr(lines: list[str]) -> Iterator[None]:
 
 
 def _smallest_model() -> bytes:
-    """An ONNX file of y = Relu(x), float[1]: opset 13, IR 7. Field numbers: onnx.proto."""
-    from vit_edge.onnxfile.protobuf import (  # brings NumPy, maybe a broken one
-        encoded_bytes,
-        encoded_int,
-    )
+    """An ONNX file of y = Relu(x), float32[1]."""
+    from vit_edge.onnxfile import writer  # brings NumPy, maybe a broken one
 
-    def value(number: int, name: bytes) -> bytes:
-        shape = encoded_bytes(2, encoded_bytes(1, encoded_int(1, 1)))
-        tensor = encoded_bytes(1, encoded_int(1, 1) + shape)
-        return encoded_bytes(number, encoded_bytes(1, name) + encoded_bytes(2, tensor))
-
-    node = encoded_bytes(1, b"x") + encoded_bytes(2, b"y") + encoded_bytes(4, b"Relu")
-    graph = encoded_bytes(1, node) + encoded_bytes(2, b"relu") + value(11, b"x") + value(12, b"y")
-    return encoded_int(1, 7) + encoded_bytes(7, graph) + encoded_bytes(8, encoded_int(2, 13))
+    return writer.model([writer.node("Relu", ["x"], "y")], {"x": [1]}, {"y": [1]}, {})

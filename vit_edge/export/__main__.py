@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vit_edge.export.pipeline import ForeignFile
     from vit_edge.quantize.calibration import CalibrationRequest
 
-_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm")
+_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 
 _EPILOG = """\
 SOURCE is one of

@@ -13,20 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError
-from vit_edge.onnxfile.protobuf import Entry, Field, Reader, encoded_bytes, encoded_int
+from vit_edge.onnxfile.protobuf import Field, Reader
+from vit_edge.onnxfile.schema import SCHEMA
+from vit_edge.onnxfile.writer import (
+    FLOAT,
+    INITIALIZER,
+    NODE,
+    OUTPUT,
+    field,
+    node,
+    tensor,
+    value,
+    with_graph_fields,
+)
 
-FLOAT = 1  # TensorProto.DataType
-_INT_ATTRIBUTE = 2  # AttributeProto.AttributeType
-
-# onnx.proto: numbers of the fields that are read or written here.
-_GRAPH = 7  # of ModelProto
-_NODE, _INITIALIZER, _OUTPUT = 1, 5, 12  # of GraphProto
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _OP_TYPE, _ATTRIBUTE = 1, 2, 3, 4, 5  # of NodeProto
-_SCHEMA = {
-    "model": {_GRAPH: Entry("graph", "graph")},
-    "graph": {_NODE: Entry("nodes", "node", many=True)},
-    "node": {_NODE_OUTPUT: Entry("outputs", "text", many=True)},
-}
+_NODE_OUTPUT = 2  # of NodeProto
 
 
 def tensor_names(model: Path) -> list[str]:
@@ -36,8 +37,8 @@ def tensor_names(model: Path) -> list[str]:
         ModelError: Damaged.
     """
     content = model.read_bytes()
-    read = Reader(content, model, _SCHEMA).message("model", 0, len(content))
-    return [name for node in read["graph"]["nodes"] for name in node["outputs"] if name]
+    read = Reader(content, model, SCHEMA).message("Model", 0, len(content))
+    return [name for each in read["graph"]["node"] for name in each["output"] if name]
 
 
 def with_outputs(model: Path, outputs: Mapping[str, Sequence[str | int]]) -> bytes:
@@ -52,11 +53,10 @@ def with_outputs(model: Path, outputs: Mapping[str, Sequence[str | int]]) -> byt
         ModelError: Damaged, or without such a tensor.
     """
     _check_known(model, outputs)
-    nodes = [_node("Cast", [name], tap_name(name), to=FLOAT) for name in outputs]
-    values = [_value(tap_name(name), shape) for name, shape in outputs.items()]
-    added = b"".join(encoded_bytes(_NODE, node) for node in nodes)
-    added += b"".join(encoded_bytes(_OUTPUT, value) for value in values)
-    return _with_graph(model, {}, added)
+    nodes = [node("Cast", [name], tap_name(name), to=FLOAT) for name in outputs]
+    values = [value(tap_name(name), shape) for name, shape in outputs.items()]
+    added = [field(NODE, each) for each in nodes] + [field(OUTPUT, each) for each in values]
+    return with_graph_fields(model, lambda reader, item: None, b"".join(added))
 
 
 def with_values(model: Path, values: Mapping[str, NDArray[np.float32]]) -> bytes:
@@ -70,10 +70,14 @@ def with_values(model: Path, values: Mapping[str, NDArray[np.float32]]) -> bytes
         ModelError: Damaged, or without such a tensor.
     """
     _check_known(model, values)
-    tensors = [_tensor(_given(name), value) for name, value in values.items()]
-    replaced = {name: _node("CastLike", [_given(name), _computed(name)], name) for name in values}
-    added = b"".join(encoded_bytes(_INITIALIZER, tensor) for tensor in tensors)
-    return _with_graph(model, replaced, added)
+    nodes = {name: node("CastLike", [_given(name), _computed(name)], name) for name in values}
+    added = [
+        field(INITIALIZER, tensor(_given(name), np.asarray(array, np.float32)))
+        for name, array in values.items()
+    ]
+    return with_graph_fields(
+        model, lambda reader, item: _node_and_more(reader, item, nodes), b"".join(added)
+    )
 
 
 def tap_name(tensor: str) -> str:
@@ -95,71 +99,20 @@ def _check_known(model: Path, names: Mapping[str, object]) -> None:
         raise ModelError(f"{model}: computes no {', '.join(unknown)}")
 
 
-def _with_graph(model: Path, replaced: Mapping[str, bytes], added: bytes) -> bytes:
-    """The model with nodes behind those that compute what is replaced, and more at the end."""
-    content = model.read_bytes()
-    reader = Reader(content, model, _SCHEMA)
-    parts = []
-    for item in reader.fields(0, len(content)):
-        if item.number != _GRAPH:
-            parts.append(content[item.at : item.end])
-            continue
-        graph = [
-            _rewritten(reader, field, replaced) for field in reader.fields(item.start, item.end)
-        ]
-        parts.append(encoded_bytes(_GRAPH, b"".join([*graph, added])))
-    return b"".join(parts)
-
-
-def _rewritten(reader: Reader, item: Field, replaced: Mapping[str, bytes]) -> bytes:
-    """A field of the graph again; of a node that computes what is replaced, that under its name."""
-    whole = bytes(reader.data[item.at : item.end])
-    if item.number != _NODE or not replaced:
-        return whole
-    outputs = reader.message("node", item.start, item.end)["outputs"]
-    ours = [name for name in outputs if name in replaced]
+def _node_and_more(reader: Reader, item: Field, nodes: Mapping[str, bytes]) -> bytes | None:
+    """A node that computes given tensors: these under other names, and `nodes` behind it."""
+    if item.number != NODE:
+        return None
+    ours = [
+        name for name in reader.message("Node", item.start, item.end)["output"] if name in nodes
+    ]
     if not ours:
-        return whole
-    parts = []
-    for field in reader.fields(item.start, item.end):
-        part = bytes(reader.data[field.at : field.end])
-        if field.number == _NODE_OUTPUT:
-            name = bytes(reader.data[field.start : field.end]).decode()
-            part = encoded_bytes(_NODE_OUTPUT, (_computed(name) if name in ours else name).encode())
-        parts.append(part)
-    after = (encoded_bytes(_NODE, replaced[name]) for name in ours)
-    return encoded_bytes(_NODE, b"".join(parts)) + b"".join(after)
-
-
-def _node(op_type: str, inputs: Sequence[str], output: str, **attributes: int) -> bytes:
-    """A NodeProto with whole numbers for attributes."""
-    parts = [encoded_bytes(_NODE_INPUT, name.encode()) for name in inputs]
-    parts.append(encoded_bytes(_NODE_OUTPUT, output.encode()))
-    parts.append(encoded_bytes(_NODE_NAME, f"{op_type}/{output}".encode()))
-    parts.append(encoded_bytes(_OP_TYPE, op_type.encode()))
-    for name, value in attributes.items():  # AttributeProto: name = 1, i = 3, type = 20
-        text = encoded_bytes(1, name.encode()) + encoded_int(3, value)
-        parts.append(encoded_bytes(_ATTRIBUTE, text + encoded_int(20, _INT_ATTRIBUTE)))
-    return b"".join(parts)
-
-
-def _value(name: str, shape: Sequence[str | int]) -> bytes:
-    """A ValueInfoProto of a float32 tensor: name = 1, type = 2."""
-    dimensions = b"".join(  # TensorShapeProto.dim = 1: dim_value = 1, dim_param = 2
-        encoded_bytes(1, encoded_int(1, d) if isinstance(d, int) else encoded_bytes(2, d.encode()))
-        for d in shape
-    )
-    tensor = encoded_int(1, FLOAT) + encoded_bytes(2, dimensions)  # elem_type, shape
-    return encoded_bytes(1, name.encode()) + encoded_bytes(2, encoded_bytes(1, tensor))
-
-
-def _tensor(name: str, value: NDArray[np.float32]) -> bytes:
-    """A TensorProto of float32: dims = 1, data_type = 2, name = 8, raw_data = 9."""
-    data = np.ascontiguousarray(value, dtype="<f4")
-    dims = b"".join(encoded_int(1, size) for size in data.shape)
-    return (
-        dims
-        + encoded_int(2, FLOAT)
-        + encoded_bytes(8, name.encode())
-        + encoded_bytes(9, data.tobytes())
-    )
+        return None
+    fields = []
+    for below in reader.fields(item.start, item.end):
+        part = bytes(reader.data[below.at : below.end])
+        if below.number == _NODE_OUTPUT:
+            name = bytes(reader.data[below.start : below.end]).decode()
+            part = field(_NODE_OUTPUT, _computed(name) if name in ours else name)
+        fields.append(part)
+    return field(NODE, b"".join(fields)) + b"".join(field(NODE, nodes[name]) for name in ours)

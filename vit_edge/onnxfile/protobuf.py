@@ -189,21 +189,3 @@ class Reader:
 def _signed(value: int) -> int:
     """Two's complement, as protobuf's int32, int64 and enums are stored."""
     return value - (1 << 64) if value >> 63 else value
-
-
-def encoded_bytes(number: int, payload: bytes) -> bytes:
-    """A field that holds bytes, text or a message, as it is written."""
-    return _encoded_varint(number << 3 | BYTES) + _encoded_varint(len(payload)) + payload
-
-
-def encoded_int(number: int, value: int) -> bytes:
-    """A field that holds a number of at least 0, as it is written."""
-    return _encoded_varint(number << 3 | VARINT) + _encoded_varint(value)
-
-
-def _encoded_varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])

@@ -36,6 +36,7 @@ SCHEMA: Schema = {
         15: Entry("sparse_initializer", "SparseTensor", many=True),
     },
     "Node": {
+        2: Entry("output", "text", many=True),
         3: Entry("name", "text"),
         4: Entry("op_type", "text"),
         5: Entry("attribute", "Attribute", many=True),

@@ -17,23 +17,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from vit_edge.errors import ModelError
-from vit_edge.onnxfile.protobuf import Entry, Reader, encoded_bytes
+from vit_edge.onnxfile import read_model
+from vit_edge.onnxfile.protobuf import Field, Reader
+from vit_edge.onnxfile.writer import INITIALIZER, field, with_graph_fields
 
 WINDOW = 64  # bytes from one stand-in to the next: a multiple of any element
 ALIGNMENT = 4096  # of a page, as the runtime writes them: each blob is mapped by itself
 PACKED = "prepacked_"
 
-# onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.name and .external_data
-_GRAPH, _INITIALIZER, _NAME, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 8, 13, 1, 2
-_SCHEMA = {
-    "model": {_GRAPH: Entry("graph", "graph")},
-    "graph": {_INITIALIZER: Entry("initializers", "tensor", many=True)},
-    "tensor": {
-        _NAME: Entry("name", "text"),
-        _EXTERNAL_DATA: Entry("external_data", "pair", many=True),
-    },
-    "pair": {_KEY: Entry("key", "text"), _VALUE: Entry("value", "text")},
-}
+# onnx.proto: of TensorProto, and of the pairs in it
+_EXTERNAL_DATA, _KEY, _VALUE = 13, 1, 2
 
 External = dict[str, str]  # the pairs of a tensor's external_data
 
@@ -52,45 +45,25 @@ def external_data(model: Path) -> dict[str, External]:
     Raises:
         ModelError: The file is damaged.
     """
-    content = model.read_bytes()
-    graph = Reader(content, model, _SCHEMA).message("model", 0, len(content)).get("graph")
-    if graph is None:
-        raise ModelError(f"{model}: no graph")
     return {
-        tensor.get("name", ""): {
-            pair.get("key", ""): pair.get("value", "") for pair in tensor["external_data"]
-        }
-        for tensor in graph["initializers"]
-        if tensor["external_data"]
+        tensor.name: dict(tensor.external.entries)
+        for tensor in read_model(model).initializers
+        if tensor.external is not None
     }
 
 
 def with_external_data(model: Path, changed: Mapping[str, External]) -> bytes:
     """The bytes of a model, with the external data of some initializers replaced."""
-    content = model.read_bytes()
-    reader = Reader(content, model, _SCHEMA)
 
-    def rebuilt(kind: str, start: int, end: int) -> bytes:
-        """A message again, with what is below it changed."""
-        parts = []
-        for item in reader.fields(start, end):
-            entry = _SCHEMA[kind].get(item.number)
-            if entry is None or entry.kind not in ("graph", "tensor"):
-                parts.append(content[item.at : item.end])
-                continue
-            name = ""
-            if entry.kind == "tensor":
-                name = reader.message("tensor", item.start, item.end).get("name", "")
-            if name in changed:
-                payload = _tensor(reader, item.start, item.end, changed[name])
-            elif entry.kind == "graph":
-                payload = rebuilt("graph", item.start, item.end)
-            else:
-                payload = content[item.start : item.end]
-            parts.append(encoded_bytes(item.number, payload))
-        return b"".join(parts)
+    def initializer(reader: Reader, item: Field) -> bytes | None:
+        if item.number != INITIALIZER:
+            return None
+        name = reader.message("Tensor", item.start, item.end).get("name", "")
+        if name not in changed:
+            return None
+        return field(INITIALIZER, _tensor(reader, item, changed[name]))
 
-    return rebuilt("model", 0, len(content))
+    return with_graph_fields(model, initializer)
 
 
 def blobs(external: External) -> dict[str, tuple[str, list[Blob]]]:
@@ -203,14 +176,15 @@ def _aligned(file: BinaryIO) -> int:
     return -(-file.tell() // ALIGNMENT) * ALIGNMENT
 
 
-def _tensor(reader: Reader, start: int, end: int, external: External) -> bytes:
+def _tensor(reader: Reader, tensor: Field, external: External) -> bytes:
     """A TensorProto with other external data."""
-    parts = [
+    fields = [
         reader.data[item.at : item.end]
-        for item in reader.fields(start, end)
+        for item in reader.fields(tensor.start, tensor.end)
         if item.number != _EXTERNAL_DATA
     ]
-    for key, value in external.items():
-        pair = encoded_bytes(_KEY, key.encode()) + encoded_bytes(_VALUE, value.encode())
-        parts.append(encoded_bytes(_EXTERNAL_DATA, pair))
-    return b"".join(parts)
+    fields += [
+        field(_EXTERNAL_DATA, field(_KEY, key) + field(_VALUE, value))
+        for key, value in external.items()
+    ]
+    return b"".join(fields)
