@@ -57,7 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "quantize": {"errors", "plugins", "bundle", "images", "parity", "graphs"},
     "export": {
         "errors", "machine", "onnxfile", "bundle", "variants", "images", "parity", "build",
-        "backends.ort", "backends.openvino", "models", "checkpoints", "graphs", "quantize", "cli",
+        "backends.ort", "models", "checkpoints", "graphs", "quantize", "cli",
     },
 }  # fmt: skip
 RUNTIMES = {"backends.ort", "backends.openvino", "backends.trt", "backends.eager"}

@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir
 import pytest
 
+from tests.quantize.openvino_bfloat16 import bfloat16_answers
 from tests.quantize.test_half import with_int8_linears
 from tests.quantize.workbench import answers, calibration, compared, quantized
 from tests.support import tensorrt_rtx_build
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError
-from vit_edge.export.quantizers._openvino import bfloat16_answers
 from vit_edge.graphs.write import write_model
 from vit_edge.quantize.formats.half import FLOAT16, convert
 

@@ -41,7 +41,7 @@ from vit_edge.export.draft import (
     output_specs,
     progress,
 )
-from vit_edge.export.foreign.interface import OLDEST_OPSET
+from vit_edge.export.foreign.interface import OLDEST_FOREIGN_OPSET
 from vit_edge.export.foreign.source import draft_from_foreign, foreign_source
 from vit_edge.export.golden_set import GoldenSet
 from vit_edge.export.recipe import Recipe
@@ -156,7 +156,7 @@ def _export_foreign(foreign: ForeignFile, options: ExportOptions) -> Path:
                 recipe,
                 options.golden_images,
                 stages.draft,
-                least_opset=least.get(recipe.target, OLDEST_OPSET),
+                least_opset=least.get(recipe.target, OLDEST_FOREIGN_OPSET),
                 single_file_limit=stages.single_file_limit,
             )
             finish_bundle(draft, options, stages.bundle, stages.scratch)

@@ -14,7 +14,7 @@ from vit_edge import quantize
 from vit_edge.build.options import option_problems
 from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export.trace import AttentionForm
-from vit_edge.graphs.versions import FUSED_OPSET, MINIMUM_IR, NEWEST_OPSET, OLDEST_OPSET
+from vit_edge.graphs.versions import FUSED_OPSET, MINIMUM_IR, NEWEST_OPSET, OLDEST_EXPORTED_OPSET
 from vit_edge.parity.targets import Target, parse_target
 
 if sys.version_info >= (3, 11):
@@ -52,8 +52,10 @@ class Recipe:
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
         found = []
-        if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
-            found.append(f"opset must lie in {OLDEST_OPSET}..{NEWEST_OPSET}, not {self.opset}")
+        if not OLDEST_EXPORTED_OPSET <= self.opset <= NEWEST_OPSET:
+            found.append(
+                f"opset must lie in {OLDEST_EXPORTED_OPSET}..{NEWEST_OPSET}, not {self.opset}"
+            )
         elif self.ir_version < MINIMUM_IR[self.opset]:
             found.append(
                 f"opset {self.opset} needs ir_version {MINIMUM_IR[self.opset]} or newer, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-OLDEST_OPSET = 18  # of torch.onnx's dynamo exporter
+OLDEST_EXPORTED_OPSET = 18  # that torch.onnx's dynamo exporter writes
 NEWEST_OPSET = 23  # the newest proven here
 FUSED_OPSET = 23  # brought the Attention operator
 # onnx's own versions table: the IR each opset was released with; older runtimes refuse newer ones

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from vit_edge.errors import ModelError
 from vit_edge.onnxfile import ModelFacts, ValueFacts
 
-OLDEST_OPSET = 17  # the first with LayerNormalization
+OLDEST_FOREIGN_OPSET = 17  # of other exporters' graphs: the first with LayerNormalization
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 _INTEGER = (
     "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "QuantizeLinear",
@@ -70,10 +70,10 @@ def image_interface(facts: ModelFacts) -> Interface:
 def _graph_problems(facts: ModelFacts) -> Iterator[str]:
     opset = facts.opsets.get("", 0)
     operators = {name for types in facts.operators.values() for name in types}
-    if opset < OLDEST_OPSET:
+    if opset < OLDEST_FOREIGN_OPSET:
         yield (
             f"opset {opset}, in which LayerNormalization is taken to pieces; export it again with "
-            f"opset {OLDEST_OPSET} or newer"
+            f"opset {OLDEST_FOREIGN_OPSET} or newer"
         )
     elif "LayerNormalization" not in operators:
         yield (

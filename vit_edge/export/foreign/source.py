@@ -29,7 +29,7 @@ from vit_edge.errors import InputError
 from vit_edge.export.draft import Draft, check_standard, load_golden_images, producer, progress
 from vit_edge.export.foreign.conventions import labels_for, preprocessing_for
 from vit_edge.export.foreign.graph import LOGITS, load_normalised, open_session
-from vit_edge.export.foreign.interface import OLDEST_OPSET, Interface, image_interface
+from vit_edge.export.foreign.interface import OLDEST_FOREIGN_OPSET, Interface, image_interface
 from vit_edge.export.golden_set import GoldenSet
 from vit_edge.export.recipe import Recipe
 from vit_edge.graphs.mapped import mapped
@@ -114,7 +114,7 @@ def draft_from_foreign(
     golden_images: Path | None,
     folder: Path,
     *,
-    least_opset: int = OLDEST_OPSET,
+    least_opset: int = OLDEST_FOREIGN_OPSET,
     single_file_limit: int = SINGLE_FILE_LIMIT_BYTES,
 ) -> Draft:
     """Fix the reference's answers and write the normalised graph: draft_from_checkpoint's twin.

@@ -17,8 +17,6 @@ from vit_edge.backends.openvino.runtime import available, imported
 from vit_edge.errors import BackendError, MissingExtraError
 from vit_edge.machine import cpus
 
-SENTENCE = "OpenVINO on the CPU, inference precision f32, the GEMMs in bfloat16 as the graph says"
-
 
 def bfloat16_answers(
     path: Path, batches: Iterable[NDArray[np.float32]], output: str
@@ -26,7 +24,7 @@ def bfloat16_answers(
     """Run a bfloat16 graph and give float32[N, ...] of one of its outputs, batch by batch.
 
     Args:
-        path: The model, as `_half.convert` makes it.
+        path: The model, as formats.half.convert makes it.
         batches: Pixels, float32[N, 3, H, W].
         output: A name.
 
