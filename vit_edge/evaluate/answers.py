@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from vit_edge.bundle import Bundle
 from vit_edge.cli.progress import Progress
 from vit_edge.evaluate.journal import Journal, Ranking, Stamp
-from vit_edge.images.folders import Labelled, LabelledImage, as_counted
-from vit_edge.images.unreadable import Unreadable
+from vit_edge.images.folders import Labelled, LabelledImage, Unreadable, as_counted
 from vit_edge.predictor import Failure, Predictor
 
 TOP = 5  # the second accuracy of ImageNet papers
