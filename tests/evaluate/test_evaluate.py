@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +69,51 @@ def test_accuracy_is_what_the_predictor_says_image_by_image(
     assert (found["top1"]["count"], found["top5"]["count"]) == (right, in_top)
 
 
+def answers_in(journal: Path) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(journal)) as database:
+        return database.execute("SELECT * FROM answers ORDER BY role, image").fetchall()
+
+
 def test_a_run_cut_short_anywhere_ends_with_the_same_result(
     capsys: pytest.CaptureFixture[str], testing_bundle: Bundle, data: Path, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
     options = ("--resume", str(journal), "--against", str(testing_bundle.path))
     expected = evaluated(capsys, testing_bundle, data, *options)
-    whole = journal.read_bytes()
-    for cut in np.random.default_rng(1).integers(60, len(whole), 4).tolist():
-        journal.write_bytes(whole[:cut])
+    whole = answers_in(journal)
+    assert len(whole) == 2 * IMAGES
+    for kept in np.random.default_rng(1).integers(0, len(whole), 4).tolist():
+        with contextlib.closing(sqlite3.connect(journal)) as database, database:
+            gone = whole[kept:]
+            database.executemany(
+                "DELETE FROM answers WHERE role = ? AND image = ?", [row[:2] for row in gone]
+            )
+        assert answers_in(journal) == whole[:kept]
         assert evaluated(capsys, testing_bundle, data, *options) == expected
-        kept, again = whole[:cut].splitlines()[:-1], journal.read_bytes().splitlines()
-        assert again[: len(kept)] == kept
-        assert sorted(again) == sorted(whole.splitlines())
+        assert answers_in(journal) == whole
+
+
+def test_a_run_killed_at_any_moment_goes_on(
+    capsys: pytest.CaptureFixture[str], testing_bundle: Bundle, data: Path, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    options = ("--data", str(data), "--resume", str(journal), "--batch", "1", "--json")
+    command = [sys.executable, "-m", "vit_edge.evaluate", str(testing_bundle.path), *options]
+    before: set[tuple[Any, ...]] = set()
+    for wait_s in (0.0, 0.002, 0.02):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+            while child.poll() is None and not (tmp_path / "journal-wal").exists():
+                time.sleep(0.001)
+            time.sleep(wait_s)
+            child.kill()
+        with contextlib.suppress(sqlite3.OperationalError):  # killed before there were tables
+            after = set(answers_in(journal))
+            assert before <= after
+            before = after
+    plain = evaluated(capsys, testing_bundle, data, "--batch", "1")
+    resumed = evaluated(capsys, testing_bundle, data, "--batch", "1", "--resume", str(journal))
+    assert resumed == plain
+    assert len(answers_in(journal)) == IMAGES
 
 
 def test_what_the_journal_holds_is_not_asked_again(

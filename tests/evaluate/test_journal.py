@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from vit_edge.errors import InputError, ResourceError
-from vit_edge.evaluate.journal import Journal, Ranking, Stamp
+from vit_edge.evaluate.journal import Journal, Stamp
 from vit_edge.images.folders import LabelledImage
 
 MODEL = {"model_sha256": "aa", "runtime": "r 1"}
-ANSWER = Ranking((3, 1), (0.75, 0.2))
+ANSWER = (3, 1)
 
 
 def image(name: str) -> LabelledImage:
@@ -66,25 +70,71 @@ def test_the_reference_has_answers_of_its_own(tmp_path: Path) -> None:
         assert journal.find("reference", image(NAMES[0]), Stamp(0, 10)) is None
 
 
-def test_a_journal_cut_anywhere_loses_only_what_was_cut(tmp_path: Path) -> None:
-    whole = written(tmp_path / "j", NAMES).read_bytes()
-    ends = [index + 1 for index, byte in enumerate(whole) if byte == ord("\n")]
-    for cut in range(ends[0], len(whole)):
-        path = tmp_path / "cut"
-        path.write_bytes(whole[:cut])
-        lines = sum(end <= cut for end in ends)
-        assert known(path, NAMES) == [index < lines - 2 for index in range(len(NAMES))]
-        assert path.read_bytes().startswith(whole[: ends[lines - 1]])
-        assert path.read_bytes().endswith(b"}\n")
-
-
-def test_what_follows_a_cut_line_can_be_read(tmp_path: Path) -> None:
-    path = written(tmp_path / "j", NAMES)
-    path.write_bytes(path.read_bytes()[:-5])
+def test_a_log_cut_anywhere_loses_only_what_was_cut(tmp_path: Path) -> None:
+    """A machine that lost its power may have written any part of the write-ahead log."""
+    path, log = tmp_path / "j", tmp_path / "j-wal"
+    ends = []
     with Journal(path) as journal:
         journal.begin("candidate", MODEL)
-        journal.add("candidate", image(NAMES[3]), Stamp(3, 10), ANSWER)
-    assert known(path, NAMES) == [True] * 4
+        for index, name in enumerate(NAMES):
+            journal.add("candidate", image(name), Stamp(index, 10), ANSWER)
+            ends.append(log.stat().st_size)
+        whole, content = log.read_bytes(), path.read_bytes()
+    for cut in range(0, len(whole) + 1, 103):
+        (tmp_path / "cut").write_bytes(content)
+        (tmp_path / "cut-wal").write_bytes(whole[:cut])
+        assert known(tmp_path / "cut", NAMES) == [end <= cut for end in ends]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from vit_edge.evaluate.journal import Journal, Stamp
+from vit_edge.images.folders import LabelledImage
+with Journal(Path(sys.argv[1])) as journal:
+    journal.begin("candidate", {"model_sha256": "aa", "runtime": "r 1"})
+    for index in range(100_000):
+        image = LabelledImage(str(index), Path("x"), 3)
+        if journal.find("candidate", image, Stamp(index, 10)) is None:
+            journal.add("candidate", image, Stamp(index, 10), (3, 1))
+            print(index, flush=True)
+"""
+
+
+def test_a_killed_process_loses_no_answer_and_repeats_none(tmp_path: Path) -> None:
+    path, answered = tmp_path / "j", []
+    for turn in range(6):
+        command = [sys.executable, "-c", WRITER, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            answered.append(int(child.stdout.readline()))
+            time.sleep(0.003 * turn**2)
+            child.send_signal(signal.SIGKILL)
+            answered += map(int, child.stdout.read().split("\n")[:-1])
+    assert len(answered) > 100
+    assert len(set(answered)) == len(answered)
+    names = [str(index) for index in range(max(answered) + 1)]
+    assert all(known(path, names)), "an answer was lost"
+    with Journal(path) as journal:  # what was added but not yet printed is there too
+        assert 0 <= len(journal) - len(answered) <= 6
+
+
+def test_a_process_killed_as_it_begins_leaves_a_journal_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    code = (
+        "import pathlib, vit_edge.evaluate.journal as j; print(flush=True); "
+        f"j.Journal(pathlib.Path({str(path)!r}))"
+    )
+    for turn in range(12):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(0.0015 * turn)
+            child.send_signal(signal.SIGKILL)
+        assert known(path, NAMES) == [False] * len(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -110,29 +160,70 @@ def test_another_runs_journal_is_refused_with_the_difference(
     [
         b"precious notes\n",
         b"precious notes",
-        b'{"kind": "vit_edge journal", "schema_version": 2}\n',
-        b'{"kind": "vit_edge journal", "schema_version": 1}',
-        b"[]\n",
+        b'{"kind": "another journal", "schema_version": 1}\n',
         b"\xff\n",
-        b"[" * 100_000 + b"\n",
+        b"SQLite format 3\0",
+        b"\0" * 5000,
+        None,
     ],
 )
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(
-    tmp_path: Path, content: bytes
+    tmp_path: Path, content: bytes | None
 ) -> None:
     path = tmp_path / "j"
+    if content is None:  # the database of another program
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute("CREATE TABLE notes (text)")
+        content = path.read_bytes()
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no journal"):
+    with pytest.raises(InputError, match="no journal of an evaluation; name another --resume"):
         Journal(path)
     assert path.read_bytes() == content
+    assert [file.name for file in tmp_path.iterdir()] == ["j"]
 
 
-@pytest.mark.parametrize("line", [b"{}\n", b"torn\n", b'{"role": "x", "image": 1}\n', b"7\n"])
-def test_damage_before_the_end_is_refused_with_its_line(tmp_path: Path, line: bytes) -> None:
-    lines = written(tmp_path / "j", NAMES).read_bytes().splitlines(keepends=True)
-    (tmp_path / "j").write_bytes(b"".join([*lines[:3], line, *lines[3:]]))
-    with pytest.raises(InputError, match="line 4 is damaged"):
-        Journal(tmp_path / "j")
+def test_a_journal_of_another_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b'{"kind": "vit_edge journal", "schema_version": 1}\n')
+    with pytest.raises(InputError, match=r"older version.*name another --resume, or delete it"):
+        Journal(path)
+    path = written(tmp_path / "j", NAMES)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 3")
+    with pytest.raises(InputError, match="schema 3, not 2"):
+        Journal(path)
+
+
+def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
+    (tmp_path / "j").touch()
+    assert known(written(tmp_path / "j", NAMES), NAMES) == [True] * 4
+
+
+def test_a_damaged_journal_is_refused_or_gives_only_true_answers(tmp_path: Path) -> None:
+    many = [f"class/{index}.png" for index in range(300)]
+    whole, refused = written(tmp_path / "j", many).read_bytes(), 0
+    for cut in range(100, len(whole), 1501):
+        (tmp_path / "cut").write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="damaged"):
+            Journal(tmp_path / "cut")
+    for at in range(100, len(whole), 997):
+        (tmp_path / "torn").write_bytes(whole[:at] + b"\xff" * 64 + whole[at + 64 :])
+        try:
+            with Journal(tmp_path / "torn") as journal:
+                for index, name in enumerate(many):
+                    journal.find("candidate", image(name), Stamp(index, 10))
+        except InputError as error:
+            refused += "damaged" in str(error)
+    assert refused >= 5
+
+
+@pytest.mark.parametrize("classes", ["", "[]", "[-1]", '"x"', "3", "[null]", "[" * 100_000])
+def test_an_answer_that_is_none_is_refused(tmp_path: Path, classes: str) -> None:
+    path = written(tmp_path / "j", NAMES)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE answers SET classes = ?", (classes,))
+    with Journal(path) as journal, pytest.raises(InputError, match="the journal is damaged"):
+        journal.find("candidate", image(NAMES[0]), Stamp(0, 10))
 
 
 def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:

@@ -378,6 +378,23 @@ def test_corrupt_exif_is_ignored_with_one_warning(
     assert [r.name for r in caplog.records if "corrupt EXIF" in r.message] == ["vit_edge"]
 
 
+@pytest.mark.parametrize("headers", [1, 2])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [(1, "B"), (3, "H"), (4, "L"), (9, "l")])
+def test_orientation_is_read_as_cameras_write_it(
+    headers: int, order: str, kind: tuple[int, str]
+) -> None:
+    number, code = kind
+    value = struct.pack(order + code, 6).ljust(4, b"\0")
+    entry = struct.pack(f"{order}HHL", 0x0112, number, 1) + value
+    directory = struct.pack(f"{order}HLH", 42, 8, 1) + entry + bytes(4)
+    block = b"Exif\0\0" * headers + {"<": b"II", ">": b"MM"}[order] + directory
+    data = _encoded(_photo(), "WEBP", lossless=True, exif=block)
+    turned = _photo().transpose(Image.Transpose.ROTATE_270)
+    expected = np.asarray(_photo() if code == "B" else turned)  # as Pillow: no turn from a BYTE
+    np.testing.assert_array_equal(_array(data), expected)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_outside_1_to_8_changes_nothing(orientation: int) -> None:
     data = _encoded(_photo(), "PNG", exif=_exif(orientation))

@@ -23,12 +23,12 @@ from vit_edge.machine.facts import machine_facts
 SCHEMA_VERSION = 1
 
 
-def result(bundle: Bundle, found: Asked, against: tuple[Bundle, Asked] | None) -> dict[str, Any]:
+def result(bundle: Bundle, asked: Asked, against: tuple[Bundle, Asked] | None) -> dict[str, Any]:
     """What an evaluation found, ready for JSON.
 
     Args:
         bundle: The candidate.
-        found: Its answers.
+        asked: Its answers.
         against: The reference and its answers to the same images.
     """
     classes = bundle.manifest.num_classes
@@ -37,17 +37,17 @@ def result(bundle: Bundle, found: Asked, against: tuple[Bundle, Asked] | None) -
         "tool": f"vit_edge {__version__}",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine_facts(),
-        "bundle": _described(bundle, found.facts),
-        "images": int(found.answers.read.sum()),
-        "unreadable": found.unreadable.as_dict(),
-        **accuracy(found.answers, classes),
-        "worst_classes": worst_classes(found.answers, bundle.labels),
+        "bundle": _described(bundle, asked.facts),
+        "images": int(asked.answers.read.sum()),
+        "unreadable": asked.unreadable.as_dict(),
+        **accuracy(asked.answers, classes),
+        "worst_classes": worst_classes(asked.answers, bundle.labels),
         "against": None
         if against is None
         else {
             "bundle": _described(against[0], against[1].facts),
             **accuracy(against[1].answers, classes),
-            **drop(found.answers, against[1].answers),
+            **drop(asked.answers, against[1].answers),
         },
     }
 
@@ -115,20 +115,20 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"{arguments.resume}: {len(journal):,} answers are there", file=sys.stderr)
         how = (arguments.backend, arguments.batch)
         # One after the other: a small device may not hold two models.
-        found = ask(bundle, images, *how, role="candidate", journal=journal)
-        _require_any(found, arguments.data)
+        asked = ask(bundle, images, *how, role="candidate", journal=journal)
+        _require_any(asked, arguments.data)
         against = None
         if other is not None:
             against = (other, ask(other, images, *how, role="reference", journal=journal))
             _require_any(against[1], arguments.data)
-    measured = result(bundle, found, against)
+    measured = result(bundle, asked, against)
     print(json.dumps(measured, indent=2) if arguments.json else cli.printable(text(measured)))
-    return 4 if arguments.strict and found.unreadable.count else 0
+    return 4 if arguments.strict and asked.unreadable.count else 0
 
 
-def _require_any(found: Asked, data: Path) -> None:
-    if not found.answers.read.any():
-        raise InputError(f"{data}: none of its images could be read{found.unreadable.text()}")
+def _require_any(asked: Asked, data: Path) -> None:
+    if not asked.answers.read.any():
+        raise InputError(f"{data}: none of its images could be read{asked.unreadable.text()}")
 
 
 def text(measured: dict[str, Any]) -> str:

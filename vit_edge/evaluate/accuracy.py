@@ -70,12 +70,12 @@ def worst_classes(answers: Answers, labels: Sequence[str]) -> list[dict[str, Any
     correct = np.bincount(answers.labels[right], minlength=len(labels))
     mistaken = np.flatnonzero(correct < images)
     order = np.lexsort((mistaken, -images[mistaken], correct[mistaken] / images[mistaken]))
-    found = []
+    worst = []
     for index in mistaken[order][:WORST].tolist():
         wrong = answers.chosen[read & ~right & (answers.labels == index)]
         taken, counts = np.unique(wrong, return_counts=True)
         most = np.lexsort((taken, -counts))[:CONFUSED]
-        found.append(
+        worst.append(
             {
                 "class": index,
                 "label": labels[index],
@@ -86,4 +86,4 @@ def worst_classes(answers: Answers, labels: Sequence[str]) -> list[dict[str, Any
                 ],
             }
         )
-    return found
+    return worst

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from vit_edge.bundle import Bundle
 from vit_edge.cli.progress import Progress
-from vit_edge.evaluate.journal import Journal, Ranking, Stamp
-from vit_edge.images.folders import Labelled, LabelledImage, as_counted
-from vit_edge.images.unreadable import Unreadable
+from vit_edge.evaluate.journal import Journal, Stamp
+from vit_edge.images.folders import Labelled, LabelledImage, Unreadable, as_counted
 from vit_edge.predictor import Failure, Predictor
 
 TOP = 5  # the second accuracy of ImageNet papers
@@ -67,7 +66,7 @@ def ask(
     role: str,
     journal: Journal | None = None,
 ) -> Asked:
-    """Classify every image once. Memory grows by 9 bytes an image, with a journal by 25.
+    """Classify every image once. Memory grows by 9 bytes an image.
 
     Args:
         bundle: The model.
@@ -86,21 +85,21 @@ def ask(
         Predictor(bundle, backend) as predictor,
         Progress(role, len(images)) as progress,
     ):
-        found = Asked(Answers.empty(len(images)), dict(predictor.facts))
+        answered = Asked(Answers.empty(len(images)), dict(predictor.facts))
         if journal is not None:
-            journal.begin(role, _identity(bundle, found.facts, batch_size))
+            journal.begin(role, _identity(bundle, answered.facts, batch_size))
         asked: deque[tuple[int, LabelledImage, Stamp]] = deque()
 
         def unanswered() -> Iterator[Path]:
             for index, image in enumerate(as_counted(images)):
-                found.answers.labels[index] = image.label
+                answered.answers.labels[index] = image.label
                 stamp = Stamp.of(image.path)
                 known = None if journal is None else journal.find(role, image, stamp)
                 if known is None:
                     asked.append((index, image, stamp))
                     yield image.path
                 else:
-                    _take(found.answers, index, image, known)
+                    _take(answered.answers, index, image, known)
                     progress(1, free=True)
 
         top_k = min(TOP, len(bundle.labels))
@@ -109,21 +108,18 @@ def ask(
             index, image, stamp = asked.popleft()
             progress(1)
             if isinstance(outcome, Failure):
-                found.unreadable.add(outcome.error)
+                answered.unreadable.add(outcome.error)
                 continue
-            answer = Ranking(
-                tuple(ranked.index for ranked in outcome.top),
-                tuple(round(ranked.score, 6) for ranked in outcome.top),
-            )
-            _take(found.answers, index, image, answer)
+            classes = tuple(ranked.index for ranked in outcome.top)
+            _take(answered.answers, index, image, classes)
             if journal is not None:
-                journal.add(role, image, stamp, answer)
-    return found
+                journal.add(role, image, stamp, classes)
+    return answered
 
 
-def _take(answers: Answers, index: int, image: LabelledImage, answer: Ranking) -> None:
-    answers.chosen[index] = answer.classes[0]
-    answers.in_top[index] = image.label in answer.classes
+def _take(answers: Answers, index: int, image: LabelledImage, classes: tuple[int, ...]) -> None:
+    answers.chosen[index] = classes[0]
+    answers.in_top[index] = image.label in classes
 
 
 def _identity(bundle: Bundle, facts: dict[str, str], batch_size: int | None) -> dict[str, Any]:

@@ -1,35 +1,43 @@
 """What a model answered to each image so far, so that a run that was killed goes on.
 
-An append-only file of JSON lines: one that says what it is, one about each model as it begins, and
-one per image. A last line that was cut off is dropped; anything else that does not fit is refused.
-An image counts as known while its file has the size and the time of change that it had.
+A SQLite database: one row about each model, and one per image. Each answer is a transaction of its
+own in a write-ahead log: a killed process loses none that was added, a machine that loses its power
+the last ones at most. An image counts as known while its file has the size and the time of change
+that it had.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
-import os
-from array import array
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from vit_edge.errors import InputError, ResourceError
 from vit_edge.images.folders import LabelledImage
 
-_KIND, SCHEMA_VERSION = "vit_edge journal", 1
+SCHEMA_VERSION = 2  # 1 was a file of JSON lines
+_APPLICATION_ID = 0x56455645  # "VEVE", which tells a journal from other databases
+_MAGIC = b"SQLite format 3\0"
+_HEADER = slice(60, 64), slice(68, 72)  # user_version, application_id: sqlite.org/fileformat2.html
 
-
-class Ranking(NamedTuple):
-    """An answer: the best classes, best first, and their softmax probabilities."""
-
-    classes: tuple[int, ...]
-    scores: tuple[float, ...]
+# Exclusive: a second process is refused. WAL with NORMAL: an answer costs no fsync.
+_OPEN = f"""
+PRAGMA locking_mode = EXCLUSIVE;
+BEGIN EXCLUSIVE;
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE IF NOT EXISTS models (role TEXT PRIMARY KEY, model TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    role TEXT, image BLOB, size INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
+    classes TEXT NOT NULL, PRIMARY KEY (role, image)
+) WITHOUT ROWID;
+COMMIT;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+"""
 
 
 class Stamp(NamedTuple):
@@ -49,7 +57,7 @@ class Stamp(NamedTuple):
 
 
 class Journal:
-    """An open journal. In memory are 16 bytes per image; its lines stay on disk."""
+    """An open journal."""
 
     def __init__(self, path: Path) -> None:
         """Open or begin a journal, for this process alone.
@@ -59,35 +67,25 @@ class Journal:
             ResourceError: It cannot be written, or another process is at it.
         """
         self._path = path
-        self._models: dict[str, dict[str, Any]] = {}
-        self._keys, self._offsets = array("Q"), array("Q")
-        with contextlib.ExitStack() as on_error:
-            try:
-                self._file: IO[bytes] = on_error.enter_context(path.open("ab+"))
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ResourceError(
-                    f"{path}: another evaluation is writing it; wait, or name another --resume"
-                ) from None
-            except OSError as error:
-                raise ResourceError(f"{path}: cannot be written: {error.strerror}") from None
-            self._read()
+        self._require_journal()
+        with self._typed_errors(), contextlib.ExitStack() as on_error:
+            self._database = sqlite3.connect(path, timeout=0, isolation_level=None)
+            on_error.callback(self._database.close)
+            self._database.executescript(_OPEN)
+            ((report,),) = self._rows("PRAGMA quick_check(1)")
+            if report != "ok":
+                raise sqlite3.DatabaseError(report)
             on_error.pop_all()
-        keys = np.array(self._keys, np.uint64)
-        order = np.argsort(keys, kind="stable")
-        self._known = keys[order]
-        self._places = np.array(self._offsets, np.uint64)[order]
-        del self._keys, self._offsets
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        self._database.close()
 
     def __len__(self) -> int:
-        """How many answers there were when it was opened."""
-        return len(self._known)
+        """How many answers there are."""
+        return int(self._rows("SELECT count(*) FROM answers")[0][0])
 
     def begin(self, role: str, model: Mapping[str, Any]) -> None:
         """Say which model gives the answers of a role from here on.
@@ -95,99 +93,80 @@ class Journal:
         Raises:
             InputError: The journal's answers of this role come from another one.
         """
-        wanted = json.loads(json.dumps(model))
-        found = self._models.get(role)
-        if found is None:
-            self._append({"role": role, "model": wanted})
-            return
-        names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        with self._typed_errors():
+            self._rows("INSERT OR IGNORE INTO models VALUES (?, ?)", role, json.dumps(model))
+            ((text,),) = self._rows("SELECT model FROM models WHERE role = ?", role)
+            kept, wanted = dict(json.loads(text)), json.loads(json.dumps(model))
+        names = sorted(name for name in {*kept, *wanted} if kept.get(name) != wanted.get(name))
         if names:
             differences = "".join(
-                f"\n  {name}: {found.get(name)} there, {wanted.get(name)} now" for name in names
+                f"\n  {name}: {kept.get(name)} there, {wanted.get(name)} now" for name in names
             )
             raise InputError(
                 f"{self._path}: the journal of another run, its {role} differs:{differences}\n"
                 "Run it as it was, or name another --resume"
             )
 
-    def find(self, role: str, image: LabelledImage, stamp: Stamp) -> Ranking | None:
-        """What was answered to this image; None if nothing, or if its file has changed."""
-        place = int(np.searchsorted(self._known, np.uint64(key := _key(role, image.name, stamp))))
-        while place < len(self._known) and int(self._known[place]) == key:
-            entry = self._entry(int(self._places[place]))
-            if (entry["role"], entry["image"]) == (role, image.name) and stamp == Stamp(
-                entry["size"], entry["changed_ns"]
-            ):
-                return _ranking(entry)
-            place += 1
+    def find(self, role: str, image: LabelledImage, stamp: Stamp) -> tuple[int, ...] | None:
+        """Return the best classes of this image, best first.
+
+        None if there is no answer, or if the file has changed.
+        """
+        select = "SELECT size, changed_ns, classes FROM answers WHERE role = ? AND image = ?"
+        with self._typed_errors():
+            for *kept, text in self._rows(select, role, _key(image)):
+                classes = tuple(map(int, json.loads(text)))
+                if not classes or min(classes) < 0:
+                    raise ValueError(f"classes of {image.name!r} are {text}")
+                return classes if Stamp(*kept) == stamp else None
         return None
 
-    def add(self, role: str, image: LabelledImage, stamp: Stamp, answer: Ranking) -> None:
+    def add(self, role: str, image: LabelledImage, stamp: Stamp, classes: tuple[int, ...]) -> None:
         """Keep an answer; it has left the process when this returns."""
-        self._append(
-            {
-                "role": role,
-                "image": image.name,
-                **stamp._asdict(),
-                "label": image.label,
-                **answer._asdict(),
-            }
-        )
+        with self._typed_errors():
+            values = (role, _key(image), *stamp, json.dumps(classes))
+            self._rows("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", *values)
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _require_journal(self) -> None:
+        """Refuse another file before SQLite touches it."""
         try:
-            self._file.write(json.dumps(entry).encode() + b"\n")
-            self._file.flush()
+            with self._path.open("rb") as file:
+                head = file.read(100)
+        except FileNotFoundError:
+            return
         except OSError as error:
-            raise ResourceError(f"{self._path}: cannot be written: {error.strerror}") from error
+            raise ResourceError(f"{self._path}: cannot be written: {error.strerror}") from None
+        version, application = (int.from_bytes(head[at], "big") for at in _HEADER)
+        if head.startswith(b'{"kind": "vit_edge journal"'):
+            problem = "a journal of an older version, which this one does not read"
+        elif head and (head[:16] != _MAGIC or application != _APPLICATION_ID):
+            problem = "no journal of an evaluation"
+        elif head and version != SCHEMA_VERSION:
+            problem = f"no journal of this version: schema {version}, not {SCHEMA_VERSION}"
+        else:
+            return
+        raise InputError(f"{self._path}: {problem}; name another --resume, or delete it")
 
-    def _entry(self, offset: int) -> dict[str, Any]:
-        self._file.seek(offset)
-        entry: dict[str, Any] = json.loads(self._file.readline())
-        return entry
+    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._database.execute(statement, values).fetchall()
 
-    def _read(self) -> None:
-        """Index the lines that are there; drop what was cut off at the end."""
-        self._file.seek(0)
-        number = offset = 0
-        for number, line in enumerate(self._file, 1):
-            if number > 1 and not line.endswith(b"\n"):
-                os.ftruncate(self._file.fileno(), offset)
-                break
-            self._index(number, offset, line)
-            offset += len(line)
-        if not number:
-            self._append({"kind": _KIND, "schema_version": SCHEMA_VERSION})
-
-    def _index(self, number: int, offset: int, line: bytes) -> None:
+    @contextlib.contextmanager
+    def _typed_errors(self) -> Iterator[None]:
         try:
-            entry = json.loads(line)
-            if number == 1:
-                found = (entry["kind"], entry["schema_version"])
-                if found != (_KIND, SCHEMA_VERSION) or not line.endswith(b"\n"):
-                    raise ValueError(f"{found[0]}, schema {found[1]}")
-            elif "model" in entry:
-                self._models[entry["role"]] = dict(entry["model"])
+            yield
+        except sqlite3.OperationalError as error:  # no folder, no permission, a full disk
+            if "locked" in str(error):
+                problem = "another evaluation is writing it; wait, or name another --resume"
             else:
-                stamp = Stamp(int(entry["size"]), int(entry["changed_ns"]))
-                _ranking(entry)
-                self._keys.append(_key(entry["role"], entry["image"], stamp))
-                self._offsets.append(offset)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            what = "no journal of an evaluation" if number == 1 else f"line {number} is damaged"
+                problem = f"cannot be written: {error}"
+            raise ResourceError(f"{self._path}: {problem}") from None
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise InputError(
-                f"{self._path}: {what} ({error}); name another --resume, or delete it to start anew"
+                f"{self._path}: the journal is damaged ({error}); name another --resume, or delete "
+                "it to start anew"
             ) from None
 
 
-def _ranking(entry: Mapping[str, Any]) -> Ranking:
-    classes = tuple(map(int, entry["classes"]))
-    if not classes or min(classes) < 0:
-        raise ValueError(f"classes are {list(classes)}")
-    return Ranking(classes, tuple(map(float, entry["scores"])))
-
-
-def _key(role: str, name: str, stamp: Stamp) -> int:
-    text = f"{role}\0{name}\0{stamp.size}\0{stamp.changed_ns}"
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def _key(image: LabelledImage) -> bytes:
+    """Encode an image's name; file systems know names that are no Unicode."""
+    return image.name.encode("utf-8", "surrogateescape")

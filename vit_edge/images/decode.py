@@ -25,7 +25,7 @@ from vit_edge.errors import (
 )
 from vit_edge.images.files import ImageLimits
 from vit_edge.images.formats import HEAD_BYTES, appearance, decoded_format, refused_format
-from vit_edge.images.reduced import Decoded, ask_for_less
+from vit_edge.images.reduced import Picture, ask_for_less, whole
 
 # format -> its reader in Pillow. Used directly, not through Image.open: only the one plugin is
 # imported, nothing but this list can ever be reached, and the size is checked by our limits instead
@@ -49,7 +49,7 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # TIFF 6.0 p. 36; DNG 1.7 p. 21
 
 
-def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = None) -> Decoded:
+def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = None) -> Picture:
     """Decode the first frame of an image file. Call it inside `pillow_at_work`.
 
     Args:
@@ -60,8 +60,8 @@ def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = N
             it may not.
 
     Returns:
-        A loaded image, in the file's own mode and orientation (TIFF: upright, Pillow's reader
-        turns it).
+        A loaded image, in the file's own mode and orientation; Pillow's reader turns a TIFF
+        upright.
 
     Raises:
         ImageDecodeError: No image, or a damaged or truncated one.
@@ -72,20 +72,35 @@ def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = N
     if form == "JPEG":
         _require_scans(data, name, limits)
     module_name, class_name = _READERS[form]
-    module = importlib.import_module(f"PIL.{module_name}")
-    reader = getattr(module, class_name)
+    reader = getattr(importlib.import_module(f"PIL.{module_name}"), class_name)
     image: ImageFile.ImageFile = reader(_Complete(data, form), "")
     require_pixels(image.size, name, limits)
     if form == "TIFF":
         _require_no_camera_raw(image, name)
-    if form == "JPEG" and least_px is not None:
-        full_size = image.size
-        divisor = ask_for_less(image, least_px)
-        image.load()
-        return Decoded(image, full_size, divisor)
+    smaller = ask_for_less(image, least_px) if form == "JPEG" and least_px is not None else None
     image.load()
+    if smaller is not None:
+        return smaller
     require_pixels(image.size, name, limits)  # some readers learn the true size only now
-    return Decoded(image, image.size, 1)
+    return whole(image)
+
+
+def load_opened(image: Image.Image, name: str, limits: ImageLimits) -> Picture:
+    """Load a caller's Pillow image, which may still be a lazy and hostile file.
+
+    Raises:
+        UnsupportedImageError: A file of a format outside FORMATS.
+        ImageTooLargeError: More pixels than the limits allow.
+    """
+    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS | {"MPO"}:
+        # Loading could start a program (EPS); .copy() makes it the caller's decision.
+        raise UnsupportedImageError(
+            f"{name}: a {image.format} image, which is not decoded here. If you trust it, pass "
+            "image.copy()."
+        )
+    require_pixels(image.size, name, limits)
+    image.load()
+    return whole(image)
 
 
 @contextmanager

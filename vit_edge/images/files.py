@@ -1,4 +1,7 @@
-"""Read the bytes of an image file: never more than allowed, never from what would block."""
+"""What may be given as an image, what it is called, and the bytes of its file.
+
+Never are more bytes read than allowed, and never from what would block.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,15 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from vit_edge.errors import ImageDecodeError, ImageTooLargeError, VitEdgeError
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]"
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,43 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+
+
+def describe(source: object) -> str:
+    """Name an image in messages: its path, or what it is."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"<{type(source).__name__}, {len(source)} B>"
+    if isinstance(source, np.ndarray):
+        return f"array {source.dtype}{list(source.shape)}"
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+    else:
+        path = getattr(source, "filename" if isinstance(source, Image.Image) else "name", None)
+    if path and isinstance(path, (str, bytes)):
+        text = os.fsdecode(path)
+        return text if text.isprintable() else ascii(text)
+    if isinstance(source, Image.Image):
+        return f"<Pillow image {source.mode} {source.width}x{source.height}>"
+    return f"<{type(source).__name__}>"
+
+
+def read_source(source: object, name: str, limits: ImageLimits) -> bytes:
+    """Read the encoded file behind a path, bytes or a file object.
+
+    Raises:
+        ImageDecodeError: It is something else, or cannot be read.
+        ImageTooLargeError: It is longer than limits.max_file_bytes.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return read_file(source, name, limits)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if hasattr(source, "read"):
+        return read_stream(cast(BinaryIO, source), name, limits)
+    raise ImageDecodeError(
+        f"{name}: not an image: expected a path, bytes, a file object, a Pillow image or a uint8 "
+        f"array, got {type(source).__name__}."
+    )
 
 
 def read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> bytes:
@@ -80,21 +126,19 @@ def read_stream(file: BinaryIO, name: str, limits: ImageLimits) -> bytes:
 
 def _require_regular(status: os.stat_result, name: str, limits: ImageLimits) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = next(
-            (kind for is_kind, kind in _FILE_KINDS if is_kind(status.st_mode)), "a special file"
-        )
+        kind = _FILE_KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
         raise ImageDecodeError(f"{name}: not an image file: it is {kind}.")
     if status.st_size > limits.max_file_bytes:
         raise _too_long(name, f"{status.st_size:,}", limits)
 
 
-_FILE_KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_FILE_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def _too_long(name: str, found: str, limits: ImageLimits) -> ImageTooLargeError:

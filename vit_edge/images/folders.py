@@ -6,19 +6,21 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.errors import InputError, UsageError
+from vit_edge.errors import ImageError, InputError, UsageError
 from vit_edge.images.classnames import classes_of_names, spelling
 
 PHOTOS = Path(__file__).resolve().parents[1] / "data" / "photos"  # those that the package carries
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 FOLDERS = "folders"  # the name by which the folders' names are asked for
 UNKNOWN = -1  # as in a golden file
+LISTED = 100  # unreadable images; enough to see a pattern, and the message stays short
 _SHOWN = 10  # problems that a message lists
 
 
@@ -28,6 +30,28 @@ class LabelledImage(NamedTuple):
     name: str  # relative to the data's folder, or as the CSV file has it
     path: Path
     label: int  # UNKNOWN where there is none
+
+
+@dataclass
+class Unreadable:
+    """Images of a long run that could not be read: all are counted, the first are named."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, error: ImageError) -> None:
+        """Count one image."""
+        self.count += 1
+        if len(self.first) < LISTED:
+            self.first.append(str(error))
+
+    def text(self) -> str:
+        """What is named, one a line and indented."""
+        return "".join(f"\n  {problem}" for problem in self.first)
+
+    def as_dict(self) -> dict[str, Any]:
+        """How many, and what is named, ready for JSON."""
+        return {"count": self.count, "first": self.first}
 
 
 class Labelled(Protocol):
@@ -57,7 +81,30 @@ def read_labelled(folder: Path, labels_from: str, labels: Sequence[str]) -> Labe
     return LabelledCsv(folder, Path(labels_from), labels)
 
 
-class LabelledFolder:
+class _FolderImages:
+    """Images below a folder, counted by the name of the folder that each lies in."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._counts = Counter(file.parent.name for file in walk_images(folder))
+        if not self._counts:
+            raise _no_images(folder)
+        self._classes: dict[str, int] = {}  # empty: nobody knows
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        for path in walk_images(self._folder):
+            label = self._classes[path.parent.name] if self._classes else UNKNOWN
+            yield LabelledImage(path.relative_to(self._folder).as_posix(), path, label)
+
+
+class Unlabelled(_FolderImages):
+    """Images of a folder whose classes nobody knows."""
+
+
+class LabelledFolder(_FolderImages):
     """Images that lie in folders called like their classes (torchvision's ImageFolder)."""
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
@@ -67,47 +114,14 @@ class LabelledFolder:
             UsageError: No such folder, or no image in it.
             InputError: A folder that names no class.
         """
-        self._folder = folder
-        counts = Counter(file.parent.name for file in walk_images(folder))
-        if not counts:
-            raise _no_images(folder)
-        self._classes, problems = classes_of_names(counts, labels)
+        super().__init__(folder)
+        self._classes, problems = classes_of_names(self._counts, labels)
         if problems:
             raise InputError(
-                f"{folder}: {len(problems)} of {len(counts)} folders name no class of this model"
-                f"{listed(problems)}\nRename them, or give the classes with --labels-from FILE.csv"
+                f"{folder}: {len(problems)} of {len(self._counts)} folders name no class of this "
+                f"model{listed(problems)}\n"
+                "Rename them, or give the classes with --labels-from FILE.csv"
             )
-        self._images = sum(counts.values())
-
-    def __len__(self) -> int:
-        return self._images
-
-    def __iter__(self) -> Iterator[LabelledImage]:
-        for path in walk_images(self._folder):
-            name = path.relative_to(self._folder).as_posix()
-            yield LabelledImage(name, path, self._classes[path.parent.name])
-
-
-class Unlabelled:
-    """Images of a folder whose classes nobody knows."""
-
-    def __init__(self, folder: Path) -> None:
-        """Count them.
-
-        Raises:
-            UsageError: No such folder, or no image in it.
-        """
-        self._folder = folder
-        self._images = sum(1 for _ in walk_images(folder))
-        if not self._images:
-            raise _no_images(folder)
-
-    def __len__(self) -> int:
-        return self._images
-
-    def __iter__(self) -> Iterator[LabelledImage]:
-        for path in walk_images(self._folder):
-            yield LabelledImage(path.relative_to(self._folder).as_posix(), path, UNKNOWN)
 
 
 class LabelledCsv:

@@ -9,22 +9,18 @@ timm does, and the models were trained that way.
 from __future__ import annotations
 
 import logging
-import os
-from typing import BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 
-from vit_edge.errors import ArrayError, ImageDecodeError, UnsupportedImageError
-from vit_edge.images.decode import FORMATS, decode, pillow_at_work, require_pixels
-from vit_edge.images.files import DEFAULT_LIMITS, ImageLimits, read_file, read_stream
+from vit_edge.errors import ArrayError, UnsupportedImageError
+from vit_edge.images.decode import decode, load_opened, pillow_at_work, require_pixels
+from vit_edge.images.files import DEFAULT_LIMITS, ImageLike, ImageLimits, describe, read_source
 from vit_edge.images.orientation import upright_from
-from vit_edge.images.reduced import Picture, picture_from_turned, whole
+from vit_edge.images.reduced import Picture, turned, whole
 
 __all__ = ["DEFAULT_LIMITS", "ImageLike", "ImageLimits", "describe", "load_image", "load_picture"]
-
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[np.uint8]"
 
 _logger = logging.getLogger("vit_edge")
 
@@ -93,68 +89,20 @@ def load_picture(
     name = describe(source)
     if isinstance(source, np.ndarray):
         return whole(_image_from_array(source, name, limits))
-    if isinstance(source, Image.Image):
-        with pillow_at_work(name):
-            _load_foreign(source, name, limits)
-            return whole(_rgb_from_image(source, name, background, upright_from(source, name)))
-    data = _data_from_source(source, name, limits)
+    file = source if isinstance(source, Image.Image) else read_source(source, name, limits)
     with pillow_at_work(name):
-        decoded = decode(data, name, limits, least_px)
-        turn = upright_from(decoded.image, name)
-        rgb = _rgb_from_image(decoded.image, name, background, turn)
-        _say_frames(decoded.image, name)
-        return picture_from_turned(rgb, decoded, turn)
+        if isinstance(file, bytes):
+            stored = decode(file, name, limits, least_px)
+        else:
+            stored = load_opened(file, name, limits)
+        turn = upright_from(stored.image, name)
+        rgb = _rgb_from_image(stored.image, name, background)
+        if isinstance(file, bytes):
+            _say_frames(stored.image, name)
+        return turned(stored._replace(image=rgb), turn)
 
 
-def describe(source: object) -> str:
-    """Name an image in messages: its path, or what it is."""
-    if isinstance(source, (str, os.PathLike)):
-        return _printable(os.fspath(source))
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"<{type(source).__name__}, {len(source)} B>"
-    if isinstance(source, np.ndarray):
-        return f"array {source.dtype}{list(source.shape)}"
-    if isinstance(source, Image.Image):
-        path = getattr(source, "filename", "")
-        if path:
-            return _printable(path)
-        return f"<Pillow image {source.mode} {source.width}x{source.height}>"
-    path = getattr(source, "name", None)
-    return _printable(path) if isinstance(path, (str, bytes)) else f"<{type(source).__name__}>"
-
-
-def _printable(path: str | bytes) -> str:
-    text = os.fsdecode(path)
-    return text if text.isprintable() else ascii(text)
-
-
-def _data_from_source(source: object, name: str, limits: ImageLimits) -> bytes:
-    """Read the encoded file behind a path, bytes or a file object."""
-    if isinstance(source, (str, os.PathLike)):
-        return read_file(source, name, limits)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
-    if hasattr(source, "read"):
-        return read_stream(cast(BinaryIO, source), name, limits)
-    raise ImageDecodeError(
-        f"{name}: not an image: expected a path, bytes, a file object, a Pillow image or a uint8 "
-        f"array, got {type(source).__name__}."
-    )
-
-
-def _load_foreign(image: Image.Image, name: str, limits: ImageLimits) -> None:
-    """Load a caller's Pillow image, which may still be a lazy and hostile file."""
-    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS | {"MPO"}:
-        # Loading could start a program (EPS); .copy() makes it the caller's decision.
-        raise UnsupportedImageError(
-            f"{name}: a {image.format} image, which is not decoded here. If you trust it, pass "
-            "image.copy()."
-        )
-    require_pixels(image.size, name, limits)
-    image.load()
-
-
-def _say_frames(image: ImageFile.ImageFile, name: str) -> None:
+def _say_frames(image: Image.Image, name: str) -> None:
     """Log that an animation or a document has more than the frame that is used."""
     try:
         # Last of all: finding out makes the GIF reader leave the first frame, and what is wrong
@@ -166,22 +114,15 @@ def _say_frames(image: ImageFile.ImageFile, name: str) -> None:
         _logger.warning("%s: has several frames; only the first is used", name)
 
 
-def _rgb_from_image(
-    image: Image.Image,
-    name: str,
-    background: tuple[int, int, int],
-    turn: Image.Transpose | None,
-) -> Image.Image:
-    """Convert a loaded image of any mode to RGB and turn it; the image itself stays as it is."""
+def _rgb_from_image(image: Image.Image, name: str, background: tuple[int, int, int]) -> Image.Image:
+    """Convert a loaded image of any mode to RGB; the image itself stays as it is."""
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bit_from_deep(image, name)
     if image.has_transparency_data:
-        image = _composite(image, background)
-    elif image.mode != "RGB":
-        if image.mode == "LAB":
-            raise UnsupportedImageError(f"{name}: CIELAB colours. Convert the image to RGB.")
-        image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
+        return _composite(image, background)
+    if image.mode == "LAB":
+        raise UnsupportedImageError(f"{name}: CIELAB colours. Convert the image to RGB.")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _composite(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

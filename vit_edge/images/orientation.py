@@ -1,20 +1,23 @@
 """Which way up an image is: EXIF orientation, from the same places as PIL.ImageOps.exif_transpose.
 
-Read here and not by Image.getexif, which parses every tag there is, and warns and raises over the
-broken ones.
+Read here and not by Image.getexif: older versions of Pillow look in fewer places, and a directory
+that ends too early would be ignored without a word.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Literal
+import struct
 
 from PIL import Image
 
 _logger = logging.getLogger("vit_edge")
 
 _ORIENTATION = 0x0112  # EXIF 2.32, 4.6.4 A
+_HEADERS = re.compile(rb"(Exif\0\0){0,2}")  # some cameras write it twice, as Pillow knows too
+# By TIFF type (TIFF 6.0, p. 15). Pillow reads a BYTE as bytes, and no orientation from it.
+_INTEGERS = {3: "H", 4: "L", 6: "b", 8: "h", 9: "l"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,32 +32,27 @@ _TURNS = {
 def upright_from(image: Image.Image, name: str) -> Image.Transpose | None:
     """Tell what turns a loaded image upright; None if nothing has to.
 
-    Corrupt EXIF data is ignored, with a warning of the logger "vit_edge".
+    EXIF data counts first, XMP data where there is none. Corrupt EXIF data is ignored, with a
+    warning of the logger "vit_edge".
     """
     if image.format == "TIFF":
         return None  # Pillow's reader has done it
-    return _TURNS.get(_stated_orientation(image, name))
-
-
-def _stated_orientation(image: Image.Image, name: str) -> int:
-    """The orientation that EXIF data or, failing that, XMP data states; 1 if neither does."""
-    info = image.info
+    info, stated = image.info, None
     try:
-        exif = info.get("exif") or _exif_from_text(info.get("Raw profile type exif", ""))
-        value = _orientation_from_exif(exif) if exif else None
-    except (ValueError, TypeError, IndexError) as error:
+        if exif := info.get("exif") or _exif_from_text(info.get("Raw profile type exif", "")):
+            stated = _orientation_from_exif(exif)
+    except (ValueError, TypeError, IndexError, struct.error) as error:
         _logger.warning("%s: corrupt EXIF data ignored: %s", name, error)
-        value = None
-    if value is None:
+    if stated is None:
         xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or ""
         text = xmp if isinstance(xmp, str) else bytes(xmp).decode("latin-1")
-        found = re.search(r'tiff:Orientation(?:="|>)([0-9])', text)
-        value = int(found[1]) if found else 1
-    return value
+        digit = re.search(r'tiff:Orientation(?:="|>)([0-9])', text)
+        stated = int(digit[1]) if digit else 1
+    return _TURNS.get(stated)
 
 
 def _exif_from_text(text: str) -> bytes:
-    """ImageMagick's PNG text chunk: three lines of heading, then hexadecimal digits."""
+    """Read ImageMagick's PNG text chunk: three lines of heading, then hexadecimal digits."""
     return bytes.fromhex("".join(text.split("\n")[3:]))
 
 
@@ -62,20 +60,18 @@ def _orientation_from_exif(exif: bytes) -> int | None:
     """Find the orientation in a block of EXIF data: a TIFF header and its first directory.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError, struct.error: It is damaged.
     """
-    exif = exif.removeprefix(b"Exif\0\0")
-    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
-    if exif[:2] not in (b"II", b"MM"):
+    exif = _HEADERS.sub(b"", exif, count=1)
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
         raise ValueError(f"it begins {exif[:4]!r}, neither II nor MM")
-
-    def number(at: int, size: int) -> int:
-        if at + size > len(exif):
-            raise ValueError(f"it ends at byte {len(exif)}, within its first directory")
-        return int.from_bytes(exif[at : at + size], order)
-
-    start = number(4, 4)
-    for entry in range(start + 2, start + 2 + 12 * number(start, 2), 12):
-        if number(entry, 2) == _ORIENTATION:
-            return number(entry + 8, 4 if number(entry + 2, 2) == 4 else 2)
+    (start,) = struct.unpack_from(f"{order}L", exif, 4)
+    (entries,) = struct.unpack_from(f"{order}H", exif, start)
+    for at in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, at)
+        if tag == _ORIENTATION:
+            if kind not in _INTEGERS:
+                return 1
+            return int(struct.unpack_from(order + _INTEGERS[kind], exif, at + 8)[0])
     return None

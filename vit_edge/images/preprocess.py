@@ -18,10 +18,10 @@ from PIL import Image
 
 from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.errors import ArrayError, UsageError
-from vit_edge.images import ImageLimits
 from vit_edge.images.decode import pillow_at_work
-from vit_edge.images.load import DEFAULT_LIMITS, ImageLike, describe, load_picture
-from vit_edge.images.reduced import Box, Picture, Size, whole
+from vit_edge.images.files import DEFAULT_LIMITS, ImageLike, ImageLimits, describe
+from vit_edge.images.load import load_picture
+from vit_edge.images.reduced import Picture, Size, whole
 
 Decoding: TypeAlias = Literal["exact", "fast"]
 DECODINGS = get_args(Decoding)
@@ -142,10 +142,9 @@ def _resized_from_picture(picture: Picture, spec: Preprocessing) -> NDArray[np.u
     if image.size == full_size and new_size[0] * new_size[1] > _MAX_RESIZED_PIXELS:
         return np.asarray(_crop_of_resized(image, new_size, box, resample))
     for axis in _axis_order(image.size, new_size):
-        size = _replaced(image.size, axis, new_size[axis])
-        if size != image.size:
-            span = (edges[axis], edges[axis + 2])
-            image = image.resize(size, resample, _along(axis, image.size, span))
+        if image.size[axis] != new_size[axis]:
+            span = edges[axis], edges[axis + 2]
+            image = _resized_along(axis, image, new_size[axis], span, resample)
     return np.asarray(image.crop(box) if new_size != (crop_w, crop_h) else image)
 
 
@@ -210,7 +209,7 @@ def _levels(
     return (scaled[None] - means[:, None]) / stds[:, None]
 
 
-def _resized_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:
+def _resized_size(size: Size, spec: Preprocessing) -> Size:
     """(width, height) after resizing an image of `size` = (width, height)."""
     width, height = size
     target_h, target_w = spec.resize_hw
@@ -224,7 +223,7 @@ def _resized_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]
     return round(width / ratio), round(height / ratio)
 
 
-def _axis_order(size: tuple[int, int], new_size: tuple[int, int]) -> tuple[int, int]:
+def _axis_order(size: Size, new_size: Size) -> tuple[int, int]:
     """Which axis is resized first (0: width, 1: height): the rule of Pillow 13.
 
     Source: ImagingResampleInner in src/libImaging/Resample.c. Pillow before 13 always began with
@@ -234,13 +233,22 @@ def _axis_order(size: tuple[int, int], new_size: tuple[int, int]) -> tuple[int, 
     return (1, 0) if height_lost > max(0, 2 * width_lost) else (0, 1)
 
 
-def _replaced(pair: tuple[int, int], axis: int, value: int) -> tuple[int, int]:
-    return (value, pair[1]) if axis == 0 else (pair[0], value)
+def _resized_along(
+    axis: int,
+    image: Image.Image,
+    length: int,
+    span: tuple[float, float],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """Resize one axis: `length` pixels of what lies within `span`."""
+    size, box = list(image.size), [0.0, 0.0, *image.size]
+    size[axis], box[axis], box[axis + 2] = length, *span
+    return image.resize((size[0], size[1]), resample, (box[0], box[1], box[2], box[3]))
 
 
 def _crop_of_resized(
     image: Image.Image,
-    new_size: tuple[int, int],
+    new_size: Size,
     box: tuple[int, int, int, int],
     resample: Image.Resampling,
 ) -> Image.Image:
@@ -251,16 +259,9 @@ def _crop_of_resized(
     order = _axis_order(image.size, new_size)
     image = image.crop((first_x, first_y, last_x, last_y))
     for axis in order:
-        size = _replaced(image.size, axis, (right - left, bottom - top)[axis])
-        span = (span_x, span_y)[axis]
-        image = image.resize(size, resample, _along(axis, image.size, (span[0], span[1])))
+        length, span = ((right - left, span_x), (bottom - top, span_y))[axis]
+        image = _resized_along(axis, image, length, (span[0], span[1]), resample)
     return image
-
-
-def _along(axis: int, size: Size, span: tuple[float, float]) -> Box:
-    """The box of an image that is `span` along one axis and all of the other."""
-    start, stop = span
-    return (start, 0, stop, size[1]) if axis == 0 else (0, start, size[0], stop)
 
 
 def _window(length: int, new_length: int, start: int, stop: int) -> tuple[int, int, float, float]:

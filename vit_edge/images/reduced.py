@@ -14,16 +14,8 @@ Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-class Decoded(NamedTuple):
-    """An image as it is stored, whole or smaller."""
-
-    image: ImageFile.ImageFile
-    full_size: Size
-    divisor: int  # 1, 2, 4 or 8: the sides of `image` are those of full_size / divisor, rounded up
-
-
 class Picture(NamedTuple):
-    """An upright RGB image, and the full-size picture that it shows."""
+    """An image, and the full-size picture that it shows."""
 
     image: Image.Image
     full_size: Size  # of the picture
@@ -31,11 +23,11 @@ class Picture(NamedTuple):
 
 
 def whole(image: Image.Image) -> Picture:
-    """The picture that an image of full size shows."""
+    """Return the picture that an image of full size shows."""
     return Picture(image, image.size, (0, 0, *image.size))
 
 
-def ask_for_less(image: ImageFile.ImageFile, least_px: int) -> int:
+def ask_for_less(image: ImageFile.ImageFile, least_px: int) -> Picture:
     """Have a JPEG decoded smaller that is opened but not yet loaded.
 
     Args:
@@ -43,38 +35,31 @@ def ask_for_less(image: ImageFile.ImageFile, least_px: int) -> int:
         least_px: What neither side may fall below.
 
     Returns:
-        The divisor: the largest of 8, 4 and 2 that keeps least_px; 1, and nothing is done, if none
-        does.
+        The picture at 1/8, 1/4 or 1/2: the smallest that keeps least_px; whole if none does. The
+        sides of its image are rounded up.
     """
-    divisor = next((d for d in (8, 4, 2) if min(image.size) >= d * least_px), 1)
+    width, height = image.size
+    divisor = next((d for d in (8, 4, 2) if min(width, height) >= d * least_px), 1)
     if divisor > 1:
-        image.draft(None, (image.width // divisor, image.height // divisor))
-    return divisor
+        image.draft(None, (width // divisor, height // divisor))
+    return Picture(image, (width, height), (0, 0, width / divisor, height / divisor))
 
 
-def picture_from_turned(
-    image: Image.Image, decoded: Decoded, turn: Image.Transpose | None
-) -> Picture:
-    """Find the picture in an image that was decoded and then turned.
-
-    Args:
-        image: Upright.
-        decoded: What it was before.
-        turn: What was done to it.
-    """
+def turned(picture: Picture, turn: Image.Transpose | None) -> Picture:
+    """Turn a picture as it was stored; what its box leaves out may change sides."""
+    if turn is None:
+        return picture
     swapped, mirrored_x, mirrored_y = _EFFECTS[turn]
-    width, height = reversed(decoded.full_size) if swapped else decoded.full_size
-    covered_x, covered_y = width / decoded.divisor, height / decoded.divisor
-    x = image.width - covered_x if mirrored_x else 0
-    y = image.height - covered_y if mirrored_y else 0
-    return Picture(image, (width, height), (x, y, x + covered_x, y + covered_y))
+    image, size, stored_box = picture.image.transpose(turn), picture.full_size, picture.box
+    covered_x, covered_y = stored_box[2:][::-1] if swapped else stored_box[2:]
+    left = image.width - covered_x if mirrored_x else 0
+    top = image.height - covered_y if mirrored_y else 0
+    box = (left, top, left + covered_x, top + covered_y)
+    return Picture(image, size[::-1] if swapped else size, box)
 
 
-# What a turn does to an image, which as stored ends in part of a pixel at the right and at the
-# bottom: are the axes swapped? Is what was left over at the right, at the bottom, then on the other
-# side?
-_EFFECTS: dict[Image.Transpose | None, tuple[bool, bool, bool]] = {
-    None: (False, False, False),
+# Does a turn swap the axes? Does it then mirror x, or y?
+_EFFECTS: dict[Image.Transpose, tuple[bool, bool, bool]] = {
     Image.Transpose.FLIP_LEFT_RIGHT: (False, True, False),
     Image.Transpose.ROTATE_180: (False, True, True),
     Image.Transpose.FLIP_TOP_BOTTOM: (False, False, True),

@@ -30,11 +30,11 @@ from vit_edge.images.folders import (
     Labelled,
     LabelledImage,
     Unlabelled,
+    Unreadable,
     as_counted,
     read_labelled,
 )
 from vit_edge.images.preprocess import input_from_resized, resized_from_source
-from vit_edge.images.unreadable import Unreadable
 from vit_edge.parity.compare import check_probes
 from vit_edge.predictor import STREAM_BATCH
 
