@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.report.read import result_from_json
+from vit_edge.parity.result import Result
 from vit_edge.parity.statistics import Difference, Repeats
 from vit_edge.parity.witness import Witness
+from vit_edge.report.strict import json_from_record
 
 IMAGES, CLASSES = 16, 10
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -46,8 +50,8 @@ def made_run(
             {"name": "preprocessing", "passed": True, "detail": "9 probe files"},
             {"name": "repeatability", "passed": True, "detail": "the same batch twice: by 0"},
         ],
-        "images": witness.images([f"photo-{index}.jpg" for index in indices], logits),
-        "scatter": witness.scatter(), "blocks": None, "localized": None,
+        "images": json_from_record(witness.images([f"photo-{i}.jpg" for i in indices], logits)),
+        "scatter": json_from_record(witness.scatter()), "blocks": None, "localized": None,
         "memory": {"limit_bytes": None, "limited_by": None, "peak_rss_bytes": 150_000_000,
                    "peak_anonymous_bytes": 90_000_000},
         "seconds": {"total": 1.5, "running": 0.5},
@@ -102,6 +106,13 @@ def made_result(*runs: dict[str, Any], cpu: str = "AMD EPYC", model: str = "1") 
             "runs": list(runs or [made_run()]),
         }
     )  # fmt: skip
+
+
+def typed(value: dict[str, Any]) -> Result:
+    """A result as its file is read."""
+    result, problems = result_from_json(json.loads(json.dumps(value)))
+    assert problems == []
+    return result
 
 
 def made_pictures() -> dict[tuple[str, int], NDArray[np.uint8]]:

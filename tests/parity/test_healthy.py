@@ -28,7 +28,7 @@ def exported(out: Path, *arguments: str) -> Bundle:
 def check(bundle: Bundle, names: list[str]) -> None:
     for name in names:
         found = compare_here(Question(str(bundle.path), name, str(bundle.golden_path), None))
-        assert found["verdict"] == run.PASS, (name, found["problems"])
+        assert found.verdict == run.PASS, (name, found.problems)
 
 
 @pytest.mark.slow

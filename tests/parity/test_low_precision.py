@@ -184,7 +184,7 @@ def test_a_planted_fault_is_found(
 def test_constant_logits_are_found_although_their_cosine_is_high(precision: str) -> None:
     golden = reference(16, constant=60.0)
     found = compared(precision, golden, Candidate(constant(golden.logits), golden.features))
-    assert found.summary()[0]["cosine_min"] > 0.98
+    assert found.rows()[0].summary["cosine_min"] > 0.98
     assert any("centred SQNR" in problem for problem in found.problems)
 
 
@@ -226,7 +226,7 @@ def test_a_fault_in_rows_that_only_fill_up_a_batch_is_found(precision: str) -> N
 def test_an_image_that_fills_up_a_batch_counts_once() -> None:
     golden = reference(16)
     comparison = compared("int8", golden, Candidate(*healthy("int8", golden)))
-    assert {row["images"] for row in comparison.summary()} == {16}
+    assert {row.images for row in comparison.rows()} == {16}
 
 
 @pytest.mark.parametrize(("wrong", "images", "refused"), [(1, 16, False), (3, 16, True)])
@@ -256,13 +256,13 @@ def agreement_is_refused(golden: Drawn, wrong: int) -> bool:
 def test_where_the_reference_does_not_decide_agreement_is_not_judged() -> None:
     golden = reference(2000, classes=1000, lead=0.0)
     comparison = compared("int8", golden, Candidate(*healthy("int8", golden)))
-    row = comparison.summary()[0]
+    row = comparison.rows()[0].summary
     assert row["reference_margin_median"] < DECIDED
     assert row["top1_agreement"] < 0.95
     assert comparison.problems == []
     assert any(
         "not judged" in line
-        for line in statistics_table(comparison.summary(), comparison.limit, comparison.target)
+        for line in statistics_table(comparison.rows(), comparison.limit, comparison.target)
     )
 
 
@@ -298,7 +298,7 @@ def test_a_target_is_held_against_the_logits_besides_the_limit() -> None:
     assert problem.startswith("logits, batch 1, 3: target: centred SQNR is 2")
     assert any(
         "target >= 40.0 dB" in line
-        for line in statistics_table(comparison.summary(), comparison.limit, comparison.target)
+        for line in statistics_table(comparison.rows(), comparison.limit, comparison.target)
     )
 
 
@@ -332,7 +332,7 @@ def test_the_tables_show_nan_without_failing() -> None:
     low, exact = compared("int8", golden, candidate), compared("fp32", golden, candidate)
     assert any(
         "flip" in line and "image 3" in line
-        for line in statistics_table(low.summary(), low.limit, low.target)
+        for line in statistics_table(low.rows(), low.limit, low.target)
     )
-    assert len(list(exact_table(exact.summary()))) == 5
+    assert len(list(exact_table(exact.rows()))) == 5
     assert exact.problems == ["logits, batch 1, 3: 1 NaN or Inf; worst is image 3"]

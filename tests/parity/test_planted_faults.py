@@ -16,6 +16,7 @@ from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.parity import run
 from vit_edge.parity.localize.localize import localize
+from vit_edge.parity.result import Run
 from vit_edge.parity.run import Question, compare_here
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -42,7 +43,7 @@ def name_of(value: object) -> str:
     return getattr(value, "__name__", str(value))
 
 
-def verdict(candidate: Bundle, sound: Bundle, backend: str = "ort") -> dict[str, Any]:
+def verdict(candidate: Bundle, sound: Bundle, backend: str = "ort") -> Run:
     """In this process: a child each would take a second."""
     golden = str(sound.golden_path)
     return compare_here(Question(str(candidate.path), backend, golden, None))
@@ -50,8 +51,8 @@ def verdict(candidate: Bundle, sound: Bundle, backend: str = "ort") -> dict[str,
 
 def test_a_sound_bundle_passes_by_every_check(embedded_bundle: Bundle) -> None:
     found = verdict(embedded_bundle, embedded_bundle)
-    assert found["verdict"] == run.PASS
-    names = {check["name"] for check in found["checks"] if check["passed"]}
+    assert found.verdict == run.PASS
+    names = {check.name for check in found.checks if check.passed}
     assert names == {"preprocessing", "repeatability", "placement"}
 
 
@@ -61,8 +62,8 @@ def test_a_fault_in_float32_is_caught(
 ) -> None:
     candidate = planted.planted(embedded_bundle, change, tmp_path / "planted")
     found = verdict(candidate, embedded_bundle)
-    assert found["verdict"] == run.FAIL
-    assert any("logits" in problem for problem in found["problems"])
+    assert found.verdict == run.FAIL
+    assert any("logits" in problem for problem in found.problems)
 
 
 def test_another_mean_and_std_are_caught(embedded_bundle: Bundle, tmp_path: Path) -> None:
@@ -75,8 +76,8 @@ def test_an_orientation_that_is_not_applied_is_caught(
 ) -> None:
     monkeypatch.setattr("vit_edge.images.load.upright_from", lambda image, *_: None)
     found = verdict(embedded_bundle, embedded_bundle)
-    assert found["verdict"] == run.FAIL
-    assert any(problem.startswith("preprocessing: probe") for problem in found["problems"])
+    assert found.verdict == run.FAIL
+    assert any(problem.startswith("preprocessing: probe") for problem in found.problems)
 
 
 def test_a_leak_between_rows_is_caught_by_the_candidates_own_answers(
@@ -84,7 +85,7 @@ def test_a_leak_between_rows_is_caught_by_the_candidates_own_answers(
 ) -> None:
     candidate = planted.planted(embedded_bundle, planted.leak_between_rows, tmp_path / "planted")
     found = verdict(candidate, embedded_bundle)
-    batches = [row["batch_relative"] for row in found["comparisons"] if row["output"] == "logits"]
+    batches = [r.summary["batch_relative"] for r in found.comparisons if r.output == "logits"]
     assert max(batches) > 1e-4
 
 
@@ -96,8 +97,8 @@ def test_an_engine_of_another_model_is_not_run(embedded_bundle: Bundle, tmp_path
     place.parent.mkdir(exist_ok=True)
     stale.rename(place)
     found = verdict(sound, embedded_bundle)
-    assert found["verdict"] == run.PASS
-    assert found["facts"]["engine"].startswith("none")
+    assert found.verdict == run.PASS
+    assert found.facts["engine"].startswith("none")
     assert "another model" in ort.find(sound).reason
 
 
@@ -179,5 +180,5 @@ def test_a_fault_louder_than_quantization_is_caught_and_found_in_int8(
     assert found.sentence.startswith(f"block {planted.BLOCK}, {step}: ")
 
 
-def worst_sqnr_db(found: dict[str, Any]) -> float:
-    return min(r["sqnr_centred_db"] for r in found["comparisons"] if r["output"] == "logits")
+def worst_sqnr_db(found: Run) -> float:
+    return min(r.summary["sqnr_centred_db"] for r in found.comparisons if r.output == "logits")

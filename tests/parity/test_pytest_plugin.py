@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.parity.report_results import made_result, made_run, typed
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden, write_golden
 from vit_edge.parity import run
 from vit_edge.parity.pytest_plugin import check_parity, failure_text
+from vit_edge.parity.result import Result
 
 requires = ("onnxruntime",)
 
@@ -107,16 +109,10 @@ def test_pytest_finds_the_plugin_by_its_entry_point(repository: Path, tmp_path: 
     assert "Compare a bundle with the reference's answers" in done.stdout
 
 
-def judged(verdict: str, **found: Any) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "name": "ort",
-        "verdict": verdict,
-        "death": None,
-        "problems": [],
-        "open_questions": [],
-    }
-    bundle = {"name": "mine", "variant": "testing", "precision": "int8"}
-    return {"bundle": bundle, "runs": [{**entry, **found}]}
+def judged(verdict: str, **entries: Any) -> Result:
+    result = made_result(made_run() | {"verdict": verdict} | entries)
+    result["bundle"] |= {"name": "mine", "variant": "testing"}
+    return typed(result)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +146,7 @@ def test_the_words_of_the_verdict_are_all_there() -> None:
 def test_every_option_reaches_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def compare(bundle: str, **options: Any) -> dict[str, Any]:
+    def compare(bundle: str, **options: Any) -> Result:
         seen.update(options, bundle=bundle)
         return judged(run.PASS)
 

@@ -27,18 +27,21 @@ from tests.parity.report_results import (
     made_result,
     made_run,
     open_run,
+    typed,
 )
 from vit_edge.bundle import Bundle
 from vit_edge.errors import MissingExtraError
-from vit_edge.parity.report import plots, schema
+from vit_edge.parity.report import plots
 from vit_edge.parity.report.html import html_page
 from vit_edge.parity.report.junit import junit_xml
 from vit_edge.parity.report.merge import main
 from vit_edge.parity.report.pictures import SHOWN, data_uri, pictures_of, worst_images
 from vit_edge.parity.report.plots import figures
+from vit_edge.parity.report.read import result_from_json
 from vit_edge.parity.report.sections import merged
 from vit_edge.parity.report.text import text_of
 from vit_edge.parity.run import compare
+from vit_edge.report.strict import json_from_record
 
 requires = ("jinja2", "matplotlib")
 
@@ -78,13 +81,13 @@ class Page(HTMLParser):
 
 
 def a_page(*runs: dict[str, Any], **options: Any) -> Page:
-    return Page(html_page([made_result(*runs)], **options))
+    return Page(html_page([typed(made_result(*runs))], **options))
 
 
 @pytest.fixture(scope="module")
 def whole() -> str:
     """A page with everything on it."""
-    return html_page([full_result()], pictures=made_pictures(), labels=LABELS)
+    return html_page([typed(full_result())], pictures=made_pictures(), labels=LABELS)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_the_verdict_comes_first(run: dict[str, Any], words: str) -> None:
 
 
 def test_a_result_without_runs_shows_no_pass() -> None:
-    assert "Parity failed" in Page(html_page([made_result() | {"runs": []}])).text
+    assert "Parity failed" in Page(html_page([typed(made_result() | {"runs": []})])).text
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(whole: str) -> None:
@@ -119,7 +122,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(whole: str) -> None:
 
 def test_no_id_is_used_twice() -> None:
     other = made_result(cpu="Cortex-A78AE", model="2")
-    page = Page(html_page([full_result(), other]))
+    page = Page(html_page([typed(full_result()), typed(other)]))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids)) > 0
 
@@ -137,7 +140,7 @@ def test_no_text_of_a_result_becomes_markup() -> None:
     result = replaced(full_result())
     for run in result["runs"]:
         run["facts"] = {HOSTILE: HOSTILE}
-    page = html_page([result], pictures=made_pictures(), labels=[HOSTILE] * CLASSES)
+    page = html_page([typed(result)], pictures=made_pictures(), labels=[HOSTILE] * CLASSES)
     parsed = Page(page)
     assert not parsed.tags("script")
     assert not [a for _, a in parsed.elements if any(name.startswith("on") for name in a)]
@@ -150,7 +153,7 @@ def test_no_text_stops_the_page(text: str) -> None:
     for run in result["runs"]:
         run["name"] = text
     result["runs"][0]["blocks"][0]["tap"] = text
-    html_page([result], labels=[text] * CLASSES).encode()
+    html_page([typed(result)], labels=[text] * CLASSES).encode()
 
 
 def test_every_picture_has_words_and_every_plot_a_label(whole: str) -> None:
@@ -177,7 +180,7 @@ def test_statistics_carry_their_limits_and_the_reason() -> None:
 
 def test_both_answers_to_the_worst_images_are_named() -> None:
     run = failed_run()
-    worst = run["images"][worst_images([run])[0]]
+    worst = run["images"][worst_images(typed(made_result(run)).runs)[0]]
     text = a_page(run, pictures=made_pictures(), labels=LABELS).text
     for answer in (worst["reference"], worst["candidate"]):
         assert f"{LABELS[answer[0][0]]} {answer[0][1]:.2f}" in text
@@ -201,7 +204,7 @@ def test_a_run_that_died_is_shown_with_its_reason() -> None:
 
 
 def test_several_machines_stand_side_by_side() -> None:
-    results = [made_result(), made_result(cpu="Cortex-A78AE")]
+    results = [typed(made_result()), typed(made_result(cpu="Cortex-A78AE"))]
     page = Page(html_page(results))
     assert "A ort" in page.text
     assert "B ort" in page.text
@@ -210,13 +213,13 @@ def test_several_machines_stand_side_by_side() -> None:
 
 
 def test_results_of_different_models_are_kept_apart_and_that_is_said() -> None:
-    page = Page(html_page([made_result(), made_result(model="2")]))
+    page = Page(html_page([typed(made_result()), typed(made_result(model="2"))]))
     assert "their numbers are kept apart" in page.text
     assert len(page.tags("section")) == 2
 
 
 def test_the_same_results_make_the_same_page(whole: str) -> None:
-    assert html_page([full_result()], pictures=made_pictures(), labels=LABELS) == whole
+    assert html_page([typed(full_result())], pictures=made_pictures(), labels=LABELS) == whole
 
 
 def test_the_page_is_small(whole: str) -> None:
@@ -227,12 +230,14 @@ def test_2000_logits_per_backend_stay_small() -> None:
     run = made_run()
     values = np.random.default_rng(0).normal(size=2_000).tolist()
     run["scatter"] = {"reference": values, "candidate": values}
-    (drawn,) = [f for f in figures(merged([made_result(run)])[0], "s") if f.title == "Logits"]
+    (drawn,) = [
+        f for f in figures(merged([typed(made_result(run))])[0], "s") if f.title == "Logits"
+    ]
     assert len(drawn.svg) < 80_000
 
 
 def test_plots_have_no_colours_of_their_own() -> None:
-    for figure in figures(merged([full_result()])[0], "s"):
+    for figure in figures(merged([typed(full_result())])[0], "s"):
         assert re.findall(r"#[0-9a-f]{6}\b", figure.svg) == []
         assert "var(--" in figure.svg
 
@@ -251,11 +256,13 @@ def test_flips_come_before_what_keeps_its_class() -> None:
         {"index": 2, "relative_margin": None, "kl": None},
         {"index": 3, "relative_margin": 0.0, "kl": None},
     ]
-    assert worst_images([{"images": images}]) == [2, 1, 3, 0]
+    answers = {"name": "x", "reference": [], "candidate": []}
+    run = made_run() | {"images": [answers | image for image in images]}
+    assert worst_images(typed(made_result(run)).runs) == [2, 1, 3, 0]
 
 
 def test_the_worst_images_of_several_runs_are_few_and_none_comes_twice() -> None:
-    found = worst_images([made_run(), failed_run()])
+    found = worst_images(typed(made_result(made_run(), failed_run())).runs)
     assert len(found) == len(set(found)) == SHOWN
 
 
@@ -280,7 +287,7 @@ def test_small_images_keep_every_pixel() -> None:
 def test_pictures_come_from_the_golden_file(bundle: Bundle) -> None:
     result = made_result()
     result["golden"]["sha256"] = GOLDEN_SHA256
-    found = pictures_of(bundle.golden_path, result)
+    found = pictures_of(bundle.golden_path, typed(result))
     assert 0 < len(found) <= SHOWN
     assert {sha256 for sha256, _ in found} == {GOLDEN_SHA256}
     assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in found.values())
@@ -289,8 +296,9 @@ def test_pictures_come_from_the_golden_file(bundle: Bundle) -> None:
 def test_a_real_comparison_becomes_a_page_with_its_pictures(bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     result = compare(bundle, backend_names=("ort",))
-    assert schema.problems(json.loads(json.dumps(result))) == []
-    (tmp_path / "a.json").write_text(json.dumps(result))
+    written = json.dumps(json_from_record(result))
+    assert typed(json.loads(written)) == result
+    (tmp_path / "a.json").write_text(written)
     page = tmp_path / "page.html"
     arguments = [str(tmp_path / "a.json"), "--html", str(page), "--bundle", str(bundle.path)]
     assert main(arguments) == 0
@@ -305,7 +313,7 @@ def test_a_missing_package_is_named_with_the_line_to_type(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}.*vit-edge\[report\]"):
-        html_page([made_result()])
+        html_page([typed(made_result())])
 
 
 def luminance(colour: str) -> float:
@@ -359,7 +367,8 @@ def test_a_value_of_another_kind_is_refused_or_can_be_shown(
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = wrong
-        if not schema.problems(result):
-            assert list(text_of([result]))
-            assert html_page([result], pictures=made_pictures(), labels=LABELS)
-            assert junit_xml([result])
+        read, problems = result_from_json(result)
+        if not problems:
+            assert list(text_of([read]))
+            assert html_page([read], pictures=made_pictures(), labels=LABELS)
+            assert junit_xml([read])

@@ -19,6 +19,7 @@ from tests.parity.report_results import (
     made_pictures,
     made_result,
     made_run,
+    typed,
 )
 from vit_edge.parity.report.html import html_page
 
@@ -114,7 +115,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
 @pytest.fixture(scope="module")
 def page() -> str:
     """A page with all there can be on one, of two machines."""
-    results = [full_result(), made_result(made_run("openvino"), cpu="Cortex-A78AE")]
+    results = [typed(full_result()), typed(made_result(made_run("openvino"), cpu="Cortex-A78AE"))]
     return html_page(results, pictures=made_pictures(), labels=LABELS)
 
 
@@ -152,7 +153,7 @@ def test_long_words_do_not_widen_the_page(browser: Browser) -> None:
     run["facts"] = {"f" * 100: "v" * 300}
     result = made_result(run, cpu="c" * 200)
     result["bundle"]["name"] = "b" * 200
-    found = browser.look(html_page([result]), width_px=PHONE_PX).found
+    found = browser.look(html_page([typed(result)]), width_px=PHONE_PX).found
     assert found["scroll_px"] <= PHONE_PX
 
 

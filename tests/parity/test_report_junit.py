@@ -7,7 +7,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.parity.report_results import dead_run, failed_run, made_result, made_run, open_run
+from tests.parity.report_results import (
+    dead_run,
+    failed_run,
+    made_result,
+    made_run,
+    open_run,
+    typed,
+)
 from vit_edge.parity.report.junit import junit_xml
 
 # testsuites > testsuite > testcase, as the Jenkins JUnit plugin's schema (junit-10.xsd) has it:
@@ -26,7 +33,7 @@ SCHEMA: dict[str, tuple[set[str], set[str]]] = {
 
 
 def suites(*runs: dict[str, Any], strict: bool = False) -> ElementTree.Element:
-    return ElementTree.fromstring(junit_xml([made_result(*runs)], strict=strict))
+    return ElementTree.fromstring(junit_xml([typed(made_result(*runs))], strict=strict))
 
 
 def counts(element: ElementTree.Element) -> tuple[int, ...]:
@@ -103,12 +110,12 @@ def test_no_text_can_break_the_document(text: str) -> None:
     run = failed_run(text)
     run |= {"problems": [text], "facts": {text: text}, "localized": text}
     run["checks"][0] |= {"name": text, "passed": False, "detail": text}
-    xml = junit_xml([made_result(run, cpu=text)])
+    xml = junit_xml([typed(made_result(run, cpu=text))])
     assert len(list(ElementTree.fromstring(xml.encode()).iter("testcase"))) == 6
 
 
 def test_the_machines_of_several_results_are_told_apart() -> None:
-    results = [made_result(cpu="Cortex-A78AE"), made_result(cpu="AMD EPYC")]
+    results = [typed(made_result(cpu=cpu)) for cpu in ("Cortex-A78AE", "AMD EPYC")]
     root = ElementTree.fromstring(junit_xml(results))
     assert [suite.attrib["name"] for suite in root] == ["A base-1 on ort", "B base-1 on ort"]
     assert len({case.attrib["classname"] for case in root.iter("testcase")}) == 2

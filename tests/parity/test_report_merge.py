@@ -16,14 +16,16 @@ from tests.parity.report_results import (
     made_result,
     made_run,
     open_run,
+    typed,
 )
 from vit_edge.bundle import Bundle
 from vit_edge.errors import InputError, UsageError
 from vit_edge.parity.__main__ import main
-from vit_edge.parity.report import read, schema
-from vit_edge.parity.report.read import read_result
+from vit_edge.parity.report import read
+from vit_edge.parity.report.read import read_result, result_from_json
 from vit_edge.parity.report.sections import devices, merged, overall, said_once
 from vit_edge.parity.report.text import text_of
+from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
 
 
@@ -50,7 +52,26 @@ def without(key: str) -> dict[str, Any]:
 )
 def test_what_was_written_is_read_back(saved: Callable[..., Path], runs: tuple[Any, ...]) -> None:
     result = made_result(*runs)
-    assert read_result(saved(result)) == result
+    read_back = json_from_record(read_result(saved(result)))
+    for run in read_back["runs"]:
+        findings = run.pop("findings")  # which these files lack, as those of 0.1.0 do
+        assert bool(findings) == bool(run["comparisons"])
+    assert read_back == json_from_record(typed(result)) | {"runs": read_back["runs"]}
+    for entry, run in zip(read_back["runs"], runs, strict=True):
+        assert entry == {**run, "limit": entry["limit"], "memory": entry["memory"]}
+        assert entry["limit"].items() >= run["limit"].items()
+        assert entry["memory"].items() >= run["memory"].items()
+
+
+def test_what_was_written_with_its_findings_is_read_back(saved: Callable[..., Path]) -> None:
+    result = typed(made_result(failed_run(), open_run("b"), dead_run("c")))
+    assert read_result(saved(json_from_record(result))) == result
+
+
+def test_findings_are_read_and_not_judged_again(saved: Callable[..., Path]) -> None:
+    written = json_from_record(typed(made_result(failed_run())))
+    written["runs"][0]["findings"][0]["words"] = "as the child said"
+    assert read_result(saved(written)).runs[0].findings[0].words == "as the child said"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +129,7 @@ def test_a_missing_key_is_named(key: str) -> None:
     result = made_result()
     place = result["runs"][0] if key in result["runs"][0] else result
     del place[key]
-    assert any(f"lacks {key!r}" in problem for problem in schema.problems(result))
+    assert any(f"lacks {key!r}" in problem for problem in result_from_json(result)[1])
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
@@ -139,7 +160,9 @@ def test_the_same_result_twice_is_refused(saved: Callable[..., Path]) -> None:
 
 
 def test_results_of_one_model_share_a_table() -> None:
-    (section,) = merged([made_result(), made_result(made_run("openvino"), cpu="Cortex-A78AE")])
+    (section,) = merged(
+        [typed(made_result()), typed(made_result(made_run("openvino"), cpu="Cortex-A78AE"))]
+    )
     assert [column.label for column in section.columns] == ["A ort", "B openvino"]
 
 
@@ -147,24 +170,25 @@ def test_results_of_one_model_share_a_table() -> None:
 def test_what_cannot_be_compared_stands_apart_and_that_is_said(key: tuple[str, str]) -> None:
     other = made_result(cpu="Cortex-A78AE")
     other[key[0]][key[1]] = "5" * 64
-    assert len(merged([made_result(), other])) == 2
-    assert any("their numbers are kept apart" in line for line in text_of([made_result(), other]))
+    results = [typed(made_result()), typed(other)]
+    assert len(merged(results)) == 2
+    assert any("their numbers are kept apart" in line for line in text_of(results))
 
 
 def test_nothing_is_said_of_separate_sections_where_there_is_one() -> None:
-    lines = text_of([made_result(), made_result(cpu="Cortex-A78AE")])
+    lines = text_of([typed(made_result()), typed(made_result(cpu="Cortex-A78AE"))])
     assert not any("kept apart" in line for line in lines)
 
 
 def test_the_worst_verdict_is_the_verdict() -> None:
-    assert overall([made_result(made_run(), open_run("b"))]) == "inconclusive"
-    assert overall([made_result(made_run()), made_result(failed_run())]) == "fail"
-    assert overall([made_result(dead_run(), failed_run("b"))]) == "died"
-    assert overall([made_result()]) == "pass"
+    assert overall([typed(made_result(made_run(), open_run("b")))]) == "inconclusive"
+    assert overall([typed(made_result(made_run())), typed(made_result(failed_run()))]) == "fail"
+    assert overall([typed(made_result(dead_run(), failed_run("b")))]) == "died"
+    assert overall([typed(made_result())]) == "pass"
 
 
 def test_a_result_without_runs_is_no_pass() -> None:
-    assert overall([made_result() | {"runs": []}]) == "fail"
+    assert overall([typed(made_result() | {"runs": []})]) == "fail"
 
 
 def test_every_device_has_a_name_of_its_own() -> None:
@@ -197,7 +221,7 @@ def test_no_text_of_a_result_can_steer_the_terminal(
 
 
 def test_the_table_shows_what_failed_and_what_is_open() -> None:
-    text = "\n".join(text_of([made_result(failed_run(), open_run("b"), dead_run("c"))]))
+    text = "\n".join(text_of([typed(made_result(failed_run(), open_run("b"), dead_run("c")))]))
     assert "dB FAILED" in text
     assert "100.00% open" in text
     assert "c FAILED: it needed more than its limit of 100 MiB" in text

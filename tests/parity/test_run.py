@@ -11,36 +11,39 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.parity.report_results import made_result, typed
 from tests.parity.test_low_precision import MANIFEST, Candidate, compared, reference
 from vit_edge import backends, plugins
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden, Probe, write_golden
 from vit_edge.machine import child
-from vit_edge.parity import run
+from vit_edge.parity import judge, run
 from vit_edge.parity.__main__ import main
-from vit_edge.parity.compare import compare_answers
+from vit_edge.parity.compare import Comparison, compare_answers
 from vit_edge.parity.invariance import check_invariance, failed
 from vit_edge.parity.limits import limit_for
+from vit_edge.parity.result import Scatter, exit_code
 from vit_edge.parity.run import Question, compare, compare_here
 from vit_edge.parity.targets import parse_target
 from vit_edge.parity.witness import SCATTER, Witness
+from vit_edge.report.strict import json_from_record
 
 requires = ("onnxruntime",)
 
 
 def test_a_result_says_what_was_compared_with_what_and_where(testing_bundle: Bundle) -> None:
     result = compare(testing_bundle, backend_names=["ort"])
-    json.dumps(result, allow_nan=False)
-    assert result["schema_version"] == 3
-    assert result["bundle"]["model_sha256"] == testing_bundle.model_sha256
-    assert result["golden"]["images"] == 16
-    assert {"cpu", "cpus", "memory", "system"} <= result["machine"].keys()
-    (found,) = result["runs"]
-    assert found["verdict"] == run.PASS
-    assert found["memory"]["peak_rss_bytes"] > found["memory"]["peak_anonymous_bytes"] > 10e6
-    assert found["seconds"]["total"] > found["seconds"]["running"] > 0
-    assert [entry["index"] for entry in found["images"]] == list(range(16))
-    assert len(found["scatter"]["reference"]) == len(found["scatter"]["candidate"]) > 100
+    json.dumps(json_from_record(result), allow_nan=False)
+    assert result.schema_version == 3
+    assert result.bundle.model_sha256 == testing_bundle.model_sha256
+    assert result.golden.images == 16
+    assert {"cpu", "cpus", "memory", "system"} <= result.machine.keys()
+    (found,) = result.runs
+    assert found.verdict == run.PASS
+    assert (found.memory.peak_rss_bytes or 0) > (found.memory.peak_anonymous_bytes or 0) > 10e6
+    assert found.seconds.total > found.seconds.running > 0
+    assert [entry.index for entry in found.images] == list(range(16))
+    assert len(found.scatter.reference) == len(found.scatter.candidate) > 100
 
 
 def test_each_backend_runs_in_a_process_of_its_own_in_the_order_asked_for(
@@ -49,8 +52,8 @@ def test_each_backend_runs_in_a_process_of_its_own_in_the_order_asked_for(
     monkeypatch.setattr(run, "compare_here", lambda question: pytest.fail("in this process"))
     pytest.importorskip("openvino")
     result = compare(testing_bundle, backend_names=["openvino", "ort"])
-    assert [entry["name"] for entry in result["runs"]] == ["openvino", "ort"]
-    assert [entry["facts"]["backend"] for entry in result["runs"]] == ["openvino", "ort"]
+    assert [entry.name for entry in result.runs] == ["openvino", "ort"]
+    assert [entry.facts["backend"] for entry in result.runs] == ["openvino", "ort"]
 
 
 # Children that die
@@ -79,10 +82,10 @@ def test_a_child_that_is_killed_is_a_result_and_the_next_backend_runs(
 
     monkeypatch.setattr(child, "attempted_call", killed_once)
     result = compare(testing_bundle, backend_names=["ort", "auto"])
-    first, second = result["runs"]
-    assert (first["verdict"], first["death"]) == (run.DIED, "killed by SIGKILL")
-    assert second["verdict"] == run.PASS
-    assert run.exit_code([result], strict=False) == 4
+    first, second = result.runs
+    assert (first.verdict, first.death) == (run.DIED, "killed by SIGKILL")
+    assert second.verdict == run.PASS
+    assert exit_code([result], strict=False) == 4
 
 
 def kill_yourself() -> None:
@@ -90,9 +93,9 @@ def kill_yourself() -> None:
 
 
 def test_a_child_that_takes_too_long_is_a_result(testing_bundle: Bundle) -> None:
-    (found,) = compare(testing_bundle, backend_names=["ort"], timeout_s=0.05)["runs"]
-    assert found["verdict"] == run.DIED
-    assert "it took longer than 0.05 s" in found["death"]
+    (found,) = compare(testing_bundle, backend_names=["ort"], timeout_s=0.05).runs
+    assert found.verdict == run.DIED
+    assert "it took longer than 0.05 s" in (found.death or "")
 
 
 def test_a_backend_that_refuses_the_bundle_is_a_result(
@@ -104,8 +107,8 @@ def test_a_backend_that_refuses_the_bundle_is_a_result(
         raise BackendError("no such device")
 
     monkeypatch.setattr(child, "attempted_call", refusing)
-    (found,) = compare(testing_bundle, backend_names=["ort"])["runs"]
-    assert found["death"] == "BackendError: no such device"
+    (found,) = compare(testing_bundle, backend_names=["ort"]).runs
+    assert found.death == "BackendError: no such device"
 
 
 def test_a_damaged_bundle_is_an_error_and_no_result(
@@ -119,12 +122,17 @@ def test_a_damaged_bundle_is_an_error_and_no_result(
 # Verdicts
 
 
+def unproven(comparison: Comparison) -> list[str]:
+    judged = judge.findings(comparison.rows(), comparison.limit, comparison.target)
+    return judge.open_questions(judged)
+
+
 def test_a_rate_that_the_images_do_not_prove_is_open_and_says_how_many_would() -> None:
     golden = reference(16)
     target = parse_target("top1_agreement=0.99")
     found = compared("int8", golden, Candidate(golden.logits, golden.features), target)
     assert found.problems == []
-    (question,) = run.unproven(found)
+    (question,) = unproven(found)
     assert "top-1 agreement at least 99.00% is not proven" in question
     assert "about 381 images" in question
 
@@ -141,8 +149,8 @@ def test_a_rate_is_judged_where_all_images_were_seen() -> None:
         )  # fmt: skip
 
     found = judged(golden.logits)
-    assert {row["images"] for row in found.summary()} == {64, 500}
-    assert run.unproven(found) == []
+    assert {row.images for row in found.rows()} == {64, 500}
+    assert unproven(found) == []
     assert found.problems == []
     wrong = golden.logits.copy()
     wrong[100:] = np.roll(wrong[100:], 1, axis=1)
@@ -228,9 +236,9 @@ def test_what_a_child_raises_is_the_result_of_its_backend_alone(
         return real("tests.parity.test_run:leave_without_a_word", **limits)
 
     monkeypatch.setattr(child, "attempted_call", raising_once)
-    first, second = compare(testing_bundle, backend_names=["ort", "auto"])["runs"]
-    assert "ended without an answer" in first["death"]
-    assert second["verdict"] == run.PASS
+    first, second = compare(testing_bundle, backend_names=["ort", "auto"]).runs
+    assert "ended without an answer" in (first.death or "")
+    assert second.verdict == run.PASS
 
 
 def leave_without_a_word() -> None:
@@ -238,8 +246,8 @@ def leave_without_a_word() -> None:
 
 
 def test_nothing_compared_is_no_success() -> None:
-    assert run.exit_code([], strict=False) == 4
-    assert run.exit_code([{"runs": []}], strict=False) == 4
+    assert exit_code([], strict=False) == 4
+    assert exit_code([typed(made_result() | {"runs": []})], strict=False) == 4
 
 
 # Against another bundle
@@ -247,12 +255,13 @@ def test_nothing_compared_is_no_success() -> None:
 
 def test_another_bundle_can_be_the_reference(bundle: Bundle, testing_bundle: Bundle) -> None:
     result = compare(bundle, backend_names=["ort"], against=testing_bundle.path)
-    assert result["against"]["model_sha256"] == testing_bundle.model_sha256
-    (found,) = result["runs"]
-    assert found["verdict"] == run.PASS
-    assert result["golden"]["reference_dtype"].startswith("fp32 on onnxruntime")
-    rows = [row for row in found["comparisons"] if row["batch"] == 1]
-    assert all(row["max_abs_diff"] == 0 for row in rows)  # itself
+    assert result.against is not None
+    assert result.against.model_sha256 == testing_bundle.model_sha256
+    (found,) = result.runs
+    assert found.verdict == run.PASS
+    assert result.golden.reference_dtype.startswith("fp32 on onnxruntime")
+    rows = [row for row in found.comparisons if row.batch == 1]
+    assert all(row.summary["max_abs_diff"] == 0 for row in rows)  # itself
 
 
 @pytest.mark.parametrize(
@@ -360,27 +369,27 @@ def test_a_witness_takes_each_image_once_and_keeps_the_scatter_small() -> None:
     for _ in range(2):
         witness.add(np.arange(3), logits + 0.01, logits)
     entries = witness.images(["a", "b", "c"], None)
-    assert [entry["name"] for entry in entries] == ["a", "b", "c"]
-    first = entries[0]["reference"][0]
+    assert [entry.name for entry in entries] == ["a", "b", "c"]
+    first = entries[0].reference[0]
     assert first[0] == int(logits[0].argmax())
-    assert 1000 < len(witness.scatter()["reference"]) <= SCATTER
+    assert 1000 < len(witness.scatter().reference) <= SCATTER
 
 
 def test_an_answer_of_nans_is_shown_without_numbers() -> None:
     witness = Witness(images=1)
     witness.add(np.array([0]), np.full((1, 4), np.nan, np.float32), np.zeros((1, 4), np.float32))
     (entry,) = witness.images(["x"], None)
-    assert [value for _, value in entry["candidate"]] == [None] * 4
-    assert witness.scatter() == {"reference": [], "candidate": []}
-    json.dumps(entry, allow_nan=False)
+    assert [value for _, value in entry.candidate] == [None] * 4
+    assert witness.scatter() == Scatter()
+    json.dumps(json_from_record(entry), allow_nan=False)
 
 
 def test_a_candidate_is_compared_in_this_process_too(testing_bundle: Bundle) -> None:
     target = parse_target("sqnr_centred_db=290")
     golden = str(testing_bundle.golden_path)
     found = compare_here(Question(str(testing_bundle.path), "ort", golden, target))
-    assert found["verdict"] == run.FAIL
-    assert found["target"] == {"sqnr_centred_db": 290}
+    assert found.verdict == run.FAIL
+    assert found.target == {"sqnr_centred_db": 290}
 
 
 def test_what_a_child_writes_stays_out_of_the_bundle(bundle: Bundle) -> None:

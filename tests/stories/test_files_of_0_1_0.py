@@ -15,6 +15,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.parity import __main__ as parity
 from vit_edge.parity.report.read import read_results
+from vit_edge.report.strict import json_from_record
 from vit_edge.verify import main as verify
 
 requires = ("onnxruntime",)
@@ -53,5 +54,8 @@ def test_its_bench_results_are_read_and_reported(capsys: pytest.CaptureFixture[s
 
 def test_its_parity_results_are_read() -> None:
     (result,) = read_results([OLD / "parity.json"])
-    assert result == json.loads((OLD / "parity.json").read_text())
-    assert [run["verdict"] for run in result["runs"]] == ["pass"]
+    assert [run.verdict for run in result.runs] == ["pass"]
+    assert all(finding.status == "pass" for run in result.runs for finding in run.findings)
+    written = json_from_record(result)
+    assert all(run.pop("findings") for run in written["runs"])  # 0.1.0 stored none
+    assert written == json.loads((OLD / "parity.json").read_text())

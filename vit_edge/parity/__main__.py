@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from vit_edge import backends, cli
 from vit_edge.bundle import Bundle
@@ -15,15 +14,26 @@ from vit_edge.bundle.golden import Golden
 from vit_edge.errors import UsageError, VitEdgeError
 from vit_edge.parity import run
 from vit_edge.parity.limits import limit_for
+from vit_edge.parity.result import (
+    DIED,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    Memory,
+    Result,
+    Run,
+    exit_code,
+)
 from vit_edge.parity.tables import exact_table, statistics_table
 from vit_edge.parity.targets import STATISTICS, Target, parse_target
+from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
 
-_WORDS = {
-    run.PASS: "parity holds",
-    run.FAIL: "parity FAILED",
-    run.INCONCLUSIVE: "parity INCONCLUSIVE",
-    run.DIED: "parity FAILED: it died",
+_VERDICTS = {
+    PASS: "parity holds",
+    FAIL: "parity FAILED",
+    INCONCLUSIVE: "parity INCONCLUSIVE",
+    DIED: "parity FAILED: it died",
 }
 
 
@@ -116,11 +126,12 @@ def _run(arguments: argparse.Namespace) -> int:
         timeout_s=arguments.timeout,
     )
     if arguments.json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        print(_json(result))
     else:
-        for line in _lines(bundle, result, target):
-            print(cli.printable(line))
-    code = run.exit_code([result], strict=arguments.strict)
+        for entry in result.runs:
+            for line in _run_lines(bundle, result, entry, target):
+                print(cli.printable(line))
+    code = exit_code([result], strict=arguments.strict)
     try:
         _write_reports(arguments, bundle, result)
     except VitEdgeError as error:  # a verdict counts more than a report that cannot be written
@@ -145,12 +156,10 @@ def _backend_names(text: str) -> list[str]:
     return names
 
 
-def _write_reports(
-    arguments: argparse.Namespace, bundle: Bundle, result: Mapping[str, Any]
-) -> None:
+def _write_reports(arguments: argparse.Namespace, bundle: Bundle, result: Result) -> None:
     golden = arguments.golden or bundle.golden_path
     if arguments.save is not None:
-        write_report(arguments.save, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_report(arguments.save, f"{_json(result)}\n")
     if arguments.junit is not None:
         from vit_edge.parity.report.junit import junit_xml
 
@@ -169,58 +178,48 @@ def _write_reports(
             polygraphy.save_golden(arguments.save_polygraphy, opened, bundle.manifest)
 
 
-def _lines(bundle: Bundle, result: Mapping[str, Any], target: Target | None) -> Iterator[str]:
-    golden = result["golden"]
-    against = result["against"]
-    reference = f"the {golden['reference_dtype']} reference"
-    if against is not None:
-        reference = f"{against['name']} ({golden['reference_dtype']})"
-    for entry in result["runs"]:
-        yield from _run_lines(bundle, entry, golden["images"], reference, target)
+def _json(result: Result) -> str:
+    return json.dumps(json_from_record(result), indent=2, allow_nan=False)
 
 
-def _run_lines(
-    bundle: Bundle, entry: Mapping[str, Any], images: int, reference: str, target: Target | None
-) -> Iterator[str]:
+def _run_lines(bundle: Bundle, result: Result, entry: Run, target: Target | None) -> Iterator[str]:
     """One backend's findings as text."""
-    facts = entry["facts"]
-    if entry["death"] is not None:
-        yield f"{bundle.path} on {entry['name']}"
-        yield f"died           {entry['death']}"
+    facts = entry.facts
+    if entry.death is not None:
+        yield f"{bundle.path} on {entry.name}"
+        yield f"died           {entry.death}"
     else:
         yield f"{bundle.path} on {facts['runtime']}, {facts['device']}"
         yield f"engine         {facts['engine']}"
-        yield f"answers        {images} images against {reference}"
-    if entry["simulated"] is not None:
-        yield f"simulated      {entry['simulated']}"
-    for check in entry["checks"]:
-        yield f"{check['name']:<14} {check['detail']}"
-    yield from _memory_line(entry["memory"])
-    rows: Sequence[Mapping[str, Any]] = entry["comparisons"]
+        yield f"answers        {result.golden.images} images against {result.reference}"
+    if entry.simulated is not None:
+        yield f"simulated      {entry.simulated}"
+    for check in entry.checks:
+        yield f"{check.name:<14} {check.detail}"
+    yield from _memory_line(entry.memory)
+    rows = entry.comparisons
     if not rows:
-        yield _WORDS[entry["verdict"]]
+        yield _VERDICTS[entry.verdict]
         return
     precision = bundle.manifest.precision
     if precision == "fp32" and target is None:
         yield from exact_table(rows)
     else:
         yield from statistics_table(rows, limit_for(precision), target)
-    yield from (f"FAILED: {problem}" for problem in entry["problems"])
-    yield from (f"OPEN: {question}" for question in entry["open_questions"])
-    if entry["localized"] is not None:
-        yield from (
-            f"{step['tap']:<32} {step['sqnr_db']:>6.1f} dB" for step in entry["blocks"] or []
-        )
-        yield f"LOCALIZED: {entry['localized']}"
-    yield _WORDS[entry["verdict"]]
+    yield from (f"FAILED: {problem}" for problem in entry.problems)
+    yield from (f"OPEN: {question}" for question in entry.open_questions)
+    if entry.localized is not None:
+        yield from (f"{block.tap:<32} {block.sqnr_db:>6.1f} dB" for block in entry.blocks or ())
+        yield f"LOCALIZED: {entry.localized}"
+    yield _VERDICTS[entry.verdict]
 
 
-def _memory_line(memory: Mapping[str, Any]) -> Iterator[str]:
-    if not memory.get("peak_rss_bytes"):
+def _memory_line(memory: Memory) -> Iterator[str]:
+    if not memory.peak_rss_bytes:
         return
-    own, everything = (memory[f"peak_{kind}_bytes"] / 1e6 for kind in ("anonymous", "rss"))
-    limit = memory["limit_bytes"]
-    kept = "" if limit is None else f"; limit {limit / 1e6:.0f} MB, kept by {memory['limited_by']}"
+    own, everything = (memory.peak_anonymous_bytes or 0) / 1e6, memory.peak_rss_bytes / 1e6
+    limit = memory.limit_bytes
+    kept = "" if limit is None else f"; limit {limit / 1e6:.0f} MB, kept by {memory.limited_by}"
     yield f"memory         {own:.0f} MB of its own, {everything:.0f} MB with its files{kept}"
 
 

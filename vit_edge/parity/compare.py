@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -15,16 +14,18 @@ from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.errors import BundleError, ImageError, PredictionError
 from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized, resized_from_image
+from vit_edge.parity import judge
 from vit_edge.parity.limits import Limit, limit_for
 from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.result import Row
 from vit_edge.parity.statistics import Difference, Floats, Repeats
-from vit_edge.parity.targets import Target
+from vit_edge.parity.targets import LOGITS, Target
+from vit_edge.report.strict import json_from_record
 
-SCHEMA_VERSION = 2  # of parity.json
+SCHEMA_VERSION = 2  # of a bundle's parity.json
 # What a batch size breaks, it breaks for any image: the largest size sees all of them, the others
 # this many, so that a gate on thousands of images costs one pass over them.
 OTHER_SIZES_IMAGES = 64
-LOGITS = "logits"  # the output that classifies; every other is compared as plain numbers
 
 Statistics: TypeAlias = Difference | LogitComparison
 Progress = Callable[[int], object]  # told how many more images are done
@@ -33,7 +34,7 @@ Seen = Callable[[NDArray[np.int64], Floats, Floats], object]
 
 
 class Reference(Protocol):
-    """Images and the reference's answers: parity.golden.Golden, or the export's own."""
+    """Images and the reference's answers: bundle.golden.Golden, or the export's own."""
 
     def __len__(self) -> int: ...
 
@@ -62,7 +63,7 @@ class Runs(Protocol):
 class Comparison:
     """What was found, output by output and batch size by batch size."""
 
-    found: dict[str, dict[int, Statistics]]  # output -> batch size -> statistics
+    statistics: dict[str, dict[int, Statistics]]  # output -> batch size -> statistics
     limit: Limit
     target: Target | None = None  # what the user asks for on top of the limit
     probe_problems: list[str] = field(default_factory=list)
@@ -70,51 +71,19 @@ class Comparison:
     @property
     def problems(self) -> list[str]:
         """Everything that exceeds the limit or misses the target; empty if all holds."""
-        found = list(self.probe_problems)
-        if not self.found:
-            found.append("nothing was compared")
-        batches: dict[tuple[str, str], list[str]] = {}  # what goes wrong alike is said once
-        rows = self.summary()
-        for row in rows:
-            missed = self.limit.problems(row["output"], row)
-            asked = asked_of(self.target, row, rows)
-            if asked is not None:
-                missed += [f"target: {problem}" for problem in asked.judged(row).refuted(row)]
-            for problem in missed:
-                problem += f"; worst is image {row['worst_image']}"
-                batches.setdefault((row["output"], problem), []).append(str(row["batch"]))
-        for (output, problem), sizes in batches.items():
-            found.append(f"{output}, batch {', '.join(sizes)}: {problem}")
-        return found
+        rows = self.rows()
+        nothing = [] if rows else ["nothing was compared"]
+        judged = judge.findings(rows, self.limit, self.target)
+        return [*self.probe_problems, *nothing, *judge.problems(rows, judged)]
 
-    def summary(self) -> list[dict[str, Any]]:
-        """One row per output and batch size, ready for JSON."""
+    def rows(self) -> tuple[Row, ...]:
+        """One row per output and batch size."""
         allowed = self.limit.logits.as_dict().get("relative")
-        return [
-            {"output": output, "batch": batch, "allowed_relative": allowed, **statistics.summary()}
-            for output, by_batch in self.found.items()
+        return tuple(
+            Row(output, batch, {"allowed_relative": allowed, **statistics.summary()})
+            for output, by_batch in self.statistics.items()
             for batch, statistics in by_batch.items()
-        ]
-
-
-def asked_of(
-    target: Target | None, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> Target | None:
-    """What of a target is held against one row of a comparison.
-
-    Args:
-        target: What the user asks for.
-        row: An output at a batch size.
-        rows: All of them.
-
-    Returns:
-        None for other outputs than the logits, where there are logits; rates only at the batch
-        size that saw most images, for the others saw too few to prove any.
-    """
-    if target is None or (row["output"] != LOGITS and any(r["output"] == LOGITS for r in rows)):
-        return None
-    most = max(other["images"] for other in rows if other["output"] == row["output"])
-    return target if row["images"] == most else target.without_rates()
+        )
 
 
 def compare_answers(
@@ -158,7 +127,7 @@ def compare_answers(
                     raise PredictionError(
                         f"{output} has shape {found[output].shape}, not {expected.shape}"
                     )
-                by_batch = comparison.found.setdefault(output, {})
+                by_batch = comparison.statistics.setdefault(output, {})
                 if batch not in by_batch:
                     by_batch[batch] = (
                         LogitComparison(repeats=repeats) if output == LOGITS else Difference()
@@ -295,27 +264,15 @@ def as_json(comparison: Comparison, facts: Mapping[str, str]) -> dict[str, Any]:
         comparison: What was found.
         facts: Of the backend; under "simulated" how, if it cannot run this precision itself.
     """
-    target = comparison.target
+    target, rows, problems = comparison.target, comparison.rows(), comparison.problems
     return {
         "schema_version": SCHEMA_VERSION,
-        "passed": not comparison.problems,
-        "problems": comparison.problems,
+        "passed": not problems,
+        "problems": problems,
         "limit": comparison.limit.as_dict(),
         "target": None if target is None else target.as_dict(),
-        "proofs": proofs(comparison),
+        "proofs": json_from_record(judge.proofs(rows, target)),
         "simulated": facts.get("simulated"),
         "facts": dict(facts),
-        "comparisons": comparison.summary(),
+        "comparisons": json_from_record(rows),
     }
-
-
-def proofs(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every bound on a rate that the target asks for, and whether its interval holds it."""
-    rows = comparison.summary()
-    asked = ((row, asked_of(comparison.target, row, rows)) for row in rows)
-    return [
-        {"output": row["output"], "batch": row["batch"], **dataclasses.asdict(proof)}
-        for row, target in asked
-        if target is not None
-        for proof in target.proved(row)
-    ]

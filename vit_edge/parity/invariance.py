@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,13 @@ from vit_edge.bundle.manifest import Manifest
 from vit_edge.images.preprocess import input_from_resized
 from vit_edge.parity.compare import Reference, Runs
 from vit_edge.parity.limits import Limit
+from vit_edge.parity.result import Check
 
 # int8-dynamic has no limit between batches, since its scales are those of the batch; but the same
 # images have the same scales, and only float32 sums may run in another order.
 ROUNDING = 1e-5
 
 Answers = Mapping[str, NDArray[np.float32]]
-
-
-class Check(NamedTuple):
-    """A question beside the statistics, and its answer."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def check_invariance(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vit_edge.errors import UsageError
-from vit_edge.parity.targets import Target, decides
+from vit_edge.parity.targets import LOGITS, NON_FINITE, Target, decides
 
 # A flip needs noise of its margin's size in the difference of two logits, which has sqrt(2) of the
 # noise of one. Of 2,000 images with 1,000 classes the largest such noise is about five standard
@@ -39,20 +39,25 @@ class Limit:
         Returns:
             One sentence each; empty if nothing does.
         """
-        if summary["non_finite"]:
-            return [f"{summary['non_finite']} NaN or Inf"]
-        if output != "logits":
-            return self.others.missed(summary)
-        found = self.logits.missed(summary)
-        if self.top1_agreement is not None and self.judges_agreement(summary):
-            low, high = summary["top1_agreement_interval"]
-            if high < self.top1_agreement:
-                found.append(
-                    f"top-1 agreement is {summary['top1_agreement']:.2%} on {summary['images']} "
-                    f"images, surely (95 %: {low:.2%} to {high:.2%}) less than "
-                    f"{self.top1_agreement:.2%}"
-                )
-        return found
+        judged = list(self.judged(output, summary))
+        if summary[NON_FINITE]:
+            judged = judged[:1]  # what else is wrong follows from it
+        return [sentence for _, missed in judged for sentence in missed]
+
+    def judged(self, output: str, summary: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+        """Hold a summary against every bound: the statistic, and what is wrong with it."""
+        if summary[NON_FINITE]:
+            yield NON_FINITE, [f"{summary[NON_FINITE]} NaN or Inf"]
+        for bound in (self.logits if output == LOGITS else self.others).bounds:
+            yield bound[0], Target((bound,)).missed(summary)
+        if self.top1_agreement is None or output != LOGITS or not decides(summary):
+            return
+        low, high = summary["top1_agreement_interval"]
+        sentence = (
+            f"top-1 agreement is {summary['top1_agreement']:.2%} on {summary['images']} images, "
+            f"surely (95 %: {low:.2%} to {high:.2%}) less than {self.top1_agreement:.2%}"
+        )
+        yield "top1_agreement", [sentence] * (high < self.top1_agreement)
 
     def judges_agreement(self, summary: Mapping[str, Any]) -> bool:
         """Whether agreement is limited, and means something with this reference."""

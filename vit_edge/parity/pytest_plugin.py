@@ -10,11 +10,13 @@ pytest is imported before a test asks for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+
+if TYPE_CHECKING:
+    from vit_edge.parity.result import Result
 
 
 class Check(Protocol):
@@ -72,7 +74,9 @@ def check_parity(
     __tracebackhide__ = True  # a red test shows the caller's line and our words
     from vit_edge.cli import size_bytes
     from vit_edge.parity import run
+    from vit_edge.parity.result import exit_code
     from vit_edge.parity.targets import parse_target
+    from vit_edge.report.strict import json_from_record
 
     result = run.compare(
         os.fspath(bundle),
@@ -82,19 +86,20 @@ def check_parity(
         target=None if target is None else parse_target(target),
         memory_limit_bytes=None if memory_limit is None else size_bytes(memory_limit),
     )
-    if run.exit_code([result], strict=strict):
+    if exit_code([result], strict=strict):
         raise AssertionError(failure_text(result))
-    return result
+    written: dict[str, Any] = json_from_record(result)
+    return written
 
 
-def failure_text(result: Mapping[str, Any]) -> str:
+def failure_text(result: Result) -> str:
     """What a red test says: the bundle, and of each backend the verdict and why."""
     from vit_edge import cli
 
-    bundle = result["bundle"]
-    lines = [f"{bundle['name']} ({bundle['variant']}, {bundle['precision']}) drifts:"]
-    for found in result["runs"]:
-        lines.append(f"  {found['name']}: {found['verdict']}")
-        reasons = [found["death"], *found["problems"], *found["open_questions"]]
+    bundle = result.bundle
+    lines = [f"{bundle.name} ({bundle.variant}, {bundle.precision}) drifts:"]
+    for run in result.runs:
+        lines.append(f"  {run.name}: {run.verdict}")
+        reasons = [run.death, *run.problems, *run.open_questions]
         lines += [f"    {reason}" for reason in reasons if reason]
     return cli.printable("\n".join(lines))

@@ -1,20 +1,19 @@
-"""Comparisons in child processes, one backend at a time, as a result ready for JSON.
+"""Comparisons in child processes, one backend at a time.
 
 The reference's answers come from a file, so reference and candidate are never in memory together;
 what a candidate needs is measured, can be limited, and a candidate that dies is a result.
-docs/parity.md describes the result.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,32 +26,40 @@ from vit_edge.bundle.golden import Golden, GoldenWriter
 from vit_edge.errors import UsageError, VitEdgeError
 from vit_edge.machine import child
 from vit_edge.machine.facts import machine_facts
+from vit_edge.parity import judge
 from vit_edge.parity.compare import (
-    LOGITS,
     Comparison,
-    asked_of,
     check_golden,
     check_probes,
     compare_answers,
     gate_batches,
-    proofs,
     write_answers,
 )
-from vit_edge.parity.invariance import Check, check_invariance, failed
+from vit_edge.parity.invariance import check_invariance, failed
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.localize.localize import check_pair
 from vit_edge.parity.localize.localize import localize as localize_failure
 from vit_edge.parity.logits import LogitComparison
-from vit_edge.parity.targets import DECIDED, STATISTICS, Proof, Target
+from vit_edge.parity.result import (
+    DIED,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    SCHEMA_VERSION,
+    BundleFacts,
+    Check,
+    GoldenFacts,
+    Memory,
+    Result,
+    Run,
+    Scatter,
+    Seconds,
+    StoredLimit,
+)
+from vit_edge.parity.targets import LOGITS, Target
 from vit_edge.parity.witness import Witness
 
 _LOG = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 3  # 2: the parity.json of a bundle, one comparison (parity.compare.as_json)
-
-PASS, FAIL, INCONCLUSIVE, DIED = "pass", "fail", "inconclusive", "died"
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,14 @@ class Question:
     backend: str
     golden: str
     target: Target | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each child may take; None for no limit."""
+
+    memory_limit_bytes: int | None = None
+    timeout_s: float | None = None
 
 
 def compare(
@@ -105,120 +120,99 @@ def compare(
     reference = None if against is None else Bundle.read(against)
     if localize and reference is not None:
         check_pair(candidate, reference)
+    limits = Limits(memory_limit_bytes, timeout_s)
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     asked = path = golden or candidate.golden_path
     with tempfile.TemporaryDirectory(prefix="vit_edge-parity-") as scratch:
-        result: Result = {
-            "schema_version": SCHEMA_VERSION,
-            "tool": f"vit_edge {__version__}",
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "machine": machine_facts(),
-            "bundle": bundle_facts(candidate),
-            "against": None if reference is None else bundle_facts(reference),
-        }
         if reference is not None:
             path = _answered_by(reference, asked, Path(scratch))
         with Golden(path) as opened:
             check_golden(opened, candidate.manifest)
-            result["golden"] = {
-                "name": asked.name,
-                "sha256": sha256_of(asked),
-                "images": len(opened),
-                "reference_dtype": opened.reference_dtype,
-            }
-        result["runs"] = [
-            _run(
-                Question(str(candidate.path), name, str(path), target),
-                memory_limit_bytes,
-                timeout_s,
-            )
+            sha256, dtype = sha256_of(asked), opened.reference_dtype
+            golden_facts = GoldenFacts(asked.name, sha256, len(opened), dtype)
+        runs = [
+            _run(Question(str(candidate.path), name, str(path), target), limits)
             for name in backend_names
         ]
-        for entry in result["runs"]:
-            if localize and reference is not None and entry["verdict"] == FAIL:
-                entry |= _localized(
-                    candidate, reference, entry, path, memory_limit_bytes, timeout_s
-                )
-    return result
+        if localize and reference is not None:
+            runs = [
+                _localized(candidate, reference, run, path, limits) if run.verdict == FAIL else run
+                for run in runs
+            ]
+    return Result(
+        schema_version=SCHEMA_VERSION,
+        tool=f"vit_edge {__version__}",
+        created=created,
+        machine=machine_facts(),
+        bundle=_bundle_facts(candidate),
+        against=None if reference is None else _bundle_facts(reference),
+        golden=golden_facts,
+        runs=tuple(runs),
+    )
 
 
-def _localized(
-    candidate: Bundle,
-    reference: Bundle,
-    entry: Mapping[str, Any],
-    golden: Path,
-    memory_limit_bytes: int | None,
-    timeout_s: float | None,
-) -> Result:
-    """Where a run that failed leaves the reference, or why that was not found."""
+def _localized(candidate: Bundle, reference: Bundle, run: Run, golden: Path, limits: Limits) -> Run:
+    """A run that failed, with the place where it leaves the reference or why that was not found."""
     try:
-        found = localize_failure(
+        place = localize_failure(
             candidate,
             reference,
-            backend=entry["name"],
+            backend=run.name,
             golden=golden,
-            memory_limit_bytes=memory_limit_bytes,
-            timeout_s=timeout_s,
+            memory_limit_bytes=limits.memory_limit_bytes,
+            timeout_s=limits.timeout_s,
         )
     except VitEdgeError as error:
-        return {"localized": f"not found: {error}"}
-    return {"blocks": found.blocks(), "localized": found.sentence}
+        return dataclasses.replace(run, localized=f"not found: {error}")
+    return dataclasses.replace(run, blocks=place.blocks(), localized=place.sentence)
 
 
-def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """What a result says of a bundle."""
-    return {
-        "name": bundle.path.resolve().name,
-        "variant": bundle.manifest.variant,
-        "precision": bundle.manifest.precision,
-        "model_sha256": bundle.model_sha256,
-        "model_bytes": bundle.model_bytes,
-    }
+def _bundle_facts(bundle: Bundle) -> BundleFacts:
+    manifest = bundle.manifest
+    return BundleFacts(
+        bundle.path.resolve().name,
+        manifest.variant,
+        manifest.precision,
+        bundle.model_sha256,
+        bundle.model_bytes,
+    )
 
 
-def exit_code(results: Sequence[Mapping[str, Any]], *, strict: bool) -> int:
-    """0 where all holds, 4 where something failed or died, or is open while `strict`."""
-    verdicts = {run["verdict"] for result in results for run in result["runs"]}
-    refused = {FAIL, DIED} | ({INCONCLUSIVE} if strict else set())
-    return 4 if verdicts & refused or not verdicts else 0
-
-
-def _run(question: Question, memory_limit_bytes: int | None, timeout_s: float | None) -> Result:
+def _run(question: Question, limits: Limits) -> Run:
     """One child: its findings, its memory, or its death."""
     _LOG.info("comparing on %s", question.backend)
     started = time.monotonic()
-    memory: Result = {}
+    memory = Memory(limits.memory_limit_bytes)
     try:
         call = child.attempted_call(
             "vit_edge.parity.run:compare_here",
             question,
-            memory_limit_bytes=memory_limit_bytes,
-            timeout_s=timeout_s,
+            memory_limit_bytes=limits.memory_limit_bytes,
+            timeout_s=limits.timeout_s,
         )
-        found: Result | None = call.value
-        completed = call.child
-        memory = {
-            "limited_by": completed.limited_by,
-            "peak_rss_bytes": completed.peak_rss_bytes,
-            "peak_anonymous_bytes": completed.peak_anonymous_bytes,
-        }
-        if found is None:
-            found = _dead(
-                completed.death or f"exit code {completed.returncode}: {_last(completed.stderr)}"
-            )
+        ended = call.child
+        memory = Memory(
+            limits.memory_limit_bytes,
+            ended.limited_by,
+            ended.peak_rss_bytes,
+            ended.peak_anonymous_bytes,
+        )
+        run: Run = call.value or _dead(
+            question, ended.death or f"exit code {ended.returncode}: {_last(ended.stderr)}"
+        )
     except Exception as error:  # whatever it raised is this backend's result, not the others' end
-        found = _dead(f"{type(error).__name__}: {error}")
-    seconds = {"total": time.monotonic() - started, "running": found.pop("running_s", 0.0)}
-    limit = {"limit_bytes": memory_limit_bytes}
-    return {"name": question.backend, **found, "memory": {**limit, **memory}, "seconds": seconds}
+        run = _dead(question, f"{type(error).__name__}: {error}")
+    seconds = Seconds(time.monotonic() - started, run.seconds.running)
+    return dataclasses.replace(run, memory=memory, seconds=seconds)
 
 
-def _dead(reason: str) -> Result:
-    return {
-        "verdict": DIED, "problems": [], "open_questions": [], "death": reason, "facts": {},
-        "simulated": None, "limit": {}, "limit_reason": "", "target": None, "proofs": [],
-        "comparisons": [], "checks": [], "images": [],
-        "scatter": {"reference": [], "candidate": []}, "blocks": None, "localized": None,
-    }  # fmt: skip
+def _dead(question: Question, reason: str) -> Run:
+    return Run(
+        name=question.backend, verdict=DIED, problems=(), open_questions=(), death=reason, facts={},
+        simulated=None, limit=StoredLimit(), limit_reason="", target=None, comparisons=(),
+        checks=(), images=(), scatter=Scatter(), blocks=None, localized=None, memory=Memory(None),
+        seconds=Seconds(0.0, 0.0),
+    )  # fmt: skip
 
 
 def _last(text: str) -> str:
@@ -226,11 +220,11 @@ def _last(text: str) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def compare_here(question: Question) -> Result:
+def compare_here(question: Question) -> Run:
     """Compare in this process; what a child of `compare` runs.
 
     Returns:
-        An entry of the result's "runs", less memory and total time.
+        What was found; memory and total time are for the parent to measure.
     """
     bundle = Bundle.read(question.bundle)
     manifest = bundle.manifest
@@ -249,85 +243,45 @@ def compare_here(question: Question) -> Result:
             seen=witness.add,
         )
         wrong = check_probes(probes, manifest.preprocessing)
-        checks = [
+        checks = (
             Check("preprocessing", not wrong, "; ".join(wrong) or f"{len(probes)} probe files"),
             *check_invariance(backend, golden, manifest, limit),
-        ]
+        )
         names = golden.names
     backend.close()
-    problems = comparison.problems + failed(checks)
-    open_questions = unproven(comparison)
+    rows = comparison.rows()
+    findings = judge.findings(rows, limit, question.target)
+    problems = (*comparison.problems, *failed(checks))
+    open_questions = tuple(judge.open_questions(findings))
     facts = dict(backend.facts)
-    verdict = FAIL if problems else INCONCLUSIVE if open_questions else PASS
-    return {
-        "verdict": verdict,
-        "problems": problems,
-        "open_questions": open_questions,
-        "death": None,
-        "facts": facts,
-        "simulated": facts.get("simulated"),
-        "limit": limit.as_dict(),
-        "limit_reason": limit.reason,
-        "target": None if question.target is None else question.target.as_dict(),
-        "proofs": proofs(comparison),
-        "comparisons": comparison.summary(),
-        "checks": [check._asdict() for check in checks],
-        "images": witness.images(names, _largest_batch(comparison)),
-        "scatter": witness.scatter(),
-        "blocks": None,
-        "localized": None,
-        "running_s": backend.seconds,
-    }
-
-
-def unproven(comparison: Comparison) -> list[str]:
-    """Rates that the target asks for and these images do not decide.
-
-    Returns:
-        One sentence each, with the number of images that would.
-    """
-    rows = comparison.summary()
-    batches: dict[tuple[str, str], list[str]] = {}  # what is open alike is said once
-    for row in rows:
-        target = asked_of(comparison.target, row, rows)
-        if target is None:
-            continue
-        meaningful = {name for name, _ in target.judged(row).bounds}
-        for proof in target.proved(row):
-            if proof.statistic not in meaningful:
-                why = f"the reference's own classes lead by less than {DECIDED:g} spreads"
-            elif proof in target.open(row):
-                why = _what_would_decide(proof, row)
-            else:
-                continue
-            sentence = f"{_asked(proof)}: {why}"
-            batches.setdefault((row["output"], sentence), []).append(str(row["batch"]))
-    return [
-        f"{output}, batch {', '.join(sizes)}: {sentence}"
-        for (output, sentence), sizes in batches.items()
-    ]
-
-
-def _asked(proof: Proof) -> str:
-    statistic = STATISTICS[proof.statistic]
-    return f"{statistic.words} {statistic.direction} {statistic.written(proof.bound)} is not proven"
-
-
-def _what_would_decide(proof: Proof, row: Mapping[str, Any]) -> str:
-    statistic = STATISTICS[proof.statistic]
-    low, high = (statistic.written(value) for value in proof.interval)
-    needed = (
-        "more images must tell"
-        if proof.images_needed is None
-        else f"about {proof.images_needed} images at this rate would do"
+    return Run(
+        name=question.backend,
+        verdict=FAIL if problems else INCONCLUSIVE if open_questions else PASS,
+        problems=problems,
+        open_questions=open_questions,
+        death=None,
+        facts=facts,
+        simulated=facts.get("simulated"),
+        limit=StoredLimit(**limit.as_dict()),
+        limit_reason=limit.reason,
+        target=None if question.target is None else question.target.as_dict(),
+        proofs=tuple(judge.proofs(rows, question.target)),
+        comparisons=rows,
+        findings=tuple(findings),
+        checks=checks,
+        images=witness.images(names, _largest_batch(comparison)),
+        scatter=witness.scatter(),
+        blocks=None,
+        localized=None,
+        memory=Memory(None),
+        seconds=Seconds(0.0, backend.seconds),
     )
-    return f"{row[statistic.trials]} images leave it at {low} to {high} (95 %); {needed}"
 
 
 def _largest_batch(comparison: Comparison) -> LogitComparison | None:
-    by_batch = comparison.found.get(LOGITS, {})
-    found = by_batch[max(by_batch)] if by_batch else None
-    return found if isinstance(found, LogitComparison) else None
+    by_batch = comparison.statistics.get(LOGITS, {})
+    statistics = by_batch[max(by_batch)] if by_batch else None
+    return statistics if isinstance(statistics, LogitComparison) else None
 
 
 class _Timed:

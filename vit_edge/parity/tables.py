@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from vit_edge.parity.compare import LOGITS
 from vit_edge.parity.limits import Limit
-from vit_edge.parity.targets import DECIDED, STATISTICS, Target
+from vit_edge.parity.result import Row
+from vit_edge.parity.targets import DECIDED, LOGITS, STATISTICS, Target
 
 _SIGN = {"at least": ">=", "at most": "<="}
 
-Rows = Sequence[Mapping[str, Any]]  # of Comparison.summary()
 
-
-def exact_table(rows: Rows) -> Iterator[str]:
+def exact_table(rows: Sequence[Row]) -> Iterator[str]:
     """One line per output and batch size: what matters where only rounding may differ."""
     yield "output      batch  max|diff|  of max|ref|  allowed  top-1 agreement"
     for row in rows:
-        agreement = row.get("top1_agreement")
+        summary = row.summary
+        agreement = summary.get("top1_agreement")
         yield (
-            f"{row['output']:<11} {row['batch']:>5}  {_number(row['max_abs_diff']):>9}  "
-            f"{_number(row['relative']):>11}  {row['allowed_relative']:>7.0e}  "
+            f"{row.output:<11} {row.batch:>5}  {_number(summary['max_abs_diff']):>9}  "
+            f"{_number(summary['relative']):>11}  {summary['allowed_relative']:>7.0e}  "
             + ("-" if agreement is None else f"{agreement:.2%}")
         )
 
 
-def statistics_table(rows: Rows, limit: Limit, target: Target | None) -> Iterator[str]:
+def statistics_table(rows: Sequence[Row], limit: Limit, target: Target | None) -> Iterator[str]:
     """One line per statistic, one column per batch size, and what is allowed."""
-    outputs = list(dict.fromkeys(row["output"] for row in rows))
+    outputs = list(dict.fromkeys(row.output for row in rows))
     for output in outputs:
-        columns = [row for row in rows if row["output"] == output]
-        yield f"{output:<33}" + "".join(f"{'batch ' + str(r['batch']):>11}" for r in columns)
+        of_output = [row for row in rows if row.output == output]
+        yield f"{output:<33}" + "".join(f"{f'batch {row.batch}':>11}" for row in of_output)
+        columns = [row.summary for row in of_output]
         targeted = target if output == LOGITS or LOGITS not in outputs else None
-        allowed = allowed_texts(limit, targeted, output, columns[0])
+        allowed = allowed_texts(limit, targeted, of_output[0])
         for name, statistic in STATISTICS.items():
             if all(row.get(name) is None for row in columns):
                 continue
@@ -44,19 +43,17 @@ def statistics_table(rows: Rows, limit: Limit, target: Target | None) -> Iterato
         yield from _flips(rows)
 
 
-def allowed_texts(
-    limit: Limit, target: Target | None, output: str, row: Mapping[str, Any]
-) -> dict[str, str]:
+def allowed_texts(limit: Limit, target: Target | None, row: Row) -> dict[str, str]:
     """What the limit says of each statistic of an output."""
-    bounds = limit.logits if output == LOGITS else limit.others
+    bounds = limit.logits if row.output == LOGITS else limit.others
     texts = {
         name: f"{_SIGN[STATISTICS[name].direction]} {STATISTICS[name].written(bound)}"
         for name, bound in bounds.bounds
     }
-    if output == LOGITS and limit.top1_agreement is not None:
+    if row.output == LOGITS and limit.top1_agreement is not None:
         texts["top1_agreement"] = (
             f">= {limit.top1_agreement:.2%} (within 95 %)"
-            if limit.judges_agreement(row)
+            if limit.judges_agreement(row.summary)
             else f"not judged: the reference's classes lead by less than {DECIDED:g} spreads"
         )
     for name, bound in () if target is None else target.bounds:
@@ -65,16 +62,16 @@ def allowed_texts(
     return texts
 
 
-def _flips(rows: Rows) -> Iterator[str]:
+def _flips(rows: Sequence[Row]) -> Iterator[str]:
     """The flips that matter most, at the batch size that has the worst."""
     worst = max(
-        (row for row in rows if row["output"] == LOGITS),
-        key=lambda row: float(row["flip_margin_max"] or 0.0),
+        (row for row in rows if row.output == LOGITS),
+        key=lambda row: float(row.summary["flip_margin_max"] or 0.0),
     )
-    for flip in worst["worst_flips"]:
+    for flip in worst.summary["worst_flips"]:
         margin = flip["relative_margin"]
         yield (
-            f"  flip at batch {worst['batch']}: image {flip['image']}, class "
+            f"  flip at batch {worst.batch}: image {flip['image']}, class "
             f"{flip['reference_class']} -> {flip['candidate_class']}, margin "
             + ("-" if margin is None else f"{margin:.3g} spreads")
         )

@@ -16,6 +16,8 @@ from vit_edge.parity.statistics import LARGEST_DB
 # small lead by 0.32, 0.23 and 0.29; vit-cifar10 by 0.76 on its own test images and by 0.44 on the
 # package's photos, the outlier checkpoint by 0.55.
 DECIDED = 0.4
+LOGITS = "logits"  # the output that classifies; every other is compared as plain numbers
+NON_FINITE = "non_finite"  # how many values are NaN or Inf: none may be
 AGREEMENTS = ("top1_agreement", "top5_agreement")
 
 

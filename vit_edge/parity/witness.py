@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.result import Choice, ImageAnswers, Scatter
 from vit_edge.parity.statistics import Floats, finite, kl_divergence, rows
 
 SHOWN = 5  # classes of each answer
 SCATTER = 2_000  # pairs of logits: more would be a blot
 IMAGES = 10_000  # beyond, only the statistics grow: a row takes about 300 bytes
+
+
+class _Seen(NamedTuple):
+    reference: tuple[Choice, ...]
+    candidate: tuple[Choice, ...]
+    kl: float | None
+    margin: float  # in the reference's logits; 0 without a flip
 
 
 class Witness:
@@ -21,8 +30,7 @@ class Witness:
     def __init__(self, images: int) -> None:
         """Take note of up to IMAGES of so many."""
         self._per_image = max(1, SCATTER // max(images, 1))
-        self._images: dict[int, dict[str, Any]] = {}
-        self._margins: dict[int, float] = {}
+        self._images: dict[int, _Seen] = {}
         self._scatter: tuple[list[float], list[float]] = ([], [])
 
     def add(self, indices: NDArray[np.int64], found: Floats, expected: Floats) -> None:
@@ -38,17 +46,11 @@ class Witness:
         for row, index in enumerate(indices.tolist()):
             if index in self._images or len(self._images) >= IMAGES:
                 continue
-            chosen = candidate[row].argmax() if np.isfinite(candidate[row]).all() else None
-            self._images[index] = {
-                "index": index,
-                "reference": _first(reference[row]),
-                "candidate": _first(candidate[row]),
-                "kl": finite(float(divergences[row])),
-            }
             margin = 0.0
-            if chosen is not None:
-                margin = float(reference[row].max() - reference[row][chosen])
-            self._margins[index] = margin
+            if np.isfinite(candidate[row]).all():
+                margin = float(reference[row].max() - reference[row][candidate[row].argmax()])
+            answers = _first(reference[row]), _first(candidate[row])
+            self._images[index] = _Seen(*answers, finite(float(divergences[row])), margin)
             self._scattered(reference[row], candidate[row])
 
     def _scattered(self, reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> None:
@@ -62,30 +64,30 @@ class Witness:
                 self._scatter[0].append(float(f"{reference[place]:.4g}"))
                 self._scatter[1].append(float(f"{candidate[place]:.4g}"))
 
-    def images(self, names: list[str], logits: LogitComparison | None) -> list[dict[str, Any]]:
-        """One entry per image, ready for JSON.
+    def images(
+        self, names: Sequence[str], logits: LogitComparison | None
+    ) -> tuple[ImageAnswers, ...]:
+        """One entry per image.
 
         Args:
             names: Of the images.
             logits: The comparison that was watched; it knows the scale of margins.
         """
-        return [
-            {
-                **entry,
-                "name": names[index],
-                "relative_margin": 0.0
-                if logits is None
-                else logits.relative_margin(self._margins[index]),
-            }
-            for index, entry in sorted(self._images.items())
-        ]
+        return tuple(
+            ImageAnswers(
+                index, names[index], seen.reference, seen.candidate, seen.kl,
+                0.0 if logits is None else logits.relative_margin(seen.margin),
+            )
+            for index, seen in sorted(self._images.items())
+        )  # fmt: skip
 
-    def scatter(self) -> dict[str, list[float]]:
-        """Pairs of logits, ready for JSON."""
-        return {"reference": self._scatter[0], "candidate": self._scatter[1]}
+    def scatter(self) -> Scatter:
+        """Pairs of logits."""
+        reference, candidate = self._scatter
+        return Scatter(tuple(reference), tuple(candidate))
 
 
-def _first(logits: NDArray[np.float64]) -> list[list[float | None]]:
-    """The largest logits: [class, logit] each; NaN goes last."""
+def _first(logits: NDArray[np.float64]) -> tuple[Choice, ...]:
+    """The largest logits with their classes; NaN goes last."""
     order = np.argsort(np.where(np.isnan(logits), -np.inf, logits), kind="stable")[::-1]
-    return [[int(place), finite(float(logits[place]))] for place in order[:SHOWN]]
+    return tuple((int(place), finite(float(logits[place]))) for place in order[:SHOWN])

@@ -115,7 +115,7 @@ def parity(bundle: Bundle, backend: Any, batch: int, images: Path | None = None)
         check_golden(golden, bundle.manifest)
         limit = limit_for(bundle.manifest.precision)
         found = compare_answers(backend, golden, bundle.manifest, batches=[batch], limit=limit)
-    logits = next((row for row in found.summary() if row["output"] == "logits"), {})
+    logits = next((row.summary for row in found.rows() if row.output == "logits"), {})
     return {"problems": found.problems} | kept_of(logits)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,10 +29,12 @@ from vit_edge.errors import BundleError, UsageError
 from vit_edge.images.preprocess import input_from_resized
 from vit_edge.machine import child
 from vit_edge.onnxfile.edit import with_values
-from vit_edge.parity.compare import LOGITS, write_answers
+from vit_edge.parity.compare import write_answers
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.localize.taps import Apart, Tap, boundaries, edited, inside, present, tapped
+from vit_edge.parity.result import Block
 from vit_edge.parity.statistics import Floats, Noise, rows
+from vit_edge.parity.targets import LOGITS
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,9 +62,9 @@ class Localized:
     steps: tuple[Step, ...]  # the boundaries of blocks, then the inside of the blamed one
     sentence: str
 
-    def blocks(self) -> list[dict[str, Any]]:
-        """Ready for JSON."""
-        return [{"tap": s.tap.place, "sqnr_db": round(s.sqnr_db, 2)} for s in self.steps]
+    def blocks(self) -> tuple[Block, ...]:
+        """What a result says of them."""
+        return tuple(Block(s.tap.place, round(s.sqnr_db, 2)) for s in self.steps)
 
 
 def localize(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_edge.parity.report import plots
-from vit_edge.parity.report.judged import limit_of
 from vit_edge.parity.report.numbers import tables
 from vit_edge.parity.report.pictures import Pictures, data_uri, worst_images
 from vit_edge.parity.report.sections import (
     Column,
-    Result,
-    Run,
     Section,
     device_words,
     devices,
@@ -22,7 +20,17 @@ from vit_edge.parity.report.sections import (
     said_once,
     separate_note,
 )
-from vit_edge.parity.run import DIED, FAIL, INCONCLUSIVE, PASS
+from vit_edge.parity.result import (
+    DIED,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    Check,
+    Choice,
+    ImageAnswers,
+    Result,
+    Run,
+)
 from vit_edge.report.page import environment, writable
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -98,7 +106,7 @@ def html_page(
             summary=_summary(results),
             note=separate_note(sections),
             machines=[
-                (device, device_words(result), result["created"], result["tool"])
+                (device, device_words(result), result.created, result.tool)
                 for device, result in zip(devices(len(results)), results, strict=True)
             ],
             sections=[
@@ -112,7 +120,7 @@ def html_page(
 
 def _summary(results: Sequence[Result]) -> str:
     """How many runs ended how, in words."""
-    verdicts = [run["verdict"] for result in results for run in result["runs"]]
+    verdicts = [run.verdict for result in results for run in result.runs]
     if not verdicts:
         return "Nothing was compared, so nothing is shown."
     counts = [f"{verdicts.count(v)} {word}" for v, word in _WORDS.items() if v in verdicts]
@@ -129,9 +137,7 @@ def _view(
         "title": section.title,
         "question": section.question,
         "columns": section.columns,
-        "reason": next(
-            (column.run["limit_reason"] for column in section.columns if column.run["limit"]), ""
-        ),
+        "reason": next(filter(None, (column.run.limit_reason for column in section.columns)), ""),
         "tables": tables(section),
         "checks": _checks(section.columns),
         "figures": list(plots.figures(section, prefix)),
@@ -140,40 +146,40 @@ def _view(
     }
 
 
-def _checks(columns: Sequence[Column]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+def _checks(columns: Sequence[Column]) -> list[tuple[str, list[Check | None]]]:
     """Check -> what each run found, None where it did not get there."""
-    by_name = [{check["name"]: check for check in column.run["checks"]} for column in columns]
+    by_name = [{check.name: check for check in column.run.checks} for column in columns]
     names = dict.fromkeys(name for checks in by_name for name in checks)
     return [(name, [checks.get(name) for checks in by_name]) for name in names]
 
 
 def _cards(section: Section, pictures: Pictures, labels: Sequence[str] | None) -> Iterator[Card]:
     """The images whose answers changed most."""
-    sha256 = section.golden["sha256"]
+    sha256 = section.golden.sha256
     for index in worst_images([column.run for column in section.columns]):
         entries = [
             (column, image)
             for column in section.columns
-            for image in column.run["images"]
-            if image["index"] == index
+            for image in column.run.images
+            if image.index == index
         ]
         _, first = entries[0]
         picture = pictures.get((sha256, index))
         yield Card(
-            first["name"],
+            first.name,
             None if picture is None else data_uri(picture),
             [
-                Answer("reference", *_classes(first["reference"], labels), "", False),
+                Answer("reference", *_classes(first.reference, labels), "", False),
                 *(_answer(column.label, image, labels) for column, image in entries),
             ],
         )
 
 
-def _answer(who: str, image: Mapping[str, Any], labels: Sequence[str] | None) -> Answer:
-    first, rest = _classes(image["candidate"], labels)
-    ours, theirs = (answer[:1] for answer in (image["candidate"], image["reference"]))
+def _answer(who: str, image: ImageAnswers, labels: Sequence[str] | None) -> Answer:
+    first, rest = _classes(image.candidate, labels)
+    ours, theirs = (answer[:1] for answer in (image.candidate, image.reference))
     flipped = [choice[0] for choice in ours] != [choice[0] for choice in theirs]
-    margin, kl = image["relative_margin"], image["kl"]
+    margin, kl = image.relative_margin, image.kl
     change = "KL infinite" if kl is None else f"KL {kl:.2g} nats"
     if flipped:
         over = "of a reference that does not vary" if margin is None else f"{margin:.2g} spreads"
@@ -181,7 +187,7 @@ def _answer(who: str, image: Mapping[str, Any], labels: Sequence[str] | None) ->
     return Answer(who, first, rest, change, flipped)
 
 
-def _classes(answer: Sequence[Sequence[Any]], labels: Sequence[str] | None) -> tuple[str, str]:
+def _classes(answer: Sequence[Choice], labels: Sequence[str] | None) -> tuple[str, str]:
     """The first class with its logit, and the next ones."""
     words = [
         f"{_label(place, labels)} {'no number' if logit is None else f'{logit:.2f}'}"
@@ -200,35 +206,34 @@ def _facts(section: Section) -> Iterator[Facts]:
     for title, value in (
         ("Bundle", section.bundle),
         ("Golden file", section.golden),
-        ("Reference bundle", section.against or {}),
+        ("Reference bundle", section.first.against),
     ):
-        if value:
-            yield Facts(title, [(key, _text(entry)) for key, entry in value.items()])
+        if value is not None:
+            entries = dataclasses.asdict(value).items()
+            yield Facts(title, [(key, _text(entry)) for key, entry in entries])
     seen = set()
     for column in section.columns:
         if column.device not in seen:
             seen.add(column.device)
-            yield Facts(f"Machine {column.device}".strip(), list(column.result["machine"].items()))
+            yield Facts(f"Machine {column.device}".strip(), list(column.result.machine.items()))
         yield Facts(f"Backend {column.label}", list(_run_facts(column.run)))
 
 
 def _run_facts(run: Run) -> Iterator[tuple[str, str]]:
-    yield from run["facts"].items()
-    if run["memory"].get("limited_by") is not None:
-        limit = run["memory"]["limit_bytes"] or 0
-        yield "memory limit", f"{limit / 1e6:.0f} MB, kept by {run['memory']['limited_by']}"
-    limit_words = limit_of(run)
-    for output, target in (("logits", limit_words.logits), ("others", limit_words.others)):
-        for name, bound in target.bounds:
+    yield from run.facts.items()
+    if run.memory.limited_by is not None:
+        limit = run.memory.limit_bytes or 0
+        yield "memory limit", f"{limit / 1e6:.0f} MB, kept by {run.memory.limited_by}"
+    for output, bounds in (("logits", run.limit.logits), ("others", run.limit.others)):
+        for name, bound in bounds.items():
             yield f"limit of {output}: {name}", f"{bound:.4g}"
-    for row in run["comparisons"]:
-        where = f"{row['output']}, batch {row['batch']}"
+    for row in run.comparisons:
         numbers = (
             f"{key} {value:.4g}"
-            for key, value in row.items()
-            if isinstance(value, (int, float)) and key not in ("batch", "images")
+            for key, value in row.summary.items()
+            if isinstance(value, (int, float)) and key != "images"
         )
-        yield where, f"{row['images']} images: {', '.join(numbers)}"
+        yield row.place, f"{row.images} images: {', '.join(numbers)}"
 
 
 def _text(value: object) -> str:

@@ -7,13 +7,12 @@ properties, testcase > failure | error | skipped, system-out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 from xml.etree import ElementTree
 
-from vit_edge.parity.report.judged import findings
-from vit_edge.parity.report.sections import Run, device_words, devices, said_once
-from vit_edge.parity.run import DIED, FAIL, INCONCLUSIVE, PASS
+from vit_edge.parity.report.sections import device_words, devices, said_once
+from vit_edge.parity.result import DIED, FAIL, INCONCLUSIVE, PASS, Result, Run
 from vit_edge.parity.targets import STATISTICS
 
 # XML 1.0, section 2.2: what no document may hold, escaped or not.
@@ -29,7 +28,7 @@ class Case(NamedTuple):
     words: str
 
 
-def junit_xml(results: Sequence[Mapping[str, Any]], *, strict: bool = False) -> str:
+def junit_xml(results: Sequence[Result], *, strict: bool = False) -> str:
     """Write results as JUnit XML.
 
     Args:
@@ -42,7 +41,7 @@ def junit_xml(results: Sequence[Mapping[str, Any]], *, strict: bool = False) -> 
     """
     root = ElementTree.Element("testsuites", name="vit_edge parity")
     for device, result in zip(devices(len(results)), results, strict=True):
-        for run in result["runs"]:
+        for run in result.runs:
             root.append(_suite(result, run, device, strict=strict))
     for count in ("tests", "failures", "errors", "skipped"):
         root.set(count, str(sum(int(suite.attrib[count]) for suite in root)))
@@ -51,15 +50,13 @@ def junit_xml(results: Sequence[Mapping[str, Any]], *, strict: bool = False) -> 
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _suite(
-    result: Mapping[str, Any], run: Run, device: str, *, strict: bool
-) -> ElementTree.Element:
-    name = f"{result['bundle']['name']} on {run['name']}"
+def _suite(result: Result, run: Run, device: str, *, strict: bool) -> ElementTree.Element:
+    name = f"{result.bundle.name} on {run.name}"
     suite = ElementTree.Element("testsuite", name=_legal(f"{device} {name}".strip()))
     properties = ElementTree.SubElement(suite, "properties")
-    for key, value in {**result["machine"], **run["facts"]}.items():
+    for key, value in {**result.machine, **run.facts}.items():
         ElementTree.SubElement(properties, "property", name=_legal(key), value=_legal(value))
-    parts = ("vit_edge.parity", device, result["bundle"]["name"], run["name"])
+    parts = ("vit_edge.parity", device, result.bundle.name, run.name)
     classname = _legal(".".join(filter(None, parts)))
     counts = dict.fromkeys(_TAGS.values(), 0)
     cases = list(_cases(run))
@@ -72,12 +69,12 @@ def _suite(
             tag = _TAGS[status]
             counts[tag] += 1
             _say(element, tag, case)
-    element.set("time", f"{run['seconds']['total']:.3f}")  # the last: the verdict took it all
-    if run["localized"] is not None:
-        ElementTree.SubElement(element, "system-out").text = _legal(run["localized"])
+    element.set("time", f"{run.seconds.total:.3f}")  # the last: the verdict took it all
+    if run.localized is not None:
+        ElementTree.SubElement(element, "system-out").text = _legal(run.localized)
     suite.set("hostname", _legal(device_words(result)))
-    suite.set("timestamp", _legal(result["created"]))
-    suite.set("time", f"{run['seconds']['total']:.3f}")
+    suite.set("timestamp", _legal(result.created))
+    suite.set("time", f"{run.seconds.total:.3f}")
     suite.set("tests", str(len(cases)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", str(counts["error"]))
@@ -95,20 +92,19 @@ def _say(element: ElementTree.Element, tag: str, case: Case) -> None:
 
 def _cases(run: Run) -> Iterator[Case]:
     """The verdict comes last, and is there for a run that died before it compared anything."""
-    for check in run["checks"]:
-        yield Case(check["name"], PASS if check["passed"] else FAIL, check["detail"])
-    for row in run["comparisons"]:
-        where = f"{row['output']}, batch {row['batch']}"
-        found = list(findings(run, row))
-        wrong = [item.words for item in found if item.rule == "limit" and item.status == FAIL]
-        yield Case(where, FAIL if wrong else PASS, "\n".join(wrong))
-        for item in found:
-            if item.rule == "target":
-                words = STATISTICS[item.statistic].words
-                yield Case(f"{where}: target {words}", item.status, item.words)
-    death = [] if run["death"] is None else [run["death"]]
-    said = [*death, *run["problems"], *said_once(run["open_questions"])]
-    yield Case("verdict", run["verdict"], "\n".join(said) or run["verdict"])
+    for check in run.checks:
+        yield Case(check.name, PASS if check.passed else FAIL, check.detail)
+    for row in run.comparisons:
+        findings = run.findings_of(row)
+        wrong = [f.words for f in findings if f.rule == "limit" and f.status == FAIL]
+        yield Case(row.place, FAIL if wrong else PASS, "\n".join(wrong))
+        for finding in findings:
+            if finding.rule == "target":
+                words = STATISTICS[finding.statistic].words
+                yield Case(f"{row.place}: target {words}", finding.status, finding.words)
+    death = [] if run.death is None else [run.death]
+    said = [*death, *run.problems, *said_once(run.open_questions)]
+    yield Case("verdict", run.verdict, "\n".join(said) or run.verdict)
 
 
 def _legal(text: str) -> str:

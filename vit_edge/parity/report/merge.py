@@ -12,10 +12,11 @@ from vit_edge import cli
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.errors import InputError, UsageError
-from vit_edge.parity import run
 from vit_edge.parity.report.read import read_results
 from vit_edge.parity.report.sections import merged, overall, separate_note
 from vit_edge.parity.report.text import text_of
+from vit_edge.parity.result import SCHEMA_VERSION, Result, exit_code
+from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
 
 
@@ -61,10 +62,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
         write_report(arguments.junit, junit_xml(results, strict=arguments.strict))
     print(json.dumps(as_json(results), indent=2) if arguments.json else "\n".join(text_of(results)))
-    return run.exit_code(results, strict=arguments.strict)
+    return exit_code(results, strict=arguments.strict)
 
 
-def _write_html(path: Path, bundle_path: Path | None, results: Sequence[dict[str, Any]]) -> None:
+def _write_html(path: Path, bundle_path: Path | None, results: Sequence[Result]) -> None:
     from vit_edge.parity.report.html import html_page
     from vit_edge.parity.report.pictures import Pictures, pictures_of
 
@@ -72,9 +73,9 @@ def _write_html(path: Path, bundle_path: Path | None, results: Sequence[dict[str
     labels = None
     if bundle_path is not None:
         bundle = Bundle.read(bundle_path)
-        models = {result["bundle"]["model_sha256"] for result in results}
+        models = {result.bundle.model_sha256 for result in results}
         golden_sha256 = sha256_of(bundle.golden_path)
-        same = [result for result in results if result["golden"]["sha256"] == golden_sha256]
+        same = [result for result in results if result.golden.sha256 == golden_sha256]
         if bundle.model_sha256 not in models or not same:
             raise InputError(
                 f"{bundle_path}: none of the results is of this bundle's "
@@ -87,19 +88,20 @@ def _write_html(path: Path, bundle_path: Path | None, results: Sequence[dict[str
     write_report(path, html_page(results, pictures=pictures, labels=labels))
 
 
-def as_json(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def as_json(results: Sequence[Result]) -> dict[str, Any]:
     """The sections, ready for JSON: what may be compared stands together."""
     return {
-        "schema_version": run.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "verdict": overall(results),
         "note": separate_note(merged(results)),
         "sections": [
             {
-                "bundle": section.bundle,
-                "golden": section.golden,
-                "against": section.against,
+                "bundle": json_from_record(section.bundle),
+                "golden": json_from_record(section.golden),
+                "against": json_from_record(section.first.against),
                 "runs": [
-                    {"device": column.device, "machine": column.result["machine"], **column.run}
+                    {"device": column.device, "machine": column.result.machine}
+                    | json_from_record(column.run)
                     for column in section.columns
                 ],
             }

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vit_edge.parity.compare import LOGITS
 from vit_edge.parity.limits import Limit
-from vit_edge.parity.report.judged import NON_FINITE, Row, findings, limit_of, target_of
 from vit_edge.parity.report.sections import Column, Section
-from vit_edge.parity.run import FAIL, INCONCLUSIVE, PASS
+from vit_edge.parity.result import FAIL, INCONCLUSIVE, PASS, Row
 from vit_edge.parity.tables import allowed_texts
-from vit_edge.parity.targets import STATISTICS, Statistic, Target
+from vit_edge.parity.targets import LOGITS, STATISTICS, Statistic, Target
 
 _ABSENT = "-"
 _SEVERITY = (FAIL, INCONCLUSIVE, PASS)
@@ -43,23 +41,23 @@ class Table(NamedTuple):
 def tables(section: Section) -> list[Table]:
     """Every output that any run of a section compared."""
     columns = section.columns
-    outputs = dict.fromkeys(row["output"] for c in columns for row in c.run["comparisons"])
+    outputs = dict.fromkeys(row.output for c in columns for row in c.run.comparisons)
     return [Table(output, list(_lines(columns, output))) for output in outputs]
 
 
 def _lines(columns: list[Column], output: str) -> Iterator[Line]:
-    by_column = [[r for r in c.run["comparisons"] if r["output"] == output] for c in columns]
-    judged = [_statuses(c, rows) for c, rows in zip(columns, by_column, strict=True)]
+    by_column = [[r for r in c.run.comparisons if r.output == output] for c in columns]
+    judged = [_statuses(column, output) for column in columns]
     allowed = _allowed(columns, output, by_column)
     for name, statistic in STATISTICS.items():
-        if all(row.get(name) is None for rows in by_column for row in rows):
+        if all(row.summary.get(name) is None for rows in by_column for row in rows):
             continue
         cells = [
             _cell(rows, name, statistic, statuses.get(name, ""))
             for rows, statuses in zip(by_column, judged, strict=True)
         ]
         yield Line(statistic.words, cells, allowed.get(name, ""))
-    counts = [max((row[NON_FINITE] for row in rows), default=None) for rows in by_column]
+    counts = [max((row.non_finite for row in rows), default=None) for rows in by_column]
     if any(counts):
         cells = [
             Cell(_ABSENT if count is None else f"{count:,}", "", FAIL if count else "")
@@ -68,35 +66,35 @@ def _lines(columns: list[Column], output: str) -> Iterator[Line]:
         yield Line("NaN or Inf", cells, "none")
 
 
-def _statuses(column: Column, rows: list[Row]) -> dict[str, str]:
+def _statuses(column: Column, output: str) -> dict[str, str]:
     """Statistic -> the worst of what is said of it at any batch size."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        for item in findings(column.run, row):
-            found.setdefault(item.statistic, []).append(item.status)
-    return {name: min(statuses, key=_SEVERITY.index) for name, statuses in found.items()}
+    by_statistic: dict[str, list[str]] = {}
+    for finding in column.run.findings:
+        if finding.output == output:
+            by_statistic.setdefault(finding.statistic, []).append(finding.status)
+    return {name: min(statuses, key=_SEVERITY.index) for name, statuses in by_statistic.items()}
 
 
 def _allowed(columns: list[Column], output: str, by_column: list[list[Row]]) -> dict[str, str]:
     """Statistic -> what its limits, then its targets allow; what several runs share, once."""
     nothing = Limit(Target(()), Target(()), "")
-    found: dict[str, list[str]] = {}
+    by_statistic: dict[str, list[str]] = {}
     for limited in (True, False):
         for column, rows in zip(columns, by_column, strict=True):
-            limit = limit_of(column.run) if limited else nothing
-            target = None if limited else target_of(column.run, output)
-            texts = allowed_texts(limit, target, output, rows[0]) if rows else {}
+            limit = column.run.held_against() if limited else nothing
+            target = None if limited else column.run.target_of(output)
+            texts = allowed_texts(limit, target, rows[0]) if rows else {}
             for name, text in texts.items():
-                found.setdefault(name, []).append(text)
-    return {name: ", ".join(dict.fromkeys(texts)) for name, texts in found.items()}
+                by_statistic.setdefault(name, []).append(text)
+    return {name: ", ".join(dict.fromkeys(texts)) for name, texts in by_statistic.items()}
 
 
 def _cell(rows: list[Row], name: str, statistic: Statistic, status: str) -> Cell:
-    known = [row for row in rows if row.get(name) is not None]
+    known = [row.summary for row in rows if row.summary.get(name) is not None]
     if not known:
         return Cell(_ABSENT, "", status)
     choose = min if statistic.direction == "at least" else max
-    worst = choose(known, key=lambda row: float(row[name]))
+    worst = choose(known, key=lambda summary: float(summary[name]))
     interval = worst.get(statistic.interval) if statistic.interval else None
     ends = "" if interval is None else " to ".join(statistic.written(end) for end in interval)
     return Cell(statistic.written(worst[name]), ends, status)
@@ -104,5 +102,5 @@ def _cell(rows: list[Row], name: str, statistic: Statistic, status: str) -> Cell
 
 def fullest_row(column: Column) -> Row | None:
     """The comparison of the logits that saw the most images: what rates are best known from."""
-    rows = [row for row in column.run["comparisons"] if row["output"] == LOGITS]
-    return max(rows, key=lambda row: int(row["images"]), default=None)
+    rows = [row for row in column.run.comparisons if row.output == LOGITS]
+    return max(rows, key=lambda row: row.images, default=None)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vit_edge.bundle.golden import Golden
-from vit_edge.parity.report.sections import Run
+from vit_edge.parity.result import Result, Run
 
 # (sha256 of the golden file as the result names it, index) -> uint8[H, W, 3]
 Pictures: TypeAlias = dict[tuple[str, int], NDArray[np.uint8]]
@@ -38,10 +38,9 @@ def worst_images(runs: Sequence[Run]) -> list[int]:
     """
     worst: dict[int, tuple[float, float]] = {}
     for run in runs:
-        for image in run["images"]:
-            badness = (_size(image["relative_margin"]), _size(image["kl"]))
-            index = image["index"]
-            worst[index] = max(badness, worst.get(index, (0.0, 0.0)))
+        for image in run.images:
+            badness = (_size(image.relative_margin), _size(image.kl))
+            worst[image.index] = max(badness, worst.get(image.index, (0.0, 0.0)))
     return sorted(worst, key=lambda index: (*(-size for size in worst[index]), index))[:SHOWN]
 
 
@@ -49,7 +48,7 @@ def _size(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def pictures_of(golden: Path, result: Mapping[str, Any]) -> Pictures:
+def pictures_of(golden: Path, result: Result) -> Pictures:
     """Read the images that a result's report shows.
 
     Args:
@@ -62,8 +61,8 @@ def pictures_of(golden: Path, result: Mapping[str, Any]) -> Pictures:
     Raises:
         BundleError: The file cannot be read.
     """
-    indices = worst_images(result["runs"])
-    sha256 = result["golden"]["sha256"]
+    indices = worst_images(result.runs)
+    sha256 = result.golden.sha256
     with Golden(golden) as opened:
         known = [index for index in indices if index < len(opened)]
         return {(sha256, index): opened.images([index])[0] for index in known}

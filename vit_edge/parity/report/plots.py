@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_edge.parity.compare import LOGITS
-from vit_edge.parity.report.judged import limit_of, target_of
 from vit_edge.parity.report.numbers import fullest_row
 from vit_edge.parity.report.sections import Column, Section
+from vit_edge.parity.targets import LOGITS
 from vit_edge.report.drawing import (
     BAD,
     MUTED,
@@ -52,15 +51,15 @@ def _agreement(columns: Sequence[Column], prefix: str) -> Figure:
     for place, column in enumerate(columns):
         row = fullest_row(column)
         assert row is not None  # _PLOTS asked
-        low, high = (100 * end for end in row["top1_agreement_interval"])
-        value = 100 * row["top1_agreement"]
+        low, high = (100 * end for end in row.summary["top1_agreement_interval"])
+        value = 100 * row.summary["top1_agreement"]
         drawn = colour(place)
         axes.barh(place, high - low, left=low, height=0.42, color=drawn, alpha=0.3)
         axes.plot([value, value], [place - 0.3, place + 0.3], color=drawn, linewidth=2.4)
-        target = target_of(column.run, LOGITS)
+        target = column.run.target_of(LOGITS)
         bounds |= {b for name, b in (target.bounds if target else ()) if name == "top1_agreement"}
-        limit = limit_of(column.run)
-        if limit.top1_agreement is not None and limit.judges_agreement(row):
+        limit = column.run.held_against()
+        if limit.top1_agreement is not None and limit.judges_agreement(row.summary):
             bounds.add(limit.top1_agreement)
     for bound in sorted(bounds):
         axes.axvline(100 * bound, color=BAD, linestyle=(0, (4, 3)), linewidth=1.2)
@@ -82,12 +81,12 @@ def _scatter(columns: Sequence[Column], prefix: str) -> Figure:
     side_px = WIDTH_PX // across
     figure, grid = plot(down * (side_px + 14), rows=down, columns=across)
     panels = np.ravel(grid)
-    values = [v for c in shown for kind in c.run["scatter"].values() for v in kind]
+    values = [v for c in shown for v in (*c.run.scatter.reference, *c.run.scatter.candidate)]
     ends = (min(values), max(values))
     for place, (panel, column) in enumerate(zip(panels, shown, strict=False)):
-        pairs = column.run["scatter"]
+        pairs = column.run.scatter
         panel.plot(ends, ends, color=MUTED, linewidth=1)
-        panel.add_patch(_dots(pairs["reference"], pairs["candidate"], colour(place)))
+        panel.add_patch(_dots(pairs.reference, pairs.candidate, colour(place)))
         panel.set_title(plain(column.label), fontsize=TEXT_POINTS)
         panel.set_aspect("equal", adjustable="datalim")
         panel.autoscale_view()
@@ -116,9 +115,9 @@ def _dots(x: Sequence[float], y: Sequence[float], colour: str) -> Any:
 
 def _blocks(columns: Sequence[Column], prefix: str) -> Figure:
     figure, axes = plot(230)
-    taps = list(dict.fromkeys(block["tap"] for column in columns for block in column.run["blocks"]))
+    taps = list(dict.fromkeys(block.tap for column in columns for block in column.run.blocks or ()))
     for place, column in enumerate(columns):
-        known = {b["tap"]: b["sqnr_db"] for b in column.run["blocks"] if b["sqnr_db"] is not None}
+        known = {b.tap: b.sqnr_db for b in column.run.blocks or () if b.sqnr_db is not None}
         axes.plot(
             [taps.index(tap) for tap in known], list(known.values()),
             marker="o", markersize=3.5, linewidth=1.6, color=colour(place),
@@ -142,10 +141,10 @@ def _blocks(columns: Sequence[Column], prefix: str) -> Figure:
 
 def _memory(columns: Sequence[Column], prefix: str) -> Figure:
     figure, axes = plot(_bars_px(columns, key=True))
-    own = [(c.run["memory"].get("peak_anonymous_bytes") or 0) / 1e6 for c in columns]
-    all_ = [c.run["memory"]["peak_rss_bytes"] / 1e6 for c in columns]
+    own = [(c.run.memory.peak_anonymous_bytes or 0) / 1e6 for c in columns]
+    all_ = [(c.run.memory.peak_rss_bytes or 0) / 1e6 for c in columns]
     _stacked(axes, columns, own, all_, ("its own", "with its files"))
-    limits = {c.run["memory"]["limit_bytes"] for c in columns} - {None}
+    limits = {c.run.memory.limit_bytes for c in columns if c.run.memory.limit_bytes is not None}
     for limit in sorted(limits):
         axes.axvline(limit / 1e6, color=BAD, linestyle=(0, (4, 3)), linewidth=1.2)
     axes.set_xlabel("peak memory, MB")
@@ -159,8 +158,8 @@ def _memory(columns: Sequence[Column], prefix: str) -> Figure:
 
 def _time(columns: Sequence[Column], prefix: str) -> Figure:
     figure, axes = plot(_bars_px(columns, key=True))
-    running = [column.run["seconds"]["running"] for column in columns]
-    total = [column.run["seconds"]["total"] for column in columns]
+    running = [column.run.seconds.running for column in columns]
+    total = [column.run.seconds.total for column in columns]
     _stacked(axes, columns, running, total, ("in the backend", "in all"))
     axes.set_xlabel("seconds")
     return Figure(
@@ -199,13 +198,13 @@ def _bars_px(columns: Sequence[Column], *, key: bool = False) -> int:
 
 def _has_agreement(column: Column) -> bool:
     row = fullest_row(column)
-    return row is not None and row.get("top1_agreement") is not None
+    return row is not None and row.summary.get("top1_agreement") is not None
 
 
 _PLOTS: tuple[tuple[Callable[[Column], bool], Callable[[Sequence[Column], str], Figure]], ...] = (
     (_has_agreement, _agreement),
-    (lambda column: bool(column.run["blocks"]), _blocks),
-    (lambda column: bool(column.run["scatter"]["reference"]), _scatter),
-    (lambda column: bool(column.run["memory"].get("peak_rss_bytes")), _memory),
-    (lambda column: column.run["seconds"]["total"] > 0, _time),
+    (lambda column: bool(column.run.blocks), _blocks),
+    (lambda column: bool(column.run.scatter.reference), _scatter),
+    (lambda column: bool(column.run.memory.peak_rss_bytes), _memory),
+    (lambda column: column.run.seconds.total > 0, _time),
 )

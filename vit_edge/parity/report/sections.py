@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from vit_edge.parity.run import DIED, FAIL, INCONCLUSIVE, PASS
-
-Result = Mapping[str, Any]  # as parity.run.compare returns it and docs/parity.md describes it
-Run = Mapping[str, Any]  # an entry of its "runs"
+from vit_edge.parity.result import (
+    DIED,
+    FAIL,
+    INCONCLUSIVE,
+    PASS,
+    BundleFacts,
+    GoldenFacts,
+    Result,
+    Run,
+)
 
 _OF_A_BATCH = re.compile(r"(.{1,200}?, batch )(\d+(?:, \d+)*): (.*)", re.DOTALL)
 _WORST_FIRST = (DIED, FAIL, INCONCLUSIVE, PASS)
@@ -28,23 +34,29 @@ class Column(NamedTuple):
 class Section(NamedTuple):
     """Runs that may stand side by side."""
 
-    bundle: Mapping[str, Any]
-    golden: Mapping[str, Any]
-    against: Mapping[str, Any] | None
+    first: Result
     columns: list[Column]
+
+    @property
+    def bundle(self) -> BundleFacts:
+        """Which bundle all of them are of."""
+        return self.first.bundle
+
+    @property
+    def golden(self) -> GoldenFacts:
+        """Which images and answers all were compared with."""
+        return self.first.golden
 
     @property
     def title(self) -> str:
         """The bundle's name and what it is."""
-        return f"{self.bundle['name']} ({self.bundle['variant']}, {self.bundle['precision']})"
+        return f"{self.bundle.name} ({self.bundle.variant}, {self.bundle.precision})"
 
     @property
     def question(self) -> str:
         """What was compared with what."""
-        reference = f"the {self.golden['reference_dtype']} reference"
-        if self.against is not None:
-            reference = f"{self.against['name']} ({self.golden['reference_dtype']})"
-        return f"{self.golden['images']} images of {self.golden['name']} against {reference}"
+        golden = self.golden
+        return f"{golden.images} images of {golden.name} against {self.first.reference}"
 
 
 def merged(results: Sequence[Result]) -> list[Section]:
@@ -58,13 +70,10 @@ def merged(results: Sequence[Result]) -> list[Section]:
     """
     sections: dict[tuple[str, str], Section] = {}
     for device, result in zip(devices(len(results)), results, strict=True):
-        bundle, golden = result["bundle"], result["golden"]
-        section = sections.setdefault(
-            (bundle["model_sha256"], golden["sha256"]),
-            Section(bundle, golden, result["against"], []),
-        )
-        for run in result["runs"]:
-            label = f"{device} {run['name']}".strip()
+        key = (result.bundle.model_sha256, result.golden.sha256)
+        section = sections.setdefault(key, Section(result, []))
+        for run in result.runs:
+            label = f"{device} {run.name}".strip()
             section.columns.append(Column(label, device, result, run))
     return list(sections.values())
 
@@ -79,7 +88,7 @@ def devices(results: int) -> Iterator[str]:
 
 def device_words(result: Result) -> str:
     """The machine of a result in a line."""
-    machine = result["machine"]
+    machine = result.machine
     parts = (machine.get("cpu"), f"{machine.get('cpus', '?')} CPUs", machine.get("system"))
     return ", ".join(part for part in parts if part)
 
@@ -88,8 +97,8 @@ def separate_note(sections: Sequence[Section]) -> str:
     """What to say where results cannot stand in one table; empty where they can."""
     if len(sections) < 2:
         return ""
-    models = len({section.bundle["model_sha256"] for section in sections})
-    answers = len({section.golden["sha256"] for section in sections})
+    models = len({section.bundle.model_sha256 for section in sections})
+    answers = len({section.golden.sha256 for section in sections})
     return (
         f"These results are of {models} model{'s' * (models > 1)} and {answers} golden "
         f"file{'s' * (answers > 1)}: their numbers are kept apart, because they do not answer the "
@@ -112,5 +121,5 @@ def said_once(sentences: Sequence[str]) -> list[str]:
 
 def overall(results: Sequence[Result]) -> str:
     """The worst verdict of all runs; without any run nothing was shown, which is a failure."""
-    found = {run["verdict"] for result in results for run in result["runs"]}
-    return next((verdict for verdict in _WORST_FIRST if verdict in found), FAIL)
+    verdicts = {run.verdict for result in results for run in result.runs}
+    return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), FAIL)

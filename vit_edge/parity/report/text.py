@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from vit_edge import cli
 from vit_edge.parity.report.numbers import tables
 from vit_edge.parity.report.sections import (
-    Column,
-    Result,
     Section,
     device_words,
     devices,
@@ -16,7 +14,7 @@ from vit_edge.parity.report.sections import (
     said_once,
     separate_note,
 )
-from vit_edge.parity.run import FAIL, INCONCLUSIVE
+from vit_edge.parity.result import FAIL, INCONCLUSIVE, Result
 
 _MARKS = {FAIL: " FAILED", INCONCLUSIVE: " open"}
 
@@ -28,7 +26,7 @@ def text_of(results: Sequence[Result]) -> Iterator[str]:
 
 def _lines(results: Sequence[Result]) -> Iterator[str]:
     for device, result in zip(devices(len(results)), results, strict=True):
-        when = f"{device_words(result)}, {result['created']}, {result['tool']}"
+        when = f"{device_words(result)}, {result.created}, {result.tool}"
         yield f"{device}: {when}" if device else when
     sections = merged(results)
     note = separate_note(sections)
@@ -39,27 +37,27 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
         if section.columns:
             yield cli.table(list(_table(section)))
         for column in section.columns:
-            death = [] if column.run["death"] is None else [column.run["death"]]
-            for problem in [*death, *column.run["problems"]]:
+            death = [] if column.run.death is None else [column.run.death]
+            for problem in [*death, *column.run.problems]:
                 yield f"{column.label} FAILED: {problem}"
-            for question in said_once(column.run["open_questions"]):
+            for question in said_once(column.run.open_questions):
                 yield f"{column.label} OPEN: {question}"
 
 
 def _table(section: Section) -> Iterator[list[str]]:
     columns = section.columns
     yield ["", *(column.label for column in columns), ""]
-    yield ["verdict", *(column.run["verdict"] for column in columns), ""]
+    yield ["verdict", *(column.run.verdict for column in columns), ""]
     for table in tables(section):
         yield [table.output, *("" for _ in columns), "allowed"]
         for line in table.lines:
             cells = (cell.text + _MARKS.get(cell.status, "") for cell in line.cells)
             yield [f"  {line.words}", *cells, line.allowed]
-    yield ["peak memory", *(_memory(column) for column in columns), ""]
-    yield ["of it its own", *(_memory(column, "anonymous") for column in columns), ""]
-    yield ["time", *(f"{column.run['seconds']['total']:.1f} s" for column in columns), ""]
+    yield ["peak memory", *(_mb(column.run.memory.peak_rss_bytes) for column in columns), ""]
+    own = (_mb(column.run.memory.peak_anonymous_bytes) for column in columns)
+    yield ["of it its own", *own, ""]
+    yield ["time", *(f"{column.run.seconds.total:.1f} s" for column in columns), ""]
 
 
-def _memory(column: Column, kind: str = "rss") -> str:
-    peak = column.run["memory"].get(f"peak_{kind}_bytes")
-    return f"{peak / 1e6:.0f} MB" if peak else "-"
+def _mb(peak_bytes: int | None) -> str:
+    return f"{peak_bytes / 1e6:.0f} MB" if peak_bytes else "-"
