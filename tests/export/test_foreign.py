@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.export import foreign_graphs as graphs
-from tests.export.conftest import FOREIGN
+from tests.support.foreign import FOREIGN
 from vit_edge import Bundle, Predictor, inspect
 from vit_edge.backends import eager
 from vit_edge.bundle.bundle import sha256_of, write_manifest

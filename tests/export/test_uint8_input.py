@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.export.conftest import FOREIGN
+from tests.support.foreign import FOREIGN
 from vit_edge import Predictor, quantize
 from vit_edge.backends import eager, ort
 from vit_edge.bundle import Bundle

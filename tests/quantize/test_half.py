@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.export.conftest import FOREIGN
 from tests.quantize import half_graphs
 from tests.quantize.workbench import answers, calibration, compared
+from tests.support.foreign import FOREIGN
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.quantize.formats.half import BFLOAT16, FLOAT16, Half, convert, rounded_scale

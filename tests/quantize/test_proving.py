@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.export import foreign_graphs as graphs
-from tests.export.conftest import FOREIGN
 from tests.export.foreign_graphs import Shape
+from tests.support.foreign import FOREIGN
 from vit_edge.bundle import Bundle
 from vit_edge.graphs.exactness import relative_difference
 from vit_edge.graphs.normalise import normalise
