@@ -18,3 +18,32 @@ environment() {
   fi
   "$base" "$root/scripts/environment.py" --extras "$extras" "$@"
 }
+
+# Run the whole suite $1 with the python $2, on all cores; further arguments go to pytest.
+# It says first how long that takes: as long as the last time here, else as in tests/README.md.
+run_suite() {
+  local suite=$1 python=$2 cores status=0
+  local record=$root/.pytest_cache/vit-edge-seconds-$suite
+  shift 2
+  cores=$(nproc)
+  if [[ -s $record ]]; then
+    echo "This takes about $(minutes "$(<"$record")"), as the last time here."
+  else
+    echo "This takes about $(minutes "${SUITE_SECONDS[$suite]}") on 2 cores; here are $cores."
+  fi
+  local start=$SECONDS
+  "$python" -m pytest --numprocesses "$((cores < 4 ? cores : 4))" --dist worksteal "$@" || status=$?
+  # A run that was broken off, or that found nothing to run, says nothing about the next one.
+  if ((status < 2)); then
+    mkdir -p "${record%/*}"
+    echo $((SECONDS - start)) >"$record"
+  fi
+  return "$status"
+}
+
+# As measured for the table in tests/README.md.
+declare -A SUITE_SECONDS=([everything]=1080 [quick]=270 [oldest]=150)
+
+minutes() {
+  if (($1 < 90)); then echo "$1 seconds"; else echo "$((($1 + 30) / 60)) minutes"; fi
+}

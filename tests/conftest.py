@@ -6,15 +6,15 @@ import ast
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.support.bundles import TESTING, Exporter, exporter
+from tests.support.foreign import foreign_files
 from vit_edge.bundle import Bundle
-
-pytest_plugins = ["tests.support.foreign"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -95,10 +95,15 @@ def pytest_pycollect_makemodule(
 
 
 @pytest.fixture(scope="session")
-def testing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def export_once(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+    """`export_once("--variant", "testing", ...)`: a bundle that no test may change."""
+    return exporter(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def testing_bundle(export_once: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of the testing variant with seeded weights, batches up to 4."""
-    arguments = ["--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4"]
-    return exported("testing", arguments, tmp_path_factory)
+    return ready_bundle("testing", tmp_path_factory) or export_once(*TESTING)
 
 
 @pytest.fixture
@@ -109,20 +114,20 @@ def bundle(testing_bundle: Bundle, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def embedded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def embedded_bundle(export_once: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of the checkpoint inside the package."""
-    return exported("embedded", ["--checkpoint", "embedded"], tmp_path_factory)
+    return ready_bundle("embedded", tmp_path_factory) or export_once("--checkpoint", "embedded")
 
 
-def exported(name: str, arguments: list[str], factory: pytest.TempPathFactory) -> Bundle:
-    """Export a bundle, or take it from where an environment that can export has put it."""
-    out = factory.mktemp("bundles") / name
-    ready = os.environ.get("VIT_EDGE_TEST_BUNDLES")
-    if ready:
-        shutil.copytree(Path(ready) / name, out)
-        return Bundle.read(out)
-    pytest.importorskip("torch", reason="making a bundle needs the export extra")
-    from vit_edge.export.__main__ import main
+def ready_bundle(name: str, factory: pytest.TempPathFactory) -> Bundle | None:
+    """A copy of what an environment that can export has made for one that cannot."""
+    folder = os.environ.get("VIT_EDGE_TEST_BUNDLES")
+    if not folder:
+        return None
+    return Bundle.read(Path(shutil.copytree(Path(folder) / name, factory.mktemp("ready") / name)))
 
-    assert main([*arguments, "--out", str(out)]) == 0
-    return Bundle.read(out)
+
+@pytest.fixture(scope="session")
+def foreign_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`FAMILY-EXPORTER-OPSET` -> an ONNX file of that kind."""
+    return foreign_files(tmp_path_factory.mktemp("foreign"))

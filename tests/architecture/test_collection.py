@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import declared
 
@@ -29,3 +32,11 @@ def test_without_the_packages_they_require_modules_are_skipped_and_none_fails_to
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parent
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+def test_no_folder_of_tests_is_passed_over(request: pytest.FixtureRequest) -> None:
+    """By default pytest does not look into folders named build or dist."""
+    patterns = request.config.getini("norecursedirs")
+    folders = {path.parent.name for path in HERE.rglob("test_*.py")}
+    assert "build" in folders
+    assert [name for name in folders for p in patterns if fnmatch.fnmatch(name, p)] == []

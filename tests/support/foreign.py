@@ -1,4 +1,4 @@
-"""Graphs of other exporters, made once: a plugin of tests/conftest.py."""
+"""Graphs of other exporters, each made at the first call."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-import pytest
-
 FOREIGN = ("hf-torchscript-17", "hf-dynamo-18", "timm-torchscript-17", "timm-dynamo-20")
 
 
-@pytest.fixture(scope="session")
-def foreign_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`FAMILY-EXPORTER-OPSET` -> an ONNX file of that kind, made at the first call."""
-    folder = tmp_path_factory.mktemp("foreign")
+def foreign_files(folder: Path) -> Callable[[str], Path]:
+    """`FAMILY-EXPORTER-OPSET` -> an ONNX file of that kind."""
 
     @lru_cache
-    def made(kind: str) -> Path:
+    def export(kind: str) -> Path:
         from tests.support import foreign_graphs as graphs
 
         family, exporter, opset = kind.split("-")
@@ -27,4 +23,4 @@ def foreign_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         model = graphs.with_random_weights(model, spare_biases=family == "hf")
         return graphs.export(model, folder / f"{kind}.onnx", exporter, int(opset))
 
-    return made
+    return export

@@ -1,0 +1,82 @@
+"""Bundles that several tests need: one run of the suite exports each of them once.
+
+Workers of pytest-xdist share what they export. Each worker gets a copy of its own, so that a test
+that writes into a bundle disturbs the tests of its own worker at most, as it does without workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vit_edge.bundle import Bundle
+
+TESTING = ("--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4")
+
+
+class Exporter:
+    """Export bundles by their arguments on the command line, each once for all workers."""
+
+    def __init__(self, shared: Path, own: Path | None) -> None:
+        """Remember the folders.
+
+        Args:
+            shared: Where the workers keep what they export.
+            own: Where this worker keeps its copies; None where there is one process only.
+        """
+        self.shared = shared
+        self.own = own
+        self.bundles: dict[tuple[str, ...], Bundle] = {}
+
+    def __call__(self, *arguments: str) -> Bundle:
+        """Return the bundle that `vit_edge.export` makes of these arguments."""
+        if arguments not in self.bundles:
+            self.bundles[arguments] = Bundle.read(self._borrow(arguments))
+        return self.bundles[arguments]
+
+    def _borrow(self, arguments: tuple[str, ...]) -> Path:
+        name = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16]
+        folder = self.shared / name
+        with _locked(self.shared / f"{name}.lock"):
+            if not folder.exists():
+                _export(arguments, folder)
+        if self.own is None:
+            return folder
+        return Path(shutil.copytree(folder, self.own / name))
+
+
+def exporter(factory: pytest.TempPathFactory) -> Exporter:
+    """The exporter of this process."""
+    own = factory.mktemp("bundles")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return Exporter(own, None)
+    shared = factory.getbasetemp().parent / "bundles"  # the parent is the same for all workers
+    shared.mkdir(exist_ok=True)
+    return Exporter(shared, own)
+
+
+def _export(arguments: tuple[str, ...], out: Path) -> None:
+    """Export without a word: whoever asks first must not be told apart from the others."""
+    pytest.importorskip("torch", reason="making a bundle needs the export extra")
+    from vit_edge.export.__main__ import main
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main([*arguments, "--out", str(out)])
+    assert code == 0, printed.getvalue()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
