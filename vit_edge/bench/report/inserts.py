@@ -10,7 +10,6 @@ from vit_edge.bench.report.machines import Machine
 from vit_edge.bench.report.markdown import escaped, mark_explained, table_lines
 from vit_edge.bench.report.others import others_lines
 from vit_edge.bench.results.table import answers
-from vit_edge.bench.run.peers import is_peer
 from vit_edge.errors import InputError
 
 _HEADING = ("variant", "precision", "fastest backend", "ms (95 %)", "own MB", "file MB", "answers")
@@ -75,10 +74,10 @@ def _best(group: Group) -> Iterator[Line]:
         line
         for line in group.smallest
         if line.batch == 1
-        and not is_peer(line.entry)
-        and line.entry["parity"] is not None
+        and not line.entry.is_peer
+        and line.entry.parity is not None
         and not line.wrong
-        and line.entry["scenario"] == "single-stream"
+        and line.entry.scenario == "single-stream"
         and line.at_its_size
     ]
     for precision in dict.fromkeys(line.precision for line in group.lines):
@@ -88,11 +87,11 @@ def _best(group: Group) -> Iterator[Line]:
 
 
 def _row(line: Line) -> list[str]:
-    bundle = line.entry["bundle"]
+    model = line.entry.model
     return [
-        escaped(bundle["variant"]), escaped(line.precision), escaped(line.way),
-        p50(line), mb(line.numbers["memory_bytes"]["anonymous"]), mb(bundle["model_bytes"]),
-        escaped(answers(line.entry["parity"])),
+        escaped(model.variant), escaped(line.precision), escaped(line.way),
+        p50(line), mb(line.numbers.memory_bytes.anonymous), mb(model.model_bytes),
+        escaped(answers(line.entry.parity)),
     ]  # fmt: skip
 
 

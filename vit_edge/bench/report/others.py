@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vit_edge.bench.report.cells import mb, ms, p50
-from vit_edge.bench.report.lines import Line, Run
+from vit_edge.bench.report.lines import Line
 from vit_edge.bench.report.machines import Machine
 from vit_edge.bench.report.markdown import escaped, mark_explained, table_lines
-from vit_edge.bench.results.compare import alike, compared, digits, measured
+from vit_edge.bench.results.compare import alike, compared, digits
+from vit_edge.bench.results.runs import Run
 from vit_edge.bench.results.table import answers
-from vit_edge.bench.run.peers import is_peer
 
 _HEADING = ("", "ms (95 %)", "times ours", "95 %", "start s", "own MB", "peak MB", "answers")
 _NUMERIC = [False, *[True] * 6, False]
@@ -24,17 +24,17 @@ def others_lines(machines: Sequence[Machine]) -> Iterator[str]:
             continue
         run = queries[0][0].run
         yield ""
-        yield f"{escaped(machine.title)}; run of {escaped(run['started'])}:"
+        yield f"{escaped(machine.title)}; run of {escaped(run.started)}:"
         for ours, lines in queries:
-            batch = f"batch {ours.batch}, {escaped(ours.entry['stage'])}"
+            batch = f"batch {ours.batch}, {escaped(ours.entry.stage)}"
             yield ""
             yield f"{batch}, against {escaped(ours.way)} with {escaped(ours.bundle)}:"
             yield ""
             yield from table_lines(_HEADING, (_row(line, ours) for line in lines), _NUMERIC)
         yield ""
-        for entry in run["configurations"]:
-            if entry["failed"] is not None:
-                yield f"Not measured: {escaped(entry['name'])}: {escaped(entry['failed'])}"
+        for entry in run.configurations:
+            if entry.failed is not None:
+                yield f"Not measured: {escaped(entry.name)}: {escaped(entry.failed)}"
                 yield ""
         yield from mark_explained(line for _, lines in queries for line in lines)
 
@@ -45,28 +45,28 @@ def _queries(run: Run) -> list[tuple[Line, list[Line]]]:
     Other models count, too: a convolutional network of the same images is what some choose.
     """
     found: dict[tuple[object, ...], list[Line]] = {}
-    for entry in run["configurations"]:
-        if measured(entry):
+    for entry in run.configurations:
+        if entry.measured:
             _, *query = alike(entry)
             found.setdefault(tuple(query), []).append(Line(run, entry))
     queries = []
     for lines in found.values():
         lines.sort(key=lambda line: line.latency_ms)
-        ours = next((line for line in lines if not (is_peer(line.entry) or line.wrong)), None)
-        if ours is not None and any(is_peer(line.entry) for line in lines):
+        ours = next((line for line in lines if not (line.entry.is_peer or line.wrong)), None)
+        if ours is not None and any(line.entry.is_peer for line in lines):
             queries.append((ours, lines))
     return queries
 
 
 def _row(line: Line, ours: Line) -> list[str]:
-    memory = line.numbers["memory_bytes"]
+    memory = line.numbers.memory_bytes
     times = compared(line.entry, ours.entry, line.run, ours.run).ratio
     return [
-        escaped(line.bundle if is_peer(line.entry) else f"{line.bundle}, {line.way}"),
+        escaped(line.bundle if line.entry.is_peer else f"{line.bundle}, {line.way}"),
         p50(line),
         "1" if line is ours else digits(times.value),
         "" if line is ours else f"{digits(times.low)} to {digits(times.high)}",
-        ms(sum(line.numbers["cold_s"].values())),
-        mb(memory["anonymous"]), mb(memory["peak"]),
-        escaped(answers(line.entry["parity"])),
+        ms(line.numbers.cold_s.total),
+        mb(memory.anonymous), mb(memory.peak),
+        escaped(answers(line.entry.parity)),
     ]  # fmt: skip

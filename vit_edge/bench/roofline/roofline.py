@@ -15,17 +15,19 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vit_edge import backends, cli
 from vit_edge.bench.device import facts, noise
-from vit_edge.bench.results import results
+from vit_edge.bench.results import results, runs
+from vit_edge.bench.results.fields import encoded
+from vit_edge.bench.results.runs import Run
 from vit_edge.bench.roofline import kernels, shares
 from vit_edge.bench.roofline.runtimes import KINDS, RUNTIMES, Kind, Runtime
 from vit_edge.bench.run import scenarios
-from vit_edge.bench.run.runner import SCHEMA_VERSION, command_line
+from vit_edge.bench.run.runner import command_line
 from vit_edge.errors import UsageError
 from vit_edge.machine import cgroups, child
 
@@ -92,7 +94,7 @@ def _main(arguments: argparse.Namespace) -> int:
         raise UsageError(f"none of {', '.join(RUNTIMES)} is installed; vit_edge.doctor says more")
     run = None if arguments.share_of is None else results.last(arguments.share_of)
     if run is not None:  # before minutes of measuring
-        shares.check_machine(run, {"facts": facts.run_facts()})
+        shares.check_machine(run.facts, facts.run_facts())
     with contextlib.ExitStack() as stack:
         out = arguments.out
         save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
@@ -100,30 +102,34 @@ def _main(arguments: argparse.Namespace) -> int:
         save(found)
     told = [] if run is None else shares.shares_of(run, found)
     if arguments.json:
-        print(json.dumps({"run": found, "shares": [share._asdict() for share in told]}, indent=2))
+        print(
+            json.dumps(
+                {"run": encoded(found), "shares": [share._asdict() for share in told]}, indent=2
+            )
+        )
         return 0
-    print(cli.table(rows(found)))
+    print(cli.table([] if found.roofline is None else rows(found.roofline)))
     if told:
         print(cli.printable(f"\n{cli.table(shares.rows(told))}"))
-    for text in found["warnings"]:
+    for text in found.warnings:
         print(f"warning: {text}", file=sys.stderr)
     return 0
 
 
-def rows(run: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def rows(roofline: runs.Roofline) -> list[tuple[str, ...]]:
     """The peaks as a table: billions a second."""
     found: list[tuple[str, ...]] = [("", "backend", "reached", "", "at", "")]
-    for peak in run["roofline"]["peaks"]:
-        best = run["roofline"]["limits"][peak["kind"]] == peak["per_second"]
-        unit = "GB/s" if peak["kind"] == "read" else "GMAC/s"
-        size = " x ".join(map(str, peak["size"]))
-        rate = f"{peak['per_second'] / 1e9:.1f}"
-        found.append((peak["kind"], peak["backend"], rate, unit, size, "limit" if best else ""))
-    missing = [kind for kind, limit in run["roofline"]["limits"].items() if limit is None]
+    for peak in roofline.peaks:
+        best = roofline.limits[peak.kind] == peak.per_second
+        unit = "GB/s" if peak.kind == "read" else "GMAC/s"
+        size = " x ".join(map(str, peak.size))
+        rate = f"{peak.per_second / 1e9:.1f}"
+        found.append((peak.kind, peak.backend, rate, unit, size, "limit" if best else ""))
+    missing = [kind for kind, limit in roofline.limits.items() if limit is None]
     return found + [(kind, "-", "none has it", "", "", "") for kind in missing]
 
 
-def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -> dict[str, Any]:
+def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -> Run:
     """Measure this machine.
 
     Args:
@@ -150,22 +156,21 @@ def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -
         found += child.call_in_child(
             "vit_edge.bench.roofline.roofline:peaks", name, effort, timeout_s=_TIMEOUT_S
         )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "title": "roofline",
-        "started": started,
-        "ended": _now(),
-        "complete": True,
-        "command": list(command),
-        "facts": facts.run_facts(),
-        "warnings": noise.machine_warnings(before, noise.ticks()),
-        "configurations": [],
-        "roofline": {
-            "peaks": [peak._asdict() for peak in found],
-            "limits": {kind: _largest(found, kind) for kind in KINDS},
-            "runtimes": {name: backends.version(name) for name in names},
-        },
-    }
+    return Run(
+        title="roofline",
+        started=started,
+        ended=_now(),
+        complete=True,
+        command=tuple(command),
+        facts=facts.run_facts(),
+        warnings=tuple(noise.machine_warnings(before, noise.ticks())),
+        configurations=(),
+        roofline=runs.Roofline(
+            peaks=tuple(runs.Peak(**peak._asdict()) for peak in found),
+            limits={kind: _largest(found, kind) for kind in KINDS},
+            runtimes={name: backends.version(name) for name in names},
+        ),
+    )
 
 
 def peaks(name: str, effort: Effort) -> list[Peak]:
