@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = runner.run(suite, save, [Path(sys.argv[0]).name, *sys.argv[1:]], peers=peers)
     print(cli.table(table.rows(found)))
     print("\n".join(table.warnings(found)), file=sys.stderr)
-    return 0 if found["complete"] else 130
+    return 0 if found.complete else 130
 
 
 def chosen_rows(only: str | None) -> Sequence[Competitor]:
@@ -200,14 +200,13 @@ class Peer:
     ) -> None:  # fmt: skip
         self._row, self._python, self._folder = row, python, folder
         self._batch, self._threads, self._problem = batch, threads, problem
-        self._bundle: dict[str, Any] = {}
 
     def entry(self) -> dict[str, Any]:
         row = self._row
         name = f"{row.name} batch {self._batch} single-stream"
         name += "" if row.stage == "model" else f" {row.stage}"
         model = json.loads((self._folder / "model.json").read_text(encoding="utf-8"))
-        self._bundle = {
+        bundle = {
             "name": row.name,
             "variant": row.variant or model["variant"],
             "precision": row.precision,
@@ -218,7 +217,7 @@ class Peer:
             if row.variant
             else multiply_adds(variant(model["variant"]).architecture),
         }
-        made = new_entry(name, PREFIX + row.tool, self._batch, row.stage, self._bundle)
+        made = new_entry(name, PREFIX + row.tool, self._batch, row.stage, bundle)
         return made | {"failed": self._problem}
 
     def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
@@ -244,7 +243,6 @@ class Peer:
             if completed.death or completed.returncode:
                 raise BackendError(reason(completed))
             found: dict[str, Any] = json.loads(completed.stdout)
-            self._bundle["model_bytes"] = found.pop("model_bytes")
             found["parity"] = None
             if answers.exists():
                 found["parity"] = parity(np.load(answers), self._reference(), self._row.precision)

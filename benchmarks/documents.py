@@ -16,13 +16,13 @@ import script
 
 from vit_edge import cli
 from vit_edge.bench.report.cells import NOISY, mb, ms, p50
-from vit_edge.bench.report.lines import Group, Line, Run
+from vit_edge.bench.report.lines import Group, Line
 from vit_edge.bench.report.machines import Machine, machines
 from vit_edge.bench.report.markdown import escaped, markdown, table_lines
-from vit_edge.bench.results.compare import alike, compared, digits, measured
+from vit_edge.bench.results.compare import alike, compared, digits
 from vit_edge.bench.results.results import read_runs
+from vit_edge.bench.results.runs import Run
 from vit_edge.bench.results.table import answers
-from vit_edge.bench.run.peers import is_peer
 from vit_edge.errors import InputError
 from vit_edge.report.write import write_report
 
@@ -119,10 +119,10 @@ def _best(group: Group) -> Iterator[Line]:
         line
         for line in group.smallest
         if line.batch == 1
-        and not is_peer(line.entry)
-        and line.entry["parity"] is not None
+        and not line.entry.is_peer
+        and line.entry.parity is not None
         and not line.wrong
-        and line.entry["scenario"] == "single-stream"
+        and line.entry.scenario == "single-stream"
         and line.at_its_size
     ]
     for precision in dict.fromkeys(line.precision for line in group.lines):
@@ -132,11 +132,11 @@ def _best(group: Group) -> Iterator[Line]:
 
 
 def _row(line: Line) -> list[str]:
-    bundle = line.entry["bundle"]
+    model = line.entry.model
     return [
-        escaped(bundle["variant"]), escaped(line.precision), escaped(line.way),
-        p50(line), mb(line.numbers["memory_bytes"]["anonymous"]), mb(bundle["model_bytes"]),
-        escaped(answers(line.entry["parity"])),
+        escaped(model.variant), escaped(line.precision), escaped(line.way),
+        p50(line), mb(line.numbers.memory_bytes.anonymous), mb(model.model_bytes),
+        escaped(answers(line.entry.parity)),
     ]  # fmt: skip
 
 
@@ -148,18 +148,18 @@ def _peer_tables(machines: Sequence[Machine]) -> Iterator[str]:
             continue
         run = queries[0][0].run
         yield ""
-        yield f"{escaped(machine.title)}; run of {escaped(run['started'])}:"
+        yield f"{escaped(machine.title)}; run of {escaped(run.started)}:"
         for ours, lines in queries:
-            batch = f"batch {ours.batch}, {escaped(ours.entry['stage'])}"
+            batch = f"batch {ours.batch}, {escaped(ours.entry.stage)}"
             yield ""
             yield f"{batch}, against {escaped(ours.way)} with {escaped(ours.bundle)}:"
             yield ""
             rows = (_peer_row(line, ours) for line in lines)
             yield from table_lines(_PEERS_HEADING, rows, _PEERS_NUMERIC)
         yield ""
-        for entry in run["configurations"]:
-            if entry["failed"] is not None:
-                yield f"Not measured: {escaped(entry['name'])}: {escaped(entry['failed'])}"
+        for entry in run.configurations:
+            if entry.failed is not None:
+                yield f"Not measured: {escaped(entry.name)}: {escaped(entry.failed)}"
                 yield ""
         yield from _mark_explained(line for _, lines in queries for line in lines)
 
@@ -170,30 +170,30 @@ def _queries(run: Run) -> list[tuple[Line, list[Line]]]:
     Other models count, too: a convolutional network of the same images is what some choose.
     """
     found: dict[tuple[object, ...], list[Line]] = {}
-    for entry in run["configurations"]:
-        if measured(entry):
+    for entry in run.configurations:
+        if entry.measured:
             _, *query = alike(entry)
             found.setdefault(tuple(query), []).append(Line(run, entry))
     queries = []
     for lines in found.values():
         lines.sort(key=lambda line: line.latency_ms)
-        ours = next((line for line in lines if not (is_peer(line.entry) or line.wrong)), None)
-        if ours is not None and any(is_peer(line.entry) for line in lines):
+        ours = next((line for line in lines if not (line.entry.is_peer or line.wrong)), None)
+        if ours is not None and any(line.entry.is_peer for line in lines):
             queries.append((ours, lines))
     return queries
 
 
 def _peer_row(line: Line, ours: Line) -> list[str]:
-    memory = line.numbers["memory_bytes"]
+    memory = line.numbers.memory_bytes
     times = compared(line.entry, ours.entry, line.run, ours.run).ratio
     return [
-        escaped(line.bundle if is_peer(line.entry) else f"{line.bundle}, {line.way}"),
+        escaped(line.bundle if line.entry.is_peer else f"{line.bundle}, {line.way}"),
         p50(line),
         "1" if line is ours else digits(times.value),
         "" if line is ours else f"{digits(times.low)} to {digits(times.high)}",
-        ms(sum(line.numbers["cold_s"].values())),
-        mb(memory["anonymous"]), mb(memory["peak"]),
-        escaped(answers(line.entry["parity"])),
+        ms(line.numbers.cold_s.total),
+        mb(memory.anonymous), mb(memory.peak),
+        escaped(answers(line.entry.parity)),
     ]  # fmt: skip
 
 

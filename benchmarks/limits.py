@@ -13,9 +13,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import script
 from roofline import peaks, shares
@@ -25,6 +23,8 @@ from roofline.runtimes import RUNTIMES
 from vit_edge import backends, cli
 from vit_edge.bench.device import facts
 from vit_edge.bench.results import results
+from vit_edge.bench.results.fields import encoded
+from vit_edge.bench.results.runs import Roofline
 from vit_edge.errors import UsageError
 
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"none of {', '.join(RUNTIMES)} is installed; vit_edge.doctor says more")
     against = None if arguments.share_of is None else results.last(arguments.share_of)
     if against is not None:  # before minutes of measuring
-        shares.check_machine(against, {"facts": facts.run_facts()})
+        shares.check_machine(against.facts, facts.run_facts())
     with contextlib.ExitStack() as stack:
         out = arguments.out
         save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
@@ -61,27 +61,27 @@ def run(arguments: argparse.Namespace) -> int:
         save(limits)
     each = [] if against is None else shares.shares_of(against, limits)
     if arguments.json:
-        text = {"run": limits, "shares": [share._asdict() for share in each]}
-        print(json.dumps(text, indent=2))
+        printed = {"run": encoded(limits), "shares": [share._asdict() for share in each]}
+        print(json.dumps(printed, indent=2))
         return 0
-    print(cli.table(rows(limits)))
+    print(cli.table([] if limits.roofline is None else rows(limits.roofline)))
     if each:
         print(cli.printable(f"\n{cli.table(shares.rows(each))}"))
-    for text in limits["warnings"]:
+    for text in limits.warnings:
         print(f"warning: {text}", file=sys.stderr)
     return 0
 
 
-def rows(limits: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def rows(roofline: Roofline) -> list[tuple[str, ...]]:
     """The peaks as a table: billions a second."""
     lines: list[tuple[str, ...]] = [("", "backend", "reached", "", "at", "")]
-    for peak in limits["roofline"]["peaks"]:
-        best = limits["roofline"]["limits"][peak["kind"]] == peak["per_second"]
-        unit = "GB/s" if peak["kind"] == "read" else "GMAC/s"
-        size = " x ".join(map(str, peak["size"]))
-        rate = f"{peak['per_second'] / 1e9:.1f}"
-        lines.append((peak["kind"], peak["backend"], rate, unit, size, "limit" if best else ""))
-    missing = [kind for kind, limit in limits["roofline"]["limits"].items() if limit is None]
+    for peak in roofline.peaks:
+        best = roofline.limits[peak.kind] == peak.per_second
+        unit = "GB/s" if peak.kind == "read" else "GMAC/s"
+        size = " x ".join(map(str, peak.size))
+        rate = f"{peak.per_second / 1e9:.1f}"
+        lines.append((peak.kind, peak.backend, rate, unit, size, "limit" if best else ""))
+    missing = [kind for kind, limit in roofline.limits.items() if limit is None]
     return lines + [(kind, "-", "none has it", "", "", "") for kind in missing]
 
 

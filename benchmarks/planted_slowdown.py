@@ -86,7 +86,7 @@ class Slowed:
     def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
         found: dict[str, Any] = child.call_in_child(
             "planted_slowdown:measure", self._share, self._configuration, sampling, samples,
-            time.monotonic(), turn, False,
+            time.monotonic(), False,
         )  # fmt: skip
         return found
 

@@ -11,14 +11,15 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from roofline import kernels
 from roofline.runtimes import KINDS, RUNTIMES, Kind, Runtime
 from vit_edge import backends
 from vit_edge.bench.device import facts, noise
+from vit_edge.bench.results import runs
+from vit_edge.bench.results.runs import Run
 from vit_edge.bench.run import scenarios
-from vit_edge.bench.run.runner import SCHEMA_VERSION
 from vit_edge.errors import UsageError
 from vit_edge.machine import cgroups, child
 
@@ -54,7 +55,7 @@ class Effort(NamedTuple):
     read_bytes: int | None = None  # None: by the caches
 
 
-def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -> dict[str, Any]:
+def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -> Run:
     """Measure this machine.
 
     Args:
@@ -79,22 +80,21 @@ def measure(names: Sequence[str], effort: Effort, command: Sequence[str] = ()) -
     found: list[Peak] = []
     for name in names:
         found += child.call_in_child("roofline.peaks:peaks", name, effort, timeout_s=_TIMEOUT_S)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "title": "roofline",
-        "started": started,
-        "ended": _now(),
-        "complete": True,
-        "command": list(command),
-        "facts": facts.run_facts(),
-        "warnings": noise.machine_warnings(before, noise.ticks()),
-        "configurations": [],
-        "roofline": {
-            "peaks": [peak._asdict() for peak in found],
-            "limits": {kind: _largest(found, kind) for kind in KINDS},
-            "runtimes": {name: backends.version(name) for name in names},
-        },
-    }
+    return Run(
+        title="roofline",
+        started=started,
+        ended=_now(),
+        complete=True,
+        command=tuple(command),
+        facts=facts.run_facts(),
+        warnings=tuple(noise.machine_warnings(before, noise.ticks())),
+        configurations=(),
+        roofline=runs.Roofline(
+            peaks=tuple(runs.Peak(**peak._asdict()) for peak in found),
+            limits={kind: _largest(found, kind) for kind in KINDS},
+            runtimes={name: backends.version(name) for name in names},
+        ),
+    )
 
 
 def peaks(name: str, effort: Effort) -> list[Peak]:

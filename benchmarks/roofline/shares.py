@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vit_edge import cli
-from vit_edge.bench.results.compare import differences, measured, same_machine
-from vit_edge.bench.results.results import samples
+from vit_edge.bench.results.compare import machine_differences, same_machine
+from vit_edge.bench.results.runs import Entry, Facts, Run
 from vit_edge.errors import InputError
 
 # The kind of product that a precision's Linears are multiplied by. What is not here has no kernel
@@ -29,7 +29,7 @@ class Share(NamedTuple):
     of_bandwidth: float | None
 
 
-def shares_of(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> list[Share]:
+def shares_of(run: Run, roofline: Run) -> list[Share]:
     """How near each configuration of a run comes to the limits of its machine.
 
     By the median latency of one run, so for what is measured back to back. Multiply-adds are those
@@ -43,24 +43,24 @@ def shares_of(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> list[Share
     Raises:
         InputError: They are of different machines.
     """
-    check_machine(run, roofline)
-    limits = roofline["roofline"]["limits"]
-    each = (share_of(entry, limits) for entry in run["configurations"])
+    check_machine(run.facts, roofline.facts)
+    limits = {} if roofline.roofline is None else roofline.roofline.limits
+    each = (share_of(entry, limits) for entry in run.configurations)
     return [share for share in each if share is not None]
 
 
-def check_machine(run: Mapping[str, Any], roofline: Mapping[str, Any]) -> None:
+def check_machine(run: Facts, roofline: Facts) -> None:
     """Refuse shares of another machine's limits.
 
     Args:
-        run: Of configurations.
-        roofline: The facts of where the limits are those of, as `facts`.
+        run: Of a run of configurations.
+        roofline: Of where the limits are those of.
 
     Raises:
         InputError: The machines differ.
     """
     if not same_machine(run, roofline):
-        told = "\n  ".join(differences(run, roofline, {"facts": {}}, {"facts": {}}))
+        told = "\n  ".join(machine_differences(run, roofline))
         raise InputError(f"the roofline was measured on another machine:\n  {cli.printable(told)}")
 
 
@@ -85,17 +85,17 @@ def rows(found: Sequence[Share]) -> list[tuple[str, ...]]:
     return [heading, *lines]
 
 
-def product_kind(entry: Mapping[str, Any]) -> str | None:
+def product_kind(entry: Entry) -> str | None:
     """Whose limit counts: by the bundle's precision and what the runtime was told to compute in."""
-    precision, facts = entry["bundle"]["precision"], entry["facts"]
+    precision, facts = entry.model.precision, entry.facts
     if precision in ("int4", "int8-weights"):
-        return _BY_ACCURACY_LEVEL.get(facts.get("accuracy_level"))
+        return _BY_ACCURACY_LEVEL.get(str(facts.get("accuracy_level")))
     if precision == "fp32" and str(facts.get("execution_precision")).startswith("bf16"):
         return "bf16"
     return _PRODUCTS.get(precision)
 
 
-def share_of(entry: Mapping[str, Any], limits: Mapping[str, float | None]) -> Share | None:
+def share_of(entry: Entry, limits: Mapping[str, float | None]) -> Share | None:
     """How near one configuration comes to the limits of the machine that it was measured on.
 
     Args:
@@ -107,22 +107,20 @@ def share_of(entry: Mapping[str, Any], limits: Mapping[str, float | None]) -> Sh
     """
     if not _counts(entry):
         return None
-    each = [statistics.median(taken) for taken in samples(entry) if taken]
+    each = [statistics.median(taken) for taken in entry.samples if taken]
     runs_per_s = 1e3 / statistics.median(each)
-    bundle = entry["bundle"]
-    one_image = bundle.get("multiply_adds")  # None: a graph from another exporter
-    rate = None if one_image is None else one_image * entry["batch"] * runs_per_s
+    model = entry.model
+    one_image = model.multiply_adds  # None: a graph from another exporter
+    rate = None if one_image is None else one_image * entry.batch * runs_per_s
     kind = product_kind(entry)
-    read = bundle["model_bytes"] * runs_per_s
+    read = model.model_bytes * runs_per_s
     products = limits.get(kind) if kind is not None else None
-    return Share(
-        entry["name"], kind, rate, _of(rate, products), read, _of(read, limits.get("read"))
-    )
+    return Share(entry.name, kind, rate, _of(rate, products), read, _of(read, limits.get("read")))
 
 
-def _counts(entry: Mapping[str, Any]) -> bool:
-    on_gpu = entry["backend"] == "trt" or str(entry["facts"].get("provider", "CPU"))[:3] != "CPU"
-    return measured(entry) and entry["stage"] == "model" and not on_gpu and bool(entry["bundle"])
+def _counts(entry: Entry) -> bool:
+    on_gpu = entry.backend == "trt" or str(entry.facts.get("provider", "CPU"))[:3] != "CPU"
+    return entry.measured and entry.stage == "model" and not on_gpu
 
 
 def _of(rate: float | None, limit: float | None) -> float | None:

@@ -62,6 +62,6 @@ def entry(
     }  # fmt: skip
 
 
-def run(*entries: Any, facts: Any, started: str = "2026-01-01") -> dict[str, Any]:
+def run(*entries: Any, facts: Any, started: str = "2026-01-01") -> Any:
     """A run of these."""
     return made_run(*entries, started=started) | {"facts": facts}

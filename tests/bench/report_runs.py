@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from vit_edge.bench.report import machines as report
+from vit_edge.bench.results.fields import decoded
+from vit_edge.bench.results.runs import Entry, Run
 from vit_edge.parity.intervals import wilson_interval
 
 # precision -> (share of fp32's time, SQNR in dB, share of its file)
@@ -23,6 +27,24 @@ ROOFLINE: dict[str, Any] = {
     "limits": {"fp32": 2e12, "bf16": None, "read": 1e10},
 }
 BACKENDS = {"ort": 1.0, "openvino": 0.9}
+
+
+def typed(run: Any) -> Run:
+    """A run as it is read; the tests make and change its JSON."""
+    problems: list[str] = []
+    found = run if isinstance(run, Run) else decoded(Run, run, "", problems)
+    assert found is not None, problems
+    return found
+
+
+def typed_entry(entry: dict[str, Any]) -> Entry:
+    """A configuration as it is read."""
+    return typed(made_run(entry)).configurations[0]
+
+
+def machines(runs: Sequence[Any]) -> list[report.Machine]:
+    """Runs put in order, from their JSON."""
+    return report.machines([typed(run) for run in runs])
 
 
 def made_process(level_ms: float, batch: int, seed: int, count: int = 60) -> dict[str, Any]:

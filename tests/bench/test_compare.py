@@ -13,12 +13,12 @@ import pytest
 from roofline import shares
 
 from tests.bench.planted import process
-from tests.bench.report_runs import ROOFLINE, made_entry, made_run
+from tests.bench.report_runs import ROOFLINE, machines, made_entry, made_run, typed, typed_entry
 from tests.bench.test_report import places
-from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import markdown
 from vit_edge.bench.results import judge, results, table
-from vit_edge.bench.results.compare import compared, same_machine
+from vit_edge.bench.results.compare import Comparison, same_machine
+from vit_edge.bench.results.compare import compared as compared_runs
 from vit_edge.errors import ResourceError, UsageError, VitEdgeError
 from vit_edge.parity.targets import parse_target
 from vit_edge.recommend.offers import Terms, from_results
@@ -40,6 +40,13 @@ def run(*entries: Any, **facts: str) -> Any:
     return made_run(*entries, **facts)
 
 
+def compared(entry: Any, other: Any, run: Any, base: Any) -> Comparison:
+    """As compare.compared, of JSON; of one run if both are the same."""
+    ours = typed(run)
+    theirs = ours if run is base else typed(base)
+    return compared_runs(typed_entry(entry), typed_entry(other), ours, theirs)
+
+
 def checked(tmp_path: Path, now: Any, base: Any, *more: str) -> int:
     """What `check` exits with."""
     for name, one in (("now", now), ("base", base)):
@@ -52,7 +59,7 @@ def checked(tmp_path: Path, now: Any, base: Any, *more: str) -> int:
 def kept(path: Path, *runs: Any) -> Path:
     with results.appending(path) as save:
         for one in runs:
-            save(one)
+            save(typed(one))
     return path
 
 
@@ -78,7 +85,7 @@ def test_check_finds_a_slowdown_of_10_per_cent_and_hardly_ever_claims_one_below_
 ) -> None:
     """Of 100 pairs of runs; a true 4 % is over 5 % by its point estimate in many of them."""
     runs: dict[str, Any] = {}
-    monkeypatch.setattr(results, "last", lambda path: runs[path.name])
+    monkeypatch.setattr(results, "last", lambda path: typed(runs[path.name]))
     found = []
     for seed in range(100):
         runs["base"] = run(entry("a", 10, seed, spread=spread))
@@ -232,7 +239,7 @@ def test_another_machine_is_not_compared_without_a_word(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, there = run(entry("a", 10, 0), cpu="x"), run(entry("a", 20, 0), cpu="y")
-    assert not same_machine(here, there)
+    assert not same_machine(here["facts"], there["facts"])
     assert checked(tmp_path, there, here) == 3
     assert "cpu: y against x" in capsys.readouterr().err
     assert judge.main(["compare", str(tmp_path / "base.json"), str(tmp_path / "now.json")]) == 0
@@ -361,10 +368,10 @@ def test_runs_are_appended_and_what_was_there_stays(tmp_path: Path) -> None:
     kept(path, run(entry("a", 1, 0)))
     before = path.read_text()
     kept(path, run(entry("b", 1, 0)), run(entry("b", 2, 0)))
-    names = [one["configurations"][0]["name"] for one in results.read(path)]
+    names = [one.configurations[0].name for one in results.read(path)]
     assert names == ["a", "b"]
     assert path.read_text().startswith(before.rstrip("\n]}"))
-    assert results.last(path)["configurations"][0]["processes"][0]["latencies_ms"][0] > 1.5
+    assert results.last(path).configurations[0].samples[0][0] > 1.5
 
 
 @pytest.mark.parametrize(
@@ -424,8 +431,10 @@ def test_what_is_edited_by_hand_is_refused_or_can_be_read_by_all(
             assert judge.main(check) in {0, 2, 3, 4}
             try:
                 found = results.last(path)
-                shares.shares_of(found, found | {"roofline": ROOFLINE})
-                from_results([path], [OF_IT], found["facts"], terms)
+                shares.shares_of(
+                    found, typed(made_run() | {"facts": found.facts, "roofline": ROOFLINE})
+                )
+                from_results([path], [OF_IT], dict(edited["facts"]), terms)
             except VitEdgeError:
                 continue
     capsys.readouterr()
@@ -473,7 +482,7 @@ def test_a_table_leaves_out_percentiles_with_too_few_samples() -> None:
     made = entry("a", 10, 0)
     made["parity"] = {"problems": [], "sqnr_centred_db": 44.2}
     failed = entry("b", 10, 0) | {"failed": "it died", "processes": []}
-    rows = table.rows(run(made, failed))
+    rows = table.rows(typed(run(made, failed)))
     assert rows[1][3] != "-"
     assert rows[1][5] == "-"
     assert rows[1][-1] == "hold, 44 dB"

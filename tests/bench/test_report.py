@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.bench.report_runs import ROOFLINE, full_run, made_entry, made_run
+from tests.bench.report_runs import ROOFLINE, full_run, machines, made_entry, made_run
 from vit_edge.bench import __main__ as bench
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms, table
-from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import escaped, markdown
 from vit_edge.bench.results import results
 from vit_edge.bench.results.results import read_runs
@@ -62,10 +61,10 @@ def test_the_numbers_of_a_row_are_those_of_the_summary() -> None:
     found = group.lines[0].numbers
     text = reported(run)
     row = row_of(text, "base-patch16-224-int8", "int8", "ort", "1")
-    value, low, high = found["latency_ms"]["p50"]
+    value, low, high = found.latency_ms["p50"]
     assert row[4] == f"{value:.2f} ({low:.2f} to {high:.2f})"
-    assert row[5] == f"{found['latency_ms']['p90'][0]:.2f}"
-    assert row[6] == f"{found['latency_ms']['p99'][0]:.2f}"  # of 1,200 samples
+    assert row[5] == f"{found.latency_ms['p90'].value:.2f}"
+    assert row[6] == f"{found.latency_ms['p99'].value:.2f}"  # of 1,200 samples
     assert row[-1] == "hold, 25 dB (top-1 100 %)"
 
 
@@ -159,17 +158,17 @@ def test_of_a_configuration_the_newest_run_counts() -> None:
     old, new = made_run(made_entry(), started="2026-01"), made_run(made_entry(), started="2026-02")
     new["configurations"][0]["bundle"]["model_bytes"] = 777 * 10**6
     (machine,) = machines([old, new])
-    assert [line.entry["bundle"]["model_bytes"] for line in machine.lines] == [777 * 10**6]
+    assert [line.entry.model.model_bytes for line in machine.lines] == [777 * 10**6]
 
 
 def test_a_complete_run_counts_before_a_newer_one_that_was_interrupted() -> None:
     complete, newer = made_run(made_entry(), started="2026-01"), made_run(made_entry())
     newer |= {"complete": False, "started": "2027"}
     (machine,) = machines([complete, newer])
-    assert [line.run["started"] for line in machine.lines] == ["2026-01"]
+    assert [line.run.started for line in machine.lines] == ["2026-01"]
     older = newer | {"started": "2025"}
     (machine,) = machines([older, newer])
-    assert [line.run["started"] for line in machine.lines] == ["2027"]
+    assert [line.run.started for line in machine.lines] == ["2027"]
 
 
 def test_a_run_that_was_interrupted_does_not_hide_what_an_older_one_measured() -> None:
@@ -294,7 +293,7 @@ def wrong_runs() -> dict[str, Any]:
     return {
         "lacks 'title'": {k: v for k, v in made_run().items() if k != "title"},
         "warnings holds 3": made_run() | {"warnings": [3]},
-        "configuration 1: is no object": made_run() | {"configurations": [3]},
+        "configuration 1: is 3, expected an object": made_run() | {"configurations": [3]},
         "batch is True": entry(batch=True),
         "has no bundle, and did not fail": entry(bundle=None),
         "image_hw is [0, 1]": entry(bundle=bundle | {"image_hw": [0, 1]}),
@@ -309,15 +308,15 @@ def wrong_runs() -> dict[str, Any]:
         "memory_bytes: peak is inf": entry(
             processes=[process | {"memory_bytes": process["memory_bytes"] | {"peak": math.inf}}]
         ),
-        "temperature_c of CPU": entry(
+        "temperature_c: CPU is [1], expected two numbers": entry(
             processes=[process | {"sensors": {"temperature_c": {"CPU": [1]}}}]
         ),
         "built: is 3": entry(built=3),
         "multiply_adds is 'x'": entry(bundle=bundle | {"multiply_adds": "x"}),
-        "roofline: is no object": made_run() | {"roofline": 3},
+        "roofline: is 3, expected an object": made_run() | {"roofline": 3},
         "roofline: lacks 'limits'": made_run() | {"roofline": {"peaks": []}},
         "limits: fp32 is 0": made_run() | {"roofline": {"peaks": [], "limits": {"fp32": 0}}},
-        "peak 1: is no object": made_run() | {"roofline": {"peaks": [3], "limits": {}}},
+        "peak 1: is 3, expected an object": made_run() | {"roofline": {"peaks": [3], "limits": {}}},
         "peak 1: lacks 'kind'": made_run() | {"roofline": {"peaks": [{}], "limits": {}}},
     }
 

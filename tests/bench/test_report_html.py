@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench.report_runs import full_run, made_entry, made_run
+from tests.bench.report_runs import full_run, machines, made_entry, made_run
 from tests.parity.test_report_html import Page
 from vit_edge.bench import __main__ as bench
 from vit_edge.bench.report.html import html_page
 from vit_edge.bench.report.looks import ROWS
-from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.pareto import front
 from vit_edge.bench.results import results
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.bench.report_runs import full_run, made_entry, made_run
+from tests.bench.report_runs import full_run, machines, made_entry, made_run
 from tests.parity.test_report_in_a_browser import NAMES, PHONE_PX, Browser, Seen, planted
 from vit_edge.bench.report.html import html_page
-from vit_edge.bench.report.machines import machines
 
 requires = ("jinja2", "matplotlib")
 pytestmark = pytest.mark.browser

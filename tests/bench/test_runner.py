@@ -9,15 +9,19 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.bench import planted
+from tests.bench.report_runs import made_entry, typed_entry
 from vit_edge.bench.__main__ import main
 from vit_edge.bench.device import noise
 from vit_edge.bench.device.noise import Ticks
 from vit_edge.bench.results import results
+from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import runner
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product
 from vit_edge.bundle import Bundle
@@ -35,22 +39,25 @@ def suite(bundle: Bundle, *batches: int, **options: Any) -> Suite:
 
 def test_a_run_keeps_every_sample_and_what_it_was_measured_on(testing_bundle: Bundle) -> None:
     saved: list[Any] = []
-    found = runner.run(suite(testing_bundle, 1, 4), lambda run: saved.append(json.dumps(run)))
-    assert found["complete"]
+    found = runner.run(
+        suite(testing_bundle, 1, 4), lambda run: saved.append(json.dumps(encoded(run)))
+    )
+    assert found.complete
     assert len(saved) == 1 + 4 + 1
-    assert json.loads(saved[-1]) == found
-    assert {"cpu", "memory", "system", "affinity"} <= found["facts"].keys()
-    for entry, batch in zip(found["configurations"], (1, 4), strict=True):
-        assert entry["bundle"]["model_sha256"] == testing_bundle.model_sha256
-        assert entry["facts"]["provider"] == "CPUExecutionProvider"
-        assert entry["parity"]["problems"] == []
-        assert len(entry["processes"]) == 2
-        for process in entry["processes"]:
-            assert len(process["latencies_ms"]) >= 10
-            assert process["images"] == batch * len(process["latencies_ms"])
-            assert all(value > 0 for value in process["cold_s"].values())
-            memory = process["memory_bytes"]
-            assert memory["peak"] >= memory["anonymous"] > 10e6
+    assert json.loads(saved[-1]) == encoded(found)
+    assert {"cpu", "memory", "system", "affinity"} <= found.facts.keys()
+    for entry, batch in zip(found.configurations, (1, 4), strict=True):
+        assert entry.model.model_sha256 == testing_bundle.model_sha256
+        assert entry.facts["provider"] == "CPUExecutionProvider"
+        assert entry.parity is not None
+        assert entry.parity.problems == ()
+        assert len(entry.processes) == 2
+        for process in entry.processes:
+            assert len(process.latencies_ms) >= 10
+            assert process.images == batch * len(process.latencies_ms)
+            assert all(value > 0 for value in astuple(process.cold_s))
+            memory = process.memory_bytes
+            assert memory.peak >= memory.anonymous > 10e6
 
 
 def test_end_to_end_takes_longer_than_the_model(testing_bundle: Bundle) -> None:
@@ -58,10 +65,7 @@ def test_end_to_end_takes_longer_than_the_model(testing_bundle: Bundle) -> None:
         [testing_bundle.path], [("ort", {})], [1], "single-stream", ["model", "end-to-end"]
     )
     found = runner.run(Suite("test", made, QUICK), lambda run: None)
-    model, whole = (
-        statistics.median(entry["processes"][0]["latencies_ms"])
-        for entry in found["configurations"]
-    )
+    model, whole = (statistics.median(entry.samples[0]) for entry in found.configurations)
     assert whole > model + 0.3  # a JPEG takes half a millisecond at least
 
 
@@ -71,11 +75,11 @@ def test_an_option_that_a_backend_does_not_know_fails_alone(testing_bundle: Bund
         ["model"],
     )  # fmt: skip
     found = runner.run(Suite("test", made, QUICK), lambda run: None)
-    fine, wrong = found["configurations"]
-    assert found["complete"]
-    assert len(fine["processes"]) == 2
-    assert wrong["failed"].startswith("TypeError: ")
-    assert "thread" in wrong["failed"]
+    fine, wrong = found.configurations
+    assert found.complete
+    assert len(fine.processes) == 2
+    assert (wrong.failed or "").startswith("TypeError: ")
+    assert "thread" in (wrong.failed or "")
 
 
 def test_a_failed_configuration_is_no_success(
@@ -92,8 +96,8 @@ def test_what_a_process_takes_to_start_has_its_runtime_among_imports(
     testing_bundle: Bundle,
 ) -> None:
     found = runner.run(suite(testing_bundle, 1), lambda run: None)
-    for process in found["configurations"][0]["processes"]:
-        assert process["cold_s"]["import"] > process["cold_s"]["load"]  # of a model of 0.3 MB
+    for process in found.configurations[0].processes:
+        assert process.cold_s.imports > process.cold_s.load  # of a model of 0.3 MB
 
 
 def test_what_fails_is_kept_with_its_reason_and_the_others_go_on(
@@ -106,12 +110,12 @@ def test_what_fails_is_kept_with_its_reason_and_the_others_go_on(
         Configuration(testing_bundle.path, "ort"),
     )
     found = runner.run(Suite("test", made, QUICK), lambda run: None)
-    absent, wrong, large, right = found["configurations"]
-    assert "no such directory" in absent["failed"]
-    assert "threads must be at least 1" in wrong["failed"]
-    assert "over the bundle's 4" in large["failed"]
-    assert right["failed"] is None
-    assert len(right["processes"]) == 2
+    absent, wrong, large, right = found.configurations
+    assert "no such directory" in (absent.failed or "")
+    assert "threads must be at least 1" in (wrong.failed or "")
+    assert "over the bundle's 4" in (large.failed or "")
+    assert right.failed is None
+    assert len(right.processes) == 2
 
 
 def test_a_child_that_dies_is_kept_with_its_death(
@@ -124,7 +128,7 @@ def test_a_child_that_dies_is_kept_with_its_death(
 
     monkeypatch.setattr(child, "attempted_call", killed)
     found = runner.run(suite(testing_bundle, 1), lambda run: None)
-    assert found["configurations"][0]["failed"] == "killed by SIGKILL"
+    assert found.configurations[0].failed == "killed by SIGKILL"
 
 
 def die() -> None:
@@ -143,17 +147,17 @@ def test_what_was_measured_before_an_end_is_kept_and_marked(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if out.exists() and results.last(out)["configurations"][0]["processes"]:
+        if out.exists() and results.last(out).configurations[0].processes:
             break
         time.sleep(0.05)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130)
     found = results.last(out)
-    assert not found["complete"]
-    assert 1 <= len(found["configurations"][0]["processes"]) < 500
+    assert not found.complete
+    assert 1 <= len(found.configurations[0].processes) < 500
     if number != signal.SIGKILL:
-        assert found["interrupted"].startswith("after ")
+        assert (found.interrupted or "").startswith("after ")
         assert b"INCOMPLETE" in said
 
 
@@ -248,9 +252,13 @@ def test_our_own_work_is_not_that_of_others() -> None:
 
 
 def test_samples_that_speak_against_themselves_are_told() -> None:
-    calm = {"latencies_ms": [10.0, 10.1], "stable": True, "enough": True}
-    other = {"latencies_ms": [11.0, 11.1], "stable": False, "enough": False}
-    assert noise.configuration_warnings("a", [calm, calm]) == []
-    told = noise.configuration_warnings("a", [calm, other])
+    calm = planted.process([10.0, 10.1]) | {"stable": True, "enough": True}
+    other = planted.process([11.0, 11.1]) | {"stable": False, "enough": False}
+    quiet, loud = (
+        typed_entry(made_entry() | {"name": "a", "processes": both})
+        for both in ([calm, calm], [calm, other])
+    )
+    assert noise.configuration_warnings(quiet) == []
+    told = noise.configuration_warnings(loud)
     assert [text.partition(": ")[2].partition(" ")[0] for text in told] == ["its", "it", "it"]
     assert "10%" in told[0] or "9%" in told[0]

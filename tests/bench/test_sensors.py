@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.bench.planted import tree
+from tests.bench.planted import process, tree
+from tests.bench.report_runs import made_entry, typed_entry
 from vit_edge.bench.device import noise, power, sensors, thermal
 from vit_edge.machine import nvml
 
@@ -224,10 +225,14 @@ def test_a_slow_clock_is_throttling_only_where_it_is_hot(tmp_path: Path) -> None
 
 
 def test_throttling_is_a_warning_with_what_to_do() -> None:
-    sample = {"latencies_ms": [1.0], "sensors": {"throttled": ["over-current (oc3)"]}}
-    (told,) = noise.configuration_warnings("a", [sample])
+    hot = process([1.0]) | {"sensors": {"throttled": ["over-current (oc3)"]}}
+    throttled, cool = (
+        typed_entry(made_entry() | {"name": "a", "processes": [one]})
+        for one in (hot, process([1.0]))
+    )
+    (told,) = noise.configuration_warnings(throttled)
     assert told.startswith("a: throttled (over-current (oc3)): cool it")
-    assert noise.configuration_warnings("a", [{"latencies_ms": [1.0]}]) == []
+    assert noise.configuration_warnings(cool) == []
 
 
 class Nvml:

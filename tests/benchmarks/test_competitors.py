@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from vit_edge.bench.results.compare import compared
+from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import runner
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, read_suite
 from vit_edge.bundle import Bundle
@@ -97,9 +98,10 @@ def test_competitors_take_turns_with_ours_and_their_answers_are_judged_alike(
     ours = (Configuration(testing_bundle.path, "ort", {}, 1),)
     peers = [peer(competitors, folder, way) for way in ("right", "wrong", "broken")]
     found = runner.run(Suite("test", ours, QUICK), lambda run: None, peers=peers)
-    own, right, wrong, broken = found["configurations"]
-    assert found["complete"]
-    json.dumps(found, allow_nan=False)
+    kept = encoded(found)
+    own, right, wrong, broken = kept["configurations"]
+    assert found.complete
+    json.dumps(kept, allow_nan=False)
     assert own["processes"][0].keys() == right["processes"][0].keys()
     assert own["parity"].keys() == right["parity"].keys()
     assert right["backend"] == "peer:fake"
@@ -109,7 +111,8 @@ def test_competitors_take_turns_with_ours_and_their_answers_are_judged_alike(
     assert wrong["parity"]["problems"]
     assert "no kernel of this operator" in broken["failed"]
     assert len(right["processes"]) == 2
-    assert compared(right, own, found, found).paired
+    own_entry, right_entry, *_ = found.configurations
+    assert compared(right_entry, own_entry, found, found).paired
 
 
 def test_a_batch_larger_than_the_images_is_filled_up(competitors: ModuleType, folder: Path) -> None:

@@ -14,8 +14,11 @@ from roofline import kernels, peaks, shares
 from roofline.peaks import Effort
 from roofline.runtimes import RUNTIMES
 
-from tests.bench.report_runs import made_entry, made_run
+from tests.bench.planted import process
+from tests.bench.report_runs import made_entry, made_run, typed, typed_entry
 from vit_edge.bench.results import results
+from vit_edge.bench.results.fields import encoded
+from vit_edge.bench.results.runs import Run
 from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.errors import InputError, UsageError
 from vit_edge.variants import variant
@@ -95,18 +98,19 @@ def test_a_roofline_is_a_run_beside_others_and_compare_does_not_take_it_for_one(
     tmp_path: Path,
 ) -> None:
     found = peaks.measure(["ort"], TINY)
-    reached = found["roofline"]["limits"]
+    assert found.roofline is not None
+    reached = found.roofline.limits
     assert reached["bf16"] is None
     assert reached["fp32"] == next(
-        peak["per_second"] for peak in found["roofline"]["peaks"] if peak["kind"] == "fp32"
+        peak.per_second for peak in found.roofline.peaks if peak.kind == "fp32"
     )
     with results.appending(tmp_path / "r.json") as save:
         save(made_run(made_entry()))
     with results.appending(tmp_path / "r.json") as save:
         save(found)
-    assert results.read(tmp_path / "r.json")[1] == json.loads(json.dumps(found))
-    assert results.last(tmp_path / "r.json")["configurations"] == [made_entry()]
-    assert ("bf16", "-", "none has it", "", "", "") in limits.rows(found)
+    assert encoded(results.read(tmp_path / "r.json")[1]) == json.loads(json.dumps(encoded(found)))
+    assert results.last(tmp_path / "r.json").configurations == (typed_entry(made_entry()),)
+    assert ("bf16", "-", "none has it", "", "", "") in limits.rows(found.roofline)
 
 
 def test_a_backend_without_kernels_is_refused() -> None:
@@ -120,7 +124,7 @@ def test_the_command_line_prints_limits_and_shares(
     found = peaks.measure(["ort"], TINY)
     monkeypatch.setattr(peaks, "measure", lambda names, effort, command: found)
     with results.appending(tmp_path / "r.json") as save:
-        save(made_run(made_entry("fp32")) | {"facts": found["facts"]})
+        save(made_run(made_entry("fp32")) | {"facts": found.facts})
     out = tmp_path / "roofline.json"
     arguments = ["--backend", "ort", "--out", str(out)]
     assert limits.main([*arguments, "--share-of", str(tmp_path / "r.json")]) == 0
@@ -170,21 +174,27 @@ def test_multiply_adds_are_counted_layer_by_layer() -> None:
 
 
 def entry(precision: str = "fp32", **facts: str) -> dict[str, Any]:
-    return {
+    made = made_entry()
+    made["bundle"] |= {"precision": precision, "model_bytes": 1000, "multiply_adds": 500}
+    return made | {
         "name": "base ort", "backend": "ort", "batch": 4, "stage": "model", "failed": None,
         "facts": {"provider": "CPUExecutionProvider", **facts},
-        "bundle": {"precision": precision, "model_bytes": 1000, "multiply_adds": 500},
-        "processes": [{"latencies_ms": [2.0, 2.0, 50.0]}, {"latencies_ms": [2.0]}],
+        "processes": [process([2.0, 2.0, 50.0]), process([2.0])],
     }  # fmt: skip
 
 
-def limited(**limits: float | None) -> dict[str, Any]:
+def limited(**limits: float | None) -> Run:
     every = {"fp32": 4e6, "bf16": None, "int8": 16e6, "read": 1e6, **limits}
-    return {"facts": {"cpu": "a"}, "roofline": {"limits": every}}
+    limits_of = {"facts": {"cpu": "a"}, "roofline": {"peaks": [], "limits": every}}
+    return typed(made_run() | limits_of)
+
+
+def run_of(*entries: dict[str, Any], cpu: str = "a") -> Run:
+    return typed(made_run(*entries) | {"facts": {"cpu": cpu}})
 
 
 def test_a_share_is_the_rate_over_the_limit_of_its_precision() -> None:
-    run = {"facts": {"cpu": "a"}, "configurations": [entry(), entry("int8"), entry("fp16")]}
+    run = run_of(entry(), entry("int8"), entry("fp16"))
     single, int8, half = shares.shares_of(run, limited())
     assert single.multiply_adds_per_s == 500 * 4 / 2e-3
     assert (single.kind, single.of_products) == ("fp32", 0.25)
@@ -209,18 +219,18 @@ def test_a_share_is_the_rate_over_the_limit_of_its_precision() -> None:
 def test_the_limit_is_that_of_what_is_multiplied(
     precision: str, facts: dict[str, str], kind: str | None
 ) -> None:
-    assert shares.product_kind(entry(precision, **facts)) == kind
+    assert shares.product_kind(typed_entry(entry(precision, **facts))) == kind
 
 
 def test_what_ran_on_a_gpu_or_was_not_measured_has_no_share_of_a_cpu() -> None:
     on_gpu = entry(provider="CUDAExecutionProvider")
     failed = entry() | {"failed": "it died", "processes": []}
     whole = entry() | {"stage": "end-to-end"}
-    run = {"facts": {"cpu": "a"}, "configurations": [on_gpu, failed, whole]}
+    run = run_of(on_gpu, failed, whole)
     assert shares.shares_of(run, limited()) == []
 
 
 def test_a_roofline_of_another_machine_is_refused() -> None:
-    run = {"facts": {"cpu": "b"}, "configurations": [entry()]}
+    run = run_of(entry(), cpu="b")
     with pytest.raises(InputError, match="cpu: b against a"):
         shares.shares_of(run, limited())

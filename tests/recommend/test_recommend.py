@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.bench.planted import GOOD, entry, parity, run
+from tests.bench.report_runs import typed, typed_entry
 from vit_edge import backends
 from vit_edge.bench.device import facts
 from vit_edge.bench.results import results
@@ -36,10 +37,11 @@ def stand_in(model: str) -> Any:
 
 def offered(*entries: Any, **terms: Any) -> tuple[list[Offer], Terms]:
     asked = Terms(**terms)
-    whole = run(*entries, facts=HERE)
+    whole = typed(run(*entries, facts=HERE))
     return [
-        offers.offer(stand_in(e["bundle"]["model_sha256"]), e, whole, asked) for e in entries
-    ], (asked)
+        offers.offer(stand_in(one.model.model_sha256 or ""), one, whole, asked)
+        for one in whole.configurations
+    ], asked
 
 
 def why(verdict: Verdict) -> dict[str, str]:
@@ -152,7 +154,8 @@ def test_more_images_decide_from_the_fastest_on_until_two_hold(
 
     def judge(target: str, configuration: Any, golden: Path, timeout_s: float) -> Any:
         asked.append(str(configuration.bundle))
-        return parity(1700 if asked[-1] == "a" else 2000, 2000)
+        judged = entry("a", "ort", 1, judged=parity(1700 if asked[-1] == "a" else 2000, 2000))
+        return typed_entry(judged).parity
 
     monkeypatch.setattr(child, "call_in_child", judge)
     known, terms = offered(
@@ -173,7 +176,7 @@ def test_more_images_decide_from_the_fastest_on_until_two_hold(
 def kept(path: Path, *runs: Any) -> Path:
     with results.appending(path) as save:
         for one in runs:
-            save(one)
+            save(typed(one))
             save = results.Appending(path)
     return path
 
@@ -189,7 +192,7 @@ def test_results_of_other_models_machines_and_terms_are_left_out_with_the_reason
     there = run(entry("a", "ort", 5), facts=HERE | {"cpu": "y"})
     path = kept(tmp_path / "r.json", here, there)
     found, left_out = from_results([path], [stand_in("a")], HERE, Terms())
-    assert [one.entry for one in found] == [right]
+    assert [one.entry for one in found] == [typed_entry(right)]
     told = " | ".join(left_out)
     assert len(left_out) == 4
     assert "z ort: another model" in told

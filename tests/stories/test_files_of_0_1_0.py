@@ -44,7 +44,7 @@ def test_its_golden_answers_are_still_met(old_bundle: Path) -> None:
 
 def test_its_bench_results_are_read_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     runs = read(OLD / "bench.json")
-    scenarios = {entry["scenario"] for run in runs for entry in run["configurations"]}
+    scenarios = {entry.scenario for run in runs for entry in run.configurations}
     assert scenarios == {"single-stream", "multi-stream", "server"}
     assert bench.main(["report", str(OLD / "bench.json")]) == 0
     shown = capsys.readouterr().out

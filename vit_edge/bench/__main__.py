@@ -12,6 +12,7 @@ from typing import get_args
 
 from vit_edge import backends, cli
 from vit_edge.bench.results import results, table
+from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import built
 from vit_edge.bench.run.plan import (
     OFFLINE_BATCH,
@@ -126,17 +127,17 @@ def _measure(arguments: argparse.Namespace) -> int:
         if arguments.out is not None:
             save = stack.enter_context(results.appending(arguments.out))
         builds = _builds(suite) if arguments.build else {}
-        found = run(suite, save, command_line(), builds)
+        measured = run(suite, save, command_line(), builds)
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(encoded(measured), indent=2))
     else:
-        print(cli.table(table.rows(found)))
-        for line in table.warnings(found):
+        print(cli.table(table.rows(measured)))
+        for line in table.warnings(measured):
             print(line, file=sys.stderr)
-    failed = [entry["name"] for entry in found["configurations"] if entry["failed"] is not None]
+    failed = [entry.name for entry in measured.configurations if entry.failed is not None]
     if failed:
         print(f"failed: {cli.printable(', '.join(failed))}", file=sys.stderr)
-    return 130 if not found["complete"] else 4 if failed else 0
+    return 130 if not measured.complete else 4 if failed else 0
 
 
 def _builds(suite: Suite) -> Mapping[str, built.Built]:

@@ -76,16 +76,16 @@ def measure(
     with contextlib.ExitStack() as stack:
         save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
         run = runner.run(suite, save, ["python", "-m", "vit_edge.recommend", *sys.argv[1:]])
-    if not run["complete"]:
+    if not run.complete:
         raise KeyboardInterrupt
-    for warning in run["warnings"]:
+    for warning in run.warnings:
         _LOG.warning("warning: %s", warning)
-    for entry in run["configurations"]:
-        bundle, way = wanted[entry["name"]]
-        if entry["failed"] is None:
+    for entry in run.configurations:
+        bundle, way = wanted[entry.name]
+        if entry.failed is None:
             found.append(offer(bundle, entry, run, terms))
         else:
-            found.append(Offer(bundle, dataclasses.replace(way, refused=entry["failed"])))
+            found.append(Offer(bundle, dataclasses.replace(way, refused=entry.failed)))
     return found
 
 

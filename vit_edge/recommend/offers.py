@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 
 from vit_edge import backends
 from vit_edge.bench.results import results
-from vit_edge.bench.results.compare import MACHINE, measured
+from vit_edge.bench.results.compare import MACHINE
 from vit_edge.bench.results.percentiles import Estimate, percentile, samples_needed
+from vit_edge.bench.results.runs import Answers, Entry, Run
 from vit_edge.bench.run.plan import Configuration
 from vit_edge.build.choose import Measured
 from vit_edge.bundle import Bundle
 from vit_edge.parity.targets import AGREEMENTS, STATISTICS, Proof, Target, decides
-
-Record = Mapping[str, Any]
 
 
 class Terms(NamedTuple):
@@ -54,8 +53,8 @@ class Offer:
 
     bundle: Bundle
     way: Measured
-    entry: Record | None = None
-    run: Record | None = None
+    entry: Entry | None = None
+    run: Run | None = None
     doubts: tuple[str, ...] = ()
     proven: str = ""
 
@@ -73,14 +72,14 @@ class Offer:
         """What measures it again."""
         return Configuration(self.bundle.path, self.way.backend, self.way.options, batch)
 
-    def with_parity(self, parity: Record | None, target: Target | None) -> Offer:
+    def with_parity(self, parity: Answers | None, target: Target | None) -> Offer:
         """The same, judged by this comparison; see session.parity."""
         faults, doubts, proven = _judged(parity, target)
         way = dataclasses.replace(self.way, parity=tuple(faults))
         return dataclasses.replace(self, way=way, doubts=tuple(doubts), proven=proven)
 
 
-def offer(bundle: Bundle, entry: Record, run: Record, terms: Terms) -> Offer:
+def offer(bundle: Bundle, entry: Entry, run: Run, terms: Terms) -> Offer:
     """Judge what was measured of a configuration.
 
     Args:
@@ -89,21 +88,21 @@ def offer(bundle: Bundle, entry: Record, run: Record, terms: Terms) -> Offer:
         run: A run.
         terms: What is asked.
     """
-    latency = percentile(results.samples(entry), terms.percentile)
-    memory = [process["memory_bytes"] for process in entry["processes"]]
-    peak_bytes = max(found["peak"] for found in memory)
-    own_bytes = max(found["anonymous"] for found in memory)
+    latency = percentile(entry.samples, terms.percentile)
+    memory = [process.memory_bytes for process in entry.processes]
+    peak_bytes = round(max(bytes_of.peak for bytes_of in memory))
+    own_bytes = round(max(bytes_of.anonymous for bytes_of in memory))
     way = Measured(
-        entry["backend"],
-        entry["options"],
+        entry.backend,
+        entry.options,
         too_slow=_too_slow(latency, terms),
         over_limit=_over_limit(peak_bytes, own_bytes, terms.memory_limit_bytes),
         latency_ms={terms.batch: latency.high},
         peak_rss_bytes=peak_bytes,
         peak_anonymous_bytes=own_bytes,
-        facts=entry["facts"],
+        facts={key: str(value) for key, value in entry.facts.items()},
     )
-    return Offer(bundle, way, entry, run).with_parity(entry["parity"], terms.target)
+    return Offer(bundle, way, entry, run).with_parity(entry.parity, terms.target)
 
 
 def from_results(
@@ -129,62 +128,62 @@ def from_results(
     found: dict[tuple[str, str], Offer] = {}
     left_out: dict[str, None] = {}
     for path, run in sorted(_runs(paths), key=_rank):
-        for entry in run["configurations"]:
+        for entry in run.configurations:
             reason = _unfit(entry, run, by_model, here, terms)
             if reason is not None:
-                left_out[f"{path}: {entry['name']}: {reason}"] = None
+                left_out[f"{path}: {entry.name}: {reason}"] = None
                 continue
-            made = offer(by_model[entry["bundle"]["model_sha256"]], entry, run, terms)
+            made = offer(by_model[entry.model.model_sha256 or ""], entry, run, terms)
             found[made.key] = made
     return list(found.values()), list(left_out)
 
 
-def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Run]]:
     for path in paths:
         for run in results.read(path):
             yield path, run
 
 
-def _rank(item: tuple[Path, Record]) -> tuple[bool, str]:
+def _rank(item: tuple[Path, Run]) -> tuple[bool, str]:
     """What counts more comes later."""
     _, run = item
-    return bool(run["complete"]), str(run["started"])
+    return run.complete, run.started
 
 
 def _unfit(
-    entry: Record,
-    run: Record,
+    entry: Entry,
+    run: Run,
     by_model: Mapping[str, Bundle],
     here: Mapping[str, str],
     terms: Terms,
 ) -> str | None:
     """Why a configuration says nothing about what is asked; None if it does."""
-    if entry["bundle"] is None or entry["bundle"]["model_sha256"] not in by_model:
+    if entry.bundle is None or entry.bundle.model_sha256 not in by_model:
         return "another model than any of these bundles'"
-    there = run["facts"]
+    there = run.facts
     differing = [name for name in MACHINE if there.get(name) != here.get(name)]
     if differing:
         name = differing[0]
         return f"measured on another machine: {name} is {there.get(name)}, here {here.get(name)}"
     asked = {"batch": terms.batch, "scenario": "single-stream", "stage": "model"}
     for name, value in asked.items():
-        if entry[name] != value:
-            return f"{name} is {entry[name]}, asked is {value}"
-    if entry["failed"] is not None or not measured(entry):
-        return f"it failed: {entry['failed'] or 'nothing was measured'}"
-    count = sum(len(latencies) for latencies in results.samples(entry))
+        if (measured := getattr(entry, name)) != value:
+            return f"{name} is {measured}, asked is {value}"
+    if not entry.measured:
+        return f"it failed: {entry.failed or 'nothing was measured'}"
+    count = sum(len(latencies) for latencies in entry.samples)
     if count < (needed := samples_needed(terms.percentile)):
         return f"{count} samples, {terms.percentile_name} needs {needed}"
-    if not run["complete"] and len(entry["processes"]) == 1:
+    if not run.complete and len(entry.processes) == 1:
         # Its interval comes from its own samples, and is far narrower than that of several.
         return "one process of an interrupted run: how processes differ is not known"
     return _other_runtime(entry)
 
 
-def _other_runtime(entry: Record) -> str | None:
+def _other_runtime(entry: Entry) -> str | None:
     """How the runtime differs from what is installed here, as far as its backend tells."""
-    facts = entry["facts"]
-    name = str(facts.get("backend", entry["backend"]))  # what runs, where "auto" was asked for
+    facts = entry.facts
+    name = str(facts.get("backend", entry.backend))  # what runs, where "auto" was asked for
     there, here = facts.get("runtime"), backends.version(name)
     if here is None:
         return f"backend {name} cannot be used here"
@@ -215,22 +214,22 @@ def _over_limit(peak_bytes: int, own_bytes: int, limit_bytes: int | None) -> str
     )
 
 
-def _judged(parity: Record | None, target: Target | None) -> tuple[list[str], list[str], str]:
+def _judged(parity: Answers | None, target: Target | None) -> tuple[list[str], list[str], str]:
     """What answers miss, what is open, and what is proven."""
     if parity is None:
         return [], ["its answers were not compared with the reference's"], ""
-    faults = list(parity["problems"])
+    faults, statistics = list(parity.problems), parity.statistics
     if target is None:
         return faults, [], ""
-    judged = target.judged(parity)
-    faults += judged.refuted(parity)
-    doubts = [_doubt(proof, parity) for proof in judged.open(parity)]
-    if any(name in AGREEMENTS for name, _ in target.bounds) and not decides(parity):
+    judged = target.judged(statistics)
+    faults += judged.refuted(statistics)
+    doubts = [_doubt(proof, statistics) for proof in judged.open(statistics)]
+    if any(name in AGREEMENTS for name, _ in target.bounds) and not decides(statistics):
         doubts.append(
             "the reference itself hardly decides between the classes of these images, so that "
             "agreement with it says nothing: compare others (--golden)"
         )
-    proven = (_proven(proof, parity) for proof in judged.proved(parity) if proof.holds)
+    proven = (_proven(proof, statistics) for proof in judged.proved(statistics) if proof.holds)
     return faults, doubts, ", ".join(proven)
 
 
@@ -242,17 +241,19 @@ def _surely(proof: Proof) -> str:
     return f"{statistic.direction} {statistic.written(end)}"
 
 
-def _doubt(proof: Proof, parity: Record) -> str:
+def _doubt(proof: Proof, statistics: Mapping[str, Any]) -> str:
     statistic = STATISTICS[proof.statistic]
     needed = "more" if proof.images_needed is None else f"{proof.images_needed:,} (at this rate)"
     return (
-        f"{statistic.words} is {statistic.written(parity[proof.statistic])} on "
-        f"{parity[statistic.trials]} {statistic.trials}, which proves {_surely(proof)}; asked is "
-        f"{statistic.direction} {statistic.written(proof.bound)}: compare {needed} "
+        f"{statistic.words} is {statistic.written(statistics[proof.statistic])} on "
+        f"{statistics[statistic.trials]} {statistic.trials}, which proves {_surely(proof)}; asked "
+        f"is {statistic.direction} {statistic.written(proof.bound)}: compare {needed} "
         "(python -m vit_edge.parity record, then --golden FILE)"
     )
 
 
-def _proven(proof: Proof, parity: Record) -> str:
+def _proven(proof: Proof, statistics: Mapping[str, Any]) -> str:
     statistic = STATISTICS[proof.statistic]
-    return f"{statistic.words} {_surely(proof)} on {parity[statistic.trials]:,} {statistic.trials}"
+    return (
+        f"{statistic.words} {_surely(proof)} on {statistics[statistic.trials]:,} {statistic.trials}"
+    )

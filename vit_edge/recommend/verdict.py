@@ -121,9 +121,11 @@ def _merits(one: Offer, terms: Terms) -> str:
 
 def _against(one: Offer, best: Offer | None) -> str:
     """How much slower it is than the best one; the medians of what was measured."""
-    if best is None or None in (one.entry, one.run, best.entry, best.run):
+    if best is None:
         return "slower"
-    found = compared(one.entry or {}, best.entry or {}, one.run or {}, best.run or {})
+    if one.entry is None or one.run is None or best.entry is None or best.run is None:
+        return "slower"
+    found = compared(one.entry, best.entry, one.run, best.run)
     value, low, high = found.ratio
     told = f"{value:.3g}x its median latency, 95 % {low:.3g}-{high:.3g}"
     return told if found.decided else f"cannot tell which is faster ({told})"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vit_edge.bench.results.runs import Entry
 from vit_edge.machine import cpus
 from vit_edge.machine.cgroups import ROOT, read
 
@@ -94,19 +94,11 @@ def machine_warnings(
     return found
 
 
-def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]]) -> list[str]:
-    """What of its own samples speaks against a configuration.
-
-    Args:
-        name: Of the configuration.
-        processes: What `session.measure` returned of each.
-    """
+def configuration_warnings(entry: Entry) -> list[str]:
+    """What of its own samples speaks against a configuration."""
+    name, processes = entry.name, entry.processes
     found = []
-    medians = [
-        statistics.median(latencies)
-        for process in processes
-        if (latencies := process.get("latencies_ms")) and isinstance(latencies, list)
-    ]
+    medians = [statistics.median(latencies) for latencies in entry.samples if latencies]
     if len(medians) > 1:
         apart = (max(medians) - min(medians)) / statistics.median(medians)
         if apart > _APART:
@@ -114,15 +106,16 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
                 f"{name}: its processes differ by {apart:.0%}: more of them (--processes) narrow "
                 "the interval"
             )
-    throttled = {reason: None for process in processes for reason in _throttled(process)}
+    sensors = [process.sensors for process in processes if process.sensors is not None]
+    throttled = dict.fromkeys(reason for one in sensors for reason in one.throttled)
     if throttled:
         found.append(
             f"{name}: throttled ({'; '.join(throttled)}): cool it, or lower the clocks to what it "
             "can hold (a Jetson: another power mode, nvpmodel), and measure again"
         )
-    if any(not process.get("stable", True) for process in processes):
+    if not all(process.stable for process in processes):
         found.append(f"{name}: it did not come to rest within the warm-up")
-    if any(not process.get("enough", True) for process in processes):
+    if not all(process.enough for process in processes):
         found.append(f"{name}: it has fewer samples than its percentile needs (--most-seconds)")
     return found
 
@@ -130,8 +123,3 @@ def configuration_warnings(name: str, processes: Sequence[Mapping[str, object]])
 def usable() -> dict[str, str]:
     """The CPUs we may use, for the facts."""
     return {"cpus": str(cpus.usable_cpus()), "affinity": ",".join(map(str, cpus.allowed_cpus()))}
-
-
-def _throttled(process: Mapping[str, object]) -> Sequence[str]:
-    sensors = process.get("sensors")
-    return sensors["throttled"] if isinstance(sensors, Mapping) else []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from vit_edge.bench.report.lines import Line
-from vit_edge.bench.results.table import answers
+from vit_edge.bench.results.runs import BuildMemory, Built
+from vit_edge.bench.results.table import Summary, answers
 
 NOISY = "⚠"
 
@@ -35,9 +36,9 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[Cell]]]:
 
 def _row(line: Line) -> dict[str, Cell]:
     found = line.numbers
-    value, low, high = found["latency_ms"]["p50"]
-    cold, memory = found["cold_s"], found["memory_bytes"]
-    file_bytes = line.entry["bundle"]["model_bytes"] or None  # 0: nobody told
+    value, low, high = found.latency_ms["p50"]
+    memory = found.memory_bytes
+    file_bytes = line.entry.model.model_bytes or None  # 0: nobody told
     return {
         "bundle": Cell(line.bundle),
         "precision": Cell(line.precision),
@@ -48,30 +49,31 @@ def _row(line: Line) -> dict[str, Cell]:
         ),
         "p90 ms": _tail(found, "p90"),
         "p99 ms": _tail(found, "p99"),
-        "images/s": _number(found["images_per_s"], ms),
-        "cold start s": _number(sum(cold.values()), ms),
-        "own MB": _number(memory["anonymous"], mb),
-        "peak MB": _number(memory["peak"], mb),
+        "images/s": _number(found.images_per_s, ms),
+        "cold start s": _number(found.cold_s.total, ms),
+        "own MB": _number(memory.anonymous, mb),
+        "peak MB": _number(memory.peak, mb),
         "file MB": _number(file_bytes, mb),
         "answers": Cell(
-            answers(line.entry["parity"]) or "not looked at", _worth(line), _agreement(line)
+            answers(line.entry.parity) or "not looked at", _worth(line), _agreement(line)
         ),
     }
 
 
 def _told(line: Line) -> dict[str, Cell]:
     found = line.numbers
-    built = line.entry.get("built") or {}
-    throttled = ", ".join(found["throttled"])
+    built = line.entry.built or Built()
+    build_memory = built.build_memory_bytes or BuildMemory()
+    throttled = ", ".join(found.throttled)
     return {
-        "GPU MB": _number(found["gpu_memory_bytes"], mb),
-        "J/image": _number(found["energy_j_per_image"], ms),
-        "highest °C": _number(found["temperature_c"], ms),
+        "GPU MB": _number(found.gpu_memory_bytes, mb),
+        "J/image": _number(found.energy_j_per_image, ms),
+        "highest °C": _number(found.temperature_c, ms),
         "throttled": Cell(throttled or "-"),
-        "build s": _number(built.get("build_s"), ms),
-        "build MB": _number((built.get("build_memory_bytes") or {}).get("peak"), mb),
-        "engine MB": _number(built.get("engine_bytes"), mb),
-        "download MB": _number(built.get("download_bytes"), mb),
+        "build s": _number(built.build_s, ms),
+        "build MB": _number(build_memory.peak, mb),
+        "engine MB": _number(built.engine_bytes, mb),
+        "download MB": _number(built.download_bytes, mb),
     }
 
 
@@ -89,7 +91,7 @@ def interval(low: float, high: float) -> str:
 
 def p50(line: Line) -> str:
     """The median with its interval, for a row that stands alone."""
-    value, low, high = line.numbers["latency_ms"]["p50"]
+    value, low, high = line.numbers.latency_ms["p50"]
     return f"{ms(value)} ({interval(low, high)}){f' {NOISY}' if line.doubtful else ''}"
 
 
@@ -105,13 +107,14 @@ def _number(value: float | None, written: Callable[[Any], str]) -> Cell:
     return Cell(written(value), float(value), number=True)
 
 
-def _tail(found: Mapping[str, Any], name: str) -> Cell:
+def _tail(found: Summary, name: str) -> Cell:
     """A percentile, if it has enough samples."""
-    return _number(found["latency_ms"][name][0] if name in found["enough"] else None, ms)
+    return _number(found.latency_ms[name].value if name in found.enough else None, ms)
 
 
 def _agreement(line: Line) -> str:
-    agreement = (line.entry["parity"] or {}).get("top1_agreement")
+    parity = line.entry.parity
+    agreement = None if parity is None else parity.statistics.get("top1_agreement")
     return "" if agreement is None else f"top-1 {100 * agreement:.4g} %"
 
 

@@ -53,9 +53,9 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
     folds = any(group.at_its_size for group in machine.groups)
     return {
         "title": machine.title,
-        "incomplete": any(not run["complete"] for run in machine.runs),
+        "incomplete": any(not run.complete for run in machine.runs),
         "count": len(machine.lines),
-        "warnings": [(run["started"], text) for run, text in whole],
+        "warnings": [(run.started, text) for run, text in whole],
         "differing": apart(machine),
         "single": single,
         "groups": [
@@ -69,13 +69,13 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
             for place, group in enumerate(machine.groups)
         ],
         "across": list(across(machine.lines, looks, f"{prefix}s")),
-        "failed": [(line.entry["name"], line.entry["failed"]) for line in machine.failed],
+        "failed": [(line.entry.name, line.entry.failed) for line in machine.failed],
         "facts": list(_facts(machine)),
     }
 
 
 def _facts(machine: Machine) -> Iterator[tuple[str, dict[str, str]]]:
     for run in machine.runs:
-        yield f"Run of {run['started']}", run_facts(run)
+        yield f"Run of {run.started}", run_facts(run)
         for backend, facts in backend_facts(run).items():
-            yield f"Backend {backend}, run of {run['started']}", facts
+            yield f"Backend {backend}, run of {run.started}", facts

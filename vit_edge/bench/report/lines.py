@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vit_edge.backends import name_of
-from vit_edge.bench.results.table import summary, warnings
-
-Run = Mapping[str, Any]
-Entry = Mapping[str, Any]
+from vit_edge.bench.results.runs import Entry, Run
+from vit_edge.bench.results.table import Summary, summary, warnings
 
 
 def told(run: Run) -> list[str]:
     """What speaks against a run as a whole; against single configurations: `Line.warnings`."""
-    names = tuple(f"{entry['name']}: " for entry in run["configurations"])
+    names = tuple(f"{entry.name}: " for entry in run.configurations)
     every = (text.removeprefix("warning: ") for text in warnings(run))
     return [text for text in every if not text.startswith(names)]
 
@@ -31,89 +27,86 @@ class Line:
     before: Line | None = None  # the same, as the run before measured it
 
     @cached_property
-    def numbers(self) -> Mapping[str, Any]:
+    def numbers(self) -> Summary:
         """What `table.summary` says of it, if it was measured."""
         return summary(self.entry)
 
     @property
     def latency_ms(self) -> float:
         """The median."""
-        return float(self.numbers["latency_ms"]["p50"][0])
+        return self.numbers.latency_ms["p50"].value
 
     @property
     def peak_bytes(self) -> float:
         """The most memory that a process of it took."""
-        return float(self.numbers["memory_bytes"]["peak"])
+        return self.numbers.memory_bytes.peak
 
     @property
     def worth_db(self) -> float | None:
         """Centred SQNR of the logits; infinite: the same as the reference's; None: not known."""
-        parity = self.entry["parity"]
-        if parity is None or parity.get("relative") is None:
+        parity = self.entry.parity
+        if parity is None or parity.statistics.get("relative") is None:
             return None
-        noise = parity.get("sqnr_centred_db")
-        if noise is None:
-            return math.inf if parity["relative"] == 0 else None
-        return float(noise)
+        return parity.worth_db
 
     @property
     def bundle(self) -> str:
         """The bundle's name."""
-        return str(self.entry["bundle"]["name"])
+        return self.entry.model.name
 
     @property
     def precision(self) -> str:
         """The bundle's precision."""
-        return str(self.entry["bundle"]["precision"])
+        return self.entry.model.precision
 
     @property
     def way(self) -> str:
         """The backend, with its options."""
-        return name_of(self.entry["backend"], self.entry["options"])
+        return name_of(self.entry.backend, self.entry.options)
 
     @property
     def batch(self) -> int:
         """Images of one run."""
-        return int(self.entry["batch"])
+        return self.entry.batch
 
     @property
     def at_its_size(self) -> bool:
         """Whether images have the size in the variant's name, or it names none."""
-        bundle = self.entry["bundle"]
-        sizes = [part for part in bundle["variant"].split("-") if part.isdecimal()]
-        return not sizes or str(bundle["image_hw"][1]) in sizes
+        model = self.entry.model
+        sizes = [part for part in model.variant.split("-") if part.isdecimal()]
+        return not sizes or str(model.image_hw[1]) in sizes
 
     @property
     def wrong(self) -> bool:
         """Whether its answers were looked at, and do not hold."""
-        return bool(self.entry["parity"] and self.entry["parity"]["problems"])
+        return bool(self.entry.parity and self.entry.parity.problems)
 
     @cached_property
     def moved(self) -> str | None:
         """What speaks against its interval: the run before had another, that shares no value."""
         if self.before is None:
             return None
-        value, low, high = self.numbers["latency_ms"]["p50"]
-        was, was_low, was_high = self.before.numbers["latency_ms"]["p50"]
+        value, low, high = self.numbers.latency_ms["p50"]
+        was, was_low, was_high = self.before.numbers.latency_ms["p50"]
         if low <= was_high and was_low <= high:
             return None
         return (
-            f"{self.entry['name']}: {100 * (value / was - 1):+.1f} % against the run of "
-            f"{self.before.run['started']}, which is beyond the intervals of both: what differs "
+            f"{self.entry.name}: {100 * (value / was - 1):+.1f} % against the run of "
+            f"{self.before.run.started}, which is beyond the intervals of both: what differs "
             "from hour to hour is in neither"
         )
 
     @property
     def warnings(self) -> list[str]:
         """What speaks against this configuration: of its run, and that it moved."""
-        start = f"{self.entry['name']}: "
-        found = [text for text in self.run["warnings"] if text.startswith(start)]
+        start = f"{self.entry.name}: "
+        found = [text for text in self.run.warnings if text.startswith(start)]
         return found + ([] if self.moved is None else [self.moved])
 
     @property
     def noisy(self) -> bool:
         """Whether there is a warning of this configuration, or the device slowed down."""
-        return bool(self.warnings or self.numbers["throttled"])
+        return bool(self.warnings or self.numbers.throttled)
 
     @property
     def doubtful(self) -> bool:

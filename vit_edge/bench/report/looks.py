@@ -28,7 +28,7 @@ class Looks:
         found = {line.precision for line in lines}
         known = [name for name in PRECISIONS if name in found]
         self._precisions = [*known, *sorted(found - set(known))]
-        self._backends = sorted({line.entry["backend"] for line in lines})
+        self._backends = sorted({line.entry.backend for line in lines})
 
     def colour(self, line: Line) -> str:
         """Of its precision."""
@@ -36,7 +36,7 @@ class Looks:
 
     def shape(self, line: Line) -> str:
         """Of its backend."""
-        return _SHAPES[self._backends.index(line.entry["backend"]) % len(_SHAPES)]
+        return _SHAPES[self._backends.index(line.entry.backend) % len(_SHAPES)]
 
     def dashes(self, line: Line) -> Any:
         """Of a line: a second sign of the precision, for those who see colours as alike."""
@@ -46,7 +46,7 @@ class Looks:
         """What the legend shows of some configurations."""
         mark = needed("matplotlib.lines").Line2D
         precisions = {line.precision: line for line in lines}
-        backends = {line.entry["backend"]: line for line in lines}
+        backends = {line.entry.backend: line for line in lines}
         return [
             mark([], [], color=self.colour(precisions[name]), linewidth=3,
                  linestyle=self.dashes(precisions[name]), label=plain(name))

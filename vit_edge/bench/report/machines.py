@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vit_edge.bench.report.lines import Entry, Group, Line, Run, told
-from vit_edge.bench.results.compare import MACHINE, SOFTWARE, differences, measured
+from vit_edge.bench.report.lines import Group, Line, told
+from vit_edge.bench.results.compare import MACHINE, SOFTWARE, differences
+from vit_edge.bench.results.runs import Entry, Facts, Run
 
 # As tables list them: from the most exact to the smallest; others after them, by name.
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8-dynamic", "int8-weights", "int4")
@@ -46,7 +47,7 @@ def machines(runs: Sequence[Run]) -> list[Machine]:
     """
     by_machine: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        by_machine.setdefault(tuple(run["facts"].get(key) for key in MACHINE), []).append(run)
+        by_machine.setdefault(tuple(run.facts.get(key) for key in MACHINE), []).append(run)
     ordered = sorted(by_machine.values(), key=lambda of_one: _title(of_one[-1]))
     titles = _told_apart([of_one[-1] for of_one in ordered])
     letters = string.ascii_uppercase if len(ordered) > 1 else ""
@@ -59,23 +60,22 @@ def machines(runs: Sequence[Run]) -> list[Machine]:
 def run_facts(run: Run) -> dict[str, str]:
     """When, how and on what a run was made."""
     found = {
-        "title": run["title"],
-        "started": run["started"],
-        "state": "complete" if run["complete"] else "INCOMPLETE",
+        "title": run.title,
+        "started": run.started,
+        "state": "complete" if run.complete else "INCOMPLETE",
     }
-    sampling = run.get("sampling")
-    if isinstance(sampling, Mapping):
-        found["sampling"] = ", ".join(f"{key} {value}" for key, value in sampling.items())
-    found["command"] = " ".join(run["command"])
-    return found | {str(key): str(value) for key, value in run["facts"].items()}
+    if run.sampling is not None:
+        found["sampling"] = ", ".join(f"{key} {value}" for key, value in run.sampling.items())
+    found["command"] = " ".join(run.command)
+    return found | {key: str(value) for key, value in run.facts.items()}
 
 
 def backend_facts(run: Run) -> dict[str, dict[str, str]]:
     """Backend -> what it said of itself; of what differs between configurations, every value."""
     values: dict[str, dict[str, list[str]]] = {}
-    for entry in run["configurations"]:
-        for key, value in entry["facts"].items():
-            values.setdefault(entry["backend"], {}).setdefault(key, []).append(str(value))
+    for entry in run.configurations:
+        for key, value in entry.facts.items():
+            values.setdefault(entry.backend, {}).setdefault(key, []).append(str(value))
     return {
         backend: {key: "; ".join(dict.fromkeys(found)) for key, found in facts.items()}
         for backend, facts in sorted(values.items())
@@ -87,13 +87,13 @@ def apart(machine: Machine) -> list[str]:
     found = []
     for key in SOFTWARE:
         of_entries = {
-            (line.entry["backend"], str(line.entry["facts"].get(key))) for line in machine.lines
+            (line.entry.backend, str(line.entry.facts.get(key))) for line in machine.lines
         }
         for backend in sorted({backend for backend, _ in of_entries}):
             versions = sorted(value for name, value in of_entries if name == backend)
             if len(versions) > 1:
                 found.append(f"{key} of {backend}: {', '.join(versions)}")
-        of_runs = sorted({str(run["facts"].get(key)) for run in machine.runs})
+        of_runs = sorted({str(run.facts.get(key)) for run in machine.runs})
         if len(of_runs) > 1:
             found.append(f"{key}: {', '.join(of_runs)}")
     return found
@@ -101,38 +101,38 @@ def apart(machine: Machine) -> list[str]:
 
 def _machine(runs: list[Run], title: str) -> Machine:
     newest: dict[str, Line] = {}
-    for run in sorted(runs, key=lambda run: bool(run["complete"])):  # what comes later counts
-        for entry in run["configurations"]:
-            if measured(entry) or entry["failed"] is not None:
-                last = newest.get(entry["name"])
+    for run in sorted(runs, key=lambda run: run.complete):  # what comes later counts
+        for entry in run.configurations:
+            if entry.measured or entry.failed is not None:
+                last = newest.get(entry.name)
                 again = last is not None and _same(last, run, entry)
-                newest[entry["name"]] = Line(run, entry, last if again else None)
+                newest[entry.name] = Line(run, entry, last if again else None)
     groups: dict[str, list[Line]] = {}
-    found = [line for line in newest.values() if measured(line.entry)]
+    found = [line for line in newest.values() if line.entry.measured]
     for line in sorted(found, key=_order):
         groups.setdefault(_group(line.entry), []).append(line)
     return Machine(
         title,
         runs,
         [Group(title, lines) for title, lines in groups.items()],
-        [line for line in newest.values() if not measured(line.entry)],
+        [line for line in newest.values() if not line.entry.measured],
     )
 
 
 def _same(last: Line, run: Run, entry: Entry) -> bool:
     """Whether two lines of a name measured the same: model, software, samples of both."""
-    if not (measured(entry) and measured(last.entry)):
+    if not (entry.measured and last.entry.measured):
         return False
-    models = {one["bundle"]["model_sha256"] for one in (entry, last.entry)}
-    return len(models) == 1 and not differences(run, last.run, entry, last.entry)
+    same_model = entry.model.model_sha256 == last.entry.model.model_sha256
+    return same_model and not differences(run, last.run, entry, last.entry)
 
 
 def _told_apart(runs: Sequence[Run]) -> list[str]:
     """The titles of machines; where two are alike, with the facts in which they differ."""
     found = []
     for run in runs:
-        facts, title = run["facts"], _title(run)
-        others = [other["facts"] for other in runs if _title(other) == title]
+        facts, title = run.facts, _title(run)
+        others = [other.facts for other in runs if _title(other) == title]
         differing = [
             f"{key} {str(facts.get(key, 'unknown'))[:_FACT]}"
             for key in MACHINE
@@ -143,11 +143,10 @@ def _told_apart(runs: Sequence[Run]) -> list[str]:
 
 
 def _title(run: Run) -> str:
-    facts = run["facts"]
-    return ", ".join(_words(facts)) or "a machine of which nothing is known"
+    return ", ".join(_words(run.facts)) or "a machine of which nothing is known"
 
 
-def _words(facts: Mapping[str, Any]) -> Iterator[str]:
+def _words(facts: Facts) -> Iterator[str]:
     if "cpu" in facts:
         yield str(facts["cpu"])
     if "cpus" in facts:
@@ -156,19 +155,19 @@ def _words(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _group(entry: Entry) -> str:
-    height, width = entry["bundle"]["image_hw"]
+    height, width = entry.model.image_hw
     size = f"{width} px" if height == width else f"{height}x{width} px"
-    rate = entry["queries_per_second"]
+    rate = entry.queries_per_second
     often = "" if rate is None else f", {rate:g} queries/s"
-    stage = "" if entry["stage"] == "model" else f", {entry['stage']}"
-    return f"{entry['bundle']['variant']}, {size}, {entry['scenario']}{often}{stage}"
+    stage = "" if entry.stage == "model" else f", {entry.stage}"
+    return f"{entry.model.variant}, {size}, {entry.scenario}{often}{stage}"
 
 
 def _order(line: Line) -> tuple[Any, ...]:
     entry, precision = line.entry, line.precision
     known = PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS)
     return (
-        entry["bundle"]["variant"], entry["stage"] != "model", entry["scenario"],
-        entry["queries_per_second"] or 0, not line.at_its_size, entry["bundle"]["image_hw"],
+        entry.model.variant, entry.stage != "model", entry.scenario,
+        entry.queries_per_second or 0, not line.at_its_size, entry.model.image_hw,
         known, precision, line.bundle, line.way, line.batch,
     )  # fmt: skip

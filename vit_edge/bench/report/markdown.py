@@ -9,13 +9,8 @@ from typing import Any
 
 from vit_edge import cli
 from vit_edge.bench.report.cells import NOISY, Cell, table
-from vit_edge.bench.report.lines import Run
-from vit_edge.bench.report.machines import (
-    Machine,
-    apart,
-    backend_facts,
-    run_facts,
-)
+from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_facts
+from vit_edge.bench.results.runs import Run
 
 _FOLDED = 4  # warnings of configurations that are shown open; more are folded
 _INCOMPLETE = "INCOMPLETE: "  # what table.warnings writes
@@ -77,18 +72,18 @@ def _section(machine: Machine) -> Iterator[str]:
         yield "### Not measured"
         yield ""
         reasons = [
-            (escaped(line.entry["name"]), escaped(line.entry["failed"])) for line in machine.failed
+            (escaped(line.entry.name), escaped(line.entry.failed)) for line in machine.failed
         ]
         yield from table_lines(("configuration", "reason"), reasons)
         yield ""
     for run in machine.runs:
-        yield from _folded(f"Run of {escaped(run['started'])}: its facts", _facts(run))
+        yield from _folded(f"Run of {escaped(run.started)}: its facts", _facts(run))
 
 
 def _warnings(machine: Machine) -> Iterator[str]:
     """What speaks against the numbers, before them."""
     whole, single = machine.warnings
-    of_runs = [f"{escaped(text)} (run of {escaped(run['started'])})" for run, text in whole]
+    of_runs = [f"{escaped(text)} (run of {escaped(run.started)})" for run, text in whole]
     of_runs += [f"the runs differ in {escaped(text)}" for text in apart(machine)]
     shown = of_runs + ([*map(escaped, single)] if len(single) <= _FOLDED else [])
     for text in dict.fromkeys(shown):

@@ -20,7 +20,6 @@ from vit_edge.bench.report.looks import (
 )
 from vit_edge.bench.report.pareto import pareto
 from vit_edge.bench.report.scaling import scalings
-from vit_edge.bench.results.results import samples
 from vit_edge.report.drawing import INK, Figure, plot, style, svg
 
 _BINS = 60  # of a distribution: two pixels each
@@ -71,10 +70,8 @@ def _distributions(lines: Sequence[Line], of: int, looks: Looks, prefix: str) ->
 
 
 def _memory(lines: Sequence[Line], of: int, prefix: str) -> Figure:
-    parts = [
-        [line.numbers["memory_bytes"][kind] / 1e6 for line in lines]
-        for kind in ("anonymous", "file")
-    ]
+    memory = [line.numbers.memory_bytes for line in lines]
+    parts = [[one.anonymous / 1e6 for one in memory], [one.file / 1e6 for one in memory]]
     figure, axes = plot(rows_px(lines, key=True))
     stacked(axes, parts, ("its own", "of mapped files"))
     for place, line in enumerate(lines):
@@ -93,8 +90,12 @@ def _memory(lines: Sequence[Line], of: int, prefix: str) -> Figure:
 
 
 def _cold(lines: Sequence[Line], of: int, prefix: str) -> Figure:
-    names = ("import", "load", "first_answer")
-    parts = [[line.numbers["cold_s"][name] for line in lines] for name in names]
+    cold = [line.numbers.cold_s for line in lines]
+    parts = [
+        [one.imports for one in cold],
+        [one.load for one in cold],
+        [one.first_answer for one in cold],
+    ]
     figure, axes = plot(rows_px(lines, key=True))
     stacked(axes, parts, ("Python, imports", "load", "first answer"))
     axes.set_xlim(left=0)
@@ -110,7 +111,7 @@ def _cold(lines: Sequence[Line], of: int, prefix: str) -> Figure:
 
 def _middle(line: Line) -> NDArray[np.float64]:
     """Its samples in order, without the half per cent at either end."""
-    values = np.sort(np.concatenate([np.asarray(one, float) for one in samples(line.entry)]))
+    values = np.sort(np.concatenate([np.asarray(one, float) for one in line.entry.samples]))
     cut = int(0.005 * len(values))
     return values[cut : len(values) - cut]
 

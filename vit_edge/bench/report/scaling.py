@@ -49,7 +49,7 @@ def _scaling(series: Sequence[tuple[str, Points]], looks: Looks, over: str, pref
     rate = over in ("batch", "threads")
     for _, points in shown:
         line = points[0][1]
-        values = [one.numbers["images_per_s"] if rate else one.latency_ms for _, one in points]
+        values = [one.numbers.images_per_s if rate else one.latency_ms for _, one in points]
         axes.plot(
             [x for x, _ in points], values, marker=looks.shape(line), markersize=6, linewidth=1.6,
             color=looks.colour(line), linestyle=looks.dashes(line), alpha=0.85,
@@ -67,7 +67,7 @@ def _scaling(series: Sequence[tuple[str, Points]], looks: Looks, over: str, pref
     what = "Images a second" if rate else "Latency (p50)"
     names = ""
     if over == "model":
-        found = {x: line.entry["bundle"]["variant"] for _, points in shown for x, line in points}
+        found = {x: line.entry.model.variant for _, points in shown for x, line in points}
         names = f" Models: {'; '.join(f'{x:.3g} {name}' for x, name in sorted(found.items()))}."
     return Figure(
         f"Scaling with {over}",
@@ -98,29 +98,28 @@ def _batch(line: Line) -> tuple[str, float]:
 
 def _threads(line: Line) -> tuple[str, float] | None:
     """Those that the backend says it ran with, whether they were asked for or not."""
-    options = dict(line.entry["options"])
+    options = dict(line.entry.options)
     options.pop("threads", None)
-    threads = line.entry["facts"].get("threads")
+    threads = line.entry.facts.get("threads")
     if not (isinstance(threads, str) and threads.isdecimal() and len(threads) < 5):
         return None
-    same = f"{line.bundle} {line.entry['backend']} {sorted(options.items())} {line.batch}"
+    same = f"{line.bundle} {line.entry.backend} {sorted(options.items())} {line.batch}"
     return same, int(threads)
 
 
 def _arithmetic(line: Line) -> tuple[str, float] | None:
     """Models at the image size in their name: others belong to the plot of image sizes."""
-    entry, bundle = line.entry, line.entry["bundle"]
-    work = bundle.get("multiply_adds")
+    entry, work = line.entry, line.entry.model.multiply_adds
     if not work or work < 0 or not line.at_its_size:
         return None
-    kind = (entry["scenario"], entry["queries_per_second"], entry["stage"])
+    kind = (entry.scenario, entry.queries_per_second, entry.stage)
     return f"{line.precision} {line.way} {line.batch} {kind}", work / 1e9
 
 
 def _side(line: Line) -> tuple[str, float]:
     """The family is what the variant is called before its size: base-patch16-224."""
-    bundle, entry = line.entry["bundle"], line.entry
-    family = "-".join(part for part in bundle["variant"].split("-") if not part.isdecimal())
-    kind = (entry["scenario"], entry["queries_per_second"], entry["stage"])
-    height, width = bundle["image_hw"]
+    model, entry = line.entry.model, line.entry
+    family = "-".join(part for part in model.variant.split("-") if not part.isdecimal())
+    kind = (entry.scenario, entry.queries_per_second, entry.stage)
+    height, width = model.image_hw
     return f"{family} {line.precision} {line.way} {line.batch} {kind}", math.sqrt(height * width)

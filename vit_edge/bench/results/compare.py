@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vit_edge.bench.results.percentiles import Estimate, student
-from vit_edge.bench.results.results import samples
+from vit_edge.bench.results.runs import Entry, Facts, Run
 
 # Facts that make numbers of two runs incomparable where they differ, and are said.
 MACHINE = (
@@ -72,11 +72,7 @@ class Unpaired(NamedTuple):
 
 
 def compared(
-    entry: Mapping[str, Any],
-    other: Mapping[str, Any],
-    run: Mapping[str, Any],
-    base: Mapping[str, Any],
-    percentile: float = 0.5,
+    entry: Entry, other: Entry, run: Run, base: Run, percentile: float = 0.5
 ) -> Comparison:
     """Compare two configurations, of one run or of two.
 
@@ -95,84 +91,76 @@ def compared(
     paired = run is base and len(ours) == len(theirs)
     ratio = _paired(ours - theirs) if paired else _welch(ours, theirs)
     return Comparison(
-        entry["name"], other["name"], ratio, percentile, paired,
+        entry.name, other.name, ratio, percentile, paired,
         () if run is base else differences(run, base, entry, other),
     )  # fmt: skip
 
 
-def differences(
-    run: Mapping[str, Any],
-    base: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    other: Mapping[str, Any],
-) -> tuple[str, ...]:
+def differences(run: Run, base: Run, entry: Entry, other: Entry) -> tuple[str, ...]:
     """What two runs, and a configuration of each, differ in, as text."""
-    found = [(key, run["facts"].get(key), base["facts"].get(key)) for key in (*MACHINE, *SOFTWARE)]
-    found += [(key, entry["facts"].get(key), other["facts"].get(key)) for key in (*SOFTWARE, *_WAY)]
-    found.append(("images", _images(run), _images(base)))
-    found.append(("another model", _model(entry), _model(other)))
-    told = (f"{key}: {ours} against {theirs}" for key, ours, theirs in found if ours != theirs)
-    return tuple(dict.fromkeys(told))
+    values = _both((*SOFTWARE, *_WAY), entry.facts, other.facts)
+    values.append(("images", run.images, base.images))
+    values.append(("another model", _model(entry), _model(other)))
+    found = (*machine_differences(run.facts, base.facts), *_differing(values))
+    return tuple(dict.fromkeys(found))
 
 
-def same_machine(run: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Whether two runs may be compared at all."""
-    return all(run["facts"].get(key) == base["facts"].get(key) for key in MACHINE)
+def machine_differences(ours: Facts, theirs: Facts) -> tuple[str, ...]:
+    """What the facts of two runs differ in, as text."""
+    return _differing(_both((*MACHINE, *SOFTWARE), ours, theirs))
 
 
-def matched(
-    run: Mapping[str, Any], base: Mapping[str, Any]
-) -> tuple[list[tuple[Mapping[str, Any], Mapping[str, Any]]], list[Unpaired]]:
+def same_machine(ours: Facts, theirs: Facts) -> bool:
+    """Whether runs with these facts may be compared at all."""
+    return all(ours.get(key) == theirs.get(key) for key in MACHINE)
+
+
+def matched(run: Run, base: Run) -> tuple[list[tuple[Entry, Entry]], list[Unpaired]]:
     """The configurations that both runs have measured, by name; and the others of both."""
-    ours, theirs = (
-        {entry["name"]: entry for entry in one["configurations"]} for one in (run, base)
-    )
+    ours, theirs = ({entry.name: entry for entry in one.configurations} for one in (run, base))
     pairs, others = [], []
     for name in dict.fromkeys((*ours, *theirs)):
-        found = Unpaired(name, _fault(ours.get(name)), _fault(theirs.get(name)))
-        if found.ours is None and found.theirs is None:
+        unpaired = Unpaired(name, _fault(ours.get(name)), _fault(theirs.get(name)))
+        if unpaired.ours is None and unpaired.theirs is None:
             pairs.append((ours[name], theirs[name]))
         else:
-            others.append(found)
+            others.append(unpaired)
     return pairs, others
 
 
-def alike(entry: Mapping[str, Any]) -> tuple[object, ...]:
+def alike(entry: Entry) -> tuple[object, ...]:
     """What two configurations of one run must have in common to be compared."""
-    bundle = entry["bundle"]
-    keys = ("batch", "scenario", "queries_per_second", "stage")
-    return (bundle["variant"], *bundle["image_hw"], *(entry[key] for key in keys))
+    query = (entry.batch, entry.scenario, entry.queries_per_second, entry.stage)
+    return (entry.model.variant, *entry.model.image_hw, *query)
 
 
-def measured(entry: Mapping[str, Any]) -> bool:
-    """Whether there is anything to compare."""
-    return entry["failed"] is None and any(samples(entry))
+def _both(keys: Sequence[str], ours: Facts, theirs: Facts) -> list[tuple[str, Any, Any]]:
+    return [(key, ours.get(key), theirs.get(key)) for key in keys]
 
 
-def _fault(entry: Mapping[str, Any] | None) -> str | None:
+def _differing(values: Sequence[tuple[str, Any, Any]]) -> tuple[str, ...]:
+    lines = (f"{key}: {ours} against {theirs}" for key, ours, theirs in values if ours != theirs)
+    return tuple(dict.fromkeys(lines))
+
+
+def _fault(entry: Entry | None) -> str | None:
     """Why there is nothing to compare; None if there is."""
     if entry is None:
         return "it is absent"
-    if entry["failed"] is not None:
-        return f"it failed: {entry['failed']}"
-    return None if measured(entry) else "nothing was measured"
+    if entry.failed is not None:
+        return f"it failed: {entry.failed}"
+    return None if entry.measured else "nothing was measured"
 
 
-def _images(run: Mapping[str, Any]) -> str | None:
-    """The folder that was measured end to end; None: the package's images."""
-    found: str | None = (run.get("sampling") or {}).get("images")
-    return found
-
-
-def _model(entry: Mapping[str, Any]) -> str | None:
+def _model(entry: Entry) -> str | None:
     """The beginning of its hash; None where a model has none."""
-    found = (entry.get("bundle") or {}).get("model_sha256")
-    return found and str(found)[:12]
+    sha256 = None if entry.bundle is None else entry.bundle.model_sha256
+    return None if sha256 is None else sha256[:12]
 
 
-def _logs(entry: Mapping[str, Any], percentile: float) -> Any:
+def _logs(entry: Entry, percentile: float) -> Any:
     """float64[processes]: the logarithms of a percentile of each."""
-    return np.log([np.quantile(taken, percentile) for taken in samples(entry) if len(taken)])
+    return np.log([np.quantile(taken, percentile) for taken in entry.samples if taken])
 
 
 def _paired(logs: Any) -> Estimate:

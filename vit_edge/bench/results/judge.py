@@ -10,9 +10,9 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vit_edge import cli
 from vit_edge.bench.results import results, table
@@ -21,16 +21,14 @@ from vit_edge.bench.results.compare import (
     Unpaired,
     alike,
     compared,
-    differences,
     digits,
+    machine_differences,
     matched,
-    measured,
     same_machine,
 )
 from vit_edge.bench.results.percentiles import samples_needed
+from vit_edge.bench.results.runs import Entry, Run
 from vit_edge.errors import InputError, ParityError, UsageError
-
-Record = Mapping[str, Any]
 
 
 class RegressionError(ParityError):
@@ -41,7 +39,7 @@ class Newest(NamedTuple):
     """The newest run of a file."""
 
     path: Path
-    run: Record
+    run: Run
 
 
 def main(argv: list[str]) -> int:
@@ -126,8 +124,8 @@ def _check(arguments: argparse.Namespace) -> int:
     allowed = percent(arguments.max_regression)
     now = Newest(arguments.results, results.last(arguments.results))
     base = Newest(arguments.baseline, results.last(arguments.baseline))
-    if not same_machine(now.run, base.run) and not arguments.across_machines:
-        told = "\n  ".join(differences(now.run, base.run, {"facts": {}}, {"facts": {}}))
+    if not same_machine(now.run.facts, base.run.facts) and not arguments.across_machines:
+        told = "\n  ".join(machine_differences(now.run.facts, base.run.facts))
         raise InputError(
             f"{base.path} was measured on another machine:\n  {cli.printable(told)}\nMeasure a "
             "baseline on this one, or insist with --across-machines"
@@ -141,7 +139,7 @@ def _check(arguments: argparse.Namespace) -> int:
         if one.ratio.low <= 1 + allowed < one.ratio.high:
             high = digits(one.ratio.high)
             _tell(f"open: {one.name}: up to {high}x is possible: measure more (--processes)")
-    problems = [] if now.run["complete"] else ["its newest run was interrupted"]
+    problems = [] if now.run.complete else ["its newest run was interrupted"]
     problems += [_line(f"{one.name}: {one.ours}") for one in lost]
     problems += [_line(one.of_files(now.path, base.path)) for one in slower]
     if problems:
@@ -163,7 +161,7 @@ def _among(newest: Newest, percentile: float) -> list[Comparison]:
     """
     _tell_warnings([newest])
     run = newest.run
-    entries = [entry for entry in run["configurations"] if measured(entry)]
+    entries = [entry for entry in newest.run.configurations if entry.measured]
     pairs = [
         (entry, other)
         for other, entry in itertools.combinations(entries, 2)
@@ -188,7 +186,7 @@ def _of_both(
     """
     _tell_warnings([now, base])
     pairs, others = matched(now.run, base.run)
-    names = [{entry["name"] for entry in one.run["configurations"]} for one in (now, base)]
+    names = [{entry.name for entry in one.run.configurations} for one in (now, base)]
     if names[0].isdisjoint(names[1]):
         raise InputError(f"{now.path} and {base.path} have no configuration in common")
     paths = (now.path, base.path)
@@ -200,7 +198,7 @@ def _of_both(
     return found, others
 
 
-def _check_samples(entries: Iterable[tuple[Path, Record]], percentile: float) -> None:
+def _check_samples(entries: Iterable[tuple[Path, Entry]], percentile: float) -> None:
     """Refuse a percentile that would be an extreme and no percentile.
 
     Raises:
@@ -209,9 +207,7 @@ def _check_samples(entries: Iterable[tuple[Path, Record]], percentile: float) ->
     if not 0 < percentile < 1:
         raise UsageError(f"--percentile must lie between 0 and 1, not {percentile:g}")
     needed = samples_needed(percentile)
-    counts = {
-        f"{path}: {entry['name']}": sum(map(len, results.samples(entry))) for path, entry in entries
-    }
+    counts = {f"{path}: {entry.name}": sum(map(len, entry.samples)) for path, entry in entries}
     few = [_line(f"{name}: {count:,}") for name, count in counts.items() if count < needed]
     if few:
         raise UsageError(

@@ -8,16 +8,14 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_edge import cli
-from vit_edge.bench.results import schema
-from vit_edge.bench.run.runner import SCHEMA_VERSION
+from vit_edge.bench.results.fields import decoded, encoded
+from vit_edge.bench.results.runs import SCHEMA_VERSION, Run
 from vit_edge.errors import InputError, ResourceError
-
-Run = Mapping[str, Any]
 
 _SHOWN = 10  # problems; the rest is counted
 
@@ -26,17 +24,17 @@ class ResultsError(InputError):
     """A file that holds no results, or those of another schema."""
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Run]:
     """The runs of a file, in its order: the oldest first.
 
     Raises:
-        ResultsError: It is no such file, or holds what `bench` does not write; see schema.problems.
+        ResultsError: It is no such file, or holds what `bench` does not write.
     """
-    (runs,) = _read([path])
+    (runs,) = _read([path], [_runs(path)])
     return runs
 
 
-def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
+def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read the runs of several files; one that is in two of them comes once.
 
     Args:
@@ -48,42 +46,48 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         ResultsError: As `read`; the problems of all files are told.
     """
-    found: list[dict[str, Any]] = []
-    for run in itertools.chain(*_read(paths)):
-        if run not in found:
-            found.append(run)
-    return sorted(found, key=lambda run: (run["started"], run["title"]))
+    runs: list[Run] = []
+    for run in itertools.chain(*_read(paths, [_runs(path) for path in paths])):
+        if run not in runs:
+            runs.append(run)
+    return sorted(runs, key=lambda run: (run.started, run.title))
 
 
-def last(path: Path) -> dict[str, Any]:
+def last(path: Path) -> Run:
     """The newest run of a file that measured configurations.
 
     Raises:
         ResultsError: There is none.
     """
-    runs = [run for run in read(path) if run["configurations"]]
+    runs = [run for run in read(path) if run.configurations]
     if not runs:
         raise ResultsError(f"{path}: holds no run")
     return runs[-1]
 
 
-def _read(paths: Sequence[Path]) -> list[list[dict[str, Any]]]:
-    """The runs of each file."""
-    found = [_runs(path) for path in paths]
-    told = [
-        f"{path}: run {place}: {problem}"
-        for path, runs in zip(paths, found, strict=True)
-        for place, run in enumerate(runs, 1)
-        for problem in schema.problems(run)
+def _read(paths: Sequence[Path], contents: Sequence[Sequence[object]]) -> list[list[Run]]:
+    """The runs of each file, from its JSON.
+
+    Raises:
+        ResultsError: With the problems of all of them, or the first ones.
+    """
+    problems: list[str] = []
+    runs = [
+        [
+            run
+            for number, value in enumerate(values, 1)
+            if (run := decoded(Run, value, f"{path}: run {number}: ", problems)) is not None
+        ]
+        for path, values in zip(paths, contents, strict=True)
     ]
-    if told:
-        more = f"\n  and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ResultsError(
             "these are not results as python -m vit_edge.bench writes them:\n  "
-            + cli.printable("\n  ".join(told[:_SHOWN]))
+            + cli.printable("\n  ".join(problems[:_SHOWN]))
             + more
         )
-    return found
+    return runs
 
 
 def _runs(path: Path) -> list[Any]:
@@ -115,7 +119,9 @@ class Appending:
         """
         self._path = path
         try:
-            self._before = [_line(run) for run in read(path)] if path.exists() else []
+            values = _runs(path) if path.exists() else []
+            _read([path], [values])
+            self._before = [_line(value) for value in values]  # what we do not know stays
         except (ValueError, RecursionError) as error:  # in keys that we do not know
             raise ResultsError(f"{path}: cannot be appended to: {error}") from None
 
@@ -125,7 +131,7 @@ class Appending:
         Raises:
             ResourceError: It cannot be written.
         """
-        runs = ",\n".join([*self._before, _line(run)])
+        runs = ",\n".join([*self._before, _line(encoded(run))])
         text = f'{{"schema_version": {SCHEMA_VERSION}, "runs": [\n{runs}\n]}}\n'  # one a line
         try:
             _replace(self._path, text)
@@ -161,7 +167,7 @@ def appending(path: Path) -> Iterator[Appending]:
         os.close(lock)
 
 
-def _line(run: Run) -> str:
+def _line(run: Any) -> str:
     return json.dumps(run, allow_nan=False)
 
 
@@ -178,8 +184,3 @@ def _replace(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
-
-
-def samples(entry: Mapping[str, Any]) -> Sequence[Sequence[float]]:
-    """The latencies of a configuration in ms, by process."""
-    return [process["latencies_ms"] for process in entry["processes"]]

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from vit_edge.bench.results.runs import PEER_PREFIX
 from vit_edge.bench.run.plan import Sampling
 
-Measure = Callable[[Sampling, int, int], dict[str, Any]]  # as Peer.measure
+Measure = Callable[[Sampling, int, int], Mapping[str, Any]]  # as Peer.measure
 
 
-PREFIX = "peer:"  # what the backend of an entry begins with that is not ours
-
-
-def is_peer(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of a run is somebody else's."""
-    return bool(entry["backend"].startswith(PREFIX))
+PREFIX = PEER_PREFIX
 
 
 class Peer(Protocol):
@@ -25,7 +21,7 @@ class Peer(Protocol):
         """What is kept of it, nothing measured yet: see `new_entry`."""
         ...
 
-    def measure(self, sampling: Sampling, samples: int, turn: int, /) -> dict[str, Any]:
+    def measure(self, sampling: Sampling, samples: int, turn: int, /) -> Mapping[str, Any]:
         """Measure in a fresh process.
 
         Args:
@@ -34,7 +30,7 @@ class Peer(Protocol):
             turn: Which process of it this is; in the first, 0, answers are compared, too.
 
         Returns:
-            As session.measure.
+            As session.measure; perhaps `model_bytes`, where they are not known before.
 
         Raises:
             Exception: It failed, or died.

@@ -10,27 +10,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from vit_edge.bench.device import facts, noise
+from vit_edge.bench.results.fields import decoded
 from vit_edge.bench.results.percentiles import samples_needed
+from vit_edge.bench.results.runs import Answers, Built, Entry, Model, Process, Run
 from vit_edge.bench.run import built
 from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.bench.run.peers import Measure, Peer
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle
-from vit_edge.errors import ResourceError, VitEdgeError
+from vit_edge.errors import InputError, ResourceError, VitEdgeError
 from vit_edge.machine import child
 
 _LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
-SCHEMA_VERSION = 1
 POLL_S = 0.25  # of a child that measures itself: looking at it takes time from it
 SPARE_S = 120.0  # to load a model, beside the time that sampling may take
 
-Save = Callable[[Mapping[str, Any]], None]
+Save = Callable[[Run], None]
 
 
 class Terminated(BaseException):
@@ -43,7 +46,7 @@ def run(
     command: Sequence[str] = (),
     builds: Mapping[str, built.Built] = MappingProxyType({}),
     peers: Sequence[Peer] = (),
-) -> dict[str, Any]:
+) -> Run:
     """Measure every configuration of a suite.
 
     Configurations take turns, in another order in each round: what changes in the machine meanwhile
@@ -65,7 +68,7 @@ def run(
     entries = [
         _entry(configuration, builds.get(configuration.name))
         for configuration in suite.configurations
-    ] + [peer.entry() for peer in peers]
+    ] + [_decoded(Entry, peer.entry()) for peer in peers]
     measures: list[Measure] = [
         *(partial(_measured, configuration) for configuration in suite.configurations),
         *(peer.measure for peer in peers),
@@ -73,68 +76,90 @@ def run(
     early = noise.warnings_now()
     for warning in early:
         _LOG.warning("warning: %s", warning)
-    found: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "title": suite.title,
-        "started": _now(),
-        "ended": None,
-        "complete": False,
-        "command": list(command),
-        "sampling": {
+    run = Run(
+        title=suite.title,
+        started=_now(),
+        complete=False,
+        command=tuple(command),
+        sampling={
             "processes": sampling.processes,
             "percentile": sampling.percentile,
             "strict": sampling.strict,
             "at_least_s": sampling.at_least_s,
             "images": None if sampling.images is None else str(sampling.images),
         },
-        "facts": facts.run_facts(),
-        "warnings": early,
-        "configurations": entries,
-    }
-    save(found)
+        facts=facts.run_facts(),
+        warnings=tuple(early),
+        configurations=tuple(entries),
+    )
+    save(run)
     before = noise.ticks()
-    order = random.Random(0)
     with terminable():
         try:
-            for turn in range(sampling.processes):
-                indices = list(range(len(entries)))
-                order.shuffle(indices)
-                for index in indices:
-                    if entries[index]["failed"] is not None:
-                        continue
-                    _LOG.info("%d of %d: %s", turn + 1, sampling.processes, entries[index]["name"])
-                    _turn(measures[index], entries[index], sampling, turn)
-                    save(found)
-            found["complete"] = True
+            for turn, index in _order(len(entries), sampling.processes):
+                if entries[index].failed is not None:
+                    continue
+                _LOG.info("%d of %d: %s", turn + 1, sampling.processes, entries[index].name)
+                entries[index] = _turn(measures[index], entries[index], sampling, turn)
+                run = replace(run, configurations=tuple(entries))
+                save(run)
+            run = replace(run, complete=True)
         except (KeyboardInterrupt, Terminated):
-            found["interrupted"] = f"after {_processes(entries)} processes"
+            count = sum(len(entry.processes) for entry in entries)
+            run = replace(run, interrupted=f"after {count} processes")
             _LOG.warning("interrupted: what was measured is kept, and marked")
     late = noise.machine_warnings(before, noise.ticks()) + [
-        warning
-        for entry in entries
-        for warning in noise.configuration_warnings(entry["name"], entry["processes"])
+        warning for entry in entries for warning in noise.configuration_warnings(entry)
     ]
-    found["warnings"] = list(dict.fromkeys(early + late))
-    found["ended"] = _now()
-    save(found)
-    return found
+    run = replace(run, warnings=tuple(dict.fromkeys(early + late)), ended=_now())
+    save(run)
+    return run
 
 
-def _turn(measure: Measure, entry: dict[str, Any], sampling: Sampling, turn: int) -> None:
-    """One process of one entry; whatever it fails of is its own, and the others go on."""
+def _order(entries: int, turns: int) -> Iterator[tuple[int, int]]:
+    """Which entry comes next in which turn: in each turn all of them, shuffled."""
+    shuffled = random.Random(0)
+    for turn in range(turns):
+        indices = list(range(entries))
+        shuffled.shuffle(indices)
+        yield from ((turn, index) for index in indices)
+
+
+def _turn(measure: Measure, entry: Entry, sampling: Sampling, turn: int) -> Entry:
+    """Run one process of an entry. If it fails, this entry has failed, and the others go on."""
     needed = samples_needed(sampling.percentile, strict=sampling.strict)
     try:
         value = measure(sampling, -(-needed // sampling.processes), turn)
+        process = _decoded(Process, value)
+        parity = None if value["parity"] is None else _decoded(Answers, value["parity"])
     except Exception as error:  # a typed one says what it is; of others the type tells more
         kind = "" if isinstance(error, VitEdgeError) else f"{type(error).__name__}: "
-        entry["failed"] = kind + str(error).partition("\n")[0]
-        _LOG.warning("%s: %s", entry["name"], entry["failed"])
-        return
-    entry["facts"] = value.pop("facts")
-    entry["parity"] = value.pop("parity") or entry["parity"]
-    if "engine_bytes" in value:
-        entry["built"]["engine_bytes"] = value.pop("engine_bytes")
-    entry["processes"].append(value)
+        entry = replace(entry, failed=kind + str(error).partition("\n")[0])
+        _LOG.warning("%s: %s", entry.name, entry.failed)
+        return entry
+    if entry.built is not None and "engine_bytes" in value:
+        entry = replace(entry, built=replace(entry.built, engine_bytes=value["engine_bytes"]))
+    if entry.bundle is not None and "model_bytes" in value:
+        entry = replace(entry, bundle=replace(entry.bundle, model_bytes=value["model_bytes"]))
+    return replace(
+        entry,
+        facts=value["facts"],
+        parity=parity or entry.parity,
+        processes=(*entry.processes, process),
+    )
+
+
+def _decoded(kind: type[T], value: Mapping[str, Any]) -> T:
+    """Read what another process said.
+
+    Raises:
+        InputError: It is not what it should be.
+    """
+    problems: list[str] = []
+    made = decoded(kind, dict(value), "", problems)
+    if made is None:
+        raise InputError(f"its process said what cannot be read: {'; '.join(problems)}")
+    return made
 
 
 def _measured(
@@ -163,47 +188,46 @@ def _measured(
     return found | {"engine_bytes": built.engine_bytes(Bundle.read(configuration.bundle), engine)}
 
 
-def _entry(configuration: Configuration, build: built.Built | None) -> dict[str, Any]:
-    """A configuration as it is kept."""
-    found: dict[str, Any] = {
-        "name": configuration.name,
-        "backend": configuration.backend,
-        "options": dict(configuration.options),
-        "batch": configuration.batch,
-        "scenario": configuration.scenario,
-        "stage": configuration.stage,
-        "queries_per_second": None,  # of a scenario that is no more; readers ask for it
-        "bundle": None,
-        "built": None,
-        "facts": {},
-        "parity": None,
-        "failed": None,
-        "processes": [],
-    }
+def _entry(configuration: Configuration, build: built.Built | None) -> Entry:
+    """A configuration as it is kept, nothing measured yet."""
+    entry = Entry(
+        name=configuration.name,
+        backend=configuration.backend,
+        options=dict(configuration.options),
+        batch=configuration.batch,
+        scenario=configuration.scenario,
+        stage=configuration.stage,
+        queries_per_second=None,
+        bundle=None,
+        facts={},
+        parity=None,
+        failed=None,
+        processes=(),
+    )
     try:
         bundle = Bundle.read(configuration.bundle)
     except VitEdgeError as error:
-        found["failed"] = str(error).partition("\n")[0]
-        return found
+        return replace(entry, failed=str(error).partition("\n")[0])
     manifest = bundle.manifest
-    found["built"] = built.unbuilt(bundle)
-    if build is not None:
-        found["failed"] = build["failed"]
-        found["built"] |= {key: build[key] for key in ("build_s", "build_memory_bytes")}
+    failed = None if build is None else build["failed"]
     if configuration.batch > manifest.max_batch:
-        found["failed"] = f"batch {configuration.batch} is over the bundle's {manifest.max_batch}"
-    found["bundle"] = {
-        "name": configuration.bundle.name,
-        "variant": manifest.variant,
-        "precision": manifest.precision,
-        "model_sha256": bundle.model_sha256,
-        "model_bytes": bundle.model_bytes,
-        "image_hw": list(manifest.preprocessing.crop_hw),
-        "multiply_adds": None
-        if manifest.architecture is None
-        else multiply_adds(manifest.architecture),
-    }
-    return found
+        failed = f"batch {configuration.batch} is over the bundle's {manifest.max_batch}"
+    height, width = manifest.preprocessing.crop_hw
+    architecture = manifest.architecture
+    return replace(
+        entry,
+        failed=failed,
+        built=_decoded(Built, built.unbuilt(bundle) | (build or {})),
+        bundle=Model(
+            name=configuration.bundle.name,
+            variant=manifest.variant,
+            precision=manifest.precision,
+            model_sha256=bundle.model_sha256,
+            model_bytes=bundle.model_bytes,
+            image_hw=(height, width),
+            multiply_adds=None if architecture is None else multiply_adds(architecture),
+        ),
+    )
 
 
 @contextmanager
@@ -226,10 +250,6 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _processes(entries: Sequence[Mapping[str, Any]]) -> int:
-    return sum(len(entry["processes"]) for entry in entries)
 
 
 def _now() -> str:

@@ -15,12 +15,15 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit_edge.backends import Backend, auto
 from vit_edge.bench.run.plan import Configuration, Sampling
 from vit_edge.bundle import Bundle
 from vit_edge.machine import processes
+
+if TYPE_CHECKING:  # it is imported after what is measured
+    from vit_edge.bench.results.runs import Answers
 
 _RUNTIMES = {"ort": "onnxruntime", "openvino": "openvino", "eager": "torch", "trt": "tensorrt"}
 _MOST_IMAGES = 256  # encoded ones that are held in memory
@@ -45,8 +48,8 @@ def measure(
     Returns:
         latencies_ms, seconds, images, warmup_runs, stable, enough (see scenarios.Sampled); cold:
         seconds of import, load and first answer; memory: bytes of this process at its end, the
-        peak too; sensors: see sensors.Watch.told; facts: the backend's; parity: see `parity`, None
-        if not asked for.
+        peak too; sensors: see sensors.Watch.told; facts: the backend's; parity: see runs.Answers,
+        None if not asked for.
     """
     import numpy as np
 
@@ -80,13 +83,13 @@ def measure(
         },
         "memory_bytes": memory,
         "sensors": watch.told(found.images),
-        "parity": judged,
+        "parity": None if judged is None else judged.encoded(),
         "facts": facts | {"numpy": np.__version__},
     }
 
 
-def judge(configuration: Configuration, images: Path) -> dict[str, Any]:
-    """Compare answers with the reference's to other images, in this process; see `parity`."""
+def judge(configuration: Configuration, images: Path) -> Answers:
+    """Compare answers with the reference's to other images, in this process."""
     bundle = Bundle.read(configuration.bundle)
     backend = _opened(bundle, configuration)
     found = parity(bundle, backend, configuration.batch, images)
@@ -94,19 +97,16 @@ def judge(configuration: Configuration, images: Path) -> dict[str, Any]:
     return found
 
 
-def parity(bundle: Bundle, backend: Any, batch: int, images: Path | None = None) -> dict[str, Any]:
-    """What the answers are worth.
+def parity(bundle: Bundle, backend: Any, batch: int, images: Path | None = None) -> Answers:
+    """Judge the answers.
 
     Args:
         bundle: The bundle.
         backend: That runs it.
         batch: Images of one run.
         images: A golden file; the bundle's own by default.
-
-    Returns:
-        problems: what exceeds the precision's limit; and of the logits what a target may be about
-        (parity.targets.STATISTICS) with images, intervals and what else it is judged by.
     """
+    from vit_edge.bench.results.runs import Answers
     from vit_edge.bundle.golden import Golden
     from vit_edge.parity.compare import check_golden, compare_answers
     from vit_edge.parity.limits import limit_for
@@ -116,11 +116,11 @@ def parity(bundle: Bundle, backend: Any, batch: int, images: Path | None = None)
         limit = limit_for(bundle.manifest.precision)
         found = compare_answers(backend, golden, bundle.manifest, batches=[batch], limit=limit)
     logits = next((row.summary for row in found.rows() if row.output == "logits"), {})
-    return {"problems": found.problems} | kept_of(logits)
+    return Answers(tuple(found.problems), kept_of(logits))
 
 
 def kept_of(logits: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a comparison's summary; see `parity`."""
+    """What is kept of a comparison's summary: Answers.statistics."""
     from vit_edge.parity.targets import STATISTICS
 
     judged_by = ("images", "labelled", "non_finite", "reference_margin_median")
