@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 from vit_edge import backends
 from vit_edge.backends import Option, auto
-from vit_edge.bench.run.measure import repeated
+from vit_edge.bench.run.built import build_options
+from vit_edge.bench.run.golden import compare_golden, golden_pixels
+from vit_edge.bench.run.scenarios import Limits, timed
 from vit_edge.build.choose import Measured
 from vit_edge.bundle import Bundle, engines
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import ResourceError, UsageError, VitEdgeError
-from vit_edge.images.preprocess import input_from_resized
 from vit_edge.machine import child
-from vit_edge.parity.compare import check_golden, compare_answers
-from vit_edge.parity.limits import limit_for
+from vit_edge.parity.compare import check_golden
 from vit_edge.parity.targets import Target
 
 _LOG = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def build_way(
     """Build the engine that these options load, unless it is there; runs in a child."""
     bundle = Bundle.read(path)
     module: Any = backends.module(backend)
-    own = {key: value for key, value in options.items() if key in module.BUILD_OPTIONS}
+    own = build_options(backend, options)
     if module.find(bundle, engines_dir, **own).path is None:
         backends.build(bundle, backend, engines_dir, own)
 
@@ -162,12 +162,9 @@ def mixed_problems(
     )
     largest = bundle.manifest.max_batch
     sizes = sorted({min(size, largest) for size in (1, 2, 3, largest, *choices)})
-    with Golden(bundle.golden_path) as golden:
-        check_golden(golden, bundle.manifest)
-        limit = limit_for(bundle.manifest.precision)
-        found = compare_answers(mixed, golden, bundle.manifest, batches=sizes, limit=limit)
+    problems = compare_golden(bundle, mixed, sizes).problems
     mixed.close()
-    return found.problems
+    return problems
 
 
 def measure_way(
@@ -198,34 +195,28 @@ def measure_way(
     loaded = auto.open_choice(bundle, auto.Choice(backend, options), engines_dir)
     with Golden(bundle.golden_path) as golden:
         check_golden(golden, bundle.manifest)
-        images = [index % len(golden) for index in range(max(batches))]
-        pixels = input_from_resized(golden.images(images), bundle.manifest)
-        loaded.run(pixels[:1])
-        first_answer_s = time.perf_counter() - start
-        problems: list[str] = []
-        if check:
-            limit = limit_for(bundle.manifest.precision)
-            found = compare_answers(
-                loaded, golden, bundle.manifest, batches=batches, limit=limit, target=target
-            )
-            problems = found.problems
-    taken = {
-        batch: repeated(
-            lambda batch=batch: loaded.run(pixels[:batch]),  # type: ignore[misc]
-            at_least_s=AT_LEAST_S,
-            at_least_runs=AT_LEAST_RUNS,
-            warmup_runs=WARMUP_RUNS,
-        )
-        for batch in batches
-    }
+    pixels = golden_pixels(bundle, max(batches))
+    loaded.run(pixels[:1])
+    first_answer_s = time.perf_counter() - start
+    problems = compare_golden(bundle, loaded, batches, target=target).problems if check else []
+    seconds = {batch: _seconds(loaded, pixels[:batch]) for batch in batches}
     facts = dict(loaded.facts)
     loaded.close()
     return {
         "first_answer_s": first_answer_s,
         "facts": facts,
         "parity": problems,
-        "seconds": taken,
+        "seconds": seconds,
     }
+
+
+def _seconds(loaded: backends.Backend, pixels: Any) -> list[float]:
+    """How long each run takes."""
+    for _ in range(WARMUP_RUNS):
+        loaded.run(pixels)
+    limits = Limits(AT_LEAST_RUNS, AT_LEAST_S, TIMEOUT_S)
+    latencies_ms, _ = timed(lambda: loaded.run(pixels), limits)
+    return [latency / 1e3 for latency in latencies_ms]
 
 
 def with_medians(way: Measured, samples: Mapping[int, list[float]]) -> Measured:
