@@ -1,7 +1,7 @@
 """One way to run a bundle on this machine: built, opened, checked and timed, each in a child.
 
-What one runtime leaves behind (spinning threads, memory, a warm cache) does not touch the next, and
-a way that needs too much memory takes only itself down.
+What one runtime leaves behind (spinning threads, memory, a warm cache) does not touch the next. A
+way that needs too much memory ends its own process, and no other.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Terms(NamedTuple):
     target: Target | None  # what answers must reach beside the precision's limit
 
 
-def ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
-    """Every configuration of these backends that is worth trying, nothing measured yet.
+def list_ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
+    """List every configuration of these backends that is worth trying, nothing measured yet.
 
     Args:
         bundle: The bundle.
@@ -59,8 +59,8 @@ def ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
     ]
 
 
-def built(bundle: Bundle, way: Measured, engines_dir: Path | None) -> Measured:
-    """Make its engine where there is none, in a child; say why if it cannot be made."""
+def build_missing(bundle: Bundle, way: Measured, engines_dir: Path | None) -> Measured:
+    """Build the engine of a way where there is none, in a child; say why if that fails."""
     _LOG.info("building %s: %s", bundle.path, way.name)
     try:
         child.call_in_child(
@@ -88,7 +88,7 @@ def build_way(
         backends.build(bundle, backend, engines_dir, own)
 
 
-def turn(
+def run_turn(
     bundle: Bundle, way: Measured, samples: Mapping[int, list[float]], terms: Terms, *, first: bool
 ) -> Measured:
     """Run one way once more.
@@ -105,7 +105,7 @@ def turn(
     """
     limit_bytes = terms.memory_limit_bytes
     try:
-        found, completed = child.measured_call(
+        trial, completed = child.measured_call(
             "vit_edge.build.trial:measure_way",
             str(bundle.path),
             way.backend,
@@ -123,16 +123,16 @@ def turn(
         return dataclasses.replace(way, over_limit=_first_line(error))
     except VitEdgeError as error:
         return dataclasses.replace(way, refused=_first_line(error))
-    for batch, taken in found["seconds"].items():
+    for batch, taken in trial["seconds"].items():
         samples[batch].extend(taken)
     if limit_bytes is not None:
         # or the next one finds its pages cached, and counted elsewhere
         engines.evict(bundle, terms.engines_dir)
     return dataclasses.replace(
         way,
-        parity=tuple(found["parity"]) if first else way.parity,
-        first_answer_s=found["first_answer_s"] if first else way.first_answer_s,
-        facts=found["facts"],
+        parity=tuple(trial["parity"]) if first else way.parity,
+        first_answer_s=trial["first_answer_s"] if first else way.first_answer_s,
+        facts=trial["facts"],
         peak_rss_bytes=max(way.peak_rss_bytes, completed.peak_rss_bytes),
         peak_anonymous_bytes=max(way.peak_anonymous_bytes, completed.peak_anonymous_bytes),
     )
@@ -221,11 +221,11 @@ def _seconds(loaded: backends.Backend, pixels: Any) -> list[float]:
 
 def with_medians(way: Measured, samples: Mapping[int, list[float]]) -> Measured:
     """A way with the median of what was timed of it, for each batch size."""
-    timed = {batch: found for batch, found in samples.items() if found}
+    known = {batch: seconds for batch, seconds in samples.items() if seconds}
     return dataclasses.replace(
         way,
-        latency_ms={batch: 1e3 * statistics.median(found) for batch, found in timed.items()},
-        runs={batch: len(found) for batch, found in timed.items()},
+        latency_ms={batch: 1e3 * statistics.median(seconds) for batch, seconds in known.items()},
+        runs={batch: len(seconds) for batch, seconds in known.items()},
     )
 
 

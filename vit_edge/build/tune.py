@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from vit_edge import backends
 from vit_edge.backends import auto
 from vit_edge.build.choose import Measured, choose
-from vit_edge.build.trial import Terms, built, turn, ways, with_medians
+from vit_edge.build.trial import Terms, build_missing, list_ways, run_turn, with_medians
 from vit_edge.bundle import Bundle, engines
 from vit_edge.errors import ParityError, ResourceError, UsageError
 from vit_edge.machine import child
@@ -247,16 +247,20 @@ def measure(
         UsageError: A backend that is not there.
     """
     entries = [
-        _Entry(bundle, built(bundle, way, terms.engines_dir), {size: [] for size in terms.sizes})
+        _Entry(
+            bundle,
+            build_missing(bundle, way, terms.engines_dir),
+            {size: [] for size in terms.sizes},
+        )
         for bundle in bundles
-        for way in ways(bundle, only)
+        for way in list_ways(bundle, only)
     ]
     for number in range(rounds):
         for entry in (entry for entry in entries if entry.way.usable):
             _LOG.info(
                 "round %d of %d: %s: %s", number + 1, rounds, entry.bundle.path, entry.way.name
             )
-            entry.way = turn(entry.bundle, entry.way, entry.samples, terms, first=number == 0)
+            entry.way = run_turn(entry.bundle, entry.way, entry.samples, terms, first=number == 0)
     return [
         [with_medians(entry.way, entry.samples) for entry in entries if entry.bundle is bundle]
         for bundle in bundles
@@ -317,10 +321,10 @@ def _mixed_problems(
         size: (measured[index].backend, dict(measured[index].options))
         for size, index in chosen.items()
     }
-    found: list[str] = child.call_in_child(
+    problems: list[str] = child.call_in_child(
         "vit_edge.build.trial:mixed_problems", str(bundle.path), choices, terms.engines_dir
     )
-    return found
+    return problems
 
 
 def _rows(measured: Sequence[Measured], chosen: Mapping[int, int]) -> list[tuple[str, ...]]:
