@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from harness.measure import seconds
 from harness.worker import serve
 from numpy.typing import NDArray
-
-from vit_edge.bench.run.measure import seconds
 
 GEMM_SIDE = 2048  # large enough for the peak rate, small enough to run in 50 ms
 

@@ -30,10 +30,10 @@ import cpu_setup
 import numpy as np
 from cpu_rows import CANDIDATES, ROWS, START_BAR, START_ROW, Candidate, Row, operations
 from cpu_setup import Setup
+from harness.measure import Ratio, ratio, timings, turns
 from harness.worker import Worker
 
 from vit_edge import cli
-from vit_edge.bench.run.measure import Ratio, ratio, timings, turns
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.machine import cpus

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from harness import measure
 
 from vit_edge.backends import ort
-from vit_edge.bench.run import measure
 from vit_edge.bundle import Bundle
 from vit_edge.machine import cpus
 

@@ -26,12 +26,12 @@ from typing import Any
 
 import cpu_setup
 import numpy as np
+from harness.measure import ratio, seconds, turns
 from harness.worker import Worker, serve
 from numpy.typing import NDArray
 
 from vit_edge import cli
 from vit_edge.backends import ort
-from vit_edge.bench.run.measure import ratio, seconds, turns
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import BackendError, ResourceError

@@ -12,8 +12,7 @@ import subprocess
 import sys
 
 import numpy as np
-
-from vit_edge.bench.run import measure
+from harness import measure
 
 
 def main() -> int:

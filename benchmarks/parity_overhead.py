@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from harness.measure import report, timings
 from numpy.typing import NDArray
 
 from vit_edge import backends, cli
 from vit_edge.backends import auto
-from vit_edge.bench.run.measure import report, timings
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.images.preprocess import input_from_resized

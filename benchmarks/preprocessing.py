@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import photos
+from harness import measure
 
 from vit_edge.backends import Backend, module
-from vit_edge.bench.run import measure
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.images.preprocess import DECODINGS, Decoding, preprocess

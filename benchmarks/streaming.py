@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import photos
+from harness import measure
 
 from vit_edge import Predictor
 from vit_edge.backends import Backend, Option, auto
-from vit_edge.bench.run import measure
 from vit_edge.bundle import Bundle
 from vit_edge.images.preprocess import preprocess
 from vit_edge.machine import cpus

@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
         "report",
     },
     "build": {
-        "errors", "plugins", "machine", "bundle", "images", "backends", "parity", "bench", "cli",
+        "errors", "plugins", "machine", "bundle", "backends", "parity", "bench", "cli",
     },
     "recommend": {"errors", "machine", "bundle", "backends", "parity", "bench", "build", "cli"},
     # runtimes: one each, and never each other

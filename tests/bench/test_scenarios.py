@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from vit_edge.bench.run import scenarios
-from vit_edge.bench.run.scenarios import Limits, one_after_another, warmed_up
+from vit_edge.bench.run.scenarios import Limits, one_after_another, timed, warmed_up
 
 
 def sleeper(seconds: float) -> scenarios.Query:
@@ -24,6 +24,15 @@ def test_samples_are_as_many_and_as_long_as_asked_for() -> None:
     assert found.seconds == pytest.approx(sum(found.latencies_ms) / 1e3, rel=1e-6)
     found = one_after_another(sleeper(1e-3), 1, Limits(1, 0.05, 60.0))
     assert found.seconds >= 0.05
+
+
+def test_a_query_is_timed_until_time_and_runs_are_reached() -> None:
+    calls: list[int] = []
+    latencies_ms, _ = timed(lambda: calls.append(1), Limits(7, 0.0, 60.0))
+    assert len(latencies_ms) == len(calls) == 7
+    latencies_ms, seconds = timed(lambda: sum(range(1000)), Limits(1, 0.02, 60.0))
+    assert sum(latencies_ms) / 1e3 == pytest.approx(seconds)
+    assert seconds >= 0.02
 
 
 def test_a_process_that_takes_too_long_is_kept_and_marked() -> None:

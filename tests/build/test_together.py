@@ -14,9 +14,9 @@ import pytest
 from vit_edge import Predictor, backends
 from vit_edge.backends import auto
 from vit_edge.build import __main__ as build
-from vit_edge.build import together, trial
+from vit_edge.build import trial, tune
 from vit_edge.build.choose import Measured
-from vit_edge.build.together import check_same_model, compare
+from vit_edge.build.tune import check_same_model
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import write_manifest
 from vit_edge.errors import ParityError, ResourceError, UsageError
@@ -74,7 +74,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plant(monkeypatch: pytest.MonkeyPatch, *found: Sequence[Measured]) -> None:
     """Let these be the ways of the bundles, in their order."""
-    monkeypatch.setattr(together, "measure", lambda *_: [list(each) for each in found])
+    monkeypatch.setattr(tune, "measure", lambda *_: [list(each) for each in found])
 
 
 def way(latency_ms: Mapping[int, float], **facts: Any) -> Measured:
@@ -90,7 +90,7 @@ def test_each_batch_size_keeps_its_fastest_bundle(
         [way({1: 4.92, 4: 30.0})],
         [way({1: 9.0, 4: 25.0})],
     )
-    found = compare(copies, [1, 4])
+    found = tune.tune(copies, [1, 4])
     a, b, c = (bundle.path for bundle in copies)
     assert found.lines()[:2] == [
         f"keep {b}: batch 1 4.92 ms against 5.68 ms of {a}, 9.00 ms of {c}",
@@ -113,7 +113,7 @@ def test_what_is_out_is_not_kept_though_it_is_fast_and_its_reason_is_shown(
     copies: list[Bundle], monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any], reason: str
 ) -> None:
     plant(monkeypatch, [way({1: 5.0})], [way({1: 0.1}, **fault)])
-    found = compare(copies[:2], [1])
+    found = tune.tune(copies[:2], [1])
     kept, record, out = found.lines()
     assert kept == f"keep {copies[0].path}: batch 1 5.00 ms and nothing else passes"
     assert record.startswith("record ")
@@ -131,7 +131,7 @@ def test_where_no_bundle_answers_right_the_check_failed(
     wrong = way({1: 1.0}, parity=("logits: 0.3 apart",))
     plant(monkeypatch, [way({}, refused="no kernel")], [wrong])
     with pytest.raises(ParityError, match=r"(?s)a: nothing runs.*b: nothing answers as well"):
-        compare(copies[:2], [1])
+        tune.tune(copies[:2], [1])
 
 
 def test_where_no_bundle_runs_every_reason_is_given(
@@ -139,15 +139,15 @@ def test_where_no_bundle_runs_every_reason_is_given(
 ) -> None:
     plant(monkeypatch, [way({}, refused="no kernel")], [way({}, refused="too old")])
     with pytest.raises(ResourceError, match=r"(?s)no kernel.*too old"):
-        compare(copies[:2], [1])
+        tune.tune(copies[:2], [1])
 
 
 def test_under_a_memory_limit_one_bundle_is_kept_for_all_batches(
     copies: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, [way({1: 10.0, 4: 90.0})], [way({1: 12.0, 4: 70.0})])
-    assert compare(copies[:2], [1, 4]).as_dict()["keep"]["1"] == str(copies[0].path)
-    limited = compare(copies[:2], [1, 4], memory_limit_bytes=10**9).as_dict()["keep"]
+    assert tune.tune(copies[:2], [1, 4]).as_dict()["keep"]["1"] == str(copies[0].path)
+    limited = tune.tune(copies[:2], [1, 4], memory_limit_bytes=10**9).as_dict()["keep"]
     assert limited == dict.fromkeys(("1", "4"), str(copies[1].path))
 
 
@@ -189,18 +189,18 @@ def test_other_precisions_of_a_model_are_the_same_model(pair: list[Bundle]) -> N
 
 def test_a_batch_that_one_of_them_does_not_take_is_refused(copies: list[Bundle]) -> None:
     with pytest.raises(UsageError, match="between 1 and 2"):
-        compare([copies[0], change(copies[1], max_batch=2)], [1, 4])
+        tune.tune([copies[0], change(copies[1], max_batch=2)], [1, 4])
 
 
 def test_float32_and_int8_are_compared_on_the_cpu(
     pair: list[Bundle], in_this_process: None
 ) -> None:
-    found = compare(pair, [1, 2], only=["ort"], rounds=2)
+    found = tune.tune(pair, [1, 2], only=["ort"], rounds=2)
     many = len(backends.module("ort").configurations(pair[0]))
     assert [len(entry.measured) for entry in found.candidates] == [many, many]
     assert found.kept(1) in pair
     for bundle, entry in zip(pair, found.candidates, strict=True):
-        assert entry.tried is not None
+        assert entry.record is not None
         assert set(auto.read(bundle)[0]) == {1, 2}
         assert all(way.runs[1] >= 2 * trial.AT_LEAST_RUNS for way in entry.measured)
         with Predictor(bundle) as predictor:
@@ -239,7 +239,7 @@ def test_bundles_take_turns(
         return real(path, *arguments)
 
     monkeypatch.setattr(trial, "measure_way", noted)
-    compare(pair, [1], only=["ort"], rounds=2)
+    tune.tune(pair, [1], only=["ort"], rounds=2)
     many = len(order) // 4
     assert order == (["fp32"] * many + ["int8"] * many) * 2
 

@@ -38,7 +38,7 @@ def tuned_bundle(testing_bundle: Bundle, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("tuned") / "bundle"
     shutil.copytree(testing_bundle.path, folder)
     bundle = Bundle.read(folder)
-    tune.tune(bundle, [1, 3], only=["ort"], rounds=1)
+    tune.tune([bundle], [1, 3], only=["ort"], rounds=1)
     return bundle
 
 
@@ -194,14 +194,15 @@ def test_a_record_that_was_changed_is_not_followed(tuned_bundle: Bundle, tmp_pat
 
 
 def test_a_record_of_ours_that_says_nothing_is_an_error(bundle: Bundle) -> None:
-    tried = tune.tune(bundle, [1], only=["ort"], rounds=1)
+    tuning = tune.tune([bundle], [1], only=["ort"], rounds=1)
     with auto.engines.made(
         bundle, auto.NAME, auto.key_parts(bundle), (auto.RECORD_NAME,), None, 1
     ) as stage:
         (stage.path / auto.RECORD_NAME).write_text("{}")
     with pytest.raises(EngineError, match="remove"):
         auto.read(bundle)
-    assert tried.record.is_dir()
+    assert tuning.candidates[0].record is not None
+    assert tuning.candidates[0].record.path.is_dir()
 
 
 def test_a_way_with_wrong_answers_is_found_out(
@@ -225,7 +226,7 @@ def test_a_way_with_wrong_answers_is_found_out(
 @pytest.mark.parametrize("batches", [[], [0], [99]])
 def test_batch_sizes_out_of_range_are_refused(bundle: Bundle, batches: list[int]) -> None:
     with pytest.raises(UsageError, match="between 1 and 4"):
-        tune.tune(bundle, batches)
+        tune.tune([bundle], batches)
 
 
 def test_a_way_that_does_not_fit_the_limit_is_not_chosen(

@@ -290,9 +290,9 @@ def test_other_options_of_a_backend_do_not_stand_for_its_default(
     testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, known: list[Any], measured: list[Any]
 ) -> None:
     every = [Measured("ort", {}), Measured("ort", {"micro_batch": 1})]
-    monkeypatch.setattr(trial, "ways", lambda bundle, only: every)
+    monkeypatch.setattr(trial, "list_ways", lambda bundle, only: every)
     refused = "not built by this test"
-    monkeypatch.setattr(trial, "built", lambda b, way, _: replace(way, refused=refused))
+    monkeypatch.setattr(trial, "build_missing", lambda b, way, _: replace(way, refused=refused))
     offers_known = [Offer(testing_bundle, Measured("ort", options)) for options in known]
     found = recommend.measure([testing_bundle], ["ort"], offers_known, Terms(), processes=1)
     assert [one.way.options for one in found] == measured

@@ -1,9 +1,7 @@
 """Measuring.
 
-`plan` says what, `runner` lets configurations take turns in processes of their own, each of which
-is a `session` that samples a `scenario`; `results` keeps runs, `percentiles`, `compare` and `judge`
-say what may be concluded, `noise` whether to believe it. `facts` tells what it was measured on,
-`sensors` (`power`, `thermal`) what the device felt, `built` what came before the first answer;
-`offers` and `verdict` make a recommendation of it. `measure` and `worker` are for comparisons
-within one script, `memory` for limits that the kernel enforces.
+`run/` measures. `plan` says what; `runner` lets configurations take turns in processes of their
+own. Each process is a `session`, which samples a scenario; `golden` answers the golden images.
+`device/` tells what the machine is, and what it felt meanwhile. `results/` keeps runs (`runs` has
+their types) and says what may be concluded from them. `report/` shows them.
 """

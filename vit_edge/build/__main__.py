@@ -173,38 +173,24 @@ def _line(found: Mapping[str, Any]) -> str:
 def _tune(arguments: argparse.Namespace) -> int:
     if arguments.set:
         raise UsageError("--set is for one backend's build; --tune tries what is worth trying")
-    from vit_edge.build.together import Compared, compare
-    from vit_edge.build.tune import Tried, tune
+    from vit_edge.build.tune import tune
     from vit_edge.parity.targets import parse_target
 
     target = None if arguments.parity_target is None else parse_target(arguments.parity_target)
     limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
     batches = cli.whole_numbers(arguments.batches or TUNE_BATCHES, "--batches")
-    only = [arguments.backend] if arguments.backend else []
-    first, *others = (Bundle.read(path) for path in (arguments.bundle, *arguments.more))
-    found: Tried | Compared
-    if others:
-        found = compare(
-            [first, *others],
-            batches,
-            only=only,
-            engines_dir=arguments.engines_dir,
-            memory_limit_bytes=limit,
-            target=target,
-        )
-    else:
-        found = tune(
-            first,
-            batches,
-            only=only,
-            engines_dir=arguments.engines_dir,
-            memory_limit_bytes=limit,
-            target=target,
-        )
+    tuning = tune(
+        [Bundle.read(path) for path in (arguments.bundle, *arguments.more)],
+        batches,
+        only=[arguments.backend] if arguments.backend else [],
+        engines_dir=arguments.engines_dir,
+        memory_limit_bytes=limit,
+        target=target,
+    )
     if arguments.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print(json.dumps(tuning.as_dict(), indent=2))
     else:
-        print("\n".join([cli.table(found.rows()), *found.lines()]))
+        print("\n".join([cli.table(tuning.rows()), *tuning.lines()]))
     return 0
 
 

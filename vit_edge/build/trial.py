@@ -1,7 +1,7 @@
 """One way to run a bundle on this machine: built, opened, checked and timed, each in a child.
 
-What one runtime leaves behind (spinning threads, memory, a warm cache) does not touch the next, and
-a way that needs too much memory takes only itself down.
+What one runtime leaves behind (spinning threads, memory, a warm cache) does not touch the next. A
+way that needs too much memory ends its own process, and no other.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 from vit_edge import backends
 from vit_edge.backends import Option, auto
-from vit_edge.bench.run.measure import repeated
+from vit_edge.bench.run.built import build_options
+from vit_edge.bench.run.golden import compare_golden, golden_pixels
+from vit_edge.bench.run.scenarios import Limits, timed
 from vit_edge.build.choose import Measured
 from vit_edge.bundle import Bundle, engines
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import ResourceError, UsageError, VitEdgeError
-from vit_edge.images.preprocess import input_from_resized
 from vit_edge.machine import child
-from vit_edge.parity.compare import check_golden, compare_answers
-from vit_edge.parity.limits import limit_for
+from vit_edge.parity.compare import check_golden
 from vit_edge.parity.targets import Target
 
 _LOG = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class Terms(NamedTuple):
     target: Target | None  # what answers must reach beside the precision's limit
 
 
-def ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
-    """Every configuration of these backends that is worth trying, nothing measured yet.
+def list_ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
+    """List every configuration of these backends that is worth trying, nothing measured yet.
 
     Args:
         bundle: The bundle.
@@ -59,8 +59,8 @@ def ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
     ]
 
 
-def built(bundle: Bundle, way: Measured, engines_dir: Path | None) -> Measured:
-    """Make its engine where there is none, in a child; say why if it cannot be made."""
+def build_missing(bundle: Bundle, way: Measured, engines_dir: Path | None) -> Measured:
+    """Build the engine of a way where there is none, in a child; say why if that fails."""
     _LOG.info("building %s: %s", bundle.path, way.name)
     try:
         child.call_in_child(
@@ -83,12 +83,12 @@ def build_way(
     """Build the engine that these options load, unless it is there; runs in a child."""
     bundle = Bundle.read(path)
     module: Any = backends.module(backend)
-    own = {key: value for key, value in options.items() if key in module.BUILD_OPTIONS}
+    own = build_options(backend, options)
     if module.find(bundle, engines_dir, **own).path is None:
         backends.build(bundle, backend, engines_dir, own)
 
 
-def turn(
+def run_turn(
     bundle: Bundle, way: Measured, samples: Mapping[int, list[float]], terms: Terms, *, first: bool
 ) -> Measured:
     """Run one way once more.
@@ -105,7 +105,7 @@ def turn(
     """
     limit_bytes = terms.memory_limit_bytes
     try:
-        found, completed = child.measured_call(
+        trial, completed = child.measured_call(
             "vit_edge.build.trial:measure_way",
             str(bundle.path),
             way.backend,
@@ -123,16 +123,16 @@ def turn(
         return dataclasses.replace(way, over_limit=_first_line(error))
     except VitEdgeError as error:
         return dataclasses.replace(way, refused=_first_line(error))
-    for batch, taken in found["seconds"].items():
+    for batch, taken in trial["seconds"].items():
         samples[batch].extend(taken)
     if limit_bytes is not None:
         # or the next one finds its pages cached, and counted elsewhere
         engines.evict(bundle, terms.engines_dir)
     return dataclasses.replace(
         way,
-        parity=tuple(found["parity"]) if first else way.parity,
-        first_answer_s=found["first_answer_s"] if first else way.first_answer_s,
-        facts=found["facts"],
+        parity=tuple(trial["parity"]) if first else way.parity,
+        first_answer_s=trial["first_answer_s"] if first else way.first_answer_s,
+        facts=trial["facts"],
         peak_rss_bytes=max(way.peak_rss_bytes, completed.peak_rss_bytes),
         peak_anonymous_bytes=max(way.peak_anonymous_bytes, completed.peak_anonymous_bytes),
     )
@@ -162,12 +162,9 @@ def mixed_problems(
     )
     largest = bundle.manifest.max_batch
     sizes = sorted({min(size, largest) for size in (1, 2, 3, largest, *choices)})
-    with Golden(bundle.golden_path) as golden:
-        check_golden(golden, bundle.manifest)
-        limit = limit_for(bundle.manifest.precision)
-        found = compare_answers(mixed, golden, bundle.manifest, batches=sizes, limit=limit)
+    problems = compare_golden(bundle, mixed, sizes).problems
     mixed.close()
-    return found.problems
+    return problems
 
 
 def measure_way(
@@ -198,43 +195,37 @@ def measure_way(
     loaded = auto.open_choice(bundle, auto.Choice(backend, options), engines_dir)
     with Golden(bundle.golden_path) as golden:
         check_golden(golden, bundle.manifest)
-        images = [index % len(golden) for index in range(max(batches))]
-        pixels = input_from_resized(golden.images(images), bundle.manifest)
-        loaded.run(pixels[:1])
-        first_answer_s = time.perf_counter() - start
-        problems: list[str] = []
-        if check:
-            limit = limit_for(bundle.manifest.precision)
-            found = compare_answers(
-                loaded, golden, bundle.manifest, batches=batches, limit=limit, target=target
-            )
-            problems = found.problems
-    taken = {
-        batch: repeated(
-            lambda batch=batch: loaded.run(pixels[:batch]),  # type: ignore[misc]
-            at_least_s=AT_LEAST_S,
-            at_least_runs=AT_LEAST_RUNS,
-            warmup_runs=WARMUP_RUNS,
-        )
-        for batch in batches
-    }
+    pixels = golden_pixels(bundle, max(batches))
+    loaded.run(pixels[:1])
+    first_answer_s = time.perf_counter() - start
+    problems = compare_golden(bundle, loaded, batches, target=target).problems if check else []
+    seconds = {batch: _seconds(loaded, pixels[:batch]) for batch in batches}
     facts = dict(loaded.facts)
     loaded.close()
     return {
         "first_answer_s": first_answer_s,
         "facts": facts,
         "parity": problems,
-        "seconds": taken,
+        "seconds": seconds,
     }
+
+
+def _seconds(loaded: backends.Backend, pixels: Any) -> list[float]:
+    """How long each run takes."""
+    for _ in range(WARMUP_RUNS):
+        loaded.run(pixels)
+    limits = Limits(AT_LEAST_RUNS, AT_LEAST_S, TIMEOUT_S)
+    latencies_ms, _ = timed(lambda: loaded.run(pixels), limits)
+    return [latency / 1e3 for latency in latencies_ms]
 
 
 def with_medians(way: Measured, samples: Mapping[int, list[float]]) -> Measured:
     """A way with the median of what was timed of it, for each batch size."""
-    timed = {batch: found for batch, found in samples.items() if found}
+    known = {batch: seconds for batch, seconds in samples.items() if seconds}
     return dataclasses.replace(
         way,
-        latency_ms={batch: 1e3 * statistics.median(found) for batch, found in timed.items()},
-        runs={batch: len(found) for batch, found in timed.items()},
+        latency_ms={batch: 1e3 * statistics.median(seconds) for batch, seconds in known.items()},
+        runs={batch: len(seconds) for batch, seconds in known.items()},
     )
 
 

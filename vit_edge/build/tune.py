@@ -1,7 +1,8 @@
-"""Trying every way to run a bundle on this machine, and keeping what was found.
+"""Trying every way to run a bundle on this machine, and keeping what is fastest.
 
 The ways take turns, several times around: a machine that slows down slows all of them. So do those
-of several bundles, see precisions.py.
+of several bundles, which hold the same model in other precisions. INT8 may lose to FP16 on a GPU:
+both are built and timed, in the same rounds, and the winner is named.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any, NamedTuple
 from vit_edge import backends
 from vit_edge.backends import auto
 from vit_edge.build.choose import Measured, choose
-from vit_edge.build.trial import Terms, built, turn, ways, with_medians
+from vit_edge.build.trial import Terms, build_missing, list_ways, run_turn, with_medians
 from vit_edge.bundle import Bundle, engines
-from vit_edge.errors import UsageError
+from vit_edge.errors import ParityError, ResourceError, UsageError
 from vit_edge.machine import child
 from vit_edge.parity.targets import Target
 
@@ -28,33 +29,106 @@ _LOG = logging.getLogger(__name__)
 ROUNDS = 3  # of everything: shows a machine that changes, and survives one bad turn
 
 
-class Tried(NamedTuple):
-    """Everything that was measured, and what was picked."""
+class Record(NamedTuple):
+    """What was picked for a bundle, and kept for Predictor."""
 
+    chosen: Mapping[int, int]  # batch -> index into the ways of the bundle
+    path: Path  # the engine directory that keeps it
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One bundle, and what came of it."""
+
+    bundle: Bundle
     measured: tuple[Measured, ...]
-    chosen: Mapping[int, int]  # batch -> index into `measured`
-    record: Path  # the engine directory that keeps it
+    record: Record | None = None
+    error: ParityError | ResourceError | None = None  # why there is no record
 
-    def latency_ms(self, batch: int) -> float:
-        """The median of the way that was picked for a batch size."""
-        return self.measured[self.chosen[batch]].latency_ms[batch]
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Everything that was tried, as a table with its heading."""
-        return rows(self.measured, self.chosen)
-
-    def lines(self) -> list[str]:
-        """What was picked for each batch size, and where the record is."""
-        picked = [f"batch {size:<3} {self.measured[n].name}" for size, n in self.chosen.items()]
-        return [*picked, f"record    {self.record}"]
+    def latency_ms(self, batch: int) -> float | None:
+        """The median of what was picked for a batch size; None where nothing was."""
+        if self.record is None:
+            return None
+        return self.measured[self.record.chosen[batch]].latency_ms[batch]
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return _as_dict(self.measured, self.chosen) | {"record": str(self.record)}
+        if self.record is None:
+            measured = [dataclasses.asdict(way) for way in self.measured]
+            return {"out": str(self.error), "measured": measured}
+        return _as_dict(self.measured, self.record.chosen) | {"record": str(self.record.path)}
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Everything that was measured of the bundles, and which to keep."""
+
+    candidates: tuple[Candidate, ...]
+    chosen: Mapping[int, int]  # batch -> index into the ways of all candidates, in their order
+
+    def kept(self, batch: int) -> Bundle:
+        """The bundle that is the fastest for a batch size."""
+        return self._ways()[self.chosen[batch]][0]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Everything that was tried, as a table with its heading; a star at what to keep."""
+        tried = self._ways()
+        table = _rows([way for _, way in tried], self.chosen)
+        if len(self.candidates) == 1:
+            return table
+        paths = ["", *(str(bundle.path) for bundle, _ in tried)]
+        return [(path, *row) for path, row in zip(paths, table, strict=True)]
+
+    def lines(self) -> list[str]:
+        """What was picked for each batch size, where the records are, what is out and why."""
+        if len(self.candidates) == 1:
+            ways = self.candidates[0].measured
+            picked = [f"batch {size:<3} {ways[index].name}" for size, index in self.chosen.items()]
+            return [*picked, f"record    {self._records()[0].path}"]
+        kept = [self._kept_line(batch) for batch in sorted(self.chosen)]
+        return kept + [
+            f"out {entry.bundle.path}: {entry.error}"
+            if entry.record is None
+            else f"record {entry.record.path}"
+            for entry in self.candidates
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON: of one bundle what was measured, of several which to keep, too."""
+        if len(self.candidates) == 1:
+            return self.candidates[0].as_dict()
+        return {
+            "keep": {str(batch): str(self.kept(batch).path) for batch in self.chosen},
+            "bundles": [
+                {
+                    "bundle": str(entry.bundle.path),
+                    "precision": entry.bundle.manifest.precision,
+                    **entry.as_dict(),
+                }
+                for entry in self.candidates
+            ],
+        }
+
+    def _kept_line(self, batch: int) -> str:
+        bundle, way = self._ways()[self.chosen[batch]]
+        others = [
+            f"{latency_ms:.2f} ms of {entry.bundle.path}"
+            for entry in self.candidates
+            if entry.bundle is not bundle and (latency_ms := entry.latency_ms(batch)) is not None
+        ]
+        rivals = f"against {', '.join(others)}" if others else "and nothing else passes"
+        return f"keep {bundle.path}: batch {batch} {way.latency_ms[batch]:.2f} ms {rivals}"
+
+    def _ways(self) -> list[tuple[Bundle, Measured]]:
+        """The ways of all candidates, each with its bundle."""
+        return [(entry.bundle, way) for entry in self.candidates for way in entry.measured]
+
+    def _records(self) -> list[Record]:
+        return [entry.record for entry in self.candidates if entry.record is not None]
 
 
 def tune(
-    bundle: Bundle,
+    bundles: Sequence[Bundle],
     batches: Sequence[int],
     *,
     only: Sequence[str] = (),
@@ -62,33 +136,78 @@ def tune(
     memory_limit_bytes: int | None = None,
     target: Target | None = None,
     rounds: int = ROUNDS,
-) -> Tried:
-    """Build, time and check every way to run a bundle here, and record the fastest.
+) -> Tuning:
+    """Build, time and check every way to run bundles here, and record the fastest ways of each.
 
     Args:
-        bundle: The bundle.
-        batches: Batch sizes to time, each at most the bundle's limit.
+        bundles: One, or the same model in several precisions.
+        batches: Batch sizes to time, each at most the limit of every bundle.
         only: Backends to try; all that are installed if empty.
-        engines_dir: Where engines and the record go.
+        engines_dir: Where engines and the records go.
         memory_limit_bytes: What the whole process may take; a way that dies of it is out, and one
             way is picked for all batch sizes.
-        target: What the answers must reach beside the precision's limit.
+        target: What the answers of every bundle must reach beside the precision's limit.
         rounds: How many times around.
 
     Returns:
-        What was measured and picked.
+        What was measured, and which bundle to keep.
 
     Raises:
-        UsageError: A batch size out of range, or a backend that is not there.
+        UsageError: Bundles of different models, a batch size out of range, no such backend.
         ParityError: Nothing answers as well as it must.
         ResourceError: Nothing can run, or within the limit.
     """
-    terms = Terms(checked_sizes([bundle], batches), engines_dir, memory_limit_bytes, target)
-    (measured,) = measure([bundle], terms, only, rounds)
-    return keep(bundle, measured, terms)
+    check_same_model(bundles)
+    terms = Terms(_checked_sizes(bundles, batches), engines_dir, memory_limit_bytes, target)
+    candidates = [
+        _candidate(bundle, ways, terms)
+        for bundle, ways in zip(bundles, measure(bundles, terms, only, rounds), strict=True)
+    ]
+    if all(entry.record is None for entry in candidates):
+        raise _nothing(candidates)
+    if len(candidates) == 1 and candidates[0].record is not None:
+        return Tuning((candidates[0],), candidates[0].record.chosen)
+    everything = [way for entry in candidates for way in entry.measured]
+    chosen = choose(everything, terms.sizes, one=memory_limit_bytes is not None)
+    return Tuning(tuple(candidates), chosen)
 
 
-def checked_sizes(bundles: Sequence[Bundle], batches: Sequence[int]) -> list[int]:
+def check_same_model(bundles: Sequence[Bundle]) -> None:
+    """Refuse what cannot be compared by its speed alone.
+
+    Raises:
+        UsageError: A bundle given twice, or of another model; all differences are listed.
+    """
+    paths = [bundle.path.resolve() for bundle in bundles]
+    problems = [f"{path} is given twice" for path in sorted(set(paths)) if paths.count(path) > 1]
+    first = bundles[0]
+    for bundle in bundles[1:]:
+        own, others = _identity(first), _identity(bundle)
+        differing = [name for name in own if own[name] != others[name]]
+        if differing:
+            problems.append(f"{first.path} and {bundle.path} differ in {', '.join(differing)}")
+    if problems:
+        raise UsageError(
+            "bundles that are tuned together hold one model in several precisions:\n  "
+            + "\n  ".join(problems)
+            + "\nExport them from one checkpoint, or tune them one by one"
+        )
+
+
+def _identity(bundle: Bundle) -> dict[str, Any]:
+    """What is the same in every precision of a model."""
+    manifest = bundle.manifest
+    weights = manifest.checkpoint
+    return {
+        "variant": manifest.variant,
+        "checkpoint": weights.sha256 or weights.source,  # seeded weights are in no file
+        "position embeddings": weights.position_interpolation,
+        "preprocessing": manifest.preprocessing,
+        "labels": bundle.labels,
+    }
+
+
+def _checked_sizes(bundles: Sequence[Bundle], batches: Sequence[int]) -> list[int]:
     """The batch sizes, ascending, each once.
 
     Raises:
@@ -128,23 +247,44 @@ def measure(
         UsageError: A backend that is not there.
     """
     entries = [
-        _Entry(bundle, built(bundle, way, terms.engines_dir), {size: [] for size in terms.sizes})
+        _Entry(
+            bundle,
+            build_missing(bundle, way, terms.engines_dir),
+            {size: [] for size in terms.sizes},
+        )
         for bundle in bundles
-        for way in ways(bundle, only)
+        for way in list_ways(bundle, only)
     ]
     for number in range(rounds):
         for entry in (entry for entry in entries if entry.way.usable):
             _LOG.info(
                 "round %d of %d: %s: %s", number + 1, rounds, entry.bundle.path, entry.way.name
             )
-            entry.way = turn(entry.bundle, entry.way, entry.samples, terms, first=number == 0)
+            entry.way = run_turn(entry.bundle, entry.way, entry.samples, terms, first=number == 0)
     return [
         [with_medians(entry.way, entry.samples) for entry in entries if entry.bundle is bundle]
         for bundle in bundles
     ]
 
 
-def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Tried:
+def _candidate(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Candidate:
+    try:
+        return Candidate(bundle, tuple(measured), record=keep(bundle, measured, terms))
+    except (ParityError, ResourceError) as error:
+        return Candidate(bundle, tuple(measured), error=error)
+
+
+def _nothing(candidates: Sequence[Candidate]) -> ParityError | ResourceError:
+    """Say why no bundle can be kept: a failed check, where one was made."""
+    errors = [entry.error for entry in candidates if entry.error is not None]
+    if len(errors) == 1:
+        return errors[0]
+    reasons = "\n".join(f"{entry.bundle.path}: {entry.error}" for entry in candidates)
+    wrong = any(isinstance(error, ParityError) for error in errors)
+    return ParityError(reasons) if wrong else ResourceError(reasons)
+
+
+def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Record:
     """Pick the fastest ways of a bundle, and record them for Predictor.
 
     Raises:
@@ -164,7 +304,7 @@ def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Tried:
     with engines.made(bundle, auto.NAME, parts, files, terms.engines_dir, 2**20) as stage:
         text = json.dumps(_as_dict(measured, chosen), indent=2) + "\n"
         (stage.path / auto.RECORD_NAME).write_text(text)
-    return Tried(tuple(measured), chosen, stage.target)
+    return Record(chosen, stage.target)
 
 
 def _mixed_problems(
@@ -181,13 +321,13 @@ def _mixed_problems(
         size: (measured[index].backend, dict(measured[index].options))
         for size, index in chosen.items()
     }
-    found: list[str] = child.call_in_child(
+    problems: list[str] = child.call_in_child(
         "vit_edge.build.trial:mixed_problems", str(bundle.path), choices, terms.engines_dir
     )
-    return found
+    return problems
 
 
-def rows(measured: Sequence[Measured], chosen: Mapping[int, int]) -> list[tuple[str, ...]]:
+def _rows(measured: Sequence[Measured], chosen: Mapping[int, int]) -> list[tuple[str, ...]]:
     """What was measured as a table with its heading; what was chosen carries a star.
 
     Args:

@@ -55,7 +55,7 @@ def measure(
         out: Results to append the run to.
     """
     missing = [
-        (bundle, trial.built(bundle, way, None))
+        (bundle, trial.build_missing(bundle, way, None))
         for bundle in bundles
         for name in names
         for way in _missing(bundle, name, known)
@@ -92,9 +92,9 @@ def measure(
 def _missing(bundle: Bundle, name: str, known: Sequence[Offer]) -> list[Measured]:
     """The ways of a backend that are not known; none where its first one is."""
     there = {one.key for one in known}
-    found = trial.ways(bundle, [name])
-    unknown = [way for way in found if Offer(bundle, way).key not in there]
-    return unknown if found[:1] == unknown[:1] else []
+    ways = trial.list_ways(bundle, [name])
+    unknown = [way for way in ways if Offer(bundle, way).key not in there]
+    return unknown if ways[:1] == unknown[:1] else []
 
 
 def target_from_text(text: str) -> Target:

@@ -69,6 +69,12 @@ def builds(configurations: Sequence[Configuration]) -> dict[str, Built]:
     return found
 
 
+def build_options(backend: str, options: Mapping[str, Option]) -> dict[str, Option]:
+    """Those options of a backend's `load` that its `build` takes too."""
+    known = backends.module(backend).BUILD_OPTIONS
+    return {name: value for name, value in options.items() if name in known}
+
+
 def build_engine(path: str, backend: str, options: Mapping[str, Option]) -> float:
     """Build in this process; return the seconds that took, imports included."""
     started = time.perf_counter()
@@ -97,8 +103,7 @@ def _own(bundle: Bundle, configuration: Configuration) -> tuple[str, dict[str, O
     """The backend, and those of its options that its build takes."""
     choice = auto.Choice(configuration.backend, configuration.options)
     choice = auto.resolve(bundle, choice, configuration.batch)
-    known = backends.module(choice.backend).BUILD_OPTIONS
-    return choice.backend, {key: v for key, v in choice.options.items() if key in known}
+    return choice.backend, build_options(choice.backend, choice.options)
 
 
 def _result(failed: str | None) -> Built:

@@ -93,16 +93,30 @@ def one_after_another(
         around: Entered after the warm-up.
     """
     warmup_runs, stable = warmed_up(query)
-    latencies_ms: list[float] = []
-    clock = time.perf_counter
     with around:
-        started = before = clock()
-        while not limits.reached(len(latencies_ms), before - started):
-            query()
-            now = clock()
-            latencies_ms.append(1e3 * (now - before))
-            before = now
+        latencies_ms, seconds = timed(query, limits)
     return Sampled(
-        latencies_ms, before - started, images * len(latencies_ms), warmup_runs, stable,
+        latencies_ms, seconds, images * len(latencies_ms), warmup_runs, stable,
         len(latencies_ms) >= limits.samples,
     )  # fmt: skip
+
+
+def timed(query: Query, limits: Limits) -> tuple[list[float], float]:
+    """Run back to back, without any warm-up.
+
+    Args:
+        query: Answers one query.
+        limits: When to stop.
+
+    Returns:
+        The milliseconds of each run, and the seconds of all.
+    """
+    latencies_ms: list[float] = []
+    clock = time.perf_counter
+    started = before = clock()
+    while not limits.reached(len(latencies_ms), before - started):
+        query()
+        now = clock()
+        latencies_ms.append(1e3 * (now - before))
+        before = now
+    return latencies_ms, before - started

@@ -107,14 +107,9 @@ def parity(bundle: Bundle, backend: Any, batch: int, images: Path | None = None)
         images: A golden file; the bundle's own by default.
     """
     from vit_edge.bench.results.runs import Answers
-    from vit_edge.bundle.golden import Golden
-    from vit_edge.parity.compare import check_golden, compare_answers
-    from vit_edge.parity.limits import limit_for
+    from vit_edge.bench.run.golden import compare_golden
 
-    with Golden(images or bundle.golden_path) as golden:
-        check_golden(golden, bundle.manifest)
-        limit = limit_for(bundle.manifest.precision)
-        found = compare_answers(backend, golden, bundle.manifest, batches=[batch], limit=limit)
+    found = compare_golden(bundle, backend, [batch], images=images)
     logits = next((row.summary for row in found.rows() if row.output == "logits"), {})
     return Answers(tuple(found.problems), kept_of(logits))
 
@@ -160,14 +155,11 @@ def _query(
     bundle: Bundle, backend: Any, configuration: Configuration, images: Path | None
 ) -> Callable[[], object]:
     """What one query does: pixels to logits, or encoded images to labels."""
-    from vit_edge.bundle.golden import Golden
-    from vit_edge.images.preprocess import input_from_resized
-
     batch = configuration.batch
     if configuration.stage == "model":
-        with Golden(bundle.golden_path) as golden:
-            which = [index % len(golden) for index in range(batch)]
-            pixels = input_from_resized(golden.images(which), bundle.manifest)
+        from vit_edge.bench.run.golden import golden_pixels
+
+        pixels = golden_pixels(bundle, batch)
         return lambda: backend.run(pixels)
     from vit_edge.images.folders import PHOTOS, image_files
     from vit_edge.predictor import Predictor

@@ -31,18 +31,6 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def repeated(
-    call: Callable[[], object], *, at_least_s: float, at_least_runs: int, warmup_runs: int
-) -> list[float]:
-    """Seconds of each call: as many as the time allows, and no fewer than asked for."""
-    for _ in range(warmup_runs):
-        call()
-    found: list[float] = []
-    while len(found) < at_least_runs or sum(found) < at_least_s:
-        found.append(seconds(call))
-    return found
-
-
 def timings(
     candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
 ) -> dict[str, list[float]]:
