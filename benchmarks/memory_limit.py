@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from harness.memory import Answered, answer_within
+from memory import Answered, answer_within
 
 from vit_edge import cli
 from vit_edge.bundle import Bundle

@@ -4,6 +4,5 @@
 is a `session` that samples a `scenario`; `results` keeps runs, `percentiles`, `compare` and `judge`
 say what may be concluded, `noise` whether to believe it. `facts` tells what it was measured on,
 `sensors` (`power`, `thermal`) what the device felt, `built` what came before the first answer;
-`offers` and `verdict` make a recommendation of it. `measure` and `worker` are for comparisons
-within one script, `memory` for limits that the kernel enforces.
+`measure` is for comparisons within one script.
 """
