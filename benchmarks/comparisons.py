@@ -7,12 +7,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from timing import ratio
+
 from vit_edge import cli
 from vit_edge.backends import Option, name_of
 from vit_edge.bench.results.compare import compared, digits, measured
 from vit_edge.bench.results.percentiles import Estimate
 from vit_edge.bench.results.results import samples
-from vit_edge.bench.run.measure import ratio
 from vit_edge.bench.run.peers import is_peer
 from vit_edge.parity.limits import limit_for
 
@@ -225,7 +226,7 @@ def _ratio(bar: Bar, ours: Entry, theirs: Entry, run: Mapping[str, Any]) -> Esti
     limit is the time of the model's arithmetic at four times the rate of a float32 product.
     """
     if bar.of == "start":
-        return Estimate(*ratio(_starts_s(ours), _starts_s(theirs)))
+        return ratio(_starts_s(ours), _starts_s(theirs))
     times = compared(ours, theirs, run, run).ratio
     if bar.of == "latency":
         return times

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import script
+import timing
 
 from vit_edge.backends import ort
-from vit_edge.bench.run import measure
 from vit_edge.bundle import Bundle
 from vit_edge.machine import cpus
 
-PHOTO = Path(__file__).resolve().parents[1] / "vit_edge" / "data" / "photos" / "cat.jpg"
 FIRST_ANSWER = """
 import sys
 from vit_edge import Bundle, Predictor
@@ -39,22 +39,25 @@ Predictor(bundle, ort.load(bundle, engine=sys.argv[2])).predict(sys.argv[3])
 TIMM = "timm, torch.onnx, opset 18"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("--timm-python", type=Path, metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--starts", type=int, default=20)
-    arguments = parser.parse_args()
-    print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs, {' '.join(cpus.cpu_features())}")
+    return script.run(parser, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    print(script.machine())
     print(f"onnxruntime {onnxruntime.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
         bundle = exported(Path(scratch) / "bundle")
         if arguments.timm_python is not None:
             print(f"\nlatency, batch 1, {arguments.rounds} rounds")
             timm = timm_session(arguments.timm_python, Path(scratch) / "timm.onnx")
-            print(measure.report(latency(bundle, timm, arguments.rounds), TIMM, bar=0.9))
+            print(timing.report(latency(bundle, timm, arguments.rounds), TIMM, bar=0.9))
         print(f"\nPython start to first answer, {arguments.starts} starts")
-        print(measure.report(cold_start(bundle, arguments.starts), "unbuilt", bar=0.7))
+        print(timing.report(cold_start(bundle, arguments.starts), "unbuilt", bar=0.7))
     return 0
 
 
@@ -70,8 +73,8 @@ def exported(path: Path) -> Bundle:
 
 def timm_session(python: Path, path: Path) -> onnxruntime.InferenceSession:
     """Export timm's model with timm's own environment, and open it."""
-    script = Path(__file__).with_name("peers") / "timm_onnx.py"
-    subprocess.run([python, script, "vit_base_patch16_224", path], check=True, stdout=sys.stderr)
+    exporter = Path(__file__).with_name("peers") / "timm_onnx.py"
+    subprocess.run([python, exporter, "vit_base_patch16_224", path], check=True, stdout=sys.stderr)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cpus.usable_cpus()
     options.inter_op_num_threads = 1
@@ -88,22 +91,19 @@ def latency(
         "vit_edge": partial(ort.load(bundle, engine="never").run, pixels),
         "vit_edge, built": partial(ort.load(bundle, engine="required").run, pixels),
     }
-    return measure.timings(candidates, rounds)
+    return timing.timings(candidates, rounds)
 
 
 def cold_start(bundle: Bundle, starts: int) -> dict[str, list[float]]:
     """Seconds per process."""
 
-    def first_answer(engine: str) -> None:
-        argv = [sys.executable, "-c", FIRST_ANSWER, str(bundle.path), engine, str(PHOTO)]
-        subprocess.run(argv, check=True)
-
+    first_answer = partial(script.start, FIRST_ANSWER, bundle.path)
     candidates: dict[str, Callable[[], object]] = {
-        "unbuilt": partial(first_answer, "never"),
-        "built": partial(first_answer, "required"),
-        "python alone": partial(subprocess.run, [sys.executable, "-c", ""], check=True),
+        "unbuilt": partial(first_answer, "never", script.PHOTO),
+        "built": partial(first_answer, "required", script.PHOTO),
+        "python alone": partial(script.start, ""),
     }
-    return measure.timings(candidates, starts)
+    return timing.timings(candidates, starts)
 
 
 if __name__ == "__main__":
