@@ -111,6 +111,7 @@ ALL = Comparison(
 _PRODUCT = f"product of {GEMM_SIDE} x {GEMM_SIDE}"
 _SPLIT: dict[str, Option] = {"split_tokens": "full blocks"}  # the number that full_blocks gives
 _STREAMS: dict[str, Option] = {"mode": "throughput", "streams": 2}
+_BUILT = ("fp32 ort threads=*",)
 _NNCF = ("openvino nncf-int8*",)
 
 
@@ -127,6 +128,7 @@ CPU = Comparison(
         Competitor("openvino", "nncf-int8-bf16-streams", "cpu", "int8", batches=(8,)),
         Competitor("openvino", "bf16", "cpu", "bf16", batches=(1,)),
         Competitor("timm", "dynamic", "cpu", "int8", batches=(1,)),
+        Competitor("timm", "dynamo", "cpu", "fp32", batches=(1,)),
         Competitor("torch", "eager-bf16", "cpu", "bf16", batches=(1,)),
         Competitor("vit", "eager-fp32", "none", "fp32", batches=(1,)),
         Competitor("vit", "eager-bf16", "none", "bf16", batches=(1,)),
@@ -146,6 +148,7 @@ CPU = Comparison(
             )
         ),
         Own("fp32", "ort", {}, (1,)),
+        Own("fp32", "ort", {"engine": "never"}, (1,)),
         Own("fp32", "openvino", _executed("f32", **_SPLIT), (1,)),
         Own("fp32", "openvino", _executed("bf16-products", **_SPLIT), (1,)),
         Own("bf16", "openvino", _executed("bf16"), (1,)),
@@ -154,12 +157,15 @@ CPU = Comparison(
     (
         Bar("INT8 against OpenVINO + NNCF", ("int8 *",), _NNCF, 0.90),
         Bar("INT8 against quantize_dynamic", ("int8 *",), ("timm dynamic",), 0.75),
-        Bar("INT8 against our FP32 on ort", ("int8 *",), ("fp32 ort*",), 0.36),
+        Bar("INT8 against our FP32 on ort", ("int8 *",), _BUILT, 0.36),
         Bar("INT8, batch 8, against OpenVINO + NNCF", ("int8 *",), _NNCF, 0.92, 8),
         Bar("FP32/BF16 against PyTorch and OpenVINO bf16", ("fp32 *", "bf16 *"),
             ("openvino bf16", "torch eager-bf16", "vit eager-bf16"), 0.95),
         Bar("INT8 against the limit of this CPU", ("int8 *",), ("gemm *",), 1.5, 1, "arithmetic"),
         Bar("process start to first answer", ("int8 ort*",), ("vit eager-fp32",), 0.06, 1, "start"),
+        Bar("FP32 against timm and torch.onnx", _BUILT, ("timm dynamo",), 0.9),
+        Bar("start of FP32, built against not built", _BUILT, ("fp32 ort engine=never*",), 0.7, 1,
+            "start"),
     ),
 )  # fmt: skip
 
