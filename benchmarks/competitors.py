@@ -74,8 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         "--env", action="append", default=[], metavar="NAME=PYTHON",
         help="an environment of peers/requirements-NAME.txt that is there; may be repeated",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
-    return cli.guarded(lambda: run(arguments))
+    return script.run(parser, run, argv)
 
 
 def run(arguments: argparse.Namespace) -> int:
