@@ -14,15 +14,16 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import script
+import timing
 
-from vit_edge import backends, cli
+from vit_edge import backends
 from vit_edge.backends import auto
 from vit_edge.bench.device.sensors import Watch
-from vit_edge.bench.results.percentiles import Estimate, estimates
 from vit_edge.bench.run.scenarios import Limits, one_after_another
 from vit_edge.bundle import Bundle
 
@@ -31,14 +32,13 @@ LOOKS = 200
 RAILS, ZONES = 3, 9  # of an Orin Nano
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--backend", default=auto.DEFAULT)
     parser.add_argument("--rounds", type=int, default=60)
-    arguments = parser.parse_args()
-    return cli.guarded(lambda: run(arguments))
+    return script.run(parser, run, argv)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,22 +62,19 @@ def run(arguments: argparse.Namespace) -> int:
             )
             return found.seconds / len(found.latencies_ms)
 
-        alone()
         look_s = look(Watch(board))
-        turns = [
-            (alone(), sampled(board / "nothing"), sampled(board)) for _ in range(arguments.rounds)
-        ]
-    print(f"alone               {1e3 * float(np.median([turn[0] for turn in turns])):.3f} ms")
-    for name, index in (("sampled", 1), ("sampled, sensors", 2)):
-        print(f"{name:<18}  {ratio(turns, index)} times that")
-    print(f"one look            {1e6 * look_s:.0f} us of a processor, ten a second")
+        taken = timing.turns(
+            {
+                "alone": alone,
+                "sampled": partial(sampled, board / "nothing"),
+                "sampled, sensors": partial(sampled, board),
+            },
+            arguments.rounds,
+            1,
+        )
+    print(timing.report(taken, "alone"))
+    print(f"one look: {1e6 * look_s:.0f} us of a processor, ten a second")
     return 0
-
-
-def ratio(turns: Sequence[tuple[float, ...]], index: int) -> Estimate:
-    """Of one way to running alone, turn by turn: the median."""
-    (found,) = estimates([[turn[index] / turn[0] for turn in turns]], np.median)
-    return found
 
 
 def look(watch: Watch) -> float:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import script
 
-from vit_edge import cli
 from vit_edge.bench.report.cells import NOISY, mb, ms, p50
 from vit_edge.bench.report.lines import Group, Line
 from vit_edge.bench.report.machines import Machine, machines
@@ -36,8 +35,7 @@ _PEERS_NUMERIC = [False, *[True] * 6, False]
 
 
 def main(argv: list[str] | None = None) -> int:
-    script.parser(__doc__).parse_args(argv)
-    return cli.guarded(lambda: run(script.REPOSITORY))
+    return script.run(script.parser(__doc__), lambda _: run(script.REPOSITORY), argv)
 
 
 def run(repository: Path) -> int:

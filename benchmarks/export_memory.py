@@ -11,17 +11,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+import script
+
+from vit_edge import cli
 from vit_edge.machine.child import run_child
 from vit_edge.models.vit import parameter_shapes
 from vit_edge.variants import variant
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("variants", nargs="+")
-    arguments = parser.parse_args()
-    print(f"{'':<28} {'weights MB':>10} {'peak MB':>8} {'allowed MB':>10} {'seconds':>8}")
-    over = False
+    return script.run(parser, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    rows, over = [("", "weights MB", "peak MB", "allowed MB", "seconds")], False
     for name in arguments.variants:
         row = variant(name)
         shapes = parameter_shapes(row.architecture).values()
@@ -33,11 +38,9 @@ def main() -> int:
             argv += ["--outputs", "logits,features" if row.has_head else "features"]
             result = run_child(argv).check(name)
         over |= result.peak_rss_bytes > allowed
-        print(
-            f"{name:<28} {weights / 1e6:>10.0f} {result.peak_rss_bytes / 1e6:>8.0f} "
-            f"{allowed / 1e6:>10.0f} {result.wall_s:>8.0f}",
-            flush=True,
-        )
+        sizes = (f"{size / 1e6:.0f}" for size in (weights, result.peak_rss_bytes, allowed))
+        rows.append((name, *sizes, f"{result.wall_s:.0f}"))
+    print(cli.table(rows))
     return 4 if over else 0
 
 

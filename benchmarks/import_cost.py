@@ -8,37 +8,33 @@ The time of a Python that starts and does nothing is subtracted from both.
 from __future__ import annotations
 
 import argparse
-import subprocess
+import statistics
 import sys
+from functools import partial
 
-import numpy as np
-from harness import measure
+import script
+import timing
+
+LEAST = "import numpy, PIL.Image"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=40)
-    arguments = parser.parse_args()
+    return script.run(parser, run, argv)
 
-    def start(code: str) -> None:
-        subprocess.run([sys.executable, "-c", code], check=True)
 
-    found = measure.timings(
-        {
-            "import numpy, PIL.Image": lambda: start("import numpy, PIL.Image"),
-            "import vit_edge": lambda: start("import vit_edge"),
-            "nothing": lambda: start(""),
-        },
-        arguments.rounds,
+def run(arguments: argparse.Namespace) -> int:
+    codes = {LEAST: LEAST, "import vit_edge": "import vit_edge", "nothing": ""}
+    taken = timing.timings(
+        {name: partial(script.start, code) for name, code in codes.items()}, arguments.rounds
     )
-    print(measure.report(found, "import numpy, PIL.Image"))
-    floor = np.median(found["nothing"])
-    ours, theirs = (
-        float(np.median(found[name]) - floor)
-        for name in ("import vit_edge", "import numpy, PIL.Image")
+    print(timing.report(taken, LEAST))
+    floor, theirs, ours = (
+        statistics.median(taken[name]) for name in ("nothing", LEAST, "import vit_edge")
     )
-    print(f"above the floor: {ours * 1e3:.1f} ms against {theirs * 1e3:.1f} ms,", end=" ")
-    print(f"ratio {ours / theirs:.3f} (bar: 0.3)")
+    print(f"above the floor: {ours - floor:.4f} s against {theirs - floor:.4f} s,", end=" ")
+    print(f"ratio {(ours - floor) / (theirs - floor):.3f} (bar: 0.3)")
     return 0
 
 

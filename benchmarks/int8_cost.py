@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir
+import script
 
 from vit_edge import quantize
 from vit_edge.checkpoints import Request, load_checkpoint
@@ -30,13 +31,16 @@ from vit_edge.quantize.calibration import CalibrationRequest, load_calibration
 from vit_edge.variants import variant
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("--variant", default="base-patch16-224")
     parser.add_argument("--calibration", required=True)
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--in-child", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return script.run(parser, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
     if arguments.in_child:
         measure(arguments)
         return 0

@@ -41,8 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         "--share-of", type=Path, metavar="FILE", help="results: their newest run's shares, too"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON on stdout")
-    arguments = parser.parse_args(argv)
-    return cli.guarded(lambda: run(arguments))
+    return script.run(parser, run, argv)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import script
+
 from vit_edge.bundle import Bundle
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.errors import ParityError
@@ -42,8 +44,8 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
 COLUMNS = ("recipe", "seed", "agreement", "top-1", "drop", "McNemar 95 %", "SQNR dB", "KL", "float")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--calibration", required=True)
     parser.add_argument("--images", type=Path, required=True)
@@ -51,7 +53,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--recipes", default="", help="only these, separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured too")
-    arguments = parser.parse_args()
+    return script.run(parser, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
     wanted = set(arguments.recipes.split(",")) - {""}
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
     measured: list[dict[str, Any]] = []

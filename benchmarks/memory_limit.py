@@ -14,12 +14,12 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from harness.memory import Answered, answer_within
+import script
+from memory import Answered, answer_within
 
 from vit_edge import cli
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ResourceError
-from vit_edge.machine import cpus
 
 FORMS: Mapping[str, Mapping[str, object]] = {
     "default": {},
@@ -29,19 +29,18 @@ LIMITS_MB = "300,250,200,180,160,140,120,100,90,80,72,64,56"
 FULL_SPEED = 1.1
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("bundle")
     parser.add_argument("--limits", default=LIMITS_MB, metavar="MB,MB", help="largest first")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds to the first answer")
-    arguments = parser.parse_args()
-    return cli.guarded(lambda: run(arguments))
+    return script.run(parser, run, argv)
 
 
 def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
     limits = [10**6 * size for size in cli.whole_numbers(arguments.limits, "--limits")]
-    print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs; {bundle.path}")
+    print(f"{script.machine()}; {bundle.path}")
     for name, options in FORMS.items():
         print(f"\n{name}: {dict(options)}")
         free = answer_within(bundle, "ort", options, None, timeout_s=60.0)

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from harness.measure import report, timings
+import script
+import timing
 from numpy.typing import NDArray
 
-from vit_edge import backends, cli
+from vit_edge import backends
 from vit_edge.backends import auto
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.images.preprocess import input_from_resized
-from vit_edge.machine import cpus
 from vit_edge.parity.compare import compare_answers
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.witness import Witness
@@ -48,14 +48,13 @@ class InMemory:
         return None
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--backend", default=auto.DEFAULT)
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    return cli.guarded(lambda: run(arguments))
+    return script.run(parser, run, argv)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,12 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
             seen=Witness(len(reference)).add,
         )  # fmt: skip
 
-    print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs; {backend.facts['runtime']}")
+    print(f"{script.machine()}; {backend.facts['runtime']}")
     print(
         f"{bundle.path.name}: {len(images)} images, batches of {batch}, {arguments.rounds} rounds"
     )
-    found = timings({"alone": alone, "compared": compared}, arguments.rounds, 1)
-    print(report(found, "alone", 1.1))
+    taken = timing.timings({"alone": alone, "compared": compared}, arguments.rounds, 1)
+    print(timing.report(taken, "alone", 1.1))
     return 0
 
 

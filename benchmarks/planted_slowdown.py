@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from vit_edge import cli
+import script
+
 from vit_edge.bench import __main__ as bench
 from vit_edge.bench.results import results
 from vit_edge.bench.run import runner, session
@@ -33,16 +34,13 @@ _RUNS = 20  # whose median the wait is a share of, after as many to warm up
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script.parser(__doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--threads", type=int, default=1, help="one, by default: the quietest")
     parser.add_argument("--processes", type=int, default=10)
-    arguments = parser.parse_args(argv)
-    return cli.guarded(lambda: run(arguments))
+    return script.run(parser, run, argv)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -19,41 +19,44 @@ from pathlib import Path
 
 import numpy as np
 import photos
-from harness import measure
+import script
+import timing
 
 from vit_edge.backends import Backend, module
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.images.preprocess import DECODINGS, Decoding, preprocess
-from vit_edge.machine import cpus
 from vit_edge.parity.logits import LogitComparison
 
 LARGE_PX = (4000, 3000)
 GRAINS = (0, 8)  # levels of 255; 8 makes files of the size that telephones make
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR")
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--rounds", type=int, default=96)
-    arguments = parser.parse_args()
+    return script.run(parser, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
     spec = bundle.manifest.preprocessing
     files = photos.photo_files(arguments.photos)
     backend = module(arguments.backend).load(bundle)
-    print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs; {dict(backend.facts)}")
+    print(f"{script.machine()}\n{dict(backend.facts)}")
     print(f"\n{len(files)} photos, decoded, resized and normalised, against {bundle.path.name}")
-    found = measure.timings(against_model(files, spec, backend), arguments.rounds)
-    print(measure.report(found, "model, batch 1", bar=0.2))
+    taken = timing.timings(against_model(files, spec, backend), arguments.rounds)
+    print(timing.report(taken, "model, batch 1", bar=0.2))
     for grain in GRAINS:
         with tempfile.TemporaryDirectory() as scratch:
             large = photos.enlarged(files, Path(scratch), [LARGE_PX] * len(files), grain)
             megabytes = np.median([file.stat().st_size for file in large]) / 1e6
             print(f"\n{LARGE_PX[0]} x {LARGE_PX[1]} px, grain {grain}, {megabytes:.1f} MB")
-            found = measure.timings(by_decoding(large, spec), arguments.rounds)
-            print(measure.report(found, "exact", bar=0.35))
+            taken = timing.timings(by_decoding(large, spec), arguments.rounds)
+            print(timing.report(taken, "exact", bar=0.35))
             print(effect(large, spec, backend), flush=True)
     return 0
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vit_edge import cli
 from vit_edge.machine import cpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -18,6 +20,16 @@ def parser(documentation: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    act: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Read the command line and act on it; an error of ours is one line, and its exit code."""
+    arguments = parser.parse_args(argv)
+    return cli.guarded(lambda: act(arguments))
 
 
 def command_line() -> list[str]:

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import photos
-from harness import measure
+import script
+import timing
 
 from vit_edge import Predictor
 from vit_edge.backends import Backend, Option, auto
 from vit_edge.bundle import Bundle
 from vit_edge.images.preprocess import preprocess
-from vit_edge.machine import cpus
 
 # longer and shorter side: 3.1 to 4.1 megapixels in shapes that cameras have
 SIDES_PX = ((2048, 1536), (2200, 1650), (2336, 1752), (2560, 1440))
@@ -35,29 +35,32 @@ ONE_BY_ONE, DECODING = "predict() one by one", "decoding alone"
 BATCHED, STREAM = f"model alone, batches of {BATCH}", f"stream, batches of {BATCH}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR")
     parser.add_argument("--backend", default="ort", help='such as "ort threads=2"')
     parser.add_argument("--stream", metavar="BACKEND", help="default: the same")
     parser.add_argument("--count", type=int, default=500, help="JPEGs or a few more; default: 500")
     parser.add_argument("--rounds", type=int, default=9, help="each a share of them; default: 9")
-    arguments = parser.parse_args()
+    return script.run(parser, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
     alone = backend_from_text(bundle, arguments.backend)
     streaming = backend_from_text(bundle, arguments.stream or arguments.backend)
-    print(f"{cpus.cpu_model()}, {cpus.usable_cpus()} CPUs\n{dict(alone.facts)}")
+    print(f"{script.machine()}\n{dict(alone.facts)}")
     print(f"streams: {dict(streaming.facts)}")
     with tempfile.TemporaryDirectory() as scratch:
         size = -(-arguments.count // (arguments.rounds * BATCH)) * BATCH  # whole batches
         sides = itertools.islice(itertools.cycle(SIDES_PX), arguments.rounds * size)
         files = photos.enlarged(photos.photo_files(arguments.photos), Path(scratch), sides)
         shares = [files[start : start + size] for start in range(0, len(files), size)]
-        found = measure.timings(candidates(bundle, alone, streaming, shares), len(shares))
+        taken = timing.timings(candidates(bundle, alone, streaming, shares), len(shares))
     print(f"\n{len(files)} JPEGs, each line {len(shares)} times {size} of them")
-    print(measure.report(found, ONE_BY_ONE, bar=0.8))
-    print(gains({name: statistics.median(values) for name, values in found.items()}))
+    print(timing.report(taken, ONE_BY_ONE, bar=0.8))
+    print(gains({name: statistics.median(values) for name, values in taken.items()}))
     return 0
 
 
@@ -89,15 +92,15 @@ def candidates(
         turn = itertools.cycle(shares)
         return lambda: use(next(turn))
 
-    def run(backend: Backend, size: int) -> None:
+    def answer(backend: Backend, size: int) -> None:
         for _ in range(0, count, size):
             backend.run(pixels[:size])
 
     return {
         ONE_BY_ONE: going_around(lambda files: [one.predict(file) for file in files]),
         DECODING: going_around(lambda files: [preprocess(file, spec) for file in files]),
-        "model alone, one by one": partial(run, alone, 1),
-        BATCHED: partial(run, streaming, BATCH),
+        "model alone, one by one": partial(answer, alone, 1),
+        BATCHED: partial(answer, streaming, BATCH),
         "stream, batches of 1": going_around(lambda files: list(many.stream(files, batch_size=1))),
         STREAM: going_around(lambda files: list(many.stream(files))),
     }

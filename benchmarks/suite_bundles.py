@@ -2,22 +2,23 @@
 
     python benchmarks/suite_bundles.py --bundles-dir bundles benchmarks/suites/*.toml
 
-A bundle's name says what it is: VARIANT-PRECISION, or VARIANT-at-SIDE-PRECISION for another image
-size. What is there is kept. Their times are those of trained weights. Their parity says that the
-export is sound and no more: the weights are random, and the crops show what the golden images do.
-int4 misses its limit with random weights (12 to 14 dB), and is made all the same, see ungated.py.
-Measure fidelity with a checkpoint and photos of your own.
+A bundle's name says what it is: VARIANT-PRECISION, VARIANT-at-SIDE-PRECISION for another image
+size, VARIANT-gpu-PRECISION by the recipe of that name. What is there is kept. Their times are those
+of trained weights. Their parity says that the export is sound and no more: the weights are random,
+and the crops show what the golden images do. int4 misses its limit with random weights (12 to
+14 dB), and is made all the same, see ungated.py. Measure fidelity with a checkpoint and photos of
+your own.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import cpu_setup
+import environments
+import script
 from photos import crops
 
 from vit_edge import cli
@@ -26,19 +27,25 @@ from vit_edge.errors import ParityError, UsageError
 from vit_edge.images.folders import PHOTOS
 from vit_edge.variants import variant
 
-PRECISIONS = ("fp32", "bf16", "int8", "int4")
-_NAME = re.compile(rf"(?P<variant>.+?)(-at-(?P<side>\d+))?-(?P<precision>{'|'.join(PRECISIONS)})")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+_NAME = re.compile(
+    rf"(?P<variant>.+?)(-at-(?P<side>\d+))?-(?P<recipe>(gpu-)?(?P<precision>{'|'.join(PRECISIONS)}))"
+)
 CALIBRATION_IMAGES = 64
 _CALIBRATED = {
     "int8": ("--set", "sensitivity_images=4"),  # fewer than its own: an hour less over all suites
     "int4": (),
 }
+# The recipe's target is for photos: seeded weights hardly tell images apart, and any noise flips.
+_CALIBRATED_ON_GPU = {
+    "fp16": (),
+    "int8": (*_CALIBRATED["int8"], "--parity-target", "top1_agreement=0.8"),
+}
+EXPORT = ("-m", "vit_edge.export")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script.parser(__doc__)
     parser.add_argument("suites", nargs="+", type=Path, metavar="SUITE")
     parser.add_argument("--bundles-dir", type=Path, default=Path("bundles"), metavar="DIR")
     arguments = parser.parse_args(argv)
@@ -75,7 +82,9 @@ def make(names: list[str], folder: Path) -> list[str]:
     failed = []
     for name, row, options in wanted:
         try:
-            cpu_setup.exported(folder / name, row, *options, command=_command(name))
+            if not (folder / name).exists():
+                fixed = ("--variant", row, "--checkpoint", "seeded:0", "--out", folder / name)
+                environments.run(Path(sys.executable), *_command(name), *fixed, *options)
         except subprocess.CalledProcessError as error:  # it has said why
             failed.append(f"{name} (exit code {error.returncode})")
         else:
@@ -86,7 +95,7 @@ def make(names: list[str], folder: Path) -> list[str]:
 def _command(name: str) -> tuple[str, ...]:
     """What exports it: int4 of random weights misses its parity limit, whatever is tried."""
     ungated = str(Path(__file__).with_name("ungated.py"))
-    return (ungated,) if name.endswith("-int4") else cpu_setup.EXPORT
+    return (ungated,) if name.endswith("-int4") else EXPORT
 
 
 def export_options(name: str, calibration: Path) -> tuple[str, tuple[str, ...]]:
@@ -99,19 +108,21 @@ def export_options(name: str, calibration: Path) -> tuple[str, tuple[str, ...]]:
     Raises:
         UsageError: It stands for none.
     """
-    found = _NAME.fullmatch(name)
-    if found is None:
+    parts = _NAME.fullmatch(name)
+    if parts is None:
         raise UsageError(
-            f"no bundle is called {name!r}: expected VARIANT[-at-SIDE]-PRECISION, "
+            f"no bundle is called {name!r}: expected VARIANT[-at-SIDE][-gpu]-PRECISION, "
             f"with a precision of {', '.join(PRECISIONS)}"
         )
-    row, precision = variant(found["variant"]), found["precision"]
-    options = ["--precision", precision]
-    if precision in _CALIBRATED:
+    row, precision = variant(parts["variant"]), parts["precision"]
+    on_gpu = parts["recipe"] != precision
+    options = ["--recipe", parts["recipe"]] if on_gpu else ["--precision", precision]
+    calibrated = _CALIBRATED_ON_GPU if on_gpu else _CALIBRATED
+    if precision in calibrated:
         options += ["--calibration", str(calibration)]
-        options += ["--calibration-images", str(CALIBRATION_IMAGES), *_CALIBRATED[precision]]
-    if found["side"]:
-        options += ["--image-size", found["side"]]
+        options += ["--calibration-images", str(CALIBRATION_IMAGES), *calibrated[precision]]
+    if parts["side"]:
+        options += ["--image-size", parts["side"]]
     if not row.has_head:
         options += ["--outputs", "features"]
     return row.name, tuple(options)

@@ -1,22 +1,18 @@
-"""timm's model with given weights, as people run it on a CPU today: the competitors of ../cpu.py.
+"""timm's model with given weights, as people run it on a CPU today: what other scripts share.
 
-    python cpu_models.py export DIR TIMM_NAME     needs timm
-    python cpu_models.py quantize DIR             needs onnx, onnxruntime, openvino and nncf
-
-`export` reads weights.safetensors (names and layout of vit_edge.models.vit) and writes timm.onnx:
-TorchScript's exporter, opset 17, dynamic batch. `quantize` makes of that dynamic.onnx
-(onnxruntime's quantize_dynamic, MatMul and Gemm, per channel) and nncf.xml (NNCF's transformer
-preset, calibrated on pixels.npy, float32[N, 3, H, W]). Files that are there are kept.
+`timm_model` reads weights.safetensors (names and layout of vit_edge.models.vit). `export` writes
+timm.onnx: TorchScript's exporter, opset 17, dynamic batch. `nncf_int8` makes of that nncf.xml:
+NNCF's transformer preset, calibrated on pixels.npy, float32[N, 3, H, W]. Files that are there are
+kept.
 """
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-FLOAT, DYNAMIC, NNCF = "timm.onnx", "dynamic.onnx", "nncf.xml"
+FLOAT, NNCF = "timm.onnx", "nncf.xml"
 WEIGHTS, PIXELS = "weights.safetensors", "pixels.npy"
 OPSET = 17  # the first with LayerNormalization
 # ours -> timm's, as parts of names; in this order
@@ -28,17 +24,6 @@ _NAMES = {
     "attention.qkv": "attn.qkv",
     "readout.": "",
 }
-
-
-def main() -> int:
-    step, folder = sys.argv[1], Path(sys.argv[2])
-    if step == "export":
-        export(folder, sys.argv[3])
-    elif step == "quantize":
-        quantize(folder)
-    else:
-        raise SystemExit(__doc__)
-    return 0
 
 
 def timm_model(name: str, weights: Path) -> Any:
@@ -79,18 +64,6 @@ def export(folder: Path, name: str) -> None:
         )
 
 
-def quantize(folder: Path) -> None:
-    """Write dynamic.onnx and nncf.xml."""
-    if not (folder / DYNAMIC).exists():
-        from onnxruntime.quantization import quantize_dynamic
-
-        operators = ["MatMul", "Gemm"]
-        quantize_dynamic(
-            folder / FLOAT, folder / DYNAMIC, op_types_to_quantize=operators, per_channel=True
-        )
-    nncf_int8(folder)
-
-
 def nncf_int8(folder: Path) -> None:
     """Write nncf.xml."""
     if (folder / NNCF).exists():
@@ -108,7 +81,3 @@ def nncf_int8(folder: Path) -> None:
         subset_size=len(images),
     )
     openvino.save_model(model, folder / NNCF, compress_to_fp16=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

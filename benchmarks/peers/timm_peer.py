@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import process
 from cpu_models import timm_model
 from process import Model, Way
 
 FP32, DYNAMIC, STATIC = "timm-export.onnx", "timm-dynamic.onnx", "timm-static.onnx"
+DYNAMO = "timm-dynamo.onnx"
 LINEARS = ["MatMul", "Gemm"]
 
 
@@ -20,11 +22,7 @@ def export(folder: Path) -> None:
         return
     from timm.utils.onnx import onnx_export
 
-    name = Model.read(folder).timm
-    if name is None:
-        raise SystemExit("timm has no such model")
-    model = timm_model(name, folder / process.WEIGHTS)
-    side = Model.read(folder).image_px
+    model, side = _model(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript's exporter is deprecated, and says so
         onnx_export(
@@ -36,6 +34,32 @@ def export(folder: Path) -> None:
             input_names=["input"],
             output_names=["logits"],
         )
+
+
+def export_by_dynamo(folder: Path) -> None:
+    """torch.onnx.export as it comes: the graph that people have today."""
+    if (folder / DYNAMO).exists():
+        return
+    import torch
+
+    model, side = _model(folder)
+    torch.onnx.export(
+        model,
+        (torch.randn(2, 3, side, side),),
+        folder / DYNAMO,
+        dynamo=True,
+        opset_version=18,
+        dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+        external_data=False,
+    )
+
+
+def _model(folder: Path) -> tuple[Any, int]:
+    """timm's model with the weights of the folder, and the side of its images."""
+    model = Model.read(folder)
+    if model.timm is None:
+        raise SystemExit("timm has no such model")
+    return timm_model(model.timm, folder / process.WEIGHTS), model.image_px
 
 
 def quantize_dynamic(folder: Path) -> None:
@@ -76,6 +100,7 @@ def ways() -> dict[str, Way]:
 
     return {
         "fp32": way(FP32, export),
+        "dynamo": way(DYNAMO, export_by_dynamo),
         "dynamic": way(DYNAMIC, quantize_dynamic),
         "static": way(STATIC, quantize_static),
     }

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import comparisons
 import numpy as np
 import pytest
+from comparisons import Bar, bar_rows
 
+from tests.bench.report_runs import made_entry, made_process, made_run
 from vit_edge.bench.results.compare import compared
 from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import runner
@@ -64,7 +68,7 @@ def competitors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     peers.mkdir()
     (peers / "fake_peer.py").write_text(FAKE)
     (peers / "process.py").write_bytes((BENCHMARKS / "peers" / "process.py").read_bytes())
-    monkeypatch.setattr(module.cpu_setup, "PEERS", peers)
+    monkeypatch.setattr(module.environments, "PEERS", peers)
     found: ModuleType = module
     return found
 
@@ -133,22 +137,171 @@ def test_a_competitor_whose_model_cannot_be_made_is_told(
 def test_the_users_model_of_vit_cpp_is_not_taken_for_ours(
     competitors: ModuleType, folder: Path
 ) -> None:
-    (row,) = competitors.chosen_rows("vit_cpp")
+    (row,) = competitors.chosen_rows(comparisons.ALL, "vit_cpp")
     bundle = competitors.Peer(row, sys.executable, folder, 1, 1, None).entry()["bundle"]
     assert bundle["variant"] == "user's model"
     assert bundle["multiply_adds"] is None
 
 
 def test_ours_run_end_to_end_beside_those_that_do(competitors: ModuleType) -> None:
-    bundles = [Path("tiny-fp32"), Path("tiny-int8")]
-    found = competitors.own_configurations(bundles, [2, 4], 3)
-    Suite("test", found, QUICK).check()
+    bundles = {name: Path(f"tiny-{name}") for name in ("fp32", "int8")}
+    own = competitors.own_configurations(comparisons.ALL.own, bundles, [2, 4], 3)
+    Suite("test", own, QUICK).check()
     ways = [
         (one.bundle, one.backend, one.options, one.batch)
-        for one in found
+        for one in own
         if one.stage == "end-to-end"
     ]
-    assert ways == [(bundle, "ort", {"threads": 3}, 1) for bundle in bundles]
+    assert ways == [(bundle, "ort", {"threads": 3}, 1) for bundle in bundles.values()]
+
+
+def test_what_classifies_nothing_is_not_asked_for_answers(
+    competitors: ModuleType, folder: Path
+) -> None:
+    row = competitors.Competitor(
+        "fake", "wrong", "none", "fp32", variant="product", multiply_adds=8, classifies=False
+    )
+    peer = competitors.Peer(row, sys.executable, folder, 1, 1, None)
+    assert peer.entry()["bundle"]["multiply_adds"] == 8
+    assert peer.measure(QUICK, 10, 0)["parity"] is None
+
+
+def test_a_comparison_on_a_gpu_is_refused_where_there_is_none(
+    competitors: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = SimpleNamespace(found=[], reason="no driver")
+    monkeypatch.setattr(competitors.cuda, "gpus", lambda: here)
+    with pytest.raises(BackendError, match="no NVIDIA GPU can be used: no driver"):
+        competitors.check_machine(comparisons.GPU)
+    competitors.check_machine(comparisons.CPU)
+
+
+@pytest.mark.parametrize("name", comparisons.COMPARISONS)
+def test_the_bundles_of_a_comparison_can_be_made_and_its_configurations_differ(
+    name: str, competitors: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import suite_bundles
+
+    comparison = comparisons.COMPARISONS[name]
+    everything = {own.backend: "1" for own in comparison.own}
+    monkeypatch.setattr(competitors.backends, "installed", lambda: everything)
+    monkeypatch.setattr(competitors, "full_blocks", lambda bundle: 192)
+    monkeypatch.setattr(competitors, "Bundle", SimpleNamespace(read=lambda path: path))
+    bundles = {own.bundle: Path(f"tiny-patch16-224-{own.bundle}") for own in comparison.own}
+    own = competitors.own_configurations(comparison.own, bundles, [1, 8], 2)
+    Suite("test", own, QUICK).check()
+    assert {one.options.get("split_tokens") for one in own} <= {None, 192}
+    for path in bundles.values():
+        suite_bundles.export_options(path.name, Path("crops"))
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_openvino_answers_a_batch_the_same_by_one_stream_and_by_two(
+    streams: int, folder: Path, testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
+    import openvino_peer
+
+    shutil.copytree(testing_bundle.path, folder, dirs_exist_ok=True)
+    opened = openvino_peer.open_model("model.onnx", "f32", streams, folder, 1)
+    pixels, expected = (np.load(folder / f"{name}.npy")[:3] for name in ("pixels", "reference"))
+    for run in (opened.prepare(pixels), opened.prepare(pixels[:1])):  # as it is timed, and compared
+        answers = opened.logits(run())
+        assert np.abs(answers - expected[: len(answers)]).max() < 1e-3 * np.abs(expected).max()
+
+
+# Bars: ours take 30 ms in int8 and 90 in fp32, on openvino 0.9 of it
+
+
+def timed_peer(name: str, level_ms: float, macs: int | None = None) -> dict[str, Any]:
+    """A competitor that takes so long."""
+    entry = made_entry("fp32") | {"name": name, "backend": "peer:x"}
+    entry["bundle"] |= {"name": name, "multiply_adds": macs}
+    return entry | {"processes": [made_process(level_ms, 1, seed) for seed in range(3)]}
+
+
+def bar_cells(bar: Bar, *entries: dict[str, Any]) -> list[tuple[str, ...]]:
+    return bar_rows([bar], made_run(*entries))[1:]
+
+
+def test_a_bar_sets_the_fastest_of_ours_against_the_fastest_of_theirs() -> None:
+    bar = Bar("INT8", ("int8 *",), ("openvino nncf*",), 0.5)
+    slow, fast = timed_peer("openvino nncf-int8", 100.0), timed_peer("openvino nncf-bf16", 40.0)
+    ours = [made_entry("int8", backend) for backend in ("ort", "openvino")]
+    (row,) = bar_cells(bar, *ours, slow, fast, timed_peer("timm dynamic", 1.0))
+    assert row[:4] == ("1", "INT8", "int8 openvino", "openvino nncf-bf16")
+    assert float(row[4]) == pytest.approx(90 * 0.33 * 0.9 / 40, rel=0.05)
+    assert row[6:] == ("0.5", "NOT MET")
+    (row,) = bar_cells(bar._replace(limit=0.9), *ours, slow, fast)
+    assert row[-1] == "met"
+
+
+def test_ours_count_only_where_their_answers_hold_and_theirs_always() -> None:
+    bar = Bar("INT8", ("int8 *",), ("x",), 0.9)
+    wrong = made_entry("int8", "openvino")
+    theirs = timed_peer("x", 10.0)
+    for entry in (wrong, theirs):
+        entry["parity"] |= {"problems": ["centred SQNR is 3.1 dB"]}
+    counting, missed = bar_cells(bar, made_entry("int8"), wrong, theirs)
+    assert counting[2] == "int8 ort"
+    assert (missed[1], missed[2]) == ("INT8, its limit missed", "int8 openvino")
+    assert missed[-1] == "does not count"
+
+
+@pytest.mark.parametrize(("noise", "holds"), [(1e-7, True), (1e-3, True), (0.1, False)])
+def test_bf16_products_of_a_float32_bundle_are_held_to_the_limit_of_bf16(
+    noise: float, holds: bool, competitors: ModuleType
+) -> None:
+    random = np.random.default_rng(0)
+    reference, off = random.standard_normal((2, 16, 10)).astype(np.float32)
+    parity = competitors.parity(reference + noise * off, reference, "fp32")
+    entry = made_entry("fp32", "openvino") | {"parity": parity}
+    assert comparisons.holds(entry) is (noise < 1e-6)
+    in_bf16 = entry | {"options": {"execution_precision": "bf16-products"}}
+    assert comparisons.holds(in_bf16) is holds
+    assert not comparisons.holds(entry | {"parity": None})
+
+
+def test_the_limit_of_the_arithmetic_is_four_times_the_rate_of_a_float32_product() -> None:
+    bar = Bar("limit", ("int8 *",), ("gemm *",), 1.5, 1, "arithmetic")
+    ours = made_entry("int8")  # 17e9 multiply-adds in 30 ms
+    (row,) = bar_cells(bar, ours, timed_peer("gemm torch", 10.0, 17 * 10**9))
+    assert float(row[4]) == pytest.approx(90 * 0.33 / (10 / 4), rel=0.05)
+
+
+def test_starts_are_compared_by_the_cold_start_of_each_process() -> None:
+    bar = Bar("start", ("int8 ort*",), ("vit *",), 0.6, 1, "start")
+    ours, theirs = made_entry("int8"), timed_peer("vit eager", 1.0)
+    for entry, start_s in ((ours, 0.3), (theirs, 0.6)):
+        for process in entry["processes"]:
+            process["cold_s"] = {"import": start_s / 2, "load": start_s / 2, "first_answer": 0.0}
+    (row,) = bar_cells(bar, ours, theirs)
+    assert (float(row[4]), row[-1]) == (0.5, "met")
+
+
+def test_a_bar_of_which_a_side_is_missing_says_so() -> None:
+    bar = Bar("INT8", ("int8 *",), ("x",), 0.9, 8)
+    (row,) = bar_cells(bar, made_entry("int8"), timed_peer("x", 10.0))  # of one image
+    assert row[-1] == "not measured"
+
+
+def test_the_bars_of_a_cpu_name_what_is_measured() -> None:
+    """Of each bar both sides pick something, at its batch."""
+    cpu = comparisons.CPU
+    entries = []
+    for own in cpu.own:
+        entries += [
+            made_entry(own.bundle, own.backend, batch, options={**own.options, "threads": 2})
+            for batch in own.batches or (1,)
+        ]
+    for row in cpu.competitors:
+        for batch in row.batches or (1,):
+            entry = timed_peer(row.name, 50.0, row.multiply_adds)
+            entries.append(entry | {"name": f"{row.name} {batch}", "batch": batch})
+    lines = bar_rows(cpu.bars, made_run(*entries))
+    assert [line[0] for line in lines[1:]] == [str(place) for place in range(1, 10)]
+    assert "not measured" not in {line[-1] for line in lines}
 
 
 # In place of transformers and torch: a pipeline that tells what it was given, and how.
@@ -194,7 +347,7 @@ def test_the_pipeline_is_timed_on_photographs_and_compared_on_the_golden_pixels(
 def test_an_environment_is_installed_again_where_its_pins_changed(
     competitors: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setup, folder = competitors.cpu_setup, tmp_path / "venv"
+    setup, folder = competitors.environments, tmp_path / "venv"
     pins = setup.PEERS / "requirements-fake.txt"
     folder.mkdir()
     ran: list[str] = []
@@ -218,7 +371,7 @@ def test_an_environment_is_installed_again_where_its_pins_changed(
 def test_an_environment_whose_new_pins_did_not_install_is_neither_the_old_one(
     competitors: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setup, folder = competitors.cpu_setup, tmp_path / "venv"
+    setup, folder = competitors.environments, tmp_path / "venv"
     pins = setup.PEERS / "requirements-fake.txt"
     folder.mkdir()
     (folder / "installed").write_text("a==1\n")
@@ -237,13 +390,15 @@ def test_an_environment_whose_new_pins_did_not_install_is_neither_the_old_one(
 
 def test_a_tool_that_is_not_there_is_refused(competitors: ModuleType) -> None:
     with pytest.raises(UsageError, match="vit_cpp"):
-        competitors.chosen_rows("torch,tensorflow")
+        competitors.chosen_rows(comparisons.ALL, "torch,tensorflow")
 
 
-def test_every_competitor_has_its_script_and_its_environment(competitors: ModuleType) -> None:
-    names = [row.name for row in competitors.COMPETITORS]
+@pytest.mark.parametrize("comparison", comparisons.COMPARISONS)
+def test_every_competitor_has_its_script_and_its_environment(comparison: str) -> None:
+    competitors = comparisons.COMPARISONS[comparison].competitors
+    names = [row.name for row in competitors]
     assert len(set(names)) == len(names)
-    for row in competitors.COMPETITORS:
+    for row in competitors:
         assert (BENCHMARKS / "peers" / row.script).is_file()
         if row.requirements != "none":
             assert (BENCHMARKS / "peers" / f"requirements-{row.requirements}.txt").is_file()
@@ -257,15 +412,16 @@ def test_requirements_are_pinned(path: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", ["torch", "transformers", "timm", "optimum", "openvino",
-                                  "executorch", "litert", "cnn"])  # fmt: skip
-def test_a_script_has_the_ways_that_the_table_names(competitors: ModuleType, tool: str) -> None:
+                                  "executorch", "litert", "cnn", "vit", "gemm"])  # fmt: skip
+def test_a_script_has_the_ways_that_the_table_names(tool: str) -> None:
     """Without its packages: they are imported where they are needed."""
     code = f"import {tool}_peer; print(*{tool}_peer.ways())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         cwd=BENCHMARKS / "peers",
     )  # fmt: skip
-    named = {row.way for row in competitors.COMPETITORS if row.tool == tool}
+    every = [row for one in comparisons.COMPARISONS.values() for row in one.competitors]
+    named = {row.way for row in every if row.tool == tool}
     assert set(done.stdout.split()) == named
 
 

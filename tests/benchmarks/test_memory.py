@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.memory import answer_within
+from memory import answer_within
 
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness.measure import ratio, report, timings
+from timing import ratio, report, timings
 
 
 def test_candidates_take_turns() -> None:

@@ -1,1 +1,0 @@
-"""What the scripts of this folder share: processes that answer and time, within limits."""
