@@ -142,15 +142,18 @@ def test_other_accuracy_levels_are_refused(bundle: Bundle, level: Any) -> None:
 
 def test_float_bundles_know_nothing_of_accuracy_levels(testing_bundle: Bundle) -> None:
     assert "accuracy_level" not in ort.load(testing_bundle).facts
-    assert ort.key(testing_bundle, 0) == ort.key(testing_bundle, 4)
+    rounded = ort.key(testing_bundle, accuracy_level=4)
+    assert ort.key(testing_bundle, accuracy_level=0) == rounded
 
 
 def test_fp8_runs_as_a_simulation_and_says_so(testing_bundle: Bundle) -> None:
     fp8 = dataclasses.replace(
         testing_bundle, manifest=dataclasses.replace(testing_bundle.manifest, precision="fp8")
     )
-    options = session_options(onnxruntime, ort.Use(1), "fp8", optimize=True, entries={})
+    options = session_options(
+        onnxruntime, ort.LoadOptions(threads=1), "fp8", optimize=True, entries={}
+    )
     assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
-    backend = ort.OrtBackend(fp8, None, "test", ort.Use(1))
+    backend = ort.OrtBackend(fp8, None, "test", ort.LoadOptions(threads=1))
     assert "rounded" in backend.facts["simulated"]
     assert "simulated" not in ort.load(testing_bundle).facts

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_edge import backends
 from vit_edge.backends import AUTO, Availability, Backend, Option, name_of
+from vit_edge.backends._options import BuildOptions, build_names
 from vit_edge.bundle import Bundle, engines
 from vit_edge.bundle.engines import Found
 from vit_edge.errors import EngineError, UsageError
@@ -32,7 +33,7 @@ NAME = "tuned"
 RECORD_NAME = "tuned.json"
 DEFAULT = "ort"  # runs everywhere, starts fastest, and needs least memory
 SCHEMA_VERSION = 1
-BUILD_OPTIONS: frozenset[str] = frozenset()
+BUILD_OPTIONS = build_names(BuildOptions)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_edge.backends.ort.use import PROVIDERS, Provider, Use
+from vit_edge.backends.ort.options import PROVIDERS, LoadOptions, Provider
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, ResourceError
-from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -66,7 +65,7 @@ def check_runnable(bundle: Bundle, provider: Provider) -> None:
         )
 
 
-def precision_facts(precision: str, use: Use) -> dict[str, str]:
+def precision_facts(precision: str, use: LoadOptions) -> dict[str, str]:
     """What the runtime is told to do with this precision."""
     facts = {"accuracy_level": str(use.accuracy_level)} if precision in WEIGHT_ONLY else {}
     if precision in SIMULATED:
@@ -75,7 +74,7 @@ def precision_facts(precision: str, use: Use) -> dict[str, str]:
 
 
 def session_options(
-    runtime: Any, use: Use, precision: str, *, optimize: bool, entries: Mapping[str, str]
+    runtime: Any, use: LoadOptions, precision: str, *, optimize: bool, entries: Mapping[str, str]
 ) -> onnxruntime.SessionOptions:
     """The runtime's options for one session.
 
@@ -88,7 +87,7 @@ def session_options(
     """
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
-    options.intra_op_num_threads = use.threads or cpus.usable_cpus()
+    options.intra_op_num_threads = use.thread_count
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = options.enable_mem_pattern = use.arena
     levels = runtime.GraphOptimizationLevel
