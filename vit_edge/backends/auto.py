@@ -85,14 +85,8 @@ def key_parts(bundle: Bundle) -> dict[str, str]:
 
 def find(bundle: Bundle, engines_dir: Path | None = None) -> Found:
     """The record of a tuning of this bundle on this machine, or why there is none."""
-    return engines.find(
-        bundle,
-        NAME,
-        key_parts(bundle),
-        (RECORD_NAME,),
-        engines_dir,
-        build_it=_tune_command(bundle),
-    )
+    parts, command = key_parts(bundle), _tune_command(bundle)
+    return engines.find(bundle, NAME, parts, (RECORD_NAME,), engines_dir, command)
 
 
 def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Choice], str]:

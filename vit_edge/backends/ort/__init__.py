@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.backends import Availability, check_pixels
+from vit_edge.backends import check_pixels
 from vit_edge.backends._options import takes
 from vit_edge.backends.ort.engine import (
     BUILD_OPTIONS,
@@ -22,15 +21,8 @@ from vit_edge.backends.ort.engine import (
     key,
 )
 from vit_edge.backends.ort.options import BuildOptions, LoadOptions
-from vit_edge.backends.ort.session import (
-    MINIMUM_VERSION,
-    check_runnable,
-    installed_version,
-    open_session,
-    precision_facts,
-    release,
-    session_options,
-)
+from vit_edge.backends.ort.session import open_session, precision_facts, session_options
+from vit_edge.backends.ort.version import available, check_runnable
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.bundle.bundle import MODEL_NAME
 from vit_edge.errors import BackendError, EngineError, UsageError
@@ -45,19 +37,6 @@ __all__ = [
     "BUILD_OPTIONS", "BuildOptions", "LoadOptions", "OrtBackend", "available", "build",
     "configurations", "find", "key", "load",
 ]  # fmt: skip
-
-
-def available() -> Availability:
-    """Whether onnxruntime is installed, without importing it."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return Availability(False, 'onnxruntime is not installed: pip install "vit-edge[cpu]"')
-    version = installed_version()
-    if release(version) < MINIMUM_VERSION:
-        return Availability(
-            False,
-            f'onnxruntime {version} is too old, 1.23 is needed: pip install -U "vit-edge[cpu]"',
-        )
-    return Availability(True, f"onnxruntime {version}")
 
 
 @takes(LoadOptions)

@@ -18,14 +18,8 @@ from vit_edge.backends import Option
 from vit_edge.backends._options import build_names, takes
 from vit_edge.backends.ort import packed
 from vit_edge.backends.ort.options import PROVIDERS, BuildOptions, LoadOptions
-from vit_edge.backends.ort.session import (
-    SIMULATED,
-    WEIGHT_ONLY,
-    check_runnable,
-    installed_version,
-    open_session,
-    session_options,
-)
+from vit_edge.backends.ort.session import SIMULATED, open_session, session_options
+from vit_edge.backends.ort.version import WEIGHT_ONLY, check_runnable, installed_version
 from vit_edge.bundle import Bundle, engines, integrity
 from vit_edge.bundle.bundle import MODEL_NAME
 from vit_edge.bundle.engines import Found
