@@ -26,7 +26,7 @@ from tests.support.ort_placement import kernels_by_provider
 from vit_edge import onnxfile
 from vit_edge.backends import ort
 from vit_edge.backends.ort import binding, libraries, providers
-from vit_edge.backends.ort.use import GpuUse, Use
+from vit_edge.backends.ort.options import LoadOptions
 from vit_edge.build.options import option_problems, options_from_text
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError, UsageError
@@ -177,28 +177,28 @@ def test_cuda_computes_fp32_as_fp32(testing_bundle: Bundle, fake: FakeRuntime) -
 
 @given(
     provider=st.sampled_from(["cpu", "cuda"]),
-    use=st.builds(
-        GpuUse,
-        device=st.integers(-1, 2),
-        gpu_memory_bytes=st.none() | st.integers(-1, 2**40),
-        cuda_graph=st.booleans(),
+    gpu_use=st.fixed_dictionaries(
+        {
+            "device": st.integers(-1, 2),
+            "gpu_memory_bytes": st.none() | st.integers(-1, 2**40),
+            "cuda_graph": st.booleans(),
+        }
     ),
 )
-def test_an_option_is_passed_on_or_refused(provider: Any, use: GpuUse) -> None:
-    """What the runtime is told differs from the default exactly where the use does."""
-    whole, plain = Use(1, provider, gpu=use), Use(1, provider)
+def test_an_option_is_passed_on_or_refused(provider: Any, gpu_use: dict[str, Any]) -> None:
+    """What the runtime is told differs from the default exactly where the options do."""
+    whole, plain = LoadOptions(provider=provider, **gpu_use), LoadOptions(provider=provider)
     try:
         whole.check()
         told = {} if provider == "cpu" else providers.provider_options(whole)
     except UsageError:
-        assert use != GpuUse()
+        assert whole != plain
         return
     if provider == "cpu":
-        assert use == GpuUse()
+        assert whole == plain
         return
     assert set(told) <= KNOWN
-    changed = told != providers.provider_options(plain)
-    assert changed == (use != GpuUse())
+    assert (told != providers.provider_options(plain)) == (whole != plain)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,6 +41,23 @@ def test_a_backend_keeps_the_contract(
 @pytest.mark.parametrize("name", backends.names())
 def test_a_backend_says_whether_it_is_available_and_why(name: str) -> None:
     assert plugins.load(backends.__name__, name).available().reason
+
+
+@pytest.mark.parametrize("name", backends.names())
+def test_a_backend_declares_its_build_options_once(name: str) -> None:
+    module = plugins.load(backends.__name__, name)
+    declared = {field.name for field in dataclasses.fields(module.BuildOptions)}
+    assert declared == {"engines_dir", *module.BUILD_OPTIONS}
+    for function in (module.build, module.find):
+        parameters = inspect.signature(function).parameters
+        assert list(parameters)[:2] == ["bundle", "engines_dir"]
+        assert set(parameters) - {"bundle"} <= declared
+    assert set(inspect.signature(module.build).parameters) - {"bundle"} == declared
+
+
+def test_an_option_that_is_not_declared_is_refused(testing_bundle: Bundle) -> None:
+    with pytest.raises(TypeError, match="thread"):
+        backends.module("ort").load(testing_bundle, thread=2)  # type: ignore[call-arg]
 
 
 class Double:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.quantize.workbench import calibration
 from vit_edge.backends import ort
-from vit_edge.backends.ort import session
+from vit_edge.backends.ort import version
 from vit_edge.backends.ort.session import session_options
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.errors import BackendError, UsageError
@@ -74,9 +74,9 @@ def test_weights_that_are_not_fused_are_refused(
     """Without the optimizer that does it, as in a runtime that has not learnt it yet."""
     real = onnxruntime.InferenceSession
 
-    def unfused(path: str, options: Any, providers: list[str]) -> Any:
+    def unfused(*arguments: Any, **options: Any) -> Any:
         off = ["QDQSelectorActionTransformer"]
-        return real(path, options, providers=providers, disabled_optimizers=off)
+        return real(*arguments, **options, disabled_optimizers=off)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", unfused)
     with pytest.raises(BackendError, match="fused 0 of 32 DequantizeLinear into MatMulNBits"):
@@ -120,15 +120,17 @@ def test_a_pickled_backend_keeps_its_accuracy_level(bundle: Bundle) -> None:
     assert again.facts["accuracy_level"] == "0"
 
 
-@pytest.mark.parametrize(("precision", "version"), [("int8-weights", "1.24.2"), ("int4", "1.22.1")])
+@pytest.mark.parametrize(
+    ("precision", "installed"), [("int8-weights", "1.24.2"), ("int4", "1.22.1")]
+)
 def test_a_runtime_that_would_expand_the_weights_is_refused(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, precision: str, version: str
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, precision: str, installed: str
 ) -> None:
     manifest = dataclasses.replace(bundle.manifest, precision=precision)
     older = dataclasses.replace(bundle, manifest=manifest)
-    monkeypatch.setattr(session, "installed_version", lambda: version)
+    monkeypatch.setattr(version, "installed_version", lambda: installed)
     for open_it in (ort.load, ort.build):
-        with pytest.raises(BackendError, match=f"onnxruntime {version} would expand {precision}"):
+        with pytest.raises(BackendError, match=f"onnxruntime {installed} would expand {precision}"):
             open_it(older)
 
 
@@ -142,15 +144,18 @@ def test_other_accuracy_levels_are_refused(bundle: Bundle, level: Any) -> None:
 
 def test_float_bundles_know_nothing_of_accuracy_levels(testing_bundle: Bundle) -> None:
     assert "accuracy_level" not in ort.load(testing_bundle).facts
-    assert ort.key(testing_bundle, 0) == ort.key(testing_bundle, 4)
+    rounded = ort.key(testing_bundle, accuracy_level=4)
+    assert ort.key(testing_bundle, accuracy_level=0) == rounded
 
 
 def test_fp8_runs_as_a_simulation_and_says_so(testing_bundle: Bundle) -> None:
     fp8 = dataclasses.replace(
         testing_bundle, manifest=dataclasses.replace(testing_bundle.manifest, precision="fp8")
     )
-    options = session_options(onnxruntime, ort.Use(1), "fp8", optimize=True, entries={})
+    options = session_options(
+        onnxruntime, ort.LoadOptions(threads=1), "fp8", optimize=True, entries={}
+    )
     assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
-    backend = ort.OrtBackend(fp8, None, "test", ort.Use(1))
+    backend = ort.OrtBackend(fp8, None, "test", ort.LoadOptions(threads=1))
     assert "rounded" in backend.facts["simulated"]
     assert "simulated" not in ort.load(testing_bundle).facts

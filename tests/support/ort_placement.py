@@ -13,8 +13,8 @@ import numpy as np
 
 from vit_edge.backends import ort
 from vit_edge.backends.ort import device
+from vit_edge.backends.ort.options import Provider
 from vit_edge.backends.ort.session import session_options
-from vit_edge.backends.ort.use import Provider
 from vit_edge.bundle import Bundle
 
 

@@ -4,8 +4,9 @@ A backend module exports
 
     available() -> Availability            whether its runtime is here, and if not why
     key(bundle) -> str                     what an engine of it depends on: model, runtime, machine
-    BUILD_OPTIONS                          names of the options of `build`
-    build(bundle, engines_dir, ...) -> Path    compile on this device; options are the backend's own
+    BuildOptions                           a frozen dataclass: the options of key, find and build
+    BUILD_OPTIONS                          names of those that are the backend's own
+    build(bundle, engines_dir, ...) -> Path    compile on this device
     check_build_options(options, max_batch)    may be absent: UsageError for what types cannot show
     find(bundle, engines_dir, ...) -> Found    what `build` made with the same options, if anything
     configurations(bundle)                 options of `load` worth trying, for `build --tune`

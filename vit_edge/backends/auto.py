@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_edge import backends
 from vit_edge.backends import AUTO, Availability, Backend, Option, name_of
+from vit_edge.backends._options import BuildOptions, build_names
 from vit_edge.bundle import Bundle, engines
 from vit_edge.bundle.engines import Found
 from vit_edge.errors import EngineError, UsageError
@@ -32,7 +33,7 @@ NAME = "tuned"
 RECORD_NAME = "tuned.json"
 DEFAULT = "ort"  # runs everywhere, starts fastest, and needs least memory
 SCHEMA_VERSION = 1
-BUILD_OPTIONS: frozenset[str] = frozenset()
+BUILD_OPTIONS = build_names(BuildOptions)
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,8 @@ def key_parts(bundle: Bundle) -> dict[str, str]:
 
 def find(bundle: Bundle, engines_dir: Path | None = None) -> Found:
     """The record of a tuning of this bundle on this machine, or why there is none."""
-    return engines.find(
-        bundle,
-        NAME,
-        key_parts(bundle),
-        (RECORD_NAME,),
-        engines_dir,
-        build_it=_tune_command(bundle),
-    )
+    parts, command = key_parts(bundle), _tune_command(bundle)
+    return engines.find(bundle, NAME, parts, (RECORD_NAME,), engines_dir, command)
 
 
 def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Choice], str]:

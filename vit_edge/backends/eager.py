@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vit_edge import onnxfile
 from vit_edge.backends import Availability, Option, check_pixels
+from vit_edge.backends._options import BuildOptions, build_names
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.bundle.engines import Found
 from vit_edge.bundle.manifest import Architecture, Manifest, Preprocessing
@@ -38,7 +39,7 @@ def key(bundle: Bundle) -> str:
     return bundle.model_sha256
 
 
-BUILD_OPTIONS: frozenset[str] = frozenset()
+BUILD_OPTIONS = build_names(BuildOptions)
 
 
 def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -65,17 +65,16 @@ def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> li
 
 def option_rows(name: str) -> list[tuple[str, str, str]]:
     """The options of a backend's `build`, as a table with its heading: name, default, values."""
-    parameters = inspect.signature(_module(name).build).parameters
-    rows = [("option", "default", "values")]
-    for option, hint in _build_hints(name).items():
-        rows.append((option, str(parameters[option].default), _told(hint)))
-    return rows
+    defaults = {f.name: str(f.default) for f in dataclasses.fields(_module(name).BuildOptions)}
+    hints = _build_hints(name)
+    rows = [(option, defaults[option], _told(hint)) for option, hint in hints.items()]
+    return [("option", "default", "values"), *rows]
 
 
 def _build_hints(name: str) -> dict[str, Any]:
-    found = _module(name)
-    hints = get_type_hints(found.build, include_extras=True)
-    return {option: hints[option] for option in hints if option in found.BUILD_OPTIONS}
+    module = _module(name)
+    hints = get_type_hints(module.BuildOptions, include_extras=True)
+    return {option: hints[option] for option in hints if option in module.BUILD_OPTIONS}
 
 
 def _kinds(hint: Any) -> list[Any]:

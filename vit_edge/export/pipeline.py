@@ -48,7 +48,7 @@ from vit_edge.export.recipe import Recipe
 from vit_edge.graphs.uint8_input import take_uint8, uint8_images
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES, write_model
 from vit_edge.images import folders
-from vit_edge.machine import cpus, userdirs
+from vit_edge.machine import userdirs
 from vit_edge.models.vit import vit_from_weights
 from vit_edge.parity.compare import as_json, compare_answers, compared_images, gate_batches
 from vit_edge.parity.limits import limit_for
@@ -353,7 +353,7 @@ def gate(
     """
     bundle = Bundle(folder, dataclasses.replace(manifest, files=file_records(folder)), draft.labels)
     integrity.check_model(bundle)
-    backend = ort.OrtBackend(bundle, None, "export gate", ort.Use(cpus.usable_cpus()))
+    backend = ort.OrtBackend(bundle, None, "export gate", ort.LoadOptions())
     batches = gate_batches(manifest.max_batch)
     golden: GoldenSet = draft.golden
     what = f"parity of {manifest.precision}"

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.backends import Option, check_pixels
+from vit_edge.backends._options import build_names, takes
 from vit_edge.backends.openvino import device as devices
 from vit_edge.backends.openvino.options import (
-    DEFAULT_LEVEL,
     WEIGHT_ONLY,
-    AccuracyLevel,
+    BuildOptions,
     ExecutionPrecision,
-    Mode,
     Options,
     check_options,
 )
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
     import openvino
 
 __all__ = [
-    "BUILD_OPTIONS", "OpenVinoBackend", "available", "build", "configurations", "find", "key",
-    "load",
+    "BUILD_OPTIONS", "BuildOptions", "OpenVinoBackend", "available", "build", "configurations",
+    "find", "key", "load",
 ]  # fmt: skip
 
 BLOB_NAME = "model.blob"
 ENGINE_FILES = (BLOB_NAME,)
-BUILD_OPTIONS = frozenset({"execution_precision", "mode", "accuracy_level", "split_tokens"})
+BUILD_OPTIONS = build_names(BuildOptions)
 
 SIMULATED = {"fp8": "float8 values rounded, products computed in the execution precision"}
 # Precisions that run as what they are, with room for bf16 where the graph says float32. All of it
@@ -50,21 +49,9 @@ _BLOCK_ROWS = 64  # of oneDNN's products, when threads share them
 _HAS_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of cpus.cpu_features
 
 
-def key(
-    bundle: Bundle,
-    *,
-    execution_precision: ExecutionPrecision = "f32",
-    mode: Mode = "latency",
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
-    split_tokens: int | None = None,
-) -> str:
-    """What a blob depends on: model, runtime, CPU, options. Streams and threads are no part."""
-    options = Options(
-        execution_precision=execution_precision,
-        mode=mode,
-        accuracy_level=accuracy_level,
-        split_tokens=split_tokens,
-    )
+@takes(BuildOptions)
+def key(bundle: Bundle, options: BuildOptions) -> str:
+    """What a blob depends on: model, runtime, CPU, options."""
     return engines.key_of(_key_parts(bundle, options))
 
 
@@ -92,58 +79,28 @@ def full_blocks(bundle: Bundle) -> int | None:
     return architecture.tokens - rest if 0 < rest < architecture.tokens else None
 
 
-def find(
-    bundle: Bundle,
-    engines_dir: Path | None = None,
-    *,
-    execution_precision: ExecutionPrecision = "f32",
-    mode: Mode = "latency",
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
-    split_tokens: int | None = None,
-) -> Found:
+@takes(BuildOptions)
+def find(bundle: Bundle, options: BuildOptions) -> Found:
     """The engine that `build` made of this bundle here, or why there is none."""
-    options = Options(
-        execution_precision=execution_precision,
-        mode=mode,
-        accuracy_level=accuracy_level,
-        split_tokens=split_tokens,
-    )
-    return _found(bundle, engines_dir, options)
+    return _find(bundle, options)
 
 
-def _found(bundle: Bundle, engines_dir: Path | None, options: Options) -> Found:
+def _find(bundle: Bundle, options: BuildOptions) -> Found:
     parts = _key_parts(bundle, options)
-    chosen = [
-        f"{name}={getattr(options, name)!r}"
-        for name in sorted(BUILD_OPTIONS)
-        if getattr(options, name) != getattr(Options(), name)
-    ]
-    # the verb builds with defaults
-    build_it = f"openvino.build(bundle, {', '.join(chosen)})" if chosen else None
-    return engines.find(bundle, "openvino", parts, ENGINE_FILES, engines_dir, build_it)
+    chosen = ", ".join(f"{name}={value!r}" for name, value in options.changed.items())
+    build_it = f"openvino.build(bundle, {chosen})" if chosen else None  # the verb: with defaults
+    return engines.find(bundle, "openvino", parts, ENGINE_FILES, options.engines_dir, build_it)
 
 
-def build(
-    bundle: Bundle,
-    engines_dir: Path | None = None,
-    *,
-    execution_precision: ExecutionPrecision = "f32",
-    mode: Mode = "latency",
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
-    split_tokens: int | None = None,
-) -> Path:
+@takes(BuildOptions)
+def build(bundle: Bundle, options: BuildOptions) -> Path:
     """Write the graph as OpenVINO's CPU plugin has transformed it, ready to be mapped.
 
     At load kernels are still made, and weights packed for them: see docs/openvino.md.
 
     Args:
         bundle: The bundle.
-        engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
-            where the bundle is read-only.
-        execution_precision: As `load` will be given it, as all options.
-        mode: "throughput" is a graph for single images.
-        accuracy_level: Of weight-only precisions.
-        split_tokens: See `load`.
+        options: See `BuildOptions`; `load` must be given the same.
 
     Returns:
         The engine's directory. It is made aside and moved into place: there is never half of one.
@@ -152,60 +109,31 @@ def build(
         BackendError: OpenVINO refuses the model, or this CPU the precision.
         ResourceError: No place to write to.
     """
-    options = Options(
-        execution_precision=execution_precision,
-        mode=mode,
-        accuracy_level=accuracy_level,
-        split_tokens=split_tokens,
-    )
-    check_options(options)
+    use = Options(**dataclasses.asdict(options))
+    check_options(use)
     core = imported().Core()
-    devices.check_device(core, bundle, options)
+    devices.check_device(core, bundle, use)
     integrity.ensure_verified(bundle, full=True)
     needed_bytes = 2 * bundle.model_bytes  # 16-bit weights may be written as float32
     parts = _key_parts(bundle, options)
-    with engines.made(bundle, "openvino", parts, ENGINE_FILES, engines_dir, needed_bytes) as (
-        stage,
-        target,
-    ):
-        model = devices.compile_model(core, bundle, options)
-        devices.granted(model, options)
+    with engines.made(
+        bundle, "openvino", parts, ENGINE_FILES, options.engines_dir, needed_bytes
+    ) as stage:
+        model = devices.compile_model(core, bundle, use)
+        devices.granted(model, use)
         with refusals(f"{bundle.path}: OpenVINO {version()} cannot write its compiled form"):
             blob = model.export_model()
-        (stage / BLOB_NAME).write_bytes(blob.getbuffer())
-    return target
+        (stage.path / BLOB_NAME).write_bytes(blob.getbuffer())
+    return stage.target
 
 
-def load(
-    bundle: Bundle,
-    *,
-    device: str = "CPU",
-    execution_precision: ExecutionPrecision = "f32",
-    mode: Mode = "latency",
-    streams: int | None = None,
-    threads: int | None = None,
-    engine: engines.Use = "auto",
-    engines_dir: Path | None = None,
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
-    split_tokens: int | None = None,
-) -> OpenVinoBackend:
+@takes(Options)
+def load(bundle: Bundle, options: Options) -> OpenVinoBackend:
     """Open a bundle in OpenVINO.
 
     Args:
         bundle: The bundle; its files are hashed at the first load on this machine.
-        device: As OpenVINO names it: CPU, GPU, GPU.1, NPU. It alone runs the graph.
-        execution_precision: What those parts run in that the graph has in float32; "bf16-products":
-            its products alone.
-        mode: "latency": a batch is answered by all threads together; "throughput": its images one
-            by one, as many at once as there are streams.
-        streams: Of throughput mode; by default OpenVINO's choice.
-        threads: Of the CPU, for all streams together; by default what affinity and cgroup allow,
-            of which OpenVINO may use fewer (one per core).
-        engine: Whether to use what `build` made: if it is there, never, or insist on it.
-        engines_dir: Where `build` was told to put it.
-        accuracy_level: Of weight-only precisions: 4 rounds inputs to int8 by blocks, 0 does not.
-        split_tokens: Run so many tokens first and the rest apart, images one by one: the same
-            answers, sooner where threads share few rows badly, such as 192 of 197.
+        options: See `Options`, whose attributes are this function's arguments.
 
     Raises:
         IntegrityError: A file of the bundle is not what its manifest says.
@@ -213,24 +141,21 @@ def load(
         BackendError: No such device, or OpenVINO refuses the model, or does not give the
             precision, threads or streams that were asked for.
     """
-    options = Options(
-        device, execution_precision, mode, streams, threads, accuracy_level, split_tokens
-    )
     check_options(options)
-    engines.check_use(engine)
+    engines.check_use(options.engine)
     core = imported().Core()
     devices.check_device(core, bundle, options)
     integrity.ensure_verified(bundle)
-    found: Path | None = None
-    if engine == "never":
+    engine: Path | None = None
+    if options.engine == "never":
         reason = "not asked for"
     elif options.family != "CPU":
         reason = "engines are for the CPU"
     else:
-        found, reason = _found(bundle, engines_dir, options)
-    if engine == "required" and found is None:
+        engine, reason = _find(bundle, options)
+    if options.engine == "required" and engine is None:
         raise EngineError(f"{bundle.path}: {reason}")
-    return OpenVinoBackend(core, bundle, options, found, reason)
+    return OpenVinoBackend(core, bundle, options, engine, reason)
 
 
 class _Opened(NamedTuple):
@@ -310,19 +235,18 @@ class OpenVinoBackend:
 
 
 def _reopen(path: str, options: Options, engine: Path | None) -> OpenVinoBackend:
-    return load(
-        Bundle.read(path),
-        engine="never" if engine is None else "auto",
-        engines_dir=None if engine is None else engine.parent,
-        **dataclasses.asdict(options),
-    )
+    again = dataclasses.asdict(options) | {
+        "engine": "never" if engine is None else "auto",
+        "engines_dir": None if engine is None else engine.parent,
+    }
+    return load(Bundle.read(path), **again)
 
 
-def _key_parts(bundle: Bundle, options: Options) -> dict[str, str]:
+def _key_parts(bundle: Bundle, options: BuildOptions) -> dict[str, str]:
     own = {
         "runtime": f"openvino {version()}",
         "execution_precision": options.execution_precision,
-        "images": "one" if options.static else "any",
+        "images": "one" if options.one_by_one else "any",
     }
     if bundle.manifest.precision in WEIGHT_ONLY:
         own["accuracy_level"] = str(options.accuracy_level)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from vit_edge.bundle import Bundle
+from vit_edge.backends import _options as shared
+from vit_edge.bundle import Bundle, engines
 from vit_edge.errors import UsageError
 from vit_edge.machine import cpus
 
@@ -16,7 +18,6 @@ Mode = Literal["latency", "throughput"]
 # rounded to int8 by blocks, as ort's option of the same name; both give ort's answers to 1e-5.
 # 4 takes half the time of 0 (docs/openvino.md).
 AccuracyLevel = Literal[0, 4]
-DEFAULT_LEVEL: AccuracyLevel = 4
 WEIGHT_ONLY = {"int4", "int8-weights"}
 
 # What of a device's OPTIMIZATION_CAPABILITIES each needs.
@@ -25,17 +26,58 @@ CAPABILITY: dict[ExecutionPrecision, str] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `load` was asked for; see there."""
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(shared.BuildOptions):
+    """What a blob depends on; streams and threads are no part of it.
 
-    device: str = "CPU"
+    Attributes:
+        execution_precision: What those parts run in that the graph has in float32; "bf16-products":
+            its products alone.
+        mode: "latency": a batch is answered by all threads together; "throughput": its images one
+            by one, as many at once as there are streams.
+        accuracy_level: Of weight-only precisions: 4 rounds inputs to int8 by blocks, 0 does not.
+        split_tokens: Run so many tokens first and the rest apart, images one by one: the same
+            answers, sooner where threads share few rows badly, such as 192 of 197.
+    """
+
     execution_precision: ExecutionPrecision = "f32"
     mode: Mode = "latency"
+    accuracy_level: AccuracyLevel = 4
+    split_tokens: int | None = None
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether images go one by one, so that the graph needs no free axis.
+
+        rewrite.split_tokens gains by a graph without; and where images go to several streams
+        anyway, it saves a percent (docs/openvino.md).
+        """
+        return self.mode == "throughput" or self.split_tokens is not None
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options of this class that are not the default's."""
+        own = {field.name: field.default for field in dataclasses.fields(BuildOptions)}
+        values = {name: getattr(self, name) for name in sorted(own) if name != "engines_dir"}
+        return {name: value for name, value in values.items() if value != own[name]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BuildOptions):
+    """How a bundle is opened.
+
+    Attributes:
+        device: As OpenVINO names it: CPU, GPU, GPU.1, NPU. It alone runs the graph.
+        streams: Of throughput mode; by default OpenVINO's choice.
+        threads: Of the CPU, for all streams together; by default what affinity and cgroup allow,
+            of which OpenVINO may use fewer (one per core).
+        engine: Whether to use what `build` made: if it is there, never, or insist on it.
+    """
+
+    device: str = "CPU"
     streams: int | None = None
     threads: int | None = None
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL
-    split_tokens: int | None = None
+    engine: engines.Use = "auto"
 
     @property
     def precision_hint(self) -> str:
@@ -49,13 +91,8 @@ class Options:
 
     @property
     def static(self) -> bool:
-        """Whether shapes are without a free axis, so that images go one by one.
-
-        OpenVINO's documentation asks for it on NPUs; rewrite.split_tokens gains by it; and where
-        images go one by one anyway, to several streams, it saves a percent (docs/openvino.md).
-        """
-        one_by_one = self.mode == "throughput" or self.split_tokens is not None
-        return one_by_one or self.family == "NPU"
+        """Whether shapes are without a free axis; OpenVINO's documentation asks for it on NPUs."""
+        return self.one_by_one or self.family == "NPU"
 
 
 def check_options(options: Options) -> None:

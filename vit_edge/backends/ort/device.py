@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vit_edge.backends.ort import libraries, providers
 from vit_edge.backends.ort.binding import Binding
+from vit_edge.backends.ort.options import PROVIDERS, LoadOptions
 from vit_edge.backends.ort.session import check_present, open_session, session_options
-from vit_edge.backends.ort.use import PROVIDERS, Use
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError
 
@@ -26,7 +26,7 @@ class Bound(NamedTuple):
     facts: Mapping[str, str]
 
 
-def open_bound(runtime: Any, bundle: Bundle, use: Use) -> Bound:
+def open_bound(runtime: Any, bundle: Bundle, use: LoadOptions) -> Bound:
     """Open a bundle on a GPU, every node of it, and its tensors there.
 
     Args:
@@ -53,11 +53,11 @@ def open_bound(runtime: Any, bundle: Bundle, use: Use) -> Bound:
     facts = {
         "device": f"{gpu.name} ({gpu.sm})",
         "provider": PROVIDERS[use.provider],
-        "cuda_graph": "on" if use.gpu.cuda_graph else "off",
+        "cuda_graph": "on" if use.cuda_graph else "off",
         **providers.precision_facts(precision),
     }
     binding = Binding(
         runtime, session, bundle.manifest,
-        memory=_MEMORY, device=use.gpu.device, cuda_graph=use.gpu.cuda_graph,
+        memory=_MEMORY, device=use.device, cuda_graph=use.cuda_graph,
     )  # fmt: skip
     return Bound(session, binding, facts)

@@ -7,27 +7,23 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge import onnxfile
+from vit_edge.backends import Option
+from vit_edge.backends._options import build_names, takes
 from vit_edge.backends.ort import packed
-from vit_edge.backends.ort.session import (
-    WEIGHT_ONLY,
-    check_runnable,
-    installed_version,
-    open_session,
-    session_options,
-)
-from vit_edge.backends.ort.use import DEFAULT_LEVEL, AccuracyLevel, Use
+from vit_edge.backends.ort.options import PROVIDERS, BuildOptions, LoadOptions
+from vit_edge.backends.ort.session import SIMULATED, open_session, session_options
+from vit_edge.backends.ort.version import WEIGHT_ONLY, check_runnable, installed_version
 from vit_edge.bundle import Bundle, engines, integrity
 from vit_edge.bundle.bundle import MODEL_NAME
 from vit_edge.bundle.engines import Found
-from vit_edge.errors import BackendError, ModelError
-from vit_edge.machine import cpus
+from vit_edge.errors import BackendError, ModelError, UsageError
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,37 +31,58 @@ WEIGHTS_NAME = "model.onnx.data"
 FILES = (MODEL_NAME, WEIGHTS_NAME)
 
 
-def key_parts(bundle: Bundle, accuracy_level: AccuracyLevel) -> dict[str, str]:
+BUILD_OPTIONS = build_names(BuildOptions)
+
+
+@takes(BuildOptions)
+def key(bundle: Bundle, options: BuildOptions) -> str:
     """What packed weights depend on: the model, the runtime, the CPU and its features."""
-    weight_only = bundle.manifest.precision in WEIGHT_ONLY
-    own = {"accuracy_level": str(accuracy_level)} if weight_only else {}
-    return own | {"runtime": f"onnxruntime {installed_version()}"} | engines.machine_parts(bundle)
+    return engines.key_of(_key_parts(bundle, options))
 
 
-def find(
-    bundle: Bundle,
-    engines_dir: Path | None = None,
-    *,
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
-) -> Found:
-    """The engine that `build` made of this bundle here, or why there is none."""
-    parts = key_parts(bundle, accuracy_level)
-    return engines.find(bundle, "ort", parts, FILES, engines_dir)
+def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
+    """What is worth trying here: see `LoadOptions` for what each is good for."""
+    precision = bundle.manifest.precision
+    worth: list[Mapping[str, Option]] = []
+    if precision not in ("bf16", *SIMULATED):
+        worth = [{}, {"micro_batch": 1}, {"micro_batch": 1, "arena": False}]
+    from vit_edge.machine.cuda import gpus
+
+    if not gpus().found:
+        return worth
+    import onnxruntime
+
+    present = onnxruntime.get_available_providers()
+    if PROVIDERS["cuda"] in present and precision not in ("int8", *SIMULATED):  # not multiplied
+        worth += [{"provider": "cuda"}, {"provider": "cuda", "cuda_graph": True}]
+    return worth
 
 
-def build(
-    bundle: Bundle,
-    engines_dir: Path | None = None,
-    *,
-    accuracy_level: AccuracyLevel = DEFAULT_LEVEL,
-) -> Path:
-    """Write the optimized graph with prepacked weights, ready to be mapped.
+@takes(BuildOptions)
+def find(bundle: Bundle, options: BuildOptions) -> Found:
+    """The engine that `build` made of this bundle here with the same options, or why there is none.
+
+    The CUDA provider has none: what it opens is the bundle, which is returned.
+    """
+    options.check()
+    return Found(bundle.path, "") if options.provider == "cuda" else find_packed(bundle, options)
+
+
+def find_packed(bundle: Bundle, options: BuildOptions) -> Found:
+    """The packed weights that a session with these options opens, or why there are none."""
+    if options.provider == "cuda":
+        return Found(None, "the CUDA provider runs model.onnx as it is")
+    parts = _key_parts(bundle, options)
+    return engines.find(bundle, "ort", parts, FILES, options.engines_dir)
+
+
+@takes(BuildOptions)
+def build(bundle: Bundle, options: BuildOptions) -> Path:
+    """Write the optimized graph with prepacked weights for the CPU, ready to be mapped.
 
     Args:
         bundle: The bundle.
-        engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
-            where the bundle is read-only.
-        accuracy_level: Of weight-only precisions; `load` must be given the same.
+        options: See `BuildOptions`; `load` must be given the same.
 
     Returns:
         The engine's directory. It is made aside and moved into place: there is never half of one.
@@ -73,14 +90,17 @@ def build(
     Raises:
         BackendError: ONNX Runtime refuses the model, or would rebuild float weights at every run.
         ResourceError: No place to write to.
+        UsageError: The CUDA provider compiles nothing.
     """
-    use = Use(cpus.usable_cpus(), accuracy_level=accuracy_level)
-    use.check()
+    options.check()
+    if options.provider == "cuda":
+        raise UsageError("the CUDA provider runs model.onnx as it is: there is nothing to build")
+    use = LoadOptions(accuracy_level=options.accuracy_level)
     check_runnable(bundle, "cpu")
     integrity.ensure_verified(bundle, full=True)
     needed_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
-    parts = key_parts(bundle, accuracy_level)
-    with engines.made(bundle, "ort", parts, FILES, engines_dir, needed_bytes) as stage:
+    parts = _key_parts(bundle, options)
+    with engines.made(bundle, "ort", parts, FILES, options.engines_dir, needed_bytes) as stage:
         weight_only = bundle.manifest.precision in WEIGHT_ONLY
         # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
         _optimized(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
@@ -91,7 +111,15 @@ def build(
     return stage.target
 
 
-def _optimized(bundle: Bundle, use: Use, model: Path, folder: Path, *, prepack: bool) -> None:
+def _key_parts(bundle: Bundle, options: BuildOptions) -> dict[str, str]:
+    weight_only = bundle.manifest.precision in WEIGHT_ONLY
+    own = {"accuracy_level": str(options.accuracy_level)} if weight_only else {}
+    return own | {"runtime": f"onnxruntime {installed_version()}"} | engines.machine_parts(bundle)
+
+
+def _optimized(
+    bundle: Bundle, use: LoadOptions, model: Path, folder: Path, *, prepack: bool
+) -> None:
     """Have the runtime optimize a model, and write what comes out to a folder."""
     import onnxruntime
 
@@ -107,10 +135,10 @@ def _optimized(bundle: Bundle, use: Use, model: Path, folder: Path, *, prepack: 
     open_session(onnxruntime, model, options, "cpu")
 
 
-def _compact(bundle: Bundle, use: Use, stage: Path) -> None:
+def _compact(bundle: Bundle, use: LoadOptions, stage: Path) -> None:
     """Leave packed weights out in their other form, if the answers then are the same to the bit.
 
-    How: see wire.packed. It rests on how the runtime looks packed weights up, so it is tried.
+    How: see packed.py. It rests on how the runtime looks packed weights up, so it is tried.
     """
     model, data = stage / MODEL_NAME, stage / WEIGHTS_NAME
     with tempfile.TemporaryDirectory(dir=stage) as name:
@@ -151,7 +179,7 @@ def _linked(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
-def _answers(bundle: Bundle, use: Use, model: Path) -> Mapping[str, bytes]:
+def _answers(bundle: Bundle, use: LoadOptions, model: Path) -> Mapping[str, bytes]:
     """What an optimized model answers to two images of noise, to the bit."""
     import onnxruntime
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
-from vit_edge.backends.ort.use import PROVIDERS, Use
+from vit_edge.backends.ort.options import PROVIDERS, LoadOptions
 from vit_edge.errors import BackendError, UsageError
 from vit_edge.machine.cuda import Gpu, gpus
 
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 _STDOUT = threading.Lock()
 
 
-def gpu_of(use: Use) -> Gpu:
+def gpu_of(use: LoadOptions) -> Gpu:
     """The GPU that was asked for. Asked before the runtime is: some crash without a driver.
 
     Raises:
@@ -32,16 +32,16 @@ def gpu_of(use: Use) -> Gpu:
             f"{PROVIDERS[use.provider]} needs an NVIDIA GPU: {here.reason}. Without one load the "
             'bundle with provider="cpu"'
         )
-    if use.gpu.device >= len(here.found):
+    if use.device >= len(here.found):
         names = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in here.found)
-        raise UsageError(f"there is no GPU {use.gpu.device}; there are {names}")
-    return here.found[use.gpu.device]
+        raise UsageError(f"there is no GPU {use.device}; there are {names}")
+    return here.found[use.device]
 
 
-def provider_options(use: Use) -> dict[str, str]:
+def provider_options(use: LoadOptions) -> dict[str, str]:
     """What the provider is told: names of onnxruntime's cuda_execution_provider_info.cc."""
     options = {
-        "device_id": str(use.gpu.device),
+        "device_id": str(use.device),
         # The default rounds inputs of FP32 products to 10 bits; a graph in FP32 means FP32.
         "use_tf32": "0",
         # The default times every cuDNN kernel anew for each batch size. A ViT has one convolution.
@@ -49,9 +49,9 @@ def provider_options(use: Use) -> dict[str, str]:
         # The default doubles what it takes with every step.
         "arena_extend_strategy": "kSameAsRequested",
     }
-    if use.gpu.gpu_memory_bytes is not None:
-        options["gpu_mem_limit"] = str(use.gpu.gpu_memory_bytes)
-    if use.gpu.cuda_graph:
+    if use.gpu_memory_bytes is not None:
+        options["gpu_mem_limit"] = str(use.gpu_memory_bytes)
+    if use.cuda_graph:
         options["enable_cuda_graph"] = "1"
     return options
 

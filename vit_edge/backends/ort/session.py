@@ -6,67 +6,20 @@ import ctypes
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vit_edge.backends.ort.use import PROVIDERS, Provider, Use
-from vit_edge.bundle import Bundle
+from vit_edge.backends.ort.options import PROVIDERS, LoadOptions, Provider
+from vit_edge.backends.ort.version import WEIGHT_ONLY
 from vit_edge.errors import BackendError, ResourceError
-from vit_edge.machine import cpus
 
 if TYPE_CHECKING:
     import onnxruntime
 
-MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention, the last for 3.10
-
-# The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.
-WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}
 SIMULATED = {"fp8": "float8 values rounded, products computed in float32 (disable_quant_qdq)"}
 
 
-def installed_version() -> str:
-    """The version of onnxruntime, without importing it where that can be had."""
-    from importlib import metadata
-
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    import onnxruntime  # built by the board's vendor, without a distribution's metadata
-
-    return str(onnxruntime.__version__)
-
-
-def release(version: str) -> tuple[int, ...]:
-    """(1, 31) of "1.31.1"."""
-    return tuple(int(part) for part in version.split(".")[:2])
-
-
-def check_runnable(bundle: Bundle, provider: Provider) -> None:
-    """Refuse a precision that this version or provider cannot run as it is.
-
-    By the version, which costs nothing; `build` looks at the optimized graph itself.
-
-    Raises:
-        BackendError: Weights would be expanded to float32 at every run, or there is no kernel.
-    """
-    precision = bundle.manifest.precision
-    needed = WEIGHT_ONLY.get(precision, MINIMUM_VERSION)
-    if release(installed_version()) < needed:
-        raise BackendError(
-            f"{bundle.path}: onnxruntime {installed_version()} would expand {precision} to float32 "
-            f"at every run; {'.'.join(map(str, needed))} or newer multiplies it as it is. Update "
-            "it, or export with --precision int4 or int8"
-        )
-    if precision == "bf16" and provider == "cpu":
-        raise BackendError(
-            f"{bundle.path}: onnxruntime's CPU provider has no BF16 MatMul. Run it with "
-            'ort.load(bundle, provider="cuda"), on OpenVINO or on TensorRT, or export another '
-            "precision for this device; its parity was proven at export (see parity.json)"
-        )
-
-
-def precision_facts(precision: str, use: Use) -> dict[str, str]:
+def precision_facts(precision: str, use: LoadOptions) -> dict[str, str]:
     """What the runtime is told to do with this precision."""
     facts = {"accuracy_level": str(use.accuracy_level)} if precision in WEIGHT_ONLY else {}
     if precision in SIMULATED:
@@ -75,7 +28,7 @@ def precision_facts(precision: str, use: Use) -> dict[str, str]:
 
 
 def session_options(
-    runtime: Any, use: Use, precision: str, *, optimize: bool, entries: Mapping[str, str]
+    runtime: Any, use: LoadOptions, precision: str, *, optimize: bool, entries: Mapping[str, str]
 ) -> onnxruntime.SessionOptions:
     """The runtime's options for one session.
 
@@ -88,7 +41,7 @@ def session_options(
     """
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
-    options.intra_op_num_threads = use.threads or cpus.usable_cpus()
+    options.intra_op_num_threads = use.thread_count
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = options.enable_mem_pattern = use.arena
     levels = runtime.GraphOptimizationLevel
@@ -127,7 +80,7 @@ def open_session(
     path: Path,
     options: Any,
     provider: Provider,
-    provider_options: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, str] = MappingProxyType({}),
 ) -> onnxruntime.InferenceSession:
     """Open a session on exactly this provider.
 
@@ -136,7 +89,7 @@ def open_session(
         path: The model.
         options: The session's.
         provider: What must run the graph.
-        provider_options: The provider's own; None: it has none.
+        provider_options: The provider's own.
 
     Raises:
         BackendError: The provider is not there or does not load, or refuses the model.
@@ -145,15 +98,12 @@ def open_session(
     check_present(runtime, provider)
     wanted = PROVIDERS[provider]
     try:
-        if provider_options is None:
-            session = runtime.InferenceSession(str(path), options, providers=[wanted])
-        else:
-            session = runtime.InferenceSession(
-                str(path),
-                options,
-                providers=[(wanted, dict(provider_options))],
-                enable_fallback=0,  # otherwise it is opened again on the CPU, and the reason lost
-            )
+        session = runtime.InferenceSession(
+            str(path),
+            options,
+            providers=[(wanted, dict(provider_options))],
+            enable_fallback=0,  # otherwise it is opened again on the CPU, and the reason lost
+        )
     except Exception as error:  # the runtime's exceptions have no common base but this
         _refuse_full_disk(options.optimized_model_filepath)
         raise BackendError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,12 +12,13 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.backends import Option, check_pixels
+from vit_edge.backends._options import build_names, takes
 from vit_edge.backends.trt.builder import (
     FILES,
     PLAN_NAME,
@@ -29,28 +31,30 @@ from vit_edge.backends.trt.cudart import Cudart, open_cudart
 from vit_edge.backends.trt.engine import Engine
 from vit_edge.backends.trt.lane import Lane
 from vit_edge.backends.trt.library import Name, available, installed, open_library, the_gpu
-from vit_edge.backends.trt.options import BuildOptions, split
+from vit_edge.backends.trt.options import BuildOptions, DeviceOptions, LoadOptions, split
 from vit_edge.bundle import Bundle, engines, integrity, trust
 from vit_edge.bundle.engines import Found
 from vit_edge.errors import EngineError, IntegrityError, UsageError, VitEdgeError
 from vit_edge.machine.cuda import Gpu, gpus
 
 __all__ = [
-    "BUILD_OPTIONS", "TrtBackend", "available", "build", "check_build_options", "configurations",
-    "find", "key", "load",
+    "BUILD_OPTIONS", "BuildOptions", "TrtBackend", "available", "build", "check_build_options",
+    "configurations", "find", "key", "load",
 ]  # fmt: skip
 
-BUILD_OPTIONS = frozenset({"device", *get_type_hints(BuildOptions)})
+BUILD_OPTIONS = build_names(BuildOptions)
 _MOST_CONTEXTS = 16  # more overlap nothing
 
 
-def key(bundle: Bundle) -> str:
-    """What an engine depends on: the model, TensorRT, the GPU; and the options, here the defaults.
+@takes(BuildOptions)
+def key(bundle: Bundle, options: BuildOptions) -> str:
+    """What an engine depends on: the model, TensorRT, the GPU, and the options.
 
     Raises:
         BackendError: No TensorRT, or no GPU.
     """
-    return engines.key_of(key_parts(bundle, the_gpu(0), _name(None), BuildOptions()))
+    gpu, name = the_gpu(options.device), _name(options.library)
+    return engines.key_of(key_parts(bundle, gpu, name, options))
 
 
 def check_build_options(options: Mapping[str, Any], max_batch: int) -> None:
@@ -59,20 +63,16 @@ def check_build_options(options: Mapping[str, Any], max_batch: int) -> None:
     Raises:
         UsageError: Every value that is wrong, and what is allowed.
     """
-    own = {name: value for name, value in options.items() if name != "device"}
-    BuildOptions(**own).check(max_batch)
+    BuildOptions(**options).check(max_batch)
 
 
-def find(
-    bundle: Bundle, engines_dir: Path | None = None, *, device: int = 0, library: Name | None = None
-) -> Found:
+@takes(DeviceOptions)
+def find(bundle: Bundle, options: DeviceOptions) -> Found:
     """The newest engine that `build` made of this bundle for this GPU, whatever the options."""
-    return _found(bundle, the_gpu(device), _name(library), engines_dir)
+    return _find(bundle, the_gpu(options.device), _name(options.library), options.engines_dir)
 
 
-def _found(
-    bundle: Bundle, gpu: Gpu, name: Name, engines_dir: Path | None, only: str = "*"
-) -> Found:
+def _find(bundle: Bundle, gpu: Gpu, name: Name, engines_dir: Path | None, only: str = "*") -> Found:
     parts = {"model": bundle.model_sha256} | device_parts(gpu, name)
     return engines.find_like(bundle, "trt", parts, FILES, engines_dir, only=only)
 
@@ -82,25 +82,13 @@ def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
     return [{}] if bundle.manifest.max_batch == 1 else [{}, {"contexts": 2}]
 
 
-def load(
-    bundle: Bundle,
-    *,
-    device: int = 0,
-    library: Name | None = None,
-    contexts: int = 1,
-    cuda_graphs: bool = True,
-    engines_dir: Path | None = None,
-) -> TrtBackend:
+@takes(LoadOptions)
+def load(bundle: Bundle, options: LoadOptions) -> TrtBackend:
     """Open the engine that was built of a bundle.
 
     Args:
         bundle: The bundle; its files are hashed at the first load on this machine.
-        device: Which GPU, as CUDA counts them.
-        library: "tensorrt" or "tensorrt_rtx"; by default what is installed, the full one first.
-        contexts: How many batches run at the same time, each with buffers of its own: for several
-            threads, or for a batch that is split.
-        cuda_graphs: Record what a batch size launches, and replay it: less work for the CPU.
-        engines_dir: Where `build` was told to put it.
+        options: See `LoadOptions`, whose attributes are this function's arguments.
 
     Raises:
         BackendError: No TensorRT, or no GPU.
@@ -108,39 +96,32 @@ def load(
         IntegrityError: A file of the bundle, or the plan, is not the one that was recorded.
         ResourceError: The GPU's memory ran out.
     """
-    if not 1 <= contexts <= _MOST_CONTEXTS:
-        raise UsageError(f"contexts must lie in 1..{_MOST_CONTEXTS}, not {contexts}")
-    return _opened(bundle, device, library, contexts, cuda_graphs, engines_dir)
+    return _open(bundle, options)
 
 
-def _opened(
-    bundle: Bundle,
-    device: int,
-    library: Name | None,
-    contexts: int,
-    cuda_graphs: bool,
-    engines_dir: Path | None,
-    only: str = "*",
-) -> TrtBackend:
+def _open(bundle: Bundle, options: LoadOptions, only: str = "*") -> TrtBackend:
     """Find an engine, the newest or the only one wanted, and open it."""
-    gpu = the_gpu(device)  # first: without a driver TensorRT crashes instead of raising
+    if not 1 <= options.contexts <= _MOST_CONTEXTS:
+        raise UsageError(f"contexts must lie in 1..{_MOST_CONTEXTS}, not {options.contexts}")
+    gpu = the_gpu(options.device)  # first: without a driver TensorRT crashes instead of raising
     integrity.ensure_verified(bundle)
-    name = _name(library)
-    found = _found(bundle, gpu, name, engines_dir, only)
-    if found.path is None:
-        raise EngineError(f"{bundle.path}: {found.reason}")
-    return TrtBackend(bundle, gpu, found.path, name, contexts, cuda_graphs)
+    name = _name(options.library)
+    path, reason = _find(bundle, gpu, name, options.engines_dir, only)
+    if path is None:
+        raise EngineError(f"{bundle.path}: {reason}")
+    return TrtBackend(bundle, gpu, path, name, options)
 
 
 class TrtBackend:
     """An open engine. Thread-safe: each run takes a lane, and waits where none is idle."""
 
     def __init__(
-        self, bundle: Bundle, gpu: Gpu, path: Path, name: Name, contexts: int, cuda_graphs: bool
+        self, bundle: Bundle, gpu: Gpu, path: Path, name: Name, options: LoadOptions
     ) -> None:
         """Use `load`, which checks the arguments."""
         self._bundle = bundle
-        self._arguments = (path.resolve(), gpu.index, name, contexts, cuda_graphs)
+        self._engine = path.resolve()
+        self._options = dataclasses.replace(options, engines_dir=self._engine.parent, library=name)
         self._process = os.getpid()
         self._closing = threading.Lock()
         self._closed = False
@@ -156,8 +137,8 @@ class TrtBackend:
             "driver": f"CUDA {gpus().cuda}",
             "precision": bundle.manifest.precision,
             "threads": "1",  # of the CPU, that a run takes
-            "contexts": str(contexts),
-            "cuda_graphs": "on" if cuda_graphs else "off",
+            "contexts": str(options.contexts),
+            "cuda_graphs": "on" if options.cuda_graphs else "off",
             "engine": path.name,
         }
         engine = Engine(
@@ -171,9 +152,9 @@ class TrtBackend:
         # Also without close(): nothing of it holds on to this object.
         self._give_back = weakref.finalize(self, _close, os.getpid(), self._lanes, engine)
         try:
-            for _ in range(contexts):
+            for _ in range(options.contexts):
                 lane = Lane(
-                    engine, self._cudart, bundle.manifest, graphs=cuda_graphs,
+                    engine, self._cudart, bundle.manifest, graphs=options.cuda_graphs,
                     told=lambda reason: facts.update(cuda_graphs=f"off ({reason})"),
                 )  # fmt: skip
                 self._lanes.append(lane)
@@ -187,7 +168,7 @@ class TrtBackend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled backend reopens its bundle: it may arrive in a process without our GPU."""
-        return (_reopen, (str(self._bundle.path.resolve()), *self._arguments))
+        return (_reopen, (str(self._bundle.path.resolve()), self._options, self._engine.name))
 
     def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
         """See vit_edge.backends.Backend."""
@@ -269,13 +250,9 @@ def _close(process: int, lanes: Sequence[Lane], engine: Engine) -> None:
             last_to_first.callback(lane.close)
 
 
-def _reopen(
-    path: str, engine: Path, device: int, name: Name, contexts: int, cuda_graphs: bool
-) -> TrtBackend:
+def _reopen(path: str, options: LoadOptions, engine: str) -> TrtBackend:
     """Open the same engine again, if it is one for the GPU that is here."""
-    return _opened(
-        Bundle.read(path), device, name, contexts, cuda_graphs, engine.parent, engine.name
-    )
+    return _open(Bundle.read(path), options, engine)
 
 
 def _name(library: Name | None) -> Name:

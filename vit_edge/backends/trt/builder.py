@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from vit_edge.backends._options import takes
 from vit_edge.backends.trt.compiler import Job, compile_plan
 from vit_edge.backends.trt.cudart import open_cudart
 from vit_edge.backends.trt.engine import Engine, precisions
 from vit_edge.backends.trt.lane import Lane
 from vit_edge.backends.trt.library import Name, installed, installed_version, open_library, the_gpu
 from vit_edge.backends.trt.memory import Attempt, attempts, host_bytes, with_limits
-from vit_edge.backends.trt.options import BuildOptions, Compatibility
+from vit_edge.backends.trt.options import BuildOptions
 from vit_edge.bundle import Bundle, engines, integrity, trust
 from vit_edge.errors import BackendError, EngineError, ResourceError
 from vit_edge.machine import child, memory
@@ -54,44 +55,16 @@ def key_parts(bundle: Bundle, gpu: Gpu | None, name: Name, options: BuildOptions
     return {"model": bundle.model_sha256} | device | options.key_parts()
 
 
-def build(
-    bundle: Bundle,
-    engines_dir: Path | None = None,
-    *,
-    device: int = 0,
-    library: Name | None = None,
-    profiles: str | None = None,
-    workspace_mb: int | None = None,
-    tactic_memory_mb: int | None = None,
-    optimization_level: int | None = None,
-    timing_cache: bool = True,
-    tf32: bool = False,
-    version_compatible: bool = False,
-    hardware_compatibility: Compatibility = "none",
-    dla_core: int | None = None,
-    compute_capability: str | None = None,
-) -> Path:
+@takes(BuildOptions)
+def build(bundle: Bundle, options: BuildOptions) -> Path:
     """Compile the graph for this GPU, precision and all as it is in the graph.
 
     TensorRT runs in a child process: when it dies, this one lives, and where memory ran out it is
-    tried again with less of it, which is said. Options are those of `BuildOptions`.
+    tried again with less of it, which is said.
 
     Args:
         bundle: The bundle.
-        engines_dir: Where to put it; by default the bundle's own engines/, or the user's cache
-            where the bundle is read-only.
-        device: Which GPU, as CUDA counts them.
-        library: See BuildOptions, as for the following.
-        profiles: Such as "1,1,32" or "1,1,4 8,32,64": least, best and most images.
-        workspace_mb: Most scratch memory of one layer.
-        tactic_memory_mb: Most memory for trying kernels.
-        optimization_level: 0 to 5.
-        timing_cache: Keep what was timed.
-        tf32: Multiply float32 with less precision.
-        version_compatible: For later TensorRT versions, too.
-        hardware_compatibility: For other GPUs, too.
-        dla_core: Where it exists.
-        compute_capability: For another GPU, such as "SM86".
+        options: See `BuildOptions`, whose attributes are this function's arguments.
 
     Returns:
         The engine's directory: the plan, what it was built with, and which layer runs in which
@@ -102,26 +75,13 @@ def build(
         BackendError: No GPU, or TensorRT refuses the model; the message names the node.
         ResourceError: Not enough memory, whatever was tried; or no place to write to.
     """
-    options = BuildOptions(
-        library=library,
-        profiles=profiles,
-        workspace_mb=workspace_mb,
-        tactic_memory_mb=tactic_memory_mb,
-        optimization_level=optimization_level,
-        timing_cache=timing_cache,
-        tf32=tf32,
-        version_compatible=version_compatible,
-        hardware_compatibility=hardware_compatibility,
-        dla_core=dla_core,
-        compute_capability=compute_capability,
-    )
     manifest = bundle.manifest
     options.check(manifest.max_batch)
-    name = installed(library)
+    name = installed(options.library)
     if name is None:
-        open_library(library)  # says what to install
+        open_library(options.library)  # says what to install
         raise AssertionError("unreachable")
-    gpu = None if compute_capability else the_gpu(device)
+    gpu = None if options.compute_capability else the_gpu(options.device)
     integrity.ensure_verified(bundle, full=True)
     free_bytes = _free_bytes(bundle)
     job = Job(
@@ -130,13 +90,13 @@ def build(
         image_shape=tuple(size or 0 for size in manifest.input.shape[1:]),
         profiles=tuple(options.profile_list(manifest.max_batch)),
         options=dataclasses.replace(options, library=name),
-        timing_cache=_known_timings(gpu, name) if timing_cache and gpu else None,
+        timing_cache=_known_timings(gpu, name) if options.timing_cache and gpu else None,
         terminal=child.shown_on_terminal(),
     )
     parts = key_parts(bundle, gpu, name, options)
     files = FILES if gpu is None else (*FILES, LAYERS_NAME)
     needed_bytes = 2 * bundle.model_bytes  # float16 weights may be kept as float32
-    with engines.made(bundle, "trt", parts, files, engines_dir, needed_bytes) as stage:
+    with engines.made(bundle, "trt", parts, files, options.engines_dir, needed_bytes) as stage:
         found = _compiled(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
         if gpu is not None:
             _keep_timings(stage.path / _CACHE_NAME, gpu, name)

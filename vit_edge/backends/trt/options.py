@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from vit_edge.backends import _options as shared
 from vit_edge.backends.trt.library import Name
 from vit_edge.errors import UsageError
 
@@ -39,12 +40,38 @@ def split(profiles: Sequence[Profile], images: int) -> list[int]:
     return sizes
 
 
-@dataclass(frozen=True)
-class BuildOptions:
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(shared.BuildOptions):
+    """Which GPU, and which TensorRT.
+
+    Attributes:
+        device: Which GPU, as CUDA counts them.
+        library: "tensorrt" or "tensorrt_rtx"; by default what is installed, the full one first.
+    """
+
+    device: int = 0
+    library: Name | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(DeviceOptions):
+    """How an engine is opened.
+
+    Attributes:
+        contexts: How many batches run at the same time, each with buffers of its own: for several
+            threads, or for a batch that is split.
+        cuda_graphs: Record what a batch size launches, and replay it: less work for the CPU.
+    """
+
+    contexts: int = 1
+    cuda_graphs: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(DeviceOptions):
     """How an engine is built; every value but the last two is part of its key.
 
     Attributes:
-        library: "tensorrt" or "tensorrt_rtx"; by default what is installed, the full one first.
         profiles: Batch sizes as "least,best,most"; several are separated by spaces, and a batch
             runs in the narrowest that holds it. By default one of 1, 1 and the bundle's limit:
             kernels are the fastest at the middle size.
@@ -70,7 +97,6 @@ class BuildOptions:
             what is free on a board that shares it with the CPU.
     """
 
-    library: Name | None = None
     profiles: str | None = None
     workspace_mb: int | None = None
     optimization_level: int | None = None
@@ -148,7 +174,7 @@ class BuildOptions:
     def key_parts(self) -> dict[str, str]:
         """The options that were chosen and that an engine depends on, as text."""
         chosen: dict[str, Any] = dataclasses.asdict(self)
-        for name in ("library", "timing_cache", "tactic_memory_mb"):
-            del chosen[name]  # part of the version; no part of what comes out
+        for name in ("engines_dir", "device", "library", "timing_cache", "tactic_memory_mb"):
+            del chosen[name]  # found by other parts of the key, or no part of what comes out
         defaults = dataclasses.asdict(BuildOptions())
         return {name: str(value) for name, value in chosen.items() if value != defaults[name]}
