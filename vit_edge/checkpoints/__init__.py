@@ -35,7 +35,7 @@ EMBEDDED_VARIANT = "vit-cifar10"
 class Request:
     """What the user asked of a checkpoint beside where it is."""
 
-    variant: Variant | None = None  # None: found out from the checkpoint
+    variant: Variant | None = None  # None: recognised by the checkpoint
     image_hw: tuple[int, int] | None = None  # None: the checkpoint's own size
     position_method: PositionMethod | None = None  # None: the source's own
     revision: str | None = None  # of a hub repository
@@ -135,12 +135,12 @@ def _recognised(path: Path, known: list[str]) -> str:
     """The one source that knows what lies at `path`."""
     from vit_edge.checkpoints import sniff  # needs torch
 
-    found = [name for name in known if _source(name).recognises(path)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ways = " or ".join(f"{name}:{path}" for name in found)
-        raise CheckpointError(f"{path}: more than one kind of checkpoint; write {ways}")
+    fitting = [name for name in known if _source(name).recognises(path)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        spellings = " or ".join(f"{name}:{path}" for name in fitting)
+        raise CheckpointError(f"{path}: more than one kind of checkpoint; write {spellings}")
     sniff.raise_reason(path)
     raise CheckpointError(
         f"{path}: no checkpoint recognised. Expected a Hugging Face directory (config.json with "

@@ -107,13 +107,13 @@ def clean_name(text: str) -> str:
 
 def _check_variant(foreign: Foreign, wanted: Variant, size_asked: bool) -> None:
     """Compare shapes field by field; another head is a fine-tuned checkpoint, and welcome."""
-    expected, found = wanted.architecture, foreign.architecture
+    expected, given = wanted.architecture, foreign.architecture
     fields = _SHAPE if size_asked else (*_SHAPE, "image_hw")
     different = [
-        f"{name}: the checkpoint has {getattr(found, name)}, {wanted.name} has "
+        f"{name}: the checkpoint has {getattr(given, name)}, {wanted.name} has "
         f"{getattr(expected, name)}"
         for name in fields
-        if getattr(found, name) != getattr(expected, name)
+        if getattr(given, name) != getattr(expected, name)
     ]
     if different:
         raise CheckpointError(
@@ -151,10 +151,11 @@ def _resized(
     method = request.position_method or foreign.position_method
     if resized.grid_hw == architecture.grid_hw:
         return resized, record
-    done = PositionInterpolation(method, architecture.grid_hw, resized.grid_hw)
-    log.info("positions interpolated: %s, %s -> %s", method, done.from_grid_hw, done.to_grid_hw)
-    weights[POSITION] = interpolated(weights[POSITION], done.from_grid_hw, done.to_grid_hw, method)
-    return resized, dataclasses.replace(record, position_interpolation=done)
+    from_hw, to_hw = architecture.grid_hw, resized.grid_hw
+    log.info("positions interpolated: %s, %s -> %s", method, from_hw, to_hw)
+    weights[POSITION] = interpolated(weights[POSITION], from_hw, to_hw, method)
+    change = PositionInterpolation(method, from_hw, to_hw)
+    return resized, dataclasses.replace(record, position_interpolation=change)
 
 
 def _name(foreign: Foreign) -> str:

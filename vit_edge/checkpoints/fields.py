@@ -37,7 +37,7 @@ class Fields:
         if type(value) is int and 0 < value <= most:
             return value
         if type(value) is int and value > most:
-            self.problem(f"{name}: {_shown(value)} is too large; at most {most} is supported")
+            self.problem(_too_large(name, value, most))
             return 1
         missing = name not in self.data
         self.problem(
@@ -55,7 +55,7 @@ class Fields:
 
     def truth(self, name: str, default: bool) -> bool:
         """True or false; null reads as the default."""
-        value = default if self.data.get(name) is None else self.data[name]
+        value = self._given(name, default)
         if type(value) is bool:
             return value
         self.problem(f"{name}: {value!r} is neither true nor false")
@@ -63,7 +63,7 @@ class Fields:
 
     def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
         """One of the allowed words."""
-        value = default if self.data.get(name) is None else self.data[name]
+        value = self._given(name, default)
         if value in allowed:
             return str(value)
         self.problem(f"{name}: {value!r} is not supported; expected {' or '.join(allowed)}")
@@ -71,7 +71,7 @@ class Fields:
 
     def words(self, name: str) -> list[str]:
         """A list of words; null and missing read as none."""
-        value = [] if self.data.get(name) is None else self.data[name]
+        value = self._given(name, [])
         if isinstance(value, list) and all(isinstance(word, str) for word in value):
             return value
         self.problem(f"{name}: {value!r} is no list of words")
@@ -84,9 +84,7 @@ class Fields:
         if type(height) is int and type(width) is int and height > 0 and width > 0:
             if max(height, width) <= MAX_IMAGE_PX:
                 return height, width
-            self.problem(
-                f"{name}: {_shown(value)} is too large; at most {MAX_IMAGE_PX} px is supported"
-            )
+            self.problem(_too_large(name, value, MAX_IMAGE_PX, " px"))
             return 1, 1
         shown = (
             "missing" if value is None else f"{_shown(value)} is neither a size nor [height, width]"
@@ -96,7 +94,7 @@ class Fields:
 
     def colour(self, name: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
         """Three numbers, for red, green and blue."""
-        value = default if self.data.get(name) is None else self.data[name]
+        value = self._given(name, default)
         if (
             isinstance(value, (list, tuple))
             and len(value) == 3
@@ -105,6 +103,10 @@ class Fields:
             return float(value[0]), float(value[1]), float(value[2])
         self.problem(f"{name}: {value!r} is no list of three numbers")
         return default
+
+    def _given(self, name: str, default: Any) -> Any:
+        """The value as the file has it; null and missing read as the default."""
+        return default if self.data.get(name) is None else self.data[name]
 
     def done(self) -> None:
         """Raise all problems at once.
@@ -135,14 +137,16 @@ def refuse_giants(architecture: Architecture, where: str) -> Architecture:
     }
     sizes = {name: getattr(architecture, name) or 0 for name in limits}
     sizes["image_hw"], limits["image_hw"] = max(architecture.image_hw), MAX_IMAGE_PX
-    found = [
-        f"{name}: {_shown(size)} is too large; at most {limits[name]} is supported"
-        for name, size in sizes.items()
-        if size > limits[name]
+    problems = [
+        _too_large(name, size, limits[name]) for name, size in sizes.items() if size > limits[name]
     ]
-    if found:
-        raise CheckpointError(f"{where}:\n  " + "\n  ".join(found))
+    if problems:
+        raise CheckpointError(f"{where}:\n  " + "\n  ".join(problems))
     return architecture
+
+
+def _too_large(name: str, value: object, most: int, unit: str = "") -> str:
+    return f"{name}: {_shown(value)} is too large; at most {most}{unit} is supported"
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Find the weights of a directory, and what every read file hashes to."""
+"""Find a checkpoint, the weights in it, and what every read file hashes to."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.checkpoints.pickled import Say, open_pickled
+from vit_edge.checkpoints.request import local_path
 from vit_edge.checkpoints.safetensors import open_safetensors
 from vit_edge.checkpoints.tensors import LazyTensor
 from vit_edge.errors import CheckpointError
@@ -28,12 +29,53 @@ WEIGHT_FILES = (
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the files of a checkpoint lie on this machine."""
+
+    path: Path  # a directory, or a weight file in it
+    name: str  # what to call the bundle if no variant fits
+    revision: str | None = None  # the commit, if it came from the hub
+
+
+@dataclass(frozen=True)
 class Weights:
     """The tensors of one checkpoint, and the files they lie in."""
 
     path: Path  # to name in errors
     tensors: dict[str, LazyTensor]
     files: tuple[Path, ...]
+
+
+def locate(
+    source: str,
+    reference: str,
+    repository: str,
+    revision: str | None,
+    required: Iterable[str],
+    optional: Iterable[str] = (),
+) -> Place:
+    """Find a checkpoint that lies here, or bring it from the hub.
+
+    `reference` is what stands behind the colon of `source`, `repository` what the hub calls it.
+    The others are those of `hub.fetch`.
+
+    Raises:
+        UsageError: Nothing is named, or a revision of something local.
+        CheckpointError: Nothing lies there, and no hub can have it.
+        HubError: The hub does not have it or does not answer.
+    """
+    path = local_path(source, reference, revision)
+    if path is not None:
+        return Place(path, stem(path))
+    from vit_edge.checkpoints import hub  # only here is huggingface_hub needed
+
+    return hub.fetch(source, repository, revision, required, optional)
+
+
+def stem(path: Path) -> str:
+    """The name of a folder, or that of a file without its ending."""
+    resolved = path.resolve()
+    return resolved.name if resolved.is_dir() else resolved.stem.removesuffix(".pth")
 
 
 def open_weights(path: Path, say: Say = log.info) -> Weights:
@@ -127,16 +169,18 @@ def _open_sharded(index: Path, say: Say) -> Weights:
     tensors: dict[str, LazyTensor] = {}
     problems = []
     for name, expected in shards.items():
-        found = _open_file(index.parent / name, say).tensors
-        twice = sorted(found.keys() & tensors)
+        shard = _open_file(index.parent / name, say).tensors
+        contradictions = {
+            "is missing": set(expected) - shard.keys(),
+            "is not in the index": shard.keys() - set(expected),
+            "is in another shard too": shard.keys() & tensors,
+        }
         problems += [
-            f"{name}: {tensor} is missing" for tensor in sorted(set(expected) - set(found))
+            f"{name}: {tensor} {what}"
+            for what, names in contradictions.items()
+            for tensor in sorted(names)
         ]
-        problems += [
-            f"{name}: {tensor} is not in the index" for tensor in sorted(set(found) - set(expected))
-        ]
-        problems += [f"{name}: {tensor} is in another shard too" for tensor in twice]
-        tensors |= found
+        tensors |= shard
     if problems:
         raise CheckpointError(f"{index}: the shards contradict it:\n  " + "\n  ".join(problems))
     return Weights(index, tensors, (index, *(index.parent / name for name in shards)))

@@ -19,7 +19,7 @@ from urllib.request import getproxies
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from vit_edge.checkpoints.files import WEIGHT_FILES, shards_of_index
+from vit_edge.checkpoints.files import WEIGHT_FILES, Place, shards_of_index
 from vit_edge.checkpoints.text import reason
 from vit_edge.errors import HubError
 
@@ -31,21 +31,13 @@ _PROBE_TIMEOUT_S = 4.0  # for all of them and the name server
 _CHATTY = {"huggingface_hub": logging.ERROR, "httpx": logging.WARNING, "httpx2": logging.WARNING}
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The files of one commit, in the cache of huggingface_hub."""
-
-    path: Path
-    revision: str  # the commit
-
-
 def fetch(
     source: str,
     repository: str,
     revision: str | None,
     required: Iterable[str],
     optional: Iterable[str] = (),
-) -> Snapshot:
+) -> Place:
     """Bring the named files and the weights (safetensors first) into the cache.
 
     Args:
@@ -56,7 +48,8 @@ def fetch(
         optional: Files that may be absent.
 
     Returns:
-        The folder of one commit: after the first file all others are asked for at that commit.
+        The folder of one commit in the cache of huggingface_hub: after the first file all others
+        are asked for at that commit.
 
     Raises:
         HubError: A file cannot be had; the message says where it was looked for and what to do.
@@ -73,11 +66,11 @@ def fetch(
         for name in optional:
             download.optional(name, commit)
         for name in WEIGHT_FILES:
-            found = download.optional(name, commit)
-            if found is not None:
-                for shard in shards_of_index(found) if found.suffix == ".json" else ():
+            weights = download.optional(name, commit)
+            if weights is not None:
+                for shard in shards_of_index(weights) if weights.suffix == ".json" else ():
                     download.required(shard, commit)
-                return Snapshot(folder, commit)
+                return Place(folder, repository.rpartition("/")[2], commit)
     raise download.error(commit, f"no weights: none of {', '.join(WEIGHT_FILES)} is there")
 
 
@@ -143,8 +136,8 @@ class _Download:
 
     def _known_absent(self, name: str, revision: str) -> bool:
         """Whether the hub, when it was last asked, said that this commit has no such file."""
-        found = huggingface_hub.try_to_load_from_cache(self.repository, name, revision=revision)
-        return found is huggingface_hub._CACHED_NO_EXIST
+        cached = huggingface_hub.try_to_load_from_cache(self.repository, name, revision=revision)
+        return cached is huggingface_hub._CACHED_NO_EXIST
 
     def _cannot_get(self, name: str, revision: str | None, error: Exception) -> HubError:
         missing = isinstance(error, errors.LocalEntryNotFoundError)
@@ -169,7 +162,8 @@ def _hushed() -> Iterator[None]:
 def _silence_of_the_hub() -> str | None:
     """Why the hub does not answer; None if it does, or if only a proxy could tell.
 
-    huggingface_hub itself needs half a minute of retries to find out.
+    huggingface_hub itself needs half a minute of retries to find out, which no setting of it
+    shortens.
     """
     if constants.HF_HUB_OFFLINE or getproxies():
         return None

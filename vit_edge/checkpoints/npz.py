@@ -1,10 +1,14 @@
-"""Read .npz files one array at a time; pickled objects are refused."""
+"""Read .npz files one array at a time; pickled objects are refused.
+
+NumPy's own NpzFile tells a shape only by reading the array, leaves a damaged file open, and advises
+to allow pickles where there are some.
+"""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,15 +23,6 @@ from vit_edge.errors import CheckpointError
 
 # NumPy has no bfloat16: it is saved as two raw bytes.
 _BFLOAT16 = np.dtype("V2")
-
-
-def npz_names(path: Path) -> Collection[str]:
-    """The names of the arrays; empty if this is no .npz."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except Exception:  # as in _sound
-        return ()
 
 
 def open_npz(path: Path) -> dict[str, LazyTensor]:

@@ -57,9 +57,3 @@ def _names(path: Path, stamps: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
 
 def _say_nothing(message: str, *arguments: object) -> None:
     """Looking is not reading: what is chosen is said when the checkpoint is loaded."""
-
-
-def stem(path: Path) -> str:
-    """The name of a folder, or that of a file without its ending."""
-    resolved = path.resolve()
-    return resolved.name if resolved.is_dir() else resolved.stem.removesuffix(".pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -76,6 +77,27 @@ def without_wrapper(stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
             break
         tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def shape_of(
+    name: str, axes: int, stored: Mapping[str, LazyTensor], where: str, otherwise: str
+) -> tuple[int, ...]:
+    """Return the shape of a tensor that must be there and have so many axes.
+
+    Raises:
+        CheckpointError: It is not so; the message ends in `otherwise`, what follows from that.
+    """
+    shape = stored[name].shape if name in stored else None
+    if shape is None or len(shape) != axes:
+        shown = "missing" if shape is None else f"of shape {list(shape)}, expected {axes} axes"
+        raise CheckpointError(f"{where}: {name} is {shown}: {otherwise}")
+    return shape
+
+
+def square_side(patches: int) -> int | None:
+    """The patches along one side of a square grid of so many; None if there is no such grid."""
+    side = math.isqrt(max(patches, 0))
+    return side if side and side * side == patches else None
 
 
 def read_weights(

@@ -70,16 +70,16 @@ def refuse_other_models(names: Iterable[str], where: str) -> None:
     Raises:
         CheckpointError: There is at least one.
     """
-    found = {
+    features = {
         reason: name
         for name in sorted(names, reverse=True)
         for pattern, reason in _OTHER_MODELS
         if re.match(pattern, name)
     }
     if "cls_token" not in names:
-        found["no class token"] = "cls_token is missing"
-    if found:
-        listed = "\n  ".join(f"{reason}: {name}" for reason, name in sorted(found.items()))
+        features["no class token"] = "cls_token is missing"
+    if features:
+        listed = "\n  ".join(f"{reason}: {name}" for reason, name in sorted(features.items()))
         raise CheckpointError(
             f"{where}: not the plain Vision Transformer of arXiv:2010.11929. It has:\n  {listed}"
         )

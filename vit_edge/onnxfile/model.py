@@ -159,11 +159,11 @@ class _Walk:
 
     def graph(self, graph: Message, where: str, depth: int) -> None:
         self.depth = max(self.depth, depth)
-        found = [self.tensor(tensor, f"{where}, initializer") for tensor in graph["initializer"]]
+        tensors = [self.tensor(tensor, f"{where}, initializer") for tensor in graph["initializer"]]
         for index, sparse in enumerate(graph["sparse_initializer"]):
-            found += self.sparse(sparse, f"{where}, sparse initializer {index}")
-        self.initializers += found
-        self.tensors += found
+            tensors += self.sparse(sparse, f"{where}, sparse initializer {index}")
+        self.initializers += tensors
+        self.tensors += tensors
         self.nodes(graph["node"], where, depth)
 
     def nodes(self, nodes: list[Message], where: str, depth: int) -> None:

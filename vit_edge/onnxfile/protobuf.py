@@ -80,7 +80,7 @@ class Reader:
         if depth > MAX_DEPTH:
             raise self.error(start, f"more than {MAX_DEPTH} messages inside each other")
         declared = self.schema[kind]
-        found: Message = {
+        message: Message = {
             entry.name: [] for entry in declared.values() if entry.many or entry.kind == "ints"
         }
         for item in self.fields(start, end):
@@ -89,14 +89,14 @@ class Reader:
                 continue
             value = self._value(kind, entry, item, depth)
             if entry.kind == "ints":
-                found[entry.name] += value
+                message[entry.name] += value
             elif entry.many:
-                found[entry.name].append(value)
-            elif entry.name in found:
+                message[entry.name].append(value)
+            elif entry.name in message:
                 raise self.error(item.at, f"{kind}.{entry.name} occurs twice")
             else:
-                found[entry.name] = value
-        return found
+                message[entry.name] = value
+        return message
 
     def error(self, at: int, what: str) -> ModelError:
         """An error that names the file and the byte."""

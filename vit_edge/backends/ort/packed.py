@@ -72,15 +72,15 @@ def blobs(external: External) -> dict[str, tuple[str, list[Blob]]]:
     Raises:
         ModelError: Not as ONNX Runtime writes it.
     """
-    found = {}
+    packed = {}
     for name, text in external.items():
         if name.startswith(PACKED):
             key, *parts = text.split("|")
             fields = [part.split(";") for part in parts]
             if not parts or any(len(f) != 3 or not (f[0] + f[1]).isdigit() for f in fields):
                 raise ModelError(f"packed weights described as {text[:80]!r}")
-            found[name] = key, [Blob(int(f[0]), int(f[1]), f[2]) for f in fields]
-    return found
+            packed[name] = key, [Blob(int(f[0]), int(f[1]), f[2]) for f in fields]
+    return packed
 
 
 def with_stand_ins(external: Mapping[str, External], file: Path) -> dict[str, External]:
@@ -128,12 +128,12 @@ def compacted(
             if not packed:
                 place = _copied(read, write, int(old["offset"]), int(old["length"]))
                 changed[name]["offset"] = str(place)
-            for field, (_, found) in packed.items():
+            for form, (_, pieces) in packed.items():
                 parts = [
                     f"{_copied(read, write, offset, length)};{length};{checksum}"
-                    for offset, length, checksum in found
+                    for offset, length, checksum in pieces
                 ]
-                changed[name][field] = "|".join([stand_in[field][0], *parts])
+                changed[name][form] = "|".join([stand_in[form][0], *parts])
         packed_ones = {name: old for name, old in external.items() if blobs(old)}
         for name, place in _write_stand_ins(write, packed_ones).items():
             changed[name]["offset"] = str(place)

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from vit_edge.checkpoints import EMBEDDED_VARIANT, Checkpoint, Request
+from vit_edge.checkpoints.files import Place
 from vit_edge.checkpoints.request import refuse_revision
 from vit_edge.checkpoints.sources import hf
 from vit_edge.errors import UsageError
@@ -28,4 +29,4 @@ def load(reference: str, request: Request) -> Checkpoint:
     refuse_revision(request.revision, "embedded")
     data = resources.files("vit_edge") / "data" / EMBEDDED_VARIANT
     with resources.as_file(data) as folder:
-        return hf.load_files(folder, "embedded", EMBEDDED_VARIANT, request, None)
+        return hf.load_files(Place(folder, EMBEDDED_VARIANT), "embedded", request)

@@ -10,11 +10,10 @@ from vit_edge.bundle.manifest import Architecture
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
-from vit_edge.checkpoints.files import open_weights, read_json
+from vit_edge.checkpoints.files import Place, locate, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
 from vit_edge.checkpoints.labels import numbered_labels
-from vit_edge.checkpoints.request import local_path
-from vit_edge.checkpoints.sniff import config_of, stem, tensor_names
+from vit_edge.checkpoints.sniff import config_of, tensor_names
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules, without_wrapper
 from vit_edge.errors import CheckpointError
 
@@ -71,31 +70,22 @@ def load(reference: str, request: Request) -> Checkpoint:
         CheckpointError: The files are missing, damaged, or describe no plain ViT.
         HubError: `reference` is no path, and the hub does not have it or does not answer.
     """
-    path = local_path("hf", reference, request.revision)
-    if path is not None:
-        return load_files(path, f"hf:{reference}", stem(path), request, None)
-    from vit_edge.checkpoints import hub  # only here is huggingface_hub needed
-
-    snapshot = hub.fetch("hf", reference, request.revision, (CONFIG,), (PROCESSOR,))
-    name = reference.rpartition("/")[2]
-    return load_files(snapshot.path, f"hf:{reference}", name, request, snapshot.revision)
+    place = locate("hf", reference, reference, request.revision, (CONFIG,), (PROCESSOR,))
+    return load_files(place, f"hf:{reference}", request)
 
 
-def load_files(
-    path: Path, source: str, name: str, request: Request, revision: str | None
-) -> Checkpoint:
+def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     """Read a checkpoint that lies on disk.
 
     Args:
-        path: The directory, or a weight file beside its config.json.
+        place: The directory, or a weight file beside its config.json.
         source: What the manifest calls it.
-        name: What to call the bundle if no variant fits.
         request: What was asked.
-        revision: The commit, if it came from the hub.
 
     Raises:
         CheckpointError: The files are missing, damaged, or describe no plain ViT.
     """
+    path = place.path
     folder = path if path.is_dir() else path.parent
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
@@ -116,7 +106,7 @@ def load_files(
     foreign = Foreign(
         source=source,
         where=str(weights.path),
-        name=name,
+        name=place.name,
         architecture=architecture,
         rules=tuple(_rules(architecture, tensors, prefix)),
         tensors=tensors,
@@ -125,7 +115,7 @@ def load_files(
         position_method="bicubic",
         ignored=ignored,
         files=(folder / CONFIG, *([processor] if processor.is_file() else []), *weights.files),
-        revision=revision,
+        revision=place.revision,
         published_as=lambda row: source == f"hf:{row.hf}",
     )
     return checkpoint_from(foreign, request)

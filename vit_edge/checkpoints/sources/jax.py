@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,11 @@ from vit_edge.bundle.manifest import Architecture, Preprocessing
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import refuse_giants
+from vit_edge.checkpoints.files import stem
 from vit_edge.checkpoints.labels import labels_or_imagenet
-from vit_edge.checkpoints.npz import npz_names, open_npz
+from vit_edge.checkpoints.npz import open_npz
 from vit_edge.checkpoints.request import local_path
-from vit_edge.checkpoints.sniff import stem
-from vit_edge.checkpoints.tensors import LazyTensor, Rule
+from vit_edge.checkpoints.tensors import LazyTensor, Rule, shape_of, square_side
 from vit_edge.errors import CheckpointError
 from vit_edge.variants import HALF
 
@@ -29,9 +28,12 @@ _POSITION = "Transformer/posembed_input/pos_embedding"
 
 def recognises(path: Path) -> bool:
     """A .npz with Transformer/encoderblock_0."""
-    return path.suffix == ".npz" and any(
-        name.startswith("Transformer/encoderblock_0/") for name in npz_names(path)
-    )
+    if path.suffix != ".npz":
+        return False
+    try:
+        return any(name.startswith("Transformer/encoderblock_0/") for name in open_npz(path))
+    except CheckpointError:
+        return False
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -68,46 +70,37 @@ def load(reference: str, request: Request) -> Checkpoint:
 
 def _architecture(tensors: Mapping[str, LazyTensor], where: str) -> Architecture:
     """Read the shape off the tensors."""
+    otherwise = "this is no checkpoint of google-research/vision_transformer"
+
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        return shape_of(name, axes, tensors, where, otherwise)
+
     query = f"Transformer/encoderblock_0/{_ATTENTION}/query"
-    width, heads, _ = _shape(tensors, f"{query}/kernel", 3, where)
-    patch_px, _, channels, _ = _shape(tensors, "embedding/kernel", 4, where)
-    _, mlp_dim = _shape(tensors, "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel", 2, where)
-    _, positions, _ = _shape(tensors, _POSITION, 3, where)
+    width, heads, _ = shape(f"{query}/kernel", 3)
+    patch_px, _, channels, _ = shape("embedding/kernel", 4)
+    _, mlp_dim = shape("Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel", 2)
+    _, positions, _ = shape(_POSITION, 3)
     blocks = {m[1] for name in tensors if (m := re.match(r"Transformer/encoderblock_(\d+)/", name))}
-    side = math.isqrt(positions - 1) if positions > 1 else 0
-    if not side or side * side != positions - 1:
+    side = square_side(positions - 1)
+    if side is None:
         raise CheckpointError(
             f"{where}: {_POSITION} has {positions} rows, expected a square grid and the class token"
         )
     head, pre_logits = "head/kernel", "pre_logits/kernel"
-    found = Architecture(
+    architecture = Architecture(
         width=width,
         depth=1 + max(map(int, blocks)),
         heads=heads,
         mlp_dim=mlp_dim,
         patch_px=patch_px,
         image_hw=(side * patch_px, side * patch_px),
-        num_classes=_shape(tensors, head, 2, where)[1] if head in tensors else 0,
+        num_classes=shape(head, 2)[1] if head in tensors else 0,
         channels=channels,
         qkv_bias=f"{query}/bias" in tensors,
         layer_norm_eps=LAYER_NORM_EPS,
-        pre_logits_dim=(
-            _shape(tensors, pre_logits, 2, where)[1] if pre_logits in tensors else None
-        ),
+        pre_logits_dim=shape(pre_logits, 2)[1] if pre_logits in tensors else None,
     )
-    return refuse_giants(found, where)
-
-
-def _shape(tensors: Mapping[str, LazyTensor], name: str, rank: int, where: str) -> tuple[int, ...]:
-    """The shape of a tensor that must be there."""
-    found = tensors[name].shape if name in tensors else None
-    if found is None or len(found) != rank:
-        shown = "missing" if found is None else f"of shape {list(found)}, expected {rank} axes"
-        raise CheckpointError(
-            f"{where}: {name} is {shown}: this is no checkpoint of google-research/"
-            "vision_transformer"
-        )
-    return found
+    return refuse_giants(architecture, where)
 
 
 def _rules(a: Architecture) -> list[Rule]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +13,17 @@ from vit_edge.bundle.manifest import Architecture
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import Fields, refuse_giants
-from vit_edge.checkpoints.files import open_weights, read_json
+from vit_edge.checkpoints.files import Place, locate, open_weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet
-from vit_edge.checkpoints.request import local_path
-from vit_edge.checkpoints.sniff import config_of, stem, tensor_names
+from vit_edge.checkpoints.sniff import config_of, tensor_names
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
     Rule,
     as_stored,
     linear_rules,
     norm_rules,
+    shape_of,
+    square_side,
     without_wrapper,
 )
 from vit_edge.checkpoints.timm_config import (
@@ -60,21 +60,14 @@ def load(reference: str, request: Request) -> Checkpoint:
             feature that makes it another model is named.
         HubError: `reference` is no path, and the hub does not have it or does not answer.
     """
-    path = local_path("timm", reference, request.revision)
-    if path is not None:
-        return _load_files(path, f"timm:{reference}", stem(path), request, None)
-    from vit_edge.checkpoints import hub  # only here is huggingface_hub needed
-
     repository = reference if "/" in reference else f"timm/{reference}"
-    snapshot = hub.fetch("timm", repository, request.revision, (CONFIG,))
-    name = repository.rpartition("/")[2]
-    return _load_files(snapshot.path, f"timm:{reference}", name, request, snapshot.revision)
+    place = locate("timm", reference, repository, request.revision, (CONFIG,))
+    return _load_files(place, f"timm:{reference}", request)
 
 
-def _load_files(
-    path: Path, source: str, name: str, request: Request, revision: str | None
-) -> Checkpoint:
+def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
     """Read a checkpoint that lies on disk, with or without config.json."""
+    path = place.path
     config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_json(config_file) if config_file.is_file() else {}
     weights = open_weights(path)
@@ -100,7 +93,7 @@ def _load_files(
     foreign = Foreign(
         source=source,
         where=where,
-        name=name,
+        name=place.name,
         architecture=architecture,
         rules=tuple(_rules(architecture, tensors)),
         tensors=tensors,
@@ -108,7 +101,7 @@ def _load_files(
         preprocessing=preprocessing,
         position_method="bicubic-antialias",
         files=(*([config_file] if config else []), *weights.files),
-        revision=revision,
+        revision=place.revision,
         published_as=lambda row: row.timm is not None and source == f"timm:{row.timm}",
     )
     return checkpoint_from(foreign, request)
@@ -122,52 +115,41 @@ def _architecture(
     where: str,
 ) -> Architecture:
     """Read the shape off the tensors; only heads and a non-square grid are not in them."""
-    width, channels, patch_px, _ = _shape(tensors, _PATCH, 4, where)
-    (mlp_dim, _), (_, positions, _) = (
-        _shape(tensors, "blocks.0.mlp.fc1.weight", 2, where),
-        _shape(tensors, "pos_embed", 3, where),
-    )
+
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        return shape_of(name, axes, tensors, where, "these are not timm's ViT tensors")
+
+    width, channels, patch_px, _ = shape(_PATCH, 4)
+    mlp_dim, _ = shape("blocks.0.mlp.fc1.weight", 2)
+    _, positions, _ = shape("pos_embed", 3)
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
-    if image_hw is None:
-        image_hw = _square_hw(positions, patch_px, where)
-    has_head, has_pre_logits = "head.weight" in tensors, "pre_logits.fc.weight" in tensors
-    found = Architecture(
+    head, pre_logits = "head.weight", "pre_logits.fc.weight"
+    architecture = Architecture(
         width=width,
         depth=depth,
         heads=_heads(heads, width, depth, row, where),
         mlp_dim=mlp_dim,
         patch_px=patch_px,
-        image_hw=image_hw,
-        num_classes=_shape(tensors, "head.weight", 2, where)[0] if has_head else 0,
+        image_hw=image_hw or _square_hw(positions, patch_px, where),
+        num_classes=shape(head, 2)[0] if head in tensors else 0,
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
         layer_norm_eps=LAYER_NORM_EPS,
-        pre_logits_dim=(
-            _shape(tensors, "pre_logits.fc.weight", 2, where)[0] if has_pre_logits else None
-        ),
+        pre_logits_dim=shape(pre_logits, 2)[0] if pre_logits in tensors else None,
     )
-    return refuse_giants(found, where)
-
-
-def _shape(tensors: Mapping[str, LazyTensor], name: str, rank: int, where: str) -> tuple[int, ...]:
-    """The shape of a tensor that must be there."""
-    found = tensors[name].shape if name in tensors else None
-    if found is None or len(found) != rank:
-        shown = "missing" if found is None else f"of shape {list(found)}, expected {rank} axes"
-        raise CheckpointError(f"{where}: {name} is {shown}: these are not timm's ViT tensors")
-    return found
+    return refuse_giants(architecture, where)
 
 
 def _square_hw(positions: int, patch_px: int, where: str) -> tuple[int, int]:
     """The image size of a square grid, with or without a position for the class token."""
-    for patches in (positions - 1, positions):
-        side = math.isqrt(max(patches, 0))
-        if side and side * side == patches:
-            return side * patch_px, side * patch_px
-    raise CheckpointError(
-        f"{where}: pos_embed has {positions} positions, which is no square grid. Write "
-        '"input_size": [3, HEIGHT, WIDTH] into pretrained_cfg of a config.json beside the weights.'
-    )
+    side = square_side(positions - 1) or square_side(positions)
+    if side is None:
+        raise CheckpointError(
+            f"{where}: pos_embed has {positions} positions, which is no square grid. Write "
+            '"input_size": [3, HEIGHT, WIDTH] into pretrained_cfg of a config.json beside the '
+            "weights."
+        )
+    return side * patch_px, side * patch_px
 
 
 def _heads(given: object, width: int, depth: int, row: Variant | None, where: str) -> int:
