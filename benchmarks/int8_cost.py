@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 import tempfile
 import time
@@ -20,14 +21,19 @@ import onnx_ir
 import script
 
 from vit_edge import quantize
-from vit_edge.checkpoints import Request, load_checkpoint
-from vit_edge.export import draft as drafts
+from vit_edge.checkpoints import Request
+from vit_edge.export.draft import answer_golden_images, write_draft
+from vit_edge.export.plan import ExportOptions, plan_export
 from vit_edge.export.recipe import find_recipe
+from vit_edge.export.source import open_checkpoint
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.machine.child import run_child
-from vit_edge.models.vit import vit_from_weights
 from vit_edge.quantize import Task
-from vit_edge.quantize.calibration import CalibrationRequest, load_calibration
+from vit_edge.quantize.calibration import (
+    CalibrationRequest,
+    calibration_files,
+    load_calibration,
+)
 from vit_edge.variants import variant
 
 
@@ -52,17 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Print each step's time, and the ratio."""
-    checkpoint = load_checkpoint("seeded:0", Request(variant(arguments.variant)))
-    vit = vit_from_weights(checkpoint.architecture, dict(checkpoint.weights))
+    source = open_checkpoint("seeded:0", Request(variant(arguments.variant)), ("logits",))
     recipe = find_recipe("cpu-int8", None)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        fp32 = find_recipe("cpu-fp32", None)
-        made = drafts.draft_from_checkpoint(
-            vit, checkpoint, fp32, ("logits",), None, scratch, single_file_limit=0
-        )
+        plan = plan_export(ExportOptions(find_recipe("cpu-fp32", None), outputs=("logits",)))
+        plan = dataclasses.replace(plan, single_file_limit=0)
+        golden = answer_golden_images(plan, source, scratch)
+        draft = write_draft(plan, source, golden, scratch)
         request = CalibrationRequest(arguments.calibration, arguments.count)
-        images = load_calibration(request, made.manifest.preprocessing, scratch)
+        images = load_calibration(calibration_files(request), draft.manifest.preprocessing, scratch)
         model = onnx_ir.load(scratch / "model.onnx")
         once = time.perf_counter()
         for _ in Workspace(scratch / "once").answers(model, images.batches(1), "logits"):

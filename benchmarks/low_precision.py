@@ -21,12 +21,13 @@ from typing import Any
 import script
 
 from vit_edge.bundle import Bundle
-from vit_edge.checkpoints import Request, load_checkpoint
+from vit_edge.checkpoints import Request
 from vit_edge.errors import ParityError
-from vit_edge.export.draft import Draft, draft_from_checkpoint
-from vit_edge.export.pipeline import ExportOptions, finish_bundle
+from vit_edge.export.draft import Draft, answer_golden_images, write_draft
+from vit_edge.export.pipeline import finish_bundle
+from vit_edge.export.plan import ExportOptions, plan_export
 from vit_edge.export.recipe import find_recipe
-from vit_edge.models.vit import vit_from_weights
+from vit_edge.export.source import open_checkpoint
 from vit_edge.quantize.calibration import CalibrationRequest
 
 # recipe, and what is set besides
@@ -80,21 +81,13 @@ def drafts(arguments: argparse.Namespace, scratch: Path) -> dict[str, Draft]:
     for target in ("cpu", "gpu"):
         folder = scratch / target
         folder.mkdir()
-        checkpoint = load_checkpoint(arguments.checkpoint, Request())
-        vit = vit_from_weights(checkpoint.architecture, dict(checkpoint.weights))
+        source = open_checkpoint(arguments.checkpoint, Request(), ("logits",))
         recipe = find_recipe(f"{target}-fp32", None)
-        draft = draft_from_checkpoint(
-            vit,
-            checkpoint,
-            recipe,
-            ("logits",),
-            arguments.images if not found else None,
-            folder,
-            single_file_limit=0,
-        )
+        options = ExportOptions(recipe, outputs=("logits",), golden_images=arguments.images)
+        plan = dataclasses.replace(plan_export(options), single_file_limit=0)
         # the answers are the model's, whatever the form of its graph
-        golden = found["cpu"].golden if found else draft.golden
-        found[target] = dataclasses.replace(draft, golden=golden)
+        golden = found["cpu"].golden if found else answer_golden_images(plan, source, folder)
+        found[target] = write_draft(plan, source, golden, folder)
     return found
 
 
@@ -109,7 +102,7 @@ def measure(
     with tempfile.TemporaryDirectory() as stage, tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
         try:
-            finish_bundle(draft, options, Path(stage), Path(scratch))
+            finish_bundle(plan_export(options), draft, Path(stage), Path(scratch))
         except ParityError as error:
             return {**entry, "refused": str(error)}
         entry["seconds"] = time.perf_counter() - started

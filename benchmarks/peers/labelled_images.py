@@ -18,7 +18,7 @@ from vit_edge.checkpoints import Checkpoint
 from vit_edge.errors import UsageError
 from vit_edge.images.folders import image_files
 from vit_edge.images.preprocess import preprocess
-from vit_edge.quantize.calibration import DEFAULT_COUNT, CalibrationRequest, load_calibration
+from vit_edge.quantize import calibration
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,14 @@ def calibrations(
     everything = len(image_files(folder))
     yield Calibration(f"all {everything}", None, _drawn(folder, checkpoint, everything, 0, scratch))
     for seed in range(seeds):
-        images = _drawn(folder, checkpoint, DEFAULT_COUNT, seed, scratch)
+        images = _drawn(folder, checkpoint, calibration.DEFAULT_COUNT, seed, scratch)
         yield Calibration(f"{len(images)} of {everything}", seed, images)
 
 
 def _drawn(folder: Path, checkpoint: Checkpoint, count: int, seed: int, scratch: Path) -> Images:
-    request = CalibrationRequest(str(folder), count, seed)
-    chosen = load_calibration(request, checkpoint.preprocessing, scratch)
+    request = calibration.CalibrationRequest(str(folder), count, seed)
+    files = calibration.calibration_files(request)
+    chosen = calibration.load_calibration(files, checkpoint.preprocessing, scratch)
     classes = _classes([Path(name) for name in chosen.names], folder, checkpoint)
     return Images(chosen.pixels(0, len(chosen)), classes)
 

@@ -22,13 +22,13 @@ from vit_edge import Bundle, Predictor, inspect
 from vit_edge.backends import eager
 from vit_edge.bundle.bundle import sha256_of, write_manifest
 from vit_edge.errors import BackendError, ModelError, UsageError
+from vit_edge.export.draft import Draft, answer_golden_images, write_draft
 from vit_edge.export.foreign.source import (
     ForeignSource,
-    draft_from_foreign,
     foreign_source,
-    reference_answers,
 )
 from vit_edge.export.golden_set import write_golden_set
+from vit_edge.export.plan import ExportOptions, plan_export
 from vit_edge.export.recipe import load_recipe
 from vit_edge.graphs.exactness import relative_difference
 from vit_edge.graphs.opset import with_opset
@@ -42,6 +42,11 @@ ForeignFile = Callable[[str], Path]
 
 def source_of(path: Path, scratch: Path) -> ForeignSource:
     return foreign_source(path, "google-vit", None, scratch)
+
+
+def draft_of(source: ForeignSource, folder: Path) -> Draft:
+    plan = plan_export(ExportOptions(load_recipe("cpu-fp32")))
+    return write_draft(plan, source, answer_golden_images(plan, source, folder), folder)
 
 
 def answers(model: Path | bytes, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -62,13 +67,13 @@ def test_a_rewritten_graph_computes_what_the_file_does(
 ) -> None:
     path = foreign_file(kind)
     source = source_of(path, tmp_path)
-    draft = draft_from_foreign(source, load_recipe("cpu-fp32"), None, tmp_path)
+    draft = draft_of(source, tmp_path)
     for batch in (1, 2, 3, 5):
         pixels = noise(batch)
         found, expected = answers(tmp_path / "model.onnx", pixels), answers(path, pixels)
         assert relative_difference(found, expected) < 2e-6
     assert draft.manifest.opset == int(kind.rpartition("-")[2])
-    assert source.input.name == onnx.load(path).graph.input[0].name
+    assert source.facts.input.name == onnx.load(path).graph.input[0].name
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
@@ -110,13 +115,13 @@ def test_the_reference_is_the_file_as_it_came(foreign_file: ForeignFile, tmp_pat
     source = source_of(path, tmp_path)
     resized = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
     done: list[int] = []
-    found = reference_answers(source, resized, tmp_path, done.append)["logits"]
+    found = source.answers(resized, tmp_path, done.append)["logits"]
     pixels = ((resized / np.float32(255) - 0.5) / 0.5).transpose(0, 3, 1, 2).astype(np.float32)
     assert relative_difference(found, answers(path, pixels)) < 1e-6
     assert sum(done) == 11
-    assert source.record.source == "onnx:hf-dynamo-18.onnx"
-    assert source.record.sha256 == {path.name: sha256_of(path)}
-    assert source.producer["exported_output"] == onnx.load(path).graph.output[0].name
+    assert source.facts.record.source == "onnx:hf-dynamo-18.onnx"
+    assert source.facts.record.sha256 == {path.name: sha256_of(path)}
+    assert source.facts.producer["exported_output"] == onnx.load(path).graph.output[0].name
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
@@ -176,10 +181,10 @@ def test_a_bundle_of_a_foreign_graph_predicts(
     source = foreign_source(foreign_file("timm-dynamo-20"), "timm-deit", labels, tmp_path)
     folder = tmp_path / "bundle"
     folder.mkdir()
-    draft = draft_from_foreign(source, load_recipe("cpu-fp32"), None, folder)
+    draft = draft_of(source, folder)
     (folder / "labels.txt").write_text(labels.read_text())
     (folder / "parity.json").write_text(json.dumps({"passed": True, "limit": {}, "facts": {}}))
-    write_golden_set(folder / "golden.npz", draft.golden, source.preprocessing, "float32")
+    write_golden_set(folder / "golden.npz", draft.golden, source.facts.preprocessing, "float32")
     write_manifest(folder, draft.manifest)
     bundle = Bundle.read(folder)
     assert bundle.manifest.architecture is None
@@ -283,7 +288,7 @@ def test_a_graph_that_cannot_be_a_classifier_is_refused(
 
 
 def test_the_small_model_itself_is_accepted(tmp_path: Path) -> None:
-    assert source_of(small_model(tmp_path, [MEAN]), tmp_path).outputs[0].shape == (None, 7)
+    assert source_of(small_model(tmp_path, [MEAN]), tmp_path).facts.outputs[0].shape == (None, 7)
 
 
 def test_weights_outside_the_folder_are_refused_before_anything_reads_them(tmp_path: Path) -> None:
@@ -307,5 +312,5 @@ def test_external_weights_are_hashed_too(foreign_file: ForeignFile, tmp_path: Pa
         location="weights.bin",
     )
     source = source_of(path, tmp_path)
-    assert set(source.record.sha256) == {"model.onnx", "weights.bin"}
-    assert source.variant == tmp_path.name  # "model" says nothing
+    assert set(source.facts.record.sha256) == {"model.onnx", "weights.bin"}
+    assert source.facts.variant == tmp_path.name  # "model" says nothing

@@ -19,10 +19,11 @@ from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export import pipeline
 from vit_edge.export.__main__ import main
 from vit_edge.export.foreign.conventions import CONVENTIONS
+from vit_edge.export.plan import ExportOptions, plan_export
 from vit_edge.export.recipe import find_recipe, load_recipe, recipe_names
 from vit_edge.parity import __main__ as parity
 from vit_edge.quantize import Quantized, Task
-from vit_edge.quantize.calibration import CalibrationRequest, chosen_files, load_calibration
+from vit_edge.quantize.calibration import CalibrationRequest, calibration_files, load_calibration
 from vit_edge.quantize.linears import constant, set_constant
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -159,17 +160,15 @@ def test_wrong_usage_is_said_before_any_work(
 def test_images_to_be_judged_by_are_not_calibrated_on(images: Path, tmp_path: Path) -> None:
     recipe = find_recipe(None, "int8")
     request = CalibrationRequest(str(images))
-    options = pipeline.ExportOptions(recipe, golden_images=images, calibration=request)
+    options = ExportOptions(recipe, golden_images=images, calibration=request)
     with pytest.raises(UsageError, match="24 of 24 calibration images"):
-        pipeline.check_images(options)
+        plan_export(options)
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(next(images.rglob("*.png")), other / "renamed.png")
     with pytest.raises(UsageError, match="must not be judged"):
-        pipeline.check_images(
-            pipeline.ExportOptions(
-                recipe, golden_images=images, calibration=CalibrationRequest(str(other))
-            )
+        plan_export(
+            ExportOptions(recipe, golden_images=images, calibration=CalibrationRequest(str(other)))
         )
 
 
@@ -178,7 +177,9 @@ def test_calibration_images_follow_from_the_seed(
 ) -> None:
     spec = testing_bundle.manifest.preprocessing
     one, again, other = (
-        load_calibration(CalibrationRequest(str(images), 8, seed), spec, tmp_path)
+        load_calibration(
+            calibration_files(CalibrationRequest(str(images), 8, seed)), spec, tmp_path
+        )
         for seed in (1, 1, 2)
     )
     assert one.names == again.names
@@ -186,16 +187,16 @@ def test_calibration_images_follow_from_the_seed(
     assert one.names != other.names
     assert one.as_dict()["sha256"] != other.as_dict()["sha256"]
     np.testing.assert_array_equal(one.resized, again.resized)
-    assert len(chosen_files(CalibrationRequest(str(images), 1000))) == 24
+    assert len(calibration_files(CalibrationRequest(str(images), 1000))) == 24
 
 
 def test_noise_has_to_be_asked_for_by_name(testing_bundle: Bundle, tmp_path: Path) -> None:
     spec = testing_bundle.manifest.preprocessing
-    noise = load_calibration(CalibrationRequest("random", 3), spec, tmp_path)
+    noise = load_calibration(calibration_files(CalibrationRequest("random", 3)), spec, tmp_path)
     assert len(noise) == 3
     assert noise.as_dict()["source"] == "random noise"
     with pytest.raises(UsageError, match="at least 1"):
-        load_calibration(CalibrationRequest("random", 0), spec, tmp_path)
+        calibration_files(CalibrationRequest("random", 0))
 
 
 def test_a_precision_finds_its_recipe_for_the_target() -> None:

@@ -18,9 +18,10 @@ from vit_edge.bundle.golden import Golden
 from vit_edge.bundle.integrity import ensure_verified
 from vit_edge.checkpoints import Request
 from vit_edge.errors import IntegrityError, ParityError, RecipeError, UsageError, VitEdgeError
-from vit_edge.export import draft, pipeline
+from vit_edge.export import draft, pipeline, plan, source
 from vit_edge.export.__main__ import image_size, main
-from vit_edge.export.pipeline import ExportOptions, export_bundle
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportOptions
 from vit_edge.export.recipe import load_recipe
 from vit_edge.parity import __main__ as parity
 from vit_edge.variants import variant
@@ -79,7 +80,7 @@ def test_a_model_too_large_for_one_file_is_proven_and_published_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for huge: 2.5 GB of weights exceed what one ONNX file may hold."""
-    monkeypatch.setattr(pipeline, "SINGLE_FILE_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(plan, "SINGLE_FILE_LIMIT_BYTES", 1000)
     bundle = export_bundle(options(tmp_path / "b"))
     assert set(bundle.model_files) == {"model.onnx", "model.onnx.data"}
     assert bundle.model_path.stat().st_size < 100_000
@@ -139,16 +140,16 @@ def test_another_size_moves_the_positions_and_says_so(tmp_path: Path) -> None:
 def test_a_headless_model_has_features_and_no_logits(tmp_path: Path) -> None:
     row = variant("base-patch16-224-in21k")
     assert not row.has_head
-    specs = draft.output_specs(("features", "tokens"), row.architecture, "x")
+    specs = source.output_specs(("features", "tokens"), row.architecture, "x")
     assert [spec.name for spec in specs] == ["features", "tokens"]
     with pytest.raises(UsageError, match="--outputs features"):
-        draft.output_specs(("logits",), row.architecture, "x")
+        source.output_specs(("logits",), row.architecture, "x")
 
 
 @pytest.mark.parametrize("outputs", [(), ("logits", "logits"), ("probabilities",), ("pre_logits",)])
 def test_outputs_that_do_not_exist_are_refused(outputs: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="--outputs must name some of"):
-        draft.output_specs(outputs, variant("testing").architecture, "x")
+        source.output_specs(outputs, variant("testing").architecture, "x")
 
 
 def test_golden_images_of_ones_own(tmp_path: Path) -> None:

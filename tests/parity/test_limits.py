@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
-from vit_edge.export.golden_set import golden_images
+from vit_edge.export.golden_set import golden_files, golden_images
 from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.models import vit as module
 from vit_edge.models.vit import ViT, vit_from_weights
@@ -30,7 +30,9 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def pixels(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     folder: Path = tmp_path_factory.mktemp("scratch")
-    _, resized = golden_images(None, checkpoint.preprocessing, folder, lambda images: None)
+    _, resized = golden_images(
+        golden_files(None), checkpoint.preprocessing, folder, lambda images: None
+    )
     return torch.from_numpy(pixels_from_resized(resized, checkpoint.preprocessing)).double()
 
 

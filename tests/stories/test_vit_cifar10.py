@@ -9,7 +9,8 @@ import pytest
 
 from vit_edge import Bundle, Failure, Predictor
 from vit_edge.checkpoints import Request, load_checkpoint
-from vit_edge.export.pipeline import ExportOptions, export_bundle
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportOptions
 from vit_edge.export.recipe import load_recipe
 from vit_edge.images.preprocess import preprocess
 from vit_edge.models.reference import reference_outputs

@@ -7,17 +7,13 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod
 from vit_edge.errors import MissingExtraError, UsageError
 from vit_edge.parity.targets import STATISTICS
 from vit_edge.variants import VARIANTS, variant
-
-if TYPE_CHECKING:
-    from vit_edge.export.pipeline import ForeignFile
-    from vit_edge.quantize.calibration import CalibrationRequest
 
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 
@@ -182,13 +178,17 @@ def _run(arguments: argparse.Namespace) -> int:
     row = None if arguments.variant is None else variant(arguments.variant)
     _require_extra()
     from vit_edge.checkpoints import Request
-    from vit_edge.export.pipeline import ExportOptions, export_bundle
+    from vit_edge.export.pipeline import export_bundle
+    from vit_edge.export.plan import ExportOptions, ForeignFile
     from vit_edge.export.recipe import find_recipe
+    from vit_edge.quantize.calibration import CalibrationRequest
 
     recipe = find_recipe(arguments.recipe, arguments.precision)
     if "help" in arguments.set:
         print(settings_table(recipe.precision))
         return 0
+    file, folder = arguments.onnx, arguments.calibration
+    count, seed = arguments.calibration_images, arguments.calibration_seed
     options = ExportOptions(
         recipe=recipe.changed(
             opset=arguments.opset,
@@ -197,12 +197,12 @@ def _run(arguments: argparse.Namespace) -> int:
             parity_target=arguments.parity_target,
             quantization=arguments.set,
         ),
-        foreign=_foreign(arguments),
+        foreign=None if file is None else ForeignFile(file, arguments.preprocess, arguments.labels),
         checkpoint=arguments.checkpoint,
         request=Request(row, arguments.image_size, arguments.pos_interp, arguments.revision),
         outputs=tuple(arguments.outputs.split(",")),
         golden_images=arguments.golden_images,
-        calibration=_calibration(arguments),
+        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
         out=arguments.out,
         force=arguments.force,
     )
@@ -275,24 +275,6 @@ def _check_source(arguments: argparse.Namespace) -> None:
     both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
     if both:
         raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")
-
-
-def _foreign(arguments: argparse.Namespace) -> ForeignFile | None:
-    from vit_edge.export.pipeline import ForeignFile
-
-    if arguments.onnx is None:
-        return None
-    return ForeignFile(arguments.onnx, arguments.preprocess, arguments.labels)
-
-
-def _calibration(arguments: argparse.Namespace) -> CalibrationRequest | None:
-    from vit_edge.quantize.calibration import CalibrationRequest
-
-    if arguments.calibration is None:
-        return None
-    return CalibrationRequest(
-        arguments.calibration, arguments.calibration_images, arguments.calibration_seed
-    )
 
 
 def _require_extra() -> None:

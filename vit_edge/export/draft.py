@@ -6,39 +6,28 @@ import dataclasses
 import json
 import logging
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 import vit_edge
-from vit_edge.bundle.manifest import Architecture, Manifest, Preprocessing, TensorSpec
-from vit_edge.checkpoints import Checkpoint
-from vit_edge.errors import ModelError, UsageError
-from vit_edge.export import golden_set
-from vit_edge.export.golden_set import GoldenSet
-from vit_edge.export.recipe import Recipe
-from vit_edge.export.trace import INPUT_NAME, model_from_vit, release_weights
-from vit_edge.graphs.readable import drop_allowzero, name_by_module
-from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES, skeleton, write_model
-from vit_edge.images import folders
-from vit_edge.machine import cpus
-from vit_edge.models.reference import ReferenceDtype
-from vit_edge.models.vit import ViT
+from vit_edge.bundle.manifest import Manifest
+from vit_edge.errors import ModelError
+from vit_edge.export.golden_set import GoldenSet, golden_images
+from vit_edge.export.plan import Plan
+from vit_edge.export.source import Source, SourceFacts
+from vit_edge.graphs.write import skeleton, write_model
+from vit_edge.images.folders import classes_from_folders
 
 _LOG = logging.getLogger(__name__)
-
-# float64 costs huge about 15 s an image on two cores, so it is compared with float32 instead
-FLOAT64_LIMIT_BYTES = SINGLE_FILE_LIMIT_BYTES
 
 
 @dataclass(frozen=True)
@@ -51,128 +40,61 @@ class Draft:
     folder: Path  # holds model.onnx
 
 
-def draft_from_checkpoint(
-    vit: ViT,
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    outputs: Sequence[str],
-    golden_images: Path | None,
-    folder: Path,
-    *,
-    single_file_limit: int = SINGLE_FILE_LIMIT_BYTES,
-) -> Draft:
-    """Fix the reference's answers, then trace the graph and write it.
-
-    Args:
-        vit: The reference. Its weights are gone afterwards, and so is their memory.
-        checkpoint: Where it came from; without the weights.
-        recipe: The form of the graph.
-        outputs: Names of models.vit.Outputs.
-        golden_images: A folder; None takes the package's photos.
-        folder: Where model.onnx goes.
-        single_file_limit: See `write_model`.
+def answer_golden_images(plan: Plan, source: Source, folder: Path) -> GoldenSet:
+    """Fix the reference's answers to the golden images, mapped from files in `folder`.
 
     Raises:
-        VitEdgeError: Whatever is wrong with the input.
+        VitEdgeError: Whatever is wrong with the images, or with the reference's answers.
     """
-    architecture = checkpoint.architecture
-    specs = output_specs(outputs, architecture, checkpoint.record.source)
-    dtype = reference_dtype(vit)
-    torch.set_num_threads(cpus.usable_cpus())
-    spec, labels = checkpoint.preprocessing, checkpoint.labels
-    names, resized, truth = load_golden_images(golden_images, spec, labels, folder)
-    with progress(f"reference in {dtype}", len(names)) as bar:
-        expected = golden_set.reference_answers(
-            vit, resized, spec, outputs, dtype, folder, bar.update
-        )
-    _LOG.info("tracing the graph")
-    model = model_from_vit(vit, outputs, opset=recipe.opset, attention=recipe.attention)
-    finish_graph(model, checkpoint, recipe)
-    write_model(model, folder, single_file_limit=single_file_limit)
-    release_weights(model)
-    for parameter in vit.parameters():  # those that the graph holds in another form
-        parameter.data = parameter.new_empty(0)
-    shape = (None, architecture.channels, *architecture.image_hw)
+    facts, golden = source.facts, plan.golden
+    with progress("golden images", len(golden.files)) as bar:
+        names, resized = golden_images(golden, facts.preprocessing, folder, bar.update)
+    classes = classes_from_folders(golden.folder, facts.labels)
+    with progress(f"reference in {facts.reference_dtype}", len(names)) as bar:
+        expected = source.answers(resized, folder, bar.update)
+    return GoldenSet(names, resized, expected, classes)
+
+
+def write_draft(plan: Plan, source: Source, golden: GoldenSet, folder: Path) -> Draft:
+    """Write the float32 graph into `folder`. The source's weights are gone afterwards.
+
+    Raises:
+        ModelError: The graph cannot be had in the operator set that is needed, or is not valid.
+    """
+    facts, recipe = source.facts, plan.recipe
+    least_opset = 0 if plan.quantizer is None else plan.quantizer.least_opset
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        source.graph(recipe, least_opset, Path(scratch)) as model,
+    ):
+        finish_graph(model, facts)
+        write_model(model, folder, single_file_limit=plan.single_file_limit)
+        opset, ir_version = model.opset_imports[""], model.ir_version
     manifest = Manifest(
-        variant=checkpoint.variant,
-        architecture=architecture,
-        input=TensorSpec(INPUT_NAME, "float32", "NCHW", shape),
-        outputs=specs,
+        variant=facts.variant,
+        architecture=facts.architecture,
+        input=facts.input,
+        outputs=facts.outputs,
         max_batch=recipe.max_batch,
-        preprocessing=spec,
+        preprocessing=facts.preprocessing,
         precision="fp32",
-        opset=recipe.opset,
-        ir_version=recipe.ir_version,
+        opset=opset,
+        ir_version=ir_version,
         recipe=dataclasses.asdict(recipe),
-        checkpoint=checkpoint.record,
-        reference_dtype=dtype,
-        producer=producer(),
+        checkpoint=facts.record,
+        reference_dtype=facts.reference_dtype,
+        producer=producer() | dict(facts.producer),
     )
-    return Draft(manifest, labels, GoldenSet(names, resized, expected, truth), folder)
+    return Draft(manifest, facts.labels, golden, folder)
 
 
-def reference_dtype(vit: ViT) -> ReferenceDtype:
-    """What the reference is computed in."""
-    weights_bytes = sum(parameter.nbytes for parameter in vit.parameters())
-    return "float64" if weights_bytes < FLOAT64_LIMIT_BYTES else "float32"
-
-
-def load_golden_images(
-    folder: Path | None, spec: Preprocessing, labels: Sequence[str], scratch: Path
-) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64] | None]:
-    """The golden images, resized, and the classes that their folders tell."""
-    files = folders.image_files(folder or folders.PHOTOS)
-    with progress("golden images", len(files)) as bar:
-        names, resized = golden_set.golden_images(folder, spec, scratch, bar.update)
-    return names, resized, folders.classes_from_folders(folder, labels)
-
-
-def output_specs(
-    outputs: Sequence[str], architecture: Architecture, source: str
-) -> tuple[TensorSpec, ...]:
-    """Describe the outputs asked for.
-
-    Raises:
-        UsageError: An output that this model does not have, or named twice.
-    """
-    shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
-        "features": ("NC", (None, architecture.width)),
-        "tokens": ("NLC", (None, architecture.tokens, architecture.width)),
-    }
-    if architecture.num_classes:
-        shapes["logits"] = ("NC", (None, architecture.num_classes))
-    if architecture.pre_logits_dim is not None:
-        shapes["pre_logits"] = ("NC", (None, architecture.pre_logits_dim))
-    if "logits" in outputs and not architecture.num_classes:
-        raise UsageError(
-            f"{source} has no classification head (or a zeroed one), so there are no logits to "
-            "export: ask for what it has, --outputs features"
-        )
-    check_names(outputs, shapes)
-    return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)
-
-
-def check_names(outputs: Sequence[str], known: Iterable[str]) -> None:
-    """Refuse outputs that are not among the known ones, repeated, or none at all."""
-    if set(outputs) - set(known) or not outputs or len(set(outputs)) != len(outputs):
-        raise UsageError(
-            f"--outputs must name some of {', '.join(sorted(known))}, each once, "
-            f"not {','.join(outputs)!r}"
-        )
-
-
-def finish_graph(model: onnx_ir.Model, checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Clean the traced graph up, describe it, and check it as far as that needs no weights."""
-    name_by_module(model)
-    drop_allowzero(model)
-    model.ir_version = recipe.ir_version
+def finish_graph(model: onnx_ir.Model, facts: SourceFacts) -> None:
+    """Describe the graph, and check it as far as that needs no weights."""
     model.producer_name, model.producer_version = "vit_edge", vit_edge.__version__
-    model.doc_string = ""
-    model.metadata_props.clear()
-    model.metadata_props["vit_edge.variant"] = checkpoint.variant
-    model.metadata_props["vit_edge.labels"] = json.dumps(checkpoint.labels)
+    model.metadata_props["vit_edge.variant"] = facts.variant
+    model.metadata_props["vit_edge.labels"] = json.dumps(facts.labels)
     model.metadata_props["vit_edge.preprocessing"] = json.dumps(
-        dataclasses.asdict(checkpoint.preprocessing)
+        dataclasses.asdict(facts.preprocessing)
     )
     check_standard(model)
 

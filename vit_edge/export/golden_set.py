@@ -12,22 +12,23 @@ from PIL import ImageOps
 
 from vit_edge.bundle.golden import Probe, write_golden
 from vit_edge.bundle.manifest import Preprocessing
-from vit_edge.errors import InputError
 from vit_edge.graphs.mapped import mapped
 from vit_edge.images.folders import PHOTOS, image_files
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import pixels_from_resized, resized_from_image
-from vit_edge.models.reference import ReferenceDtype, reference_outputs
-from vit_edge.models.vit import ViT
+from vit_edge.images.preprocess import resized_from_image
 from vit_edge.parity.probes import make_probes
 
 KEPT = 16  # images in golden.npz; the gate itself runs over all of them
-# Of one image's float64 tokens in a batch: two images of 785 tokens and width 1280, whose widest
-# activations, the MLP's, then take some 130 MB.
-REFERENCE_TOKEN_BYTES = 2 * 785 * 1280 * 8
-LARGEST_REFERENCE_BATCH = 64
 
 Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class GoldenFiles:
+    """The images that graphs are judged by."""
+
+    folder: Path | None  # None: the package's photos
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,25 @@ class GoldenSet:
         return None if self.classes is None else self.classes[list(indices)]
 
 
+def golden_files(folder: Path | None) -> GoldenFiles:
+    """Find every image below a folder, in the order of names.
+
+    Args:
+        folder: None takes the package's photos.
+
+    Raises:
+        UsageError: No such folder, or no image in it.
+    """
+    return GoldenFiles(folder, tuple(image_files(PHOTOS if folder is None else folder)))
+
+
 def golden_images(
-    folder: Path | None, preprocessing: Preprocessing, scratch: Path, progress: Progress
+    golden: GoldenFiles, preprocessing: Preprocessing, scratch: Path, progress: Progress
 ) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Load and resize the golden images.
 
     Args:
-        folder: Every image below it, in the order of names; None takes the package's photos, each
-            whole and as the mirrored middle of itself.
+        golden: The files; the package's photos are taken whole and as the mirrored middle of each.
         preprocessing: Resize and crop.
         scratch: Where to put the mapped file.
         progress: Called with 1 after each image.
@@ -71,17 +83,15 @@ def golden_images(
         Names and uint8[N, H, W, 3].
 
     Raises:
-        UsageError: No such folder, or no image in it.
         ImageError: An image that cannot be used; the file is named.
     """
-    files = image_files(PHOTOS if folder is None else folder)
-    copies = 2 if folder is None else 1
+    copies = 2 if golden.folder is None else 1
     names: list[str] = []
-    resized = mapped(scratch, (copies * len(files), *preprocessing.crop_hw, 3), np.uint8)
-    for file in files:
+    resized = mapped(scratch, (copies * len(golden.files), *preprocessing.crop_hw, 3), np.uint8)
+    for file in golden.files:
         photo = load_image(file, background=preprocessing.background)
         views = {file.name: photo}
-        if folder is None:
+        if golden.folder is None:
             width, height = photo.size
             box = (width // 5, height // 5, width - width // 5, height - height // 5)
             views[f"{file.name}:mirrored-middle"] = ImageOps.mirror(photo.crop(box))
@@ -90,45 +100,6 @@ def golden_images(
             names.append(name)
         progress(1)
     return tuple(names), resized
-
-
-def reference_answers(
-    vit: ViT,
-    resized: NDArray[np.uint8],
-    preprocessing: Preprocessing,
-    outputs: Sequence[str],
-    dtype: ReferenceDtype,
-    scratch: Path,
-    progress: Progress,
-) -> dict[str, NDArray[np.float32]]:
-    """Run the reference: this is where the truth is fixed.
-
-    Returns:
-        Output name -> float32[N, ...], mapped.
-
-    Raises:
-        InputError: The reference itself answers NaN or Inf.
-    """
-    answers: dict[str, NDArray[np.float32]] = {}
-    image_bytes = vit.architecture.tokens * vit.architecture.width * 8
-    size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // image_bytes))
-    for start in range(0, len(resized), size):
-        batch = slice(start, start + size)
-        pixels = pixels_from_resized(resized[batch], preprocessing)
-        found = reference_outputs(vit, pixels, dtype)._asdict()
-        for output in outputs:
-            values = found[output].float().numpy()
-            if not np.isfinite(values).all():
-                raise InputError(
-                    f"the reference's {output} hold NaN or Inf: the weights are broken, or the "
-                    "preprocessing is not theirs"
-                )
-            if output not in answers:
-                shape = (len(resized), *values.shape[1:])
-                answers[output] = mapped(scratch, shape, np.float32)
-            answers[output][batch] = values
-        progress(len(pixels))
-    return answers
 
 
 def write_golden_set(

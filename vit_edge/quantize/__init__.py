@@ -65,6 +65,20 @@ class Task:
     journal: Path | None  # where to keep what a search has found, to go on with it after a stop
     progress: Progress
 
+    @property
+    def images(self) -> Calibration:
+        """The calibration images, where a quantizer cannot do without."""
+        assert self.calibration is not None
+        return self.calibration
+
+    def record(self, method: str, settings: Any) -> dict[str, Any]:
+        """What the record of every quantizer begins with, for the manifest."""
+        return {
+            "method": method,
+            "settings": dataclasses.asdict(settings),
+            "calibration": None if self.calibration is None else self.calibration.as_dict(),
+        }
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -98,8 +112,8 @@ def module(precision: str) -> QuantizerModule:
     Raises:
         UsageError: There is none.
     """
-    found: ModuleType = plugins.load(PRECISIONS, precision.replace("-", "_"))
-    return cast(QuantizerModule, found)
+    quantizer: ModuleType = plugins.load(PRECISIONS, precision.replace("-", "_"))
+    return cast(QuantizerModule, quantizer)
 
 
 def settings_from_table(precision: str, table: Mapping[str, Any], where: str) -> Any:

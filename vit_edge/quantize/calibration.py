@@ -46,6 +46,18 @@ class CalibrationRequest:
 
 
 @dataclass(frozen=True)
+class CalibrationFiles:
+    """The files that a request means; none for noise."""
+
+    request: CalibrationRequest
+    files: tuple[Path, ...]  # in random order
+    sha256: tuple[str, ...]  # of each file
+
+    def __len__(self) -> int:
+        return self.request.count if self.request.source == RANDOM else len(self.files)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Resized calibration images, mapped from disk, and where they came from."""
 
@@ -83,55 +95,55 @@ class Calibration:
         }
 
 
-def load_calibration(
-    request: CalibrationRequest,
-    preprocessing: Preprocessing,
-    scratch: Path,
-    progress: Progress = lambda images: None,
-) -> Calibration:
-    """Choose, load and resize the images.
+def calibration_files(request: CalibrationRequest) -> CalibrationFiles:
+    """Choose the images, and hash them.
 
     The choice depends on the seed and on what the files are called, not on the order in which the
     disk lists them. Fewer images than asked for are all taken.
 
-    Args:
-        request: Which.
-        preprocessing: Resize and crop.
-        scratch: Where to put the mapped file.
-        progress: Called with 1 after each image.
-
     Raises:
         UsageError: No such folder, no image in it, or a count or seed out of range.
-        ImageError: An image that cannot be used; the file is named.
     """
     problems = request.problems()
     if problems:
         raise UsageError("; ".join(problems))
     if request.source == RANDOM:
-        return _noise(request, preprocessing, scratch)
-    files = chosen_files(request)
-    resized = mapped(scratch, (len(files), *preprocessing.crop_hw, 3), np.uint8)
-    hashes = []
-    for index, file in enumerate(files):
-        photo = load_image(file, background=preprocessing.background)
-        resized[index] = resized_from_image(photo, preprocessing)
-        hashes.append(sha256_of(file))
-        progress(1)
-    root = Path(request.source)
-    names = tuple(str(file.relative_to(root)) for file in files)
-    return Calibration(request, names, tuple(hashes), resized, preprocessing)
-
-
-def chosen_files(request: CalibrationRequest) -> list[Path]:
-    """The files that a request means, in random order.
-
-    Raises:
-        UsageError: No such folder, or no image in it.
-    """
+        return CalibrationFiles(request, (), ())
     root = Path(request.source)
     files = sorted(image_files(root), key=lambda file: file.relative_to(root).as_posix())
     order = np.random.default_rng(request.seed).permutation(len(files))
-    return [files[index] for index in order[: request.count]]
+    chosen = tuple(files[index] for index in order[: request.count])
+    return CalibrationFiles(request, chosen, tuple(sha256_of(file) for file in chosen))
+
+
+def load_calibration(
+    chosen: CalibrationFiles,
+    preprocessing: Preprocessing,
+    scratch: Path,
+    progress: Progress = lambda images: None,
+) -> Calibration:
+    """Load and resize the images.
+
+    Args:
+        chosen: Which.
+        preprocessing: Resize and crop.
+        scratch: Where to put the mapped file.
+        progress: Called with 1 after each image.
+
+    Raises:
+        ImageError: An image that cannot be used; the file is named.
+    """
+    request = chosen.request
+    if request.source == RANDOM:
+        return _noise(request, preprocessing, scratch)
+    resized = mapped(scratch, (len(chosen), *preprocessing.crop_hw, 3), np.uint8)
+    for index, file in enumerate(chosen.files):
+        photo = load_image(file, background=preprocessing.background)
+        resized[index] = resized_from_image(photo, preprocessing)
+        progress(1)
+    root = Path(request.source)
+    names = tuple(str(file.relative_to(root)) for file in chosen.files)
+    return Calibration(request, names, chosen.sha256, resized, preprocessing)
 
 
 def _noise(request: CalibrationRequest, preprocessing: Preprocessing, scratch: Path) -> Calibration:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir
@@ -19,6 +20,7 @@ from vit_edge.quantize.linears import ahead_of_norms, is_initializer
 # What may be computed in half precision beside the GEMMs.
 Part = Literal["gelu", "softmax", "residual", "patch"]
 PARTS: tuple[Part, ...] = ("gelu", "softmax", "residual", "patch")
+USUAL_PARTS = ("gelu",)  # those that are, unless told otherwise
 
 GEMMS = ("MatMul", "Gemm", "Attention")
 # They compute nothing: their result is as wide as what they move.
@@ -30,6 +32,30 @@ _GELU = ("Gelu", "Erf", "Tanh", "Sigmoid")  # the operator, or what other export
 # A bias, a scale, LayerScale, the rest of a decomposed GELU.
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Relu", "Where")
 _OPERATOR = re.compile(r"/[^/]*$")  # at the end of a node's name
+
+
+@dataclass(frozen=True)
+class HalfSettings:
+    """What can be chosen of half precision.
+
+    Attributes:
+        also_half: What becomes half beside the GEMMs, of gelu, softmax, residual, patch.
+        keep_float32: Nodes or Linears that do not, such as blocks.0.mlp.fc2.
+        centre: Shift what enters the Linears to zero mean first, which is exact, if there are
+            calibration images.
+    """
+
+    also_half: tuple[str, ...] = USUAL_PARTS
+    keep_float32: tuple[str, ...] = ()
+    centre: bool = True
+
+    def problems(self) -> list[str]:
+        """Everything that cannot be followed; empty if nothing."""
+        return [
+            f"also_half: {name!r} is not one of {', '.join(PARTS)}"
+            for name in self.also_half
+            if name not in PARTS
+        ]
 
 
 def half_nodes(

@@ -1,14 +1,16 @@
 """Weight-only precisions: the weights of the Linears in 4 or 8 bits, everything else in float.
 
-For devices where the size of the file and the memory decide. In order: inputs are rescaled where
-that is exact (_folding, _awq), each block's levels fitted (_blockwise), weights rounded so that
-what comes out changes least (_gptq), biases corrected by the mean that is lost, and, where a
-target asks for it, the Linears that hurt most kept in float (_sensitivity).
+For devices where the size of the file and the memory decide. The steps in their order:
+
+1. Inputs are rescaled where that is exact (rescale/folding, rescale/awq).
+2. Each block's levels are fitted (formats/blocks), and weights rounded so that what comes out
+   changes least (rounding/gptq).
+3. Biases are corrected by the mean that is lost.
+4. Where a target asks for it, the Linears that hurt most are kept in float (search/sensitivity).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +28,11 @@ from vit_edge.quantize.rounding.moments import collect_moments, passes
 from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, rounded_linear
 from vit_edge.quantize.search.sensitivity import (
     Judge,
+    SearchSettings,
     Trial,
     Variant,
     ranked_search,
-    search_problems,
-    trials_as_json,
+    record_of_search,
 )
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # what onnxruntime's MatMulNBits has kernels for
@@ -38,8 +40,8 @@ LEAST_OPSET = {"cpu": 21, "gpu": 21}  # brought block_size and 4-bit integers to
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What can be chosen."""
+class Settings(SearchSettings):
+    """What can be chosen beside the search, which starts only where the target is missed."""
 
     block_size: int = 64  # input channels that share a scale; OpenVINO wants a divisor of the width
     symmetric: bool = False  # without zero points: a little smaller and less exact
@@ -47,17 +49,14 @@ class Settings:
     rounding: Rounding = "gptq"
     bias_correction: bool = True
     head: bool = False  # the Linears behind the last LayerNormalization too
-    keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
-    float_share: float = 0.25  # where a target is missed: the share of damage to stay in float for
-    float_budget: int = 4  # how many may stay in float for the target
-    sensitivity_images: int = 32
 
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
-        found = search_problems(self)
+        problems = super().problems()
         if self.block_size not in BLOCK_SIZES:
-            found.append(f"block_size must be one of {list(BLOCK_SIZES)}, not {self.block_size}")
-        return found
+            sizes = list(BLOCK_SIZES)
+            problems.append(f"block_size must be one of {sizes}, not {self.block_size}")
+        return problems
 
 
 def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
@@ -76,25 +75,24 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
         ParityError: The task's target does not hold within the float budget.
         UsageError: keep_float names a Linear that is not there, or the target is no CPU.
     """
-    assert task.calibration is not None
     _check(task)
     kind = BlockFormat(bits, settings.symmetric, settings.block_size)
     workspace = Workspace(task.scratch / "weight-only")
     reference = workspace.settled(task.model)
     model = reference.clone()
-    found, choices = _round(task, settings, kind, workspace, reference, model)
+    rounded, choices = _round(task, settings, kind, workspace, reference, model)
     model = workspace.settled(model)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:
-        return _applied(model, {name: found[name] for name in names})
+        return _applied(model, {name: rounded[name] for name in names})
 
-    trials = _search(task, settings, workspace, reference, variant, list(found))
+    trials = _search(task, settings, workspace, reference, variant, list(rounded))
     kept_float = trials[-1].kept_float if trials else ()
-    names = [name for name in found if name not in kept_float]
+    names = [name for name in rounded if name not in kept_float]
     return Quantized(
         variant(names),
-        _record(task, settings, kind, found, choices, names, trials),
-        _table(found, choices, names),
+        _record(task, settings, kind, rounded, choices, names, trials),
+        _table(rounded, choices, names),
     )
 
 
@@ -128,16 +126,15 @@ def _round(
     model: onnx_ir.Model,
 ) -> tuple[dict[str, Rounded], dict[str, Choice]]:
     """Rescale the model's groups in place and round its Linears, some of them at a time."""
-    assert task.calibration is not None
     linears = linears_of(model, settings.head)
     check_names(settings.keep_float, [linear.name for linear in linears])
-    pixels = task.calibration.pixels(0, IMAGES)
+    pixels = task.images.pixels(0, IMAGES)
     tied = proven(workspace, model, linears, pixels) if settings.rescale else []
     corrects = settings.bias_correction
     found: dict[str, Rounded] = {}
     choices: dict[str, Choice] = {}
     for run in passes(linears, tied):
-        seen = collect_moments(workspace, reference, run, task.calibration, task.progress)
+        seen = collect_moments(workspace, reference, run, task.images, task.progress)
         weights = {linear.weight for linear in run}
         with task.progress("rounding", len(run), "Linear") as bar:
             for group in tied:
@@ -175,14 +172,13 @@ def _search(
     """Look whether the target holds with all of them, and only if not, which to keep in float."""
     if task.parity_target is None:
         return []
-    assert task.calibration is not None
-    judge = Judge(workspace, reference, task.calibration)
+    judge = Judge(workspace, reference, task.images)
     summary = judge.summary(variant(names))
     first = Trial((), tuple(task.parity_target.judged(summary).missed(summary)), summary)
     if not first.missed:
         return [first]
-    _, found = ranked_search(judge, variant, names, task, settings, least=1)
-    return [first, *found]
+    _, more = ranked_search(judge, variant, names, task, settings, least=1)
+    return [first, *more]
 
 
 def _record(
@@ -195,13 +191,10 @@ def _record(
     trials: Sequence[Trial],
 ) -> dict[str, Any]:
     """What the manifest keeps: enough to see why the graph is as it is."""
-    assert task.calibration is not None
+    method = f"weight-only, {kind.dtype.name.lower()} in blocks of {kind.block}"
     return {
-        "method": f"weight-only, {kind.dtype.name.lower()} in blocks of {kind.block}",
-        "settings": dataclasses.asdict(settings),
-        "calibration": task.calibration.as_dict(),
-        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
-        "trials": trials_as_json(trials),
+        **task.record(method, settings),
+        **record_of_search(task, trials),
         "weight_bytes": sum(found[name].weight.stored_bytes for name in names),
         "linears": [
             {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError
 from vit_edge.quantize.linears import constant, is_initializer, set_constant
-from vit_edge.quantize.parts import half_nodes, is_float32, stem
+from vit_edge.quantize.parts import USUAL_PARTS, half_nodes, is_float32, stem
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def prepare(model: onnx_ir.Model) -> None:
 def convert(
     model: onnx_ir.Model,
     half: Half,
-    parts: Collection[str] = ("gelu",),
+    parts: Collection[str] = USUAL_PARTS,
     keep_float32: Collection[str] = (),
 ) -> set[onnx_ir.Node]:
     """Compute the GEMMs of a float32 graph in half precision, in place.
@@ -53,9 +53,9 @@ def convert(
     which must have been made by `rounded_scale`.
 
     Args:
-        model: Whatever made it; see `_parts`.
+        model: Whatever made it; see `half_nodes`.
         half: FLOAT16 or BFLOAT16.
-        parts: What else becomes half; see `_parts.PARTS`.
+        parts: What else becomes half; see `parts.PARTS`.
         keep_float32: Names of nodes, or of what they belong to, that do not.
 
     Returns:

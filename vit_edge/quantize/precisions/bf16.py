@@ -1,17 +1,15 @@
 """`--precision bf16`: GEMMs in bfloat16, which has float32's range and 8 bits of precision.
 
-It cannot overflow; what it costs is rounding. Centring (see `_centring`) is what helps against
+It cannot overflow; what it costs is rounding. Centring (rescale/centring) is what helps against
 that: half as much noise and less on models with outlier channels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
 from vit_edge.quantize.formats.half import BFLOAT16, convert, prepare
-from vit_edge.quantize.precisions.fp16 import unknown_parts
+from vit_edge.quantize.parts import HalfSettings
 from vit_edge.quantize.rescale.centring import centre
 from vit_edge.quantize.search.simulate import sentence, simulated
 
@@ -19,26 +17,10 @@ CALIBRATION: CalibrationUse = "optional"  # for centring
 LEAST_OPSET = {"cpu": 17, "gpu": 17}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What can be chosen.
-
-    Attributes:
-        also_half: What is computed in bfloat16 beside the GEMMs, of gelu, softmax, residual, patch.
-        keep_float32: Nodes or Linears that are not, such as blocks.0.mlp.fc2.
-        centre: Shift what enters the Linears to zero mean first, if there are calibration images.
-    """
-
-    also_half: tuple[str, ...] = ("gelu",)
-    keep_float32: tuple[str, ...] = ()
-    centre: bool = True
-
-    def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
-        return unknown_parts(self.also_half)
+Settings = HalfSettings
 
 
-def quantize(task: Task, settings: Settings) -> Quantized:
+def quantize(task: Task, settings: HalfSettings) -> Quantized:
     """Compute the GEMMs of a float32 graph in bfloat16.
 
     Raises:

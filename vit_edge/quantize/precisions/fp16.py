@@ -1,7 +1,7 @@
 """`--precision fp16`: GEMMs in float16; what would leave its range, and what needs more bits, not.
 
 LayerNormalization is one operator in float32: as a chain of operators its squares pass 65504 from
-|x| = 256 on. Residual stream, softmax, patch embedding and readout are float32 too; see `_parts`.
+|x| = 256 on. Residual stream, softmax, patch embedding and readout are float32 too: see parts.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vit_edge.errors import UsageError
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
 from vit_edge.quantize.formats.half import FLOAT16, convert, prepare
-from vit_edge.quantize.parts import PARTS, half_nodes
+from vit_edge.quantize.parts import HalfSettings, half_nodes
 from vit_edge.quantize.rescale.centring import centre
 from vit_edge.quantize.search import overflow
 from vit_edge.quantize.search.overflow import scan, underflow
@@ -23,36 +23,21 @@ LEAST_OPSET = {"cpu": 17, "gpu": 17}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(HalfSettings):
     """What can be chosen.
 
     Attributes:
-        also_half: What is computed in float16 beside the GEMMs, of gelu, softmax, residual, patch.
-        keep_float32: Nodes or Linears that are not, such as blocks.0.mlp.fc2.
-        centre: Shift what enters the Linears to zero mean first, which is exact.
         margin: How many times the largest |x| on the calibration images must fit float16.
     """
 
-    also_half: tuple[str, ...] = overflow.PARTS
-    keep_float32: tuple[str, ...] = ()
-    centre: bool = True
     margin: float = overflow.MARGIN
 
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
-        found = unknown_parts(self.also_half)
+        problems = super().problems()
         if not 1 <= self.margin <= FLOAT16.largest:
-            found.append(f"margin: must be at least 1, not {self.margin}")
-        return found
-
-
-def unknown_parts(names: tuple[str, ...]) -> list[str]:
-    """Every name that is no part of a model."""
-    return [
-        f"also_half: {name!r} is not one of {', '.join(PARTS)}"
-        for name in names
-        if name not in PARTS
-    ]
+            problems.append(f"margin: must be at least 1, not {self.margin}")
+        return problems
 
 
 def quantize(task: Task, settings: Settings) -> Quantized:

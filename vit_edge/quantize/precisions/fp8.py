@@ -7,8 +7,9 @@ scale 1/448 (https://github.com/NVIDIA/Model-Optimizer/pull/1289).
 
 A float's error grows with its magnitude, so what helps INT8 does not help here: rescaled channels
 keep their errors, and outliers cost their neighbours nothing. What helps is to take constant
-offsets out of the activations first, which is exact: of what enters the Linears (_centring), and of
-the keys, since softmax ignores what all keys have in common. The rest stays in FP16 or FP32.
+offsets out of the activations first, which is exact: of what enters the Linears
+(rescale/centring), and of the keys, since softmax ignores what all keys have in common. The rest
+stays in FP16 or FP32.
 
 On vit-cifar10 and its outlier checkpoint, in dB of the logits' centred SQNR: 33 and 14 as it is, 34
 and 26 with activations centred, the latter 30 with its keys too, and 34 to 37 both with up to four
@@ -17,7 +18,6 @@ of 39 parts in float. Rounded weights alone leave 43, and bias correction change
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +27,7 @@ import onnx_ir
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
-from vit_edge.quantize.formats.half import FLOAT16, prepare
+from vit_edge.quantize.formats.half import prepare
 from vit_edge.quantize.linears import block_linears, check_names
 from vit_edge.quantize.rescale.attention import attention_products, centre_keys
 from vit_edge.quantize.rescale.centring import centre
@@ -36,13 +36,13 @@ from vit_edge.quantize.rounding.samples import Reader, collect_samples
 from vit_edge.quantize.search.overflow import halve_around
 from vit_edge.quantize.search.sensitivity import (
     Judge,
+    SearchSettings,
     Share,
     Trial,
     ranked_search,
-    search_problems,
-    trials_as_json,
+    record_of_cost,
+    record_of_search,
 )
-from vit_edge.quantize.search.simulate import sentence, simulated
 
 CALIBRATION: CalibrationUse = "required"
 
@@ -52,32 +52,21 @@ SIMULATION = {"session.disable_quant_qdq": "1"}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What can be chosen.
+class Settings(SearchSettings):
+    """What can be chosen beside the search, which may keep blocks.N.attention.products too.
 
     Attributes:
         attention: Quantize the products q k^T and p v too.
         centre: Shift what enters the Linears, and the keys, to zero mean first, which is exact.
         scales: Cover the largest number seen, or search the scale of least error.
-        keep_float: Linears and blocks.N.attention.products that are not quantized in any case.
-        float_share: What does more than this share of the damage stays in float.
-        float_budget: How many may stay in float for that or for the target.
-        sensitivity_images: On which the damage is measured.
         around: What the rest of the graph computes in.
     """
 
+    float_share: float = 0.15
     attention: bool = True
     centre: bool = True
     scales: ScaleMethod = "search"
-    keep_float: tuple[str, ...] = ()
-    float_share: float = 0.15
-    float_budget: int = 4
-    sensitivity_images: int = 32
     around: Literal["fp16", "fp32"] = "fp16"
-
-    def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
-        return search_problems(self)
 
 
 def quantize(task: Task, settings: Settings) -> Quantized:
@@ -109,14 +98,11 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     kept = {*settings.keep_float, *trials[-1].kept_float}
     final = rounded.applied(model, [name for name in rounded.names if name not in kept])
     record = _record(settings, centred, rounded, ranked, trials, task)
-    table = _table(ranked, trials[-1], settings)
+    quantized = Quantized(final, record, _table(ranked, trials[-1], settings))
     if settings.around == "fp32":
-        return Quantized(final, record, table)
-    assert task.calibration is not None
-    reach = halve_around(final, model, workspace, task.calibration, task.progress)
-    record["overflow_scan"] = reach.as_dict()
-    how = f"{sentence(FLOAT16)}; products of E4M3 numbers as products of float32"
-    return Quantized(final, record, table, simulated(final, FLOAT16), how)
+        return quantized
+    remark = "; products of E4M3 numbers as products of float32"
+    return halve_around(quantized, model, workspace, task, remark)
 
 
 def _check(task: Task) -> None:
@@ -135,18 +121,16 @@ def _check(task: Task) -> None:
 
 def _centred(workspace: Workspace, model: onnx_ir.Model, task: Task) -> list[str]:
     """Take offsets out of activations and keys, in place; the names of what was shifted."""
-    assert task.calibration is not None
-    keys = centre_keys(model, workspace, task.calibration, task.progress)
-    return [*centre(model, workspace, task.calibration, task.progress), *keys]
+    keys = centre_keys(model, workspace, task.images, task.progress)
+    return [*centre(model, workspace, task.images, task.progress), *keys]
 
 
 def _rounded(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Settings) -> Rounded:
-    assert task.calibration is not None
     linears = block_linears(model)
     products = attention_products(model) if settings.attention else []
     operands = [operand for found in products for operand in found.measured]
     readers: list[Reader] = [*linears, *operands]
-    samples = collect_samples(workspace, model, readers, task.calibration, task.progress)
+    samples = collect_samples(workspace, model, readers, task.images, task.progress)
     rounded = round_all(linears, products, samples, settings.scales, task.progress)
     check_names(settings.keep_float, rounded.names)
     return rounded
@@ -156,13 +140,12 @@ def _searched(
     workspace: Workspace, model: onnx_ir.Model, rounded: Rounded, task: Task, settings: Settings
 ) -> tuple[list[Share], list[Trial]]:
     """Measure what each part costs, and how many must stay in float for the target."""
-    assert task.calibration is not None
     names = [name for name in rounded.names if name not in settings.keep_float]
 
     def variant(chosen: Sequence[str]) -> onnx_ir.Model:
         return rounded.applied(model, chosen)
 
-    judge = Judge(workspace, model, task.calibration, SIMULATION)
+    judge = Judge(workspace, model, task.images, SIMULATION)
     return ranked_search(judge, variant, names, task, settings)
 
 
@@ -175,29 +158,21 @@ def _record(
     task: Task,
 ) -> dict[str, Any]:
     """What the manifest keeps: enough to see why the graph is as it is."""
-    assert task.calibration is not None
-    share_of = {share.name: share for share in ranked}
     kept = {*settings.keep_float, *trials[-1].kept_float}
-    parts = []
-    for name in rounded.names:
-        share = share_of.get(name)
-        part = {
-            "name": name,
-            "quantized": name not in kept,
-            "input_scales": rounded.scales(name),
-            "noise": None if share is None else share.noise,
-            "share": None if share is None else share.share,
-        }
-        parts.append(part)
     return {
-        "method": "static E4M3 Q/DQ on block Linears and attention products",
+        **task.record("static E4M3 Q/DQ on block Linears and attention products", settings),
         "target": task.target,
-        "settings": dataclasses.asdict(settings),
-        "calibration": task.calibration.as_dict(),
-        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
         "centred": list(centred),
-        "trials": trials_as_json(trials),
-        "parts": parts,
+        **record_of_search(task, trials),
+        "parts": [
+            {
+                "name": name,
+                "quantized": name not in kept,
+                "input_scales": rounded.scales(name),
+                **record_of_cost(ranked, name),
+            }
+            for name in rounded.names
+        ],
     }
 
 

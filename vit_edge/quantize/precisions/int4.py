@@ -1,4 +1,4 @@
-"""INT4: 4-bit weights in blocks, float activations. See _weight_only."""
+"""INT4: 4-bit weights in blocks, float activations. See weight_only."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ LEAST_OPSET = weight_only.LEAST_OPSET
 
 
 def quantize(task: Task, settings: Settings) -> Quantized:
-    """Store the weights of the Linears in 4 bits; see `_weight_only.quantize`."""
+    """Store the weights of the Linears in 4 bits; see `weight_only.quantize`."""
     return weight_only.quantize(task, settings, bits=4)

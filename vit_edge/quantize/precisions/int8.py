@@ -8,14 +8,17 @@ have no integer kernels that would be faster, and residuals of real ViTs reach 1
   products, and OpenVINO reads;
 - gpu: S8 with zero point 0, as TensorRT demands, in FP16 or FP32 surroundings.
 
-In order: activations are rescaled where that is exact (_folding, _smoothing), weights rounded per
-output, input ranges searched per Linear (_ranges), biases corrected, and the Linears that hurt most
-kept in float until the target holds on the calibration images (_sensitivity).
+The steps in their order:
+
+1. Activations are rescaled where that is exact (rescale/folding, rescale/smoothing).
+2. Weights are rounded per output, input ranges searched per Linear (rounding/ranges), and biases
+   corrected.
+3. The Linears that hurt most are kept in float until the target holds on the calibration images
+   (search/sensitivity).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +29,7 @@ from numpy.typing import NDArray
 
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
-from vit_edge.quantize.formats.half import FLOAT16, rounded_scale
+from vit_edge.quantize.formats.half import rounded_scale
 from vit_edge.quantize.formats.integers import (
     INT8,
     INT8_SYMMETRIC,
@@ -47,21 +50,21 @@ from vit_edge.quantize.rounding.samples import Sample, collect_samples
 from vit_edge.quantize.search.overflow import halve_around
 from vit_edge.quantize.search.sensitivity import (
     Judge,
+    SearchSettings,
     Share,
     Trial,
     ranked_search,
-    search_problems,
-    trials_as_json,
+    record_of_cost,
+    record_of_search,
 )
-from vit_edge.quantize.search.simulate import sentence, simulated
 
 CALIBRATION: CalibrationUse = "required"
 LEAST_OPSET = {"cpu": 17, "gpu": 19}  # 19 brought FP16 scales
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What can be chosen."""
+class Settings(SearchSettings):
+    """What can be chosen beside the search."""
 
     activations: Literal["uint8", "int8"] = "uint8"  # cpu; x86 prefers uint8, ARM int8
     smoothing: bool = True
@@ -69,15 +72,7 @@ class Settings:
     ranges: RangeMethod = "output"
     bias_correction: bool = True
     reduce_range: bool = False  # for x86 without VNNI
-    keep_float: tuple[str, ...] = ()  # Linears that are not quantized in any case
-    float_share: float = 0.25  # a Linear with more than this share of the damage stays in float
-    float_budget: int = 4  # how many may stay in float for that or for the target
-    sensitivity_images: int = 32
     around: Literal["fp32", "fp16"] = "fp32"  # gpu: what the rest of the graph computes in
-
-    def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
-        return search_problems(self)
 
 
 @dataclass(frozen=True)
@@ -104,13 +99,12 @@ def quantize(task: Task, settings: Settings) -> Quantized:
         ParityError: The task's target does not hold within the float budget.
         UsageError: keep_float names a Linear that is not there.
     """
-    assert task.calibration is not None
     kind = _format(task, settings)
     workspace = Workspace(task.scratch / "int8")
     model = workspace.settled(task.model)
     every = [linear.name for linear in block_linears(model)]
     check_names(settings.keep_float, every)
-    judge = Judge(workspace, model, task.calibration)
+    judge = Judge(workspace, model, task.images)
     model, choices, rounded = _smoothed_and_rounded(workspace, model, settings, kind, task)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:
@@ -121,12 +115,10 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     chosen = [name for name in names if name not in trials[-1].kept_float]
     final = variant(chosen)
     record = _record(settings, kind, choices, rounded, ranked, trials, task)
-    table = _table(ranked, choices, trials[-1])
+    quantized = Quantized(final, record, _table(ranked, choices, trials[-1]))
     if not _half_around(task, settings):
-        return Quantized(final, record, table)
-    reach = halve_around(final, model, workspace, task.calibration, task.progress)
-    record["overflow_scan"] = reach.as_dict()
-    return Quantized(final, record, table, simulated(final, FLOAT16), sentence(FLOAT16))
+        return quantized
+    return halve_around(quantized, model, workspace, task)
 
 
 def _smoothed_and_rounded(
@@ -143,14 +135,13 @@ def _smoothed_and_rounded(
         kind: Of the activations.
         task: With calibration images.
     """
-    assert task.calibration is not None
     linears = block_linears(model)
-    samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
+    samples = collect_samples(workspace, model, linears, task.images, task.progress)
     choices: dict[str, Choice] = {}
     if settings.smoothing:
-        found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
+        groups = proven(workspace, model, linears, task.images.pixels(0, IMAGES))
         error = rounding_error(kind, _largest_weight(settings))
-        choices = smooth(found, samples, error, shift=settings.shift, progress=task.progress)
+        choices = smooth(groups, samples, error, shift=settings.shift, progress=task.progress)
         model = workspace.settled(model)
         linears = block_linears(model)
         samples = _renamed(samples, linears)
@@ -213,8 +204,8 @@ def _applied(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format)
     linears = [linear for linear in block_linears(copy) if linear.name in rounded]
     for linear in linears:
         linear.correct_bias(rounded[linear.name].bias)
-    weights = {name: found.weight for name, found in rounded.items()}
-    activations = {name: found.activation for name, found in rounded.items()}
+    weights = {name: linear.weight for name, linear in rounded.items()}
+    activations = {name: linear.activation for name, linear in rounded.items()}
     quantize_linears(copy, linears, weights, activations, kind)
     return copy
 
@@ -229,13 +220,11 @@ def _record(
     task: Task,
 ) -> dict[str, Any]:
     """What the manifest keeps: enough to see why the graph is as it is."""
-    assert task.calibration is not None
-    share_of = {share.name: share for share in ranked}
     kept = {*settings.keep_float, *trials[-1].kept_float}
     linears = []
-    for name, found in rounded.items():
-        choice, share = choices.get(name), share_of.get(name)
-        scale, zero_point = found.activation
+    for name, linear in rounded.items():
+        choice = choices.get(name)
+        scale, zero_point = linear.activation
         linears.append(
             {
                 "name": name,
@@ -244,18 +233,14 @@ def _record(
                 "shifted": choice is not None and choice.shifted,
                 "input_scale": float(scale),
                 "input_zero_point": zero_point,
-                "noise": None if share is None else share.noise,
-                "share": None if share is None else share.share,
+                **record_of_cost(ranked, name),
             }
         )
     return {
-        "method": "static, Q/DQ on block Linears",
+        **task.record("static, Q/DQ on block Linears", settings),
         "target": task.target,
         "activations": kind.dtype + (", symmetric" if kind.symmetric else ", asymmetric"),
-        "settings": dataclasses.asdict(settings),
-        "calibration": task.calibration.as_dict(),
-        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
-        "trials": trials_as_json(trials),
+        **record_of_search(task, trials),
         "linears": linears,
     }
 

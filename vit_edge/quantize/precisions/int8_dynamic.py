@@ -12,7 +12,6 @@ for images unlike those of the calibration: nothing is ever clipped.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -110,14 +109,13 @@ def _smoothed(
     task: Task, settings: Settings, largest: int
 ) -> tuple[onnx_ir.Model, dict[str, Choice]]:
     """Smooth for the range of the calibration images, which that of a batch will resemble."""
-    assert task.calibration is not None
     workspace = Workspace(task.scratch / "int8-dynamic")
     model = workspace.settled(task.model)
     linears = block_linears(model)
-    samples = collect_samples(workspace, model, linears, task.calibration, task.progress)
-    found = proven(workspace, model, linears, task.calibration.pixels(0, IMAGES))
+    samples = collect_samples(workspace, model, linears, task.images, task.progress)
+    groups = proven(workspace, model, linears, task.images.pixels(0, IMAGES))
     error = rounding_error(UINT8, largest)
-    return model, smooth(found, samples, error, shift=settings.shift, progress=task.progress)
+    return model, smooth(groups, samples, error, shift=settings.shift, progress=task.progress)
 
 
 def _replace(
@@ -186,10 +184,8 @@ def _record(
 ) -> dict[str, Any]:
     """What the manifest keeps."""
     return {
-        "method": "dynamic, MatMulInteger in block Linears",
+        **task.record("dynamic, MatMulInteger in block Linears", settings),
         "batch_dependence": BATCH_DEPENDENCE,
-        "settings": dataclasses.asdict(settings),
-        "calibration": None if task.calibration is None else task.calibration.as_dict(),
         "linears": [
             {
                 "name": linear.name,

@@ -9,8 +9,8 @@ What enters a Linear may be scaled and shifted channel by channel if what makes 
 
 fc1 -> GELU -> fc2 cannot be rescaled: GELU is not linear.
 
-Here groups are found by structure, and values by the names that our own export gives. `_values`
-finds the values of other exporters' graphs; `_proving` tries every group before it is used.
+Here groups are found by structure, and values by the names that our own export gives. `values`
+finds the values of other exporters' graphs; `proving` tries every group before it is used.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def proven(
         pixels: float32[N, 3, H, W] of an image or two.
 
     Returns:
-        Groups of `_folding` and `_values`; one that does not hold is left out, and logged.
+        Groups of `folding` and `values`; one that does not hold is left out, and logged.
     """
     found = groups(model, linears)
     grouped = {linear for group in found for linear in group.linears}

@@ -10,15 +10,15 @@ import onnx_ir
 
 from vit_edge.errors import ModelError
 from vit_edge.graphs.workspace import Workspace
-from vit_edge.quantize import Progress
+from vit_edge.quantize import Progress, Quantized, Task
 from vit_edge.quantize.calibration import Calibration
 from vit_edge.quantize.formats.half import FLOAT16, Half, convert, prepare
 from vit_edge.quantize.linears import constant, is_initializer
-from vit_edge.quantize.parts import half_nodes, is_float32
+from vit_edge.quantize.parts import USUAL_PARTS, half_nodes, is_float32
+from vit_edge.quantize.search.simulate import sentence, simulated
 
-# What becomes half beside the GEMMs unless told otherwise, and how many times the largest |x| seen
-# must fit: of vit-cifar10-outliers' 160 tensors one goes 3.2 times as far on 1,000 other images.
-PARTS = ("gelu",)
+# How many times the largest |x| seen must fit: of vit-cifar10-outliers' 160 tensors one goes 3.2
+# times as far on 1,000 other images.
 MARGIN = 4.0
 BATCH = 8  # all activations of a run may be alive at once
 SHOWN = 8  # rows of the table beside those that stay float32
@@ -71,11 +71,11 @@ def scan(
     exceeds in whatever order: a kernel may accumulate in float16 too.
 
     Args:
-        model: Prepared by `_half.prepare` and settled in the workspace; left as it is.
+        model: Prepared by `half.prepare` and settled in the workspace; left as it is.
         workspace: Where to run it.
         calibration: The images.
         half: The type.
-        parts: What would become half; see `_parts`.
+        parts: What would become half; see `parts`.
         keep_float32: What would not.
         margin: How many times the largest |x| must fit, because other images go further.
         progress: Shown while they run.
@@ -105,25 +105,27 @@ def scan(
 
 
 def halve_around(
-    quantized: onnx_ir.Model,
-    model: onnx_ir.Model,
-    workspace: Workspace,
-    calibration: Calibration,
-    progress: Progress,
-) -> Reach:
+    quantized: Quantized, model: onnx_ir.Model, workspace: Workspace, task: Task, remark: str = ""
+) -> Quantized:
     """Let what a quantizer left in float32 compute in float16, except where that overflows.
 
     Args:
-        quantized: Float32 around Q/DQ, whose scales float16 holds; changed in place.
+        quantized: Float32 around Q/DQ, whose scales float16 holds; its model is changed in place.
         model: The float32 graph with the same names, settled in the workspace.
         workspace: Where to run it.
-        calibration: The images.
-        progress: Shown while they run.
+        task: With calibration images.
+        remark: What else to say of the simulation.
     """
     prepare(model)
-    reach = scan(model, workspace, calibration, FLOAT16, PARTS, (), MARGIN, progress)
-    convert(quantized, FLOAT16, PARTS, reach.kept)
-    return reach
+    reach = scan(model, workspace, task.images, FLOAT16, USUAL_PARTS, (), MARGIN, task.progress)
+    convert(quantized.model, FLOAT16, USUAL_PARTS, reach.kept)
+    return Quantized(
+        quantized.model,
+        {**quantized.record, "overflow_scan": reach.as_dict()},
+        quantized.table,
+        simulated(quantized.model, FLOAT16),
+        sentence(FLOAT16) + remark,
+    )
 
 
 def _kept(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir
@@ -37,35 +38,32 @@ class Trial(NamedTuple):
     summary: dict[str, object]
 
 
-class SearchSettings(Protocol):
-    """Of a quantizer's Settings, those of the search."""
+@dataclass(frozen=True)
+class SearchSettings:
+    """What can be chosen of every search.
 
-    @property
-    def float_share(self) -> float:
-        """A Linear that does more than this share of the damage stays in float."""
-        ...
+    Attributes:
+        keep_float: What is not quantized in any case.
+        float_share: What does more than this share of the damage stays in float.
+        float_budget: How many may stay in float for that or for the target.
+        sensitivity_images: On how many images the damage is measured.
+    """
 
-    @property
-    def float_budget(self) -> int:
-        """How many may stay in float for that or for the target."""
-        ...
+    keep_float: tuple[str, ...] = ()
+    float_share: float = 0.25
+    float_budget: int = 4
+    sensitivity_images: int = 32
 
-    @property
-    def sensitivity_images(self) -> int:
-        """On how many images the damage is measured."""
-        ...
-
-
-def search_problems(settings: SearchSettings) -> list[str]:
-    """Everything in them that cannot be followed; empty if nothing."""
-    found = []
-    if settings.float_budget < 0:
-        found.append(f"float_budget must not be negative, not {settings.float_budget}")
-    if not 0 < settings.float_share <= 1:
-        found.append(f"float_share must lie between 0 and 1, not {settings.float_share}")
-    if settings.sensitivity_images < 1:
-        found.append(f"sensitivity_images must be at least 1, not {settings.sensitivity_images}")
-    return found
+    def problems(self) -> list[str]:
+        """Everything that cannot be followed; empty if nothing."""
+        problems = []
+        if self.float_budget < 0:
+            problems.append(f"float_budget must not be negative, not {self.float_budget}")
+        if not 0 < self.float_share <= 1:
+            problems.append(f"float_share must lie between 0 and 1, not {self.float_share}")
+        if self.sensitivity_images < 1:
+            problems.append(f"sensitivity_images must be at least 1, not {self.sensitivity_images}")
+        return problems
 
 
 def judged_output(model: onnx_ir.Model) -> str:
@@ -222,9 +220,21 @@ def ranked_search(
     return ranked, trials
 
 
-def trials_as_json(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """For the manifest."""
-    return [
-        {"kept_float": list(t.kept_float), "missed": list(t.missed), "summary": t.summary}
-        for t in trials
-    ]
+def record_of_search(task: Task, trials: Sequence[Trial]) -> dict[str, Any]:
+    """What the manifest keeps of a search."""
+    return {
+        "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
+        "trials": [
+            {"kept_float": list(t.kept_float), "missed": list(t.missed), "summary": t.summary}
+            for t in trials
+        ],
+    }
+
+
+def record_of_cost(ranked: Sequence[Share], name: str) -> dict[str, float | None]:
+    """What the manifest keeps of what one Linear costs; None for one that was not measured."""
+    share = next((share for share in ranked if share.name == name), None)
+    return {
+        "noise": None if share is None else share.noise,
+        "share": None if share is None else share.share,
+    }

@@ -20,7 +20,7 @@ def simulated(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
     """A float32 graph that rounds wherever the given one stores half precision.
 
     Args:
-        model: What `_half.convert` has made; left as it is.
+        model: What `formats.half.convert` has made; left as it is.
         half: Its type.
 
     Returns:

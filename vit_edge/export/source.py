@@ -1,0 +1,216 @@
+"""What an export starts from: a checkpoint here, another exporter's graph in foreign/source.py."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx_ir
+import torch
+from numpy.typing import NDArray
+
+from vit_edge.bundle.manifest import Architecture, CheckpointRecord, Preprocessing, TensorSpec
+from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
+from vit_edge.errors import InputError, UsageError
+from vit_edge.export.golden_set import Progress
+from vit_edge.export.recipe import Recipe
+from vit_edge.export.trace import INPUT_NAME, model_from_vit, release_weights
+from vit_edge.graphs.mapped import mapped
+from vit_edge.graphs.readable import drop_allowzero, name_by_module
+from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
+from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.machine import cpus
+from vit_edge.models.reference import ReferenceDtype, reference_outputs
+from vit_edge.models.vit import ViT, vit_from_weights
+
+_LOG = logging.getLogger(__name__)
+
+OUTPUTS = ("logits", "features", "tokens", "pre_logits")
+# float64 costs huge about 15 s an image on two cores, so it is compared with float32 instead
+FLOAT64_LIMIT_BYTES = SINGLE_FILE_LIMIT_BYTES
+# Of one image's float64 tokens in a batch: two images of 785 tokens and width 1280, whose widest
+# activations, the MLP's, then take some 130 MB.
+REFERENCE_TOKEN_BYTES = 2 * 785 * 1280 * 8
+LARGEST_REFERENCE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What a bundle needs to know of its source."""
+
+    variant: str
+    architecture: Architecture | None  # None: the graph is another exporter's
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    record: CheckpointRecord  # which files, by hash
+    reference_dtype: ReferenceDtype
+    weights_bytes: int
+    producer: Mapping[str, str] = field(default_factory=dict)  # for the manifest, beside ours
+
+
+class Source(Protocol):
+    """A model that can be asked for its answers, and for its graph."""
+
+    @property
+    def facts(self) -> SourceFacts: ...
+
+    def answers(
+        self, resized: NDArray[np.uint8], scratch: Path, progress: Progress
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run the reference: this is where the truth is fixed.
+
+        Args:
+            resized: uint8[N, H, W, 3].
+            scratch: Where to put the mapped answers.
+            progress: Called with the number of images done since the last call.
+
+        Returns:
+            Output name -> float32[N, ...], mapped.
+
+        Raises:
+            InputError: The reference itself answers NaN or Inf.
+        """
+        ...
+
+    def graph(
+        self, recipe: Recipe, least_opset: int, scratch: Path
+    ) -> AbstractContextManager[onnx_ir.Model]:
+        """Give the float32 graph; its weights are gone when the block ends.
+
+        Args:
+            recipe: The form of the graph, as far as the source has a choice.
+            least_opset: What the quantizer needs.
+            scratch: A folder for files of its own.
+
+        Raises:
+            ModelError: The graph cannot be had in that operator set.
+        """
+        ...
+
+
+class CheckpointSource:
+    """The reference model of a checkpoint. It holds the only copy of the weights."""
+
+    def __init__(self, checkpoint: Checkpoint, outputs: Sequence[str]) -> None:
+        """Build the model around the checkpoint's weights, without copying them.
+
+        Raises:
+            UsageError: An output that this model does not have, or named twice.
+        """
+        architecture, weights = checkpoint.architecture, checkpoint.weights
+        weights_bytes = sum(tensor.nbytes for tensor in weights.values())
+        shape = (None, architecture.channels, *architecture.image_hw)
+        self.facts = SourceFacts(
+            variant=checkpoint.variant,
+            architecture=architecture,
+            input=TensorSpec(INPUT_NAME, "float32", "NCHW", shape),
+            outputs=output_specs(outputs, architecture, checkpoint.record.source),
+            preprocessing=checkpoint.preprocessing,
+            labels=checkpoint.labels,
+            record=checkpoint.record,
+            reference_dtype="float64" if weights_bytes < FLOAT64_LIMIT_BYTES else "float32",
+            weights_bytes=weights_bytes,
+        )
+        self._outputs = tuple(outputs)
+        self._vit: ViT = vit_from_weights(architecture, dict(weights))
+
+    def answers(
+        self, resized: NDArray[np.uint8], scratch: Path, progress: Progress
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run the reference; see Source."""
+        torch.set_num_threads(cpus.usable_cpus())
+        facts, architecture = self.facts, self._vit.architecture
+        answers: dict[str, NDArray[np.float32]] = {}
+        image_bytes = architecture.tokens * architecture.width * 8
+        size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // image_bytes))
+        for start in range(0, len(resized), size):
+            batch = slice(start, start + size)
+            pixels = pixels_from_resized(resized[batch], facts.preprocessing)
+            computed = reference_outputs(self._vit, pixels, facts.reference_dtype)._asdict()
+            for output in self._outputs:
+                values = computed[output].float().numpy()
+                if not np.isfinite(values).all():
+                    raise InputError(
+                        f"the reference's {output} hold NaN or Inf: the weights are broken, or "
+                        "the preprocessing is not theirs"
+                    )
+                if output not in answers:
+                    shape = (len(resized), *values.shape[1:])
+                    answers[output] = mapped(scratch, shape, np.float32)
+                answers[output][batch] = values
+            progress(len(pixels))
+        return answers
+
+    @contextmanager
+    def graph(self, recipe: Recipe, least_opset: int, scratch: Path) -> Iterator[onnx_ir.Model]:
+        """Trace the graph in the recipe's operator set; see Source."""
+        _LOG.info("tracing the graph")
+        model = model_from_vit(
+            self._vit, self._outputs, opset=recipe.opset, attention=recipe.attention
+        )
+        name_by_module(model)
+        drop_allowzero(model)
+        model.ir_version = recipe.ir_version
+        model.doc_string = ""
+        model.metadata_props.clear()
+        yield model
+        release_weights(model)
+        for parameter in self._vit.parameters():  # those that the graph holds in another form
+            parameter.data = parameter.new_empty(0)
+
+
+def open_checkpoint(
+    source: str | None, request: Request, outputs: Sequence[str]
+) -> CheckpointSource:
+    """Load a checkpoint, as checkpoints.load_checkpoint does, for these outputs.
+
+    Raises:
+        VitEdgeError: The checkpoint cannot be had, or has none of these outputs.
+    """
+    _LOG.info("loading the checkpoint")
+    opened = CheckpointSource(load_checkpoint(source, request), outputs)
+    facts = opened.facts
+    millions = facts.weights_bytes / 4e6
+    _LOG.info("%s: %.1f M parameters from %s", facts.variant, millions, facts.record.source)
+    return opened
+
+
+def output_specs(
+    outputs: Sequence[str], architecture: Architecture, source: str
+) -> tuple[TensorSpec, ...]:
+    """Describe the outputs asked for.
+
+    Raises:
+        UsageError: An output that this model does not have, or named twice.
+    """
+    shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        "features": ("NC", (None, architecture.width)),
+        "tokens": ("NLC", (None, architecture.tokens, architecture.width)),
+    }
+    if architecture.num_classes:
+        shapes["logits"] = ("NC", (None, architecture.num_classes))
+    if architecture.pre_logits_dim is not None:
+        shapes["pre_logits"] = ("NC", (None, architecture.pre_logits_dim))
+    if "logits" in outputs and not architecture.num_classes:
+        raise UsageError(
+            f"{source} has no classification head (or a zeroed one), so there are no logits to "
+            "export: ask for what it has, --outputs features"
+        )
+    check_names(outputs, shapes)
+    return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)
+
+
+def check_names(outputs: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse outputs that are not among the known ones, repeated, or none at all."""
+    if set(outputs) - set(known) or not outputs or len(set(outputs)) != len(outputs):
+        raise UsageError(
+            f"--outputs must name some of {', '.join(sorted(known))}, each once, "
+            f"not {','.join(outputs)!r}"
+        )
