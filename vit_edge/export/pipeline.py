@@ -23,13 +23,12 @@ from vit_edge.bundle.bundle import (
     LABELS_NAME,
     MODEL_NAME,
     PARITY_NAME,
-    check_destination,
     file_records,
     sha256_of,
-    staged_bundle,
     write_manifest,
 )
 from vit_edge.bundle.manifest import Manifest, Preprocessing
+from vit_edge.bundle.staging import check_destination, staged_bundle
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.errors import ParityError, UsageError
 from vit_edge.export import golden_set
