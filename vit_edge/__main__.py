@@ -13,26 +13,26 @@ from vit_edge.predictor import DEFAULT_TOP_K, Failure, Predictor
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = cli.bundle_parser(
+    command_line = cli.bundle_parser(
         "python -m vit_edge",
         "Classify images with a bundle. A bad image is reported and does not stop the others; the "
         "exit code is 3 then. With --json one object a line.",
         "python -m vit_edge bundles/base-patch16-224-fp32 cat.jpg --top-k 3\n"
-        "other verbs: export, verify, inspect, build, parity, evaluate\n"
+        f"other verbs: {', '.join(verb for verb in cli.VERBS if verb != 'predict')}\n"
         "             (python -m vit_edge.VERB --help)",
     )
-    made.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
-    cli.add_backend(made)
-    made.add_argument(
+    command_line.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+    cli.add_backend(command_line)
+    command_line.add_argument(
         "--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="classes to rank; default: 5"
     )
-    made.add_argument(
+    command_line.add_argument(
         "--decoding",
         choices=DECODINGS,
         default="exact",
         help="fast: decode large JPEGs at a fraction of their size; default: exact",
     )
-    return made
+    return command_line
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, overload
+from functools import partial
+from itertools import takewhile
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,8 @@ from vit_edge.images.preprocess import (
 from vit_edge.machine import cpus
 
 OnError = Literal["raise", "skip", "record"]
+_Unrecorded = Literal["raise", "skip"]
+_Images = Iterable[ImageLike]
 
 DEFAULT_TOP_K = 5
 STREAM_BATCH = 8  # keeps a stream's memory small; ONNX Runtime's arena only ever grows
@@ -85,11 +89,19 @@ class Failure:
         return {"error": type(self.error).__name__, "message": str(self.error)}
 
 
-class _Answer(NamedTuple):
-    """One row of an output, or before that the pixels, with the name of its image."""
+class _Row(NamedTuple):
+    """One row of a batch: the pixels of an image or, after that, what the model answers."""
 
     source: str
-    values: NDArray[np.float32]
+    values: NDArray[np.generic]
+
+
+class _Call(NamedTuple):
+    """What a caller wants."""
+
+    output: str
+    shape: tuple[int, ...]  # of one row of the output
+    on_error: OnError
 
 
 _OPEN: weakref.WeakSet[Predictor] = weakref.WeakSet()
@@ -180,24 +192,16 @@ class Predictor:
 
     @overload
     def predict_batch(
-        self,
-        images: Iterable[ImageLike],
-        top_k: int = ...,
-        *,
-        on_error: Literal["raise", "skip"] = ...,
+        self, images: _Images, top_k: int = ..., *, on_error: _Unrecorded = ...
     ) -> list[Prediction]: ...
 
     @overload
     def predict_batch(
-        self, images: Iterable[ImageLike], top_k: int = ..., *, on_error: OnError
+        self, images: _Images, top_k: int = ..., *, on_error: OnError
     ) -> list[Prediction | Failure]: ...
 
     def predict_batch(
-        self,
-        images: Iterable[ImageLike],
-        top_k: int = DEFAULT_TOP_K,
-        *,
-        on_error: OnError = "raise",
+        self, images: _Images, top_k: int = DEFAULT_TOP_K, *, on_error: OnError = "raise"
     ) -> list[Prediction] | list[Prediction | Failure]:
         """Classify images, as many at once as the bundle's max batch allows.
 
@@ -215,26 +219,21 @@ class Predictor:
     @overload
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: _Images,
         top_k: int = ...,
         *,
         batch_size: int | None = ...,
-        on_error: Literal["raise", "skip"] = ...,
+        on_error: _Unrecorded = ...,
     ) -> Iterator[Prediction]: ...
 
     @overload
     def stream(
-        self,
-        images: Iterable[ImageLike],
-        top_k: int = ...,
-        *,
-        batch_size: int | None = ...,
-        on_error: OnError,
+        self, images: _Images, top_k: int = ..., *, batch_size: int | None = ..., on_error: OnError
     ) -> Iterator[Prediction | Failure]: ...
 
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: _Images,
         top_k: int = DEFAULT_TOP_K,
         *,
         batch_size: int | None = None,
@@ -254,14 +253,9 @@ class Predictor:
         if type(top_k) is not int or top_k < 1:
             raise UsageError(f"top_k must be a whole number from 1 on, not {top_k!r}")
         answers = self._answers(images, "logits", batch_size, on_error)
-        return (
-            answer if isinstance(answer, Failure) else self._prediction(answer, top_k)
-            for answer in answers
-        )
+        return (a if isinstance(a, Failure) else self._prediction(a, top_k) for a in answers)
 
-    def features(
-        self, images: Iterable[ImageLike], *, on_error: Literal["raise", "skip"] = "raise"
-    ) -> NDArray[np.float32]:
+    def features(self, images: _Images, *, on_error: _Unrecorded = "raise") -> NDArray[np.float32]:
         """The class token after the last LayerNorm: float32[N, D], one row per image.
 
         Args:
@@ -271,11 +265,7 @@ class Predictor:
         return self.output("features", images, on_error=on_error)
 
     def output(
-        self,
-        name: str,
-        images: Iterable[ImageLike],
-        *,
-        on_error: Literal["raise", "skip"] = "raise",
+        self, name: str, images: _Images, *, on_error: _Unrecorded = "raise"
     ) -> NDArray[np.float32]:
         """One output of the model as it is: float32[N, ...], one row per image.
 
@@ -287,7 +277,7 @@ class Predictor:
         if on_error not in ("raise", "skip"):
             raise UsageError(f'on_error must be "raise" or "skip" here, not {on_error!r}')
         answers = self._answers(images, name, None, on_error)
-        rows = [answer.values for answer in answers if not isinstance(answer, Failure)]
+        rows = [np.asarray(a.values, np.float32) for a in answers if not isinstance(a, Failure)]
         return np.stack(rows) if rows else np.empty((0, *self._shape(name)), np.float32)
 
     def close(self) -> None:
@@ -303,17 +293,12 @@ class Predictor:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, object]:
-        """What another process needs to reopen the bundle."""
-        return {
-            "bundle": str(self._bundle.path.resolve()),
-            "backend": self._backend_name or self._backend,
-            "image_limits": self._limits,
-            "decoding": self._decoding,
-        }
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reopens the bundle."""
+        bundle = str(self._bundle.path.resolve())
+        backend: Any = self._backend_name or self._backend
+        options: dict[str, Any] = {"image_limits": self._limits, "decoding": self._decoding}
+        return partial(type(self), bundle, backend=backend, **options), ()
 
     def _opened(self) -> Backend:
         """The backend, reopened where this process was forked off: threads do not survive that."""
@@ -348,12 +333,12 @@ class Predictor:
         raise UsageError(f"{self._bundle.path} has no {output}, only {there}; {remedy}")
 
     def _answers(
-        self, images: Iterable[ImageLike], output: str, batch_size: int | None, on_error: OnError
-    ) -> Iterator[_Answer | Failure]:
+        self, images: _Images, output: str, batch_size: int | None, on_error: OnError
+    ) -> Iterator[_Row | Failure]:
         """Check the call now, and answer lazily: one answer per image, in order."""
-        shape = self._shape(output)
+        call = _Call(output, self._shape(output), on_error)
         _refuse_single(images)
-        if on_error not in ("raise", "skip", "record"):
+        if on_error not in get_args(OnError):
             raise UsageError(f'on_error must be "raise", "skip" or "record", not {on_error!r}')
         max_batch = self._bundle.manifest.max_batch
         size = min(STREAM_BATCH, max_batch) if batch_size is None else batch_size
@@ -361,22 +346,14 @@ class Predictor:
             raise UsageError(f"batch_size must lie between 1 and {max_batch}, not {batch_size}")
         self._opened()
         if isinstance(images, Sequence) and len(images) < 2:  # no threads for a single image
-            decoded = (self._pixels(image) for image in images)
-            return self._run(list(decoded), output, shape, on_error)
-        return self._ahead(images, output, shape, size, on_error)
+            return self._run([self._pixels(image) for image in images], call)
+        return self._ahead(images, size, call)
 
-    def _ahead(
-        self,
-        images: Iterable[ImageLike],
-        output: str,
-        shape: tuple[int, ...],
-        size: int,
-        on_error: OnError,
-    ) -> Iterator[_Answer | Failure]:
+    def _ahead(self, images: _Images, size: int, call: _Call) -> Iterator[_Row | Failure]:
         """Decode ahead of the model by two batches; what was read is answered before any error."""
         source = iter(images)
         failure: Exception | None = None
-        waiting: deque[Future[_Answer | Failure]] = deque()
+        waiting: deque[Future[_Row | Failure]] = deque()
         with ThreadPoolExecutor(cpus.usable_cpus(), "vit_edge-decode") as pool:
             try:
                 while True:
@@ -388,54 +365,45 @@ class Predictor:
                     if not waiting:
                         break
                     count = min(size, len(waiting))
-                    batch = [waiting.popleft().result() for _ in range(count)]
-                    yield from self._run(batch, output, shape, on_error)
+                    yield from self._run([waiting.popleft().result() for _ in range(count)], call)
             finally:
                 for future in waiting:
                     future.cancel()
         if failure is not None and not isinstance(failure, StopIteration):
             raise failure
 
-    def _pixels(self, image: ImageLike) -> _Answer | Failure:
+    def _pixels(self, image: ImageLike) -> _Row | Failure:
+        manifest = self._bundle.manifest
         try:
-            manifest = self._bundle.manifest
-            spec = manifest.preprocessing
-            resized = resized_from_source(image, spec, self._limits, self._decoding)
-            (pixels,) = input_from_resized(resized[None], manifest)
+            resized = resized_from_source(
+                image, manifest.preprocessing, self._limits, self._decoding
+            )
         except ImageError as error:
             return Failure(describe(image), error)
-        return _Answer(describe(image), pixels)
+        return _Row(describe(image), input_from_resized(resized[None], manifest)[0])
 
-    def _run(
-        self,
-        batch: Sequence[_Answer | Failure],
-        output: str,
-        shape: tuple[int, ...],
-        on_error: OnError,
-    ) -> Iterator[_Answer | Failure]:
+    def _run(self, batch: Sequence[_Row | Failure], call: _Call) -> Iterator[_Row | Failure]:
         """Run the good images of a batch and put the bad ones where they belong."""
-        if on_error == "raise":
-            for index, item in enumerate(batch):
-                if isinstance(item, Failure):
-                    yield from self._run(batch[:index], output, shape, on_error)
-                    raise item.error
-        good = [item for item in batch if not isinstance(item, Failure)]
-        rows = iter(self._rows(np.stack([g.values for g in good]), output, shape) if good else ())
+        failure = next((item for item in batch if isinstance(item, Failure)), None)
+        if call.on_error == "raise" and failure is not None:
+            batch = list(takewhile(lambda item: item is not failure, batch))
+        good = [item.values for item in batch if not isinstance(item, Failure)]
+        answers = iter(self._run_pixels(np.stack(good), call) if good else ())
         for item in batch:
             if not isinstance(item, Failure):
-                yield _Answer(item.source, next(rows))
-            elif on_error == "record":
+                yield _Row(item.source, next(answers))
+            elif call.on_error == "record":
                 yield item
+        if call.on_error == "raise" and failure is not None:
+            raise failure.error
 
-    def _rows(
-        self, pixels: NDArray[np.float32], output: str, shape: tuple[int, ...]
-    ) -> NDArray[np.float32]:
+    def _run_pixels(self, pixels: NDArray[np.generic], call: _Call) -> NDArray[np.float32]:
         """Run one batch, and refuse what is no answer to it."""
-        answers = self._opened().run(pixels).get(output)
-        expected = (len(pixels), *shape)
-        if answers is None or answers.shape != expected:
-            found = "nothing" if answers is None else f"{list(answers.shape)}"
-            raise PredictionError(f"{output} should be {list(expected)}, the runtime gave {found}")
+        answers = self._opened().run(pixels).get(call.output)
+        expected = [len(pixels), *call.shape]
+        if answers is None or list(answers.shape) != expected:
+            got = "nothing" if answers is None else list(answers.shape)
+            raise PredictionError(f"{call.output} should be {expected}, the runtime gave {got}")
         if not np.isfinite(answers).all():
             raise PredictionError(
                 f"{self._bundle.path}: the model answered NaN or Inf; check the bundle with "
@@ -443,8 +411,8 @@ class Predictor:
             )
         return answers
 
-    def _prediction(self, answer: _Answer, top_k: int) -> Prediction:
-        logits = answer.values
+    def _prediction(self, answer: _Row, top_k: int) -> Prediction:
+        logits = np.asarray(answer.values, np.float32)
         scores = np.exp(logits.astype(np.float64) - logits.max())
         scores /= scores.sum()
         order = np.argsort(-logits, kind="stable")[:top_k]

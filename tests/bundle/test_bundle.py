@@ -16,7 +16,7 @@ import pytest
 
 from vit_edge.bundle import Bundle
 from vit_edge.bundle import bundle as bundles
-from vit_edge.bundle.bundle import staged_bundle, write_manifest
+from vit_edge.bundle.bundle import write_manifest
 from vit_edge.bundle.manifest import (
     CheckpointRecord,
     FileRecord,
@@ -25,6 +25,7 @@ from vit_edge.bundle.manifest import (
     json_from_manifest,
     manifest_from_json,
 )
+from vit_edge.bundle.staging import staged_bundle
 from vit_edge.errors import BundleError, ResourceError, UsageError
 from vit_edge.variants import variant
 
@@ -320,7 +321,7 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from tests_fill import fill
-from vit_edge.bundle.bundle import staged_bundle
+from vit_edge.bundle.staging import staged_bundle
 print("ready", flush=True)
 content = 0
 while True:

@@ -32,6 +32,13 @@ def test_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "example" in capsys.readouterr().out
 
 
+def test_the_help_of_predict_names_every_other_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        predict.main(["--help"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "other verbs:" in line)
+    assert {*line.partition(":")[2].replace(" ", "").split(","), "predict"} == {*cli.VERBS}
+
+
 def test_the_console_script_dispatches(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert "export" in capsys.readouterr().out

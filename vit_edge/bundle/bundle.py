@@ -11,19 +11,16 @@ engines/        made on the device by `build`; no part of the bundle's identity
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from vit_edge.bundle import staging
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
-from vit_edge.errors import BundleError, UsageError
+from vit_edge.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
@@ -163,48 +160,3 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     manifest = dataclasses.replace(manifest, files=file_records(folder))
     (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest), encoding="utf-8")
     return manifest
-
-
-@contextlib.contextmanager
-def staged_bundle(destination: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[Path]:
-    """Give a temporary directory that becomes the bundle when the block ends well.
-
-    Args:
-        destination: Where the bundle shall be.
-        force: Replace an existing bundle, in one step; without it that is an error.
-        needed_bytes: Free space to insist on before anything is written.
-
-    Raises:
-        UsageError: `destination` exists (without force), or is something else than a bundle.
-        ResourceError: Not enough space, or the parent cannot be written.
-    """
-
-    def check() -> None:
-        check_destination(destination, force=force)
-
-    with staging.staged(
-        destination, option="--out", check=check, needed_bytes=needed_bytes
-    ) as stage:
-        yield stage
-
-
-def check_destination(destination: Path, *, force: bool) -> None:
-    """Refuse to replace what is no bundle, and what is one without force.
-
-    Raises:
-        UsageError: `destination` exists and may not be replaced.
-    """
-    if destination.name in ("", ".."):
-        raise UsageError(f"{destination}: give the bundle's directory a name, such as bundles/mine")
-    if not os.path.lexists(destination):
-        return
-    here = Path.cwd()
-    if destination.resolve() in (here, *here.parents):
-        raise UsageError(f"{destination}: the working directory lies in it; choose another --out")
-    if destination.is_symlink() or not destination.is_dir():
-        raise UsageError(f"{destination}: exists and is no directory; choose another --out")
-    if any(destination.iterdir()):
-        if not (destination / MANIFEST_NAME).is_file():
-            raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
-        if not force:
-            raise UsageError(f"{destination}: exists; --force replaces it")

@@ -9,19 +9,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import types
-import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from vit_edge.bundle.strict import record_from_json
 from vit_edge.errors import BundleError
 
 SCHEMA_VERSION = 2  # 1 had no quantization and always an architecture
+REQUIRED_FILES = ("model.onnx", "golden.npz", "labels.txt", "parity.json")
 
-_LARGEST = 2**53  # integers beyond it are not exact in every JSON reader; no field comes near
-
-_LARGEST_SIDE_PX = 2**16
-_LARGEST_SIZE = 2**16  # of a width, a depth, ...: ViT-22B's MLP has 24,576 (arXiv:2302.05442)
+# Of a side in pixels, a width, a depth, ...: ViT-22B's MLP has 24,576 (arXiv:2302.05442).
+_LARGEST_SIZE = 2**16
+_IN_RANGE = f"must lie in 1..{_LARGEST_SIZE}"
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 PositionMethod = Literal["bicubic", "bicubic-antialias", "zoom-bilinear"]
@@ -61,28 +61,25 @@ class Architecture:
     def problems(self) -> list[str]:
         """Everything that makes these numbers no ViT; empty if nothing does."""
         sizes = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels")
-        found = [
-            f"{name} must lie in 1..{_LARGEST_SIZE}, not {getattr(self, name)!r}"
-            for name in sizes
-            if not 1 <= getattr(self, name) <= _LARGEST_SIZE
-        ]
-        if found:
-            return found
+        in_range = {name: 1 <= getattr(self, name) <= _LARGEST_SIZE for name in sizes}
+        if not all(in_range.values()):
+            return _unmet(self, **{name: (ok, _IN_RANGE) for name, ok in in_range.items()})
+        dim = self.pre_logits_dim
+        problems = _unmet(
+            self,
+            num_classes=(self.num_classes >= 0, "must not be negative"),
+            pre_logits_dim=(dim is None or dim > 0, "must be positive or null"),
+            layer_norm_eps=(0 < self.layer_norm_eps < 1, "must lie between 0 and 1"),
+        )
         if self.width % self.heads:
-            found.append(f"width {self.width} is not divisible by {self.heads} heads")
+            problems.append(f"width {self.width} is not divisible by {self.heads} heads")
         for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):
             if size_px < self.patch_px or size_px % self.patch_px:
-                found.append(
+                problems.append(
                     f"image {axis} {size_px} px is not a positive multiple of the patch size "
                     f"{self.patch_px} px"
                 )
-        if self.num_classes < 0:
-            found.append(f"num_classes must not be negative, not {self.num_classes}")
-        if self.pre_logits_dim is not None and self.pre_logits_dim < 1:
-            found.append(f"pre_logits_dim must be positive or null, not {self.pre_logits_dim}")
-        if not 0 < self.layer_norm_eps < 1:
-            found.append(f"layer_norm_eps must lie between 0 and 1, not {self.layer_norm_eps}")
-        return found
+        return problems
 
 
 @dataclass(frozen=True)
@@ -105,21 +102,18 @@ class Preprocessing:
 
     def problems(self) -> list[str]:
         """Everything that makes this no usable preprocessing; empty if nothing does."""
-        found = []
-        for name in ("resize_hw", "crop_hw"):
-            if not 1 <= min(getattr(self, name)) <= max(getattr(self, name)) <= _LARGEST_SIDE_PX:
-                found.append(f"{name} must lie in 1..65536, not {list(getattr(self, name))}")
-        if any(c > r for c, r in zip(self.crop_hw, self.resize_hw, strict=True)):
-            found.append(
-                f"crop_hw {list(self.crop_hw)} is larger than resize_hw {list(self.resize_hw)}"
-            )
-        if any(s <= 0 for s in self.std):
-            found.append(f"std must be positive, not {list(self.std)}")
-        if self.rescale_factor <= 0:
-            found.append(f"rescale_factor must be positive, not {self.rescale_factor}")
-        if any(not 0 <= b <= 255 for b in self.background):
-            found.append(f"background must lie in 0..255, not {list(self.background)}")
-        return found
+        resize, crop = self.resize_hw, self.crop_hw
+        problems = _unmet(
+            self,
+            resize_hw=(min(resize) >= 1 and max(resize) <= _LARGEST_SIZE, _IN_RANGE),
+            crop_hw=(min(crop) >= 1 and max(crop) <= _LARGEST_SIZE, _IN_RANGE),
+            std=(min(self.std) > 0, "must be positive"),
+            rescale_factor=(self.rescale_factor > 0, "must be positive"),
+            background=(all(0 <= b <= 255 for b in self.background), "must lie in 0..255"),
+        )
+        if crop[0] > resize[0] or crop[1] > resize[1]:
+            problems.append(f"crop_hw {list(crop)} is larger than resize_hw {list(resize)}")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -192,6 +186,26 @@ class Manifest:
         """The output of that name, or None."""
         return next((tensor for tensor in self.outputs if tensor.name == name), None)
 
+    def problems(self) -> list[str]:
+        """Everything that parts of the manifest contradict; empty if nothing does."""
+        architecture = [] if self.architecture is None else self.architecture.problems()
+        return [
+            *(f"architecture: {problem}" for problem in architecture),
+            *(f"preprocessing: {problem}" for problem in self.preprocessing.problems()),
+            *_input_problems(self),
+            *_unmet(self, max_batch=(self.max_batch >= 1, "must be at least 1")),
+            *_output_problems(self),
+            *(f"files does not list {name}" for name in REQUIRED_FILES if name not in self.files),
+            *(
+                f"files.{name}: size {record.size}, sha256 {record.sha256!r}"
+                for name, record in self.files.items()
+                if record.size < 0 or not re.fullmatch("[0-9a-f]{64}", record.sha256)
+            ),
+        ]
+
+
+_Record = TypeVar("_Record", Manifest, Preprocessing)
+
 
 def json_from_manifest(manifest: Manifest) -> str:
     """Write a manifest as JSON, two spaces deep, one newline at the end."""
@@ -221,16 +235,7 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
             "Export the bundle again with this version, or install the version that wrote it."
         )
-    problems: list[str] = []
-    manifest = _read(Manifest, data, "manifest", problems)
-    if not problems:
-        if manifest.architecture is not None:
-            problems += [f"architecture: {p}" for p in manifest.architecture.problems()]
-        problems += [f"preprocessing: {p}" for p in manifest.preprocessing.problems()]
-        problems += _consistency_problems(manifest)
-    if problems:
-        raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
-    return typing.cast(Manifest, manifest)
+    return _checked(Manifest, data, where, "manifest")
 
 
 def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:
@@ -241,138 +246,70 @@ def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:
     """
     fields = dataclasses.fields(Preprocessing)
     optional = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-    problems: list[str] = []
-    found = _read(Preprocessing, json.loads(json.dumps(optional)) | data, "preprocessing", problems)
-    if not problems:
-        problems += found.problems()
-    if problems:
+    return _checked(Preprocessing, json.loads(json.dumps(optional)) | data, where, "preprocessing")
+
+
+def _checked(kind: type[_Record], data: dict[str, Any], where: str, name: str) -> _Record:
+    record, problems = record_from_json(kind, data, name)
+    if record is not None:
+        problems = record.problems()
+    if record is None or problems:
         raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
-    return typing.cast(Preprocessing, found)
+    return record
+
+
+def _unmet(record: object, **checks: tuple[bool, str]) -> list[str]:
+    """Say of each field that does not hold what it must be, and what it is."""
+    problems = []
+    for name, (holds, requirement) in checks.items():
+        if not holds:
+            value = getattr(record, name)
+            shown = list(value) if isinstance(value, tuple) else value
+            problems.append(f"{name} {requirement}, not {shown}")
+    return problems
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _consistency_problems(manifest: Manifest) -> list[str]:
-    """What single fields cannot show: parts of the manifest that contradict each other."""
-    found = _input_problems(manifest)
-    if manifest.max_batch < 1:
-        found.append(f"max_batch must be at least 1, not {manifest.max_batch}")
-    if not manifest.outputs:
-        found.append("outputs is empty")
+def _output_problems(manifest: Manifest) -> Iterator[str]:
+    """Say what is wrong with the outputs, taken together."""
     names = [tensor.name for tensor in manifest.outputs]
+    if not names:
+        yield "outputs is empty"
     if len(set(names)) != len(names):
-        found.append(f"outputs has repeated names: {names}")
-    for tensor in manifest.outputs:
-        if not tensor.shape or tensor.shape[0] is not None or None in tensor.shape[1:]:
-            found.append(
-                f"output {tensor.name} has shape {list(tensor.shape)}; exactly the first axis "
+        yield f"outputs has repeated names: {names}"
+    for name, shape in ((tensor.name, tensor.shape) for tensor in manifest.outputs):
+        if not shape or shape[0] is not None or None in shape[1:]:
+            yield (
+                f"output {name} has shape {list(shape)}; exactly the first axis "
                 "(the batch) must be dynamic (null)"
             )
-        elif min(size or 1 for size in tensor.shape) < 1:
-            found.append(f"output {tensor.name} has shape {list(tensor.shape)}")
+        elif min(size or 1 for size in shape) < 1:
+            yield f"output {name} has shape {list(shape)}"
     logits = manifest.output("logits")
     if logits is not None and logits.shape[1:] != (manifest.num_classes,):
-        found.append(
-            f"logits has shape {list(logits.shape)}, expected [null, {manifest.num_classes}]"
-        )
-    for name in ("model.onnx", "golden.npz", "labels.txt", "parity.json"):
-        if name not in manifest.files:
-            found.append(f"files does not list {name}")
-    for name, record in manifest.files.items():
-        if record.size < 0 or not re.fullmatch("[0-9a-f]{64}", record.sha256):
-            found.append(f"files.{name}: size {record.size}, sha256 {record.sha256!r}")
-    return found
+        yield f"logits has shape {list(logits.shape)}, expected [null, {manifest.num_classes}]"
 
 
-def _input_problems(manifest: Manifest) -> list[str]:
-    """Whether input, preprocessing and architecture speak of the same images."""
-    architecture, crop_hw = manifest.architecture, manifest.preprocessing.crop_hw
-    found = []
-    if architecture is None:
-        whose, channels, image_hw = "preprocessing", 3, crop_hw  # decoded images are RGB
-    else:
+def _input_problems(manifest: Manifest) -> Iterator[str]:
+    """Say where input, preprocessing and architecture do not speak of the same images."""
+    architecture, tensor = manifest.architecture, manifest.input
+    crop_hw = manifest.preprocessing.crop_hw
+    whose, channels, image_hw = "preprocessing", 3, crop_hw  # decoded images are RGB
+    if architecture is not None:
         whose, channels, image_hw = "architecture", architecture.channels, architecture.image_hw
-        if crop_hw != architecture.image_hw:
-            found.append(
-                f"preprocessing ends at {list(crop_hw)} px, "
-                f"the model takes {list(architecture.image_hw)} px"
-            )
+    if crop_hw != image_hw:
+        yield f"preprocessing ends at {list(crop_hw)} px, the model takes {list(image_hw)} px"
     allowed = (
-        TensorSpec(manifest.input.name, "float32", "NCHW", (None, channels, *image_hw)),
-        TensorSpec(manifest.input.name, "uint8", "NHWC", (None, *image_hw, channels)),
+        TensorSpec(tensor.name, "float32", "NCHW", (None, channels, *image_hw)),
+        TensorSpec(tensor.name, "uint8", "NHWC", (None, *image_hw, channels)),
     )
-    if manifest.input not in allowed:
-        found.append(
-            f"input is {_described(manifest.input)}, "
-            f"the {whose} needs {' or '.join(map(_described, allowed))}"
-        )
-    return found
+    if tensor not in allowed:
+        expected = " or ".join(map(_described, allowed))
+        yield f"input is {_described(tensor)}, the {whose} needs {expected}"
 
 
 def _described(tensor: TensorSpec) -> str:
     return f"{tensor.dtype} {tensor.layout} {list(tensor.shape)}"
-
-
-def _read(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """Turn parsed JSON into `kind`, adding what does not fit to `problems`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _read_dataclass(kind, value, where, problems)
-    if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
-            problems.append(f"{where}: {value!r} is not one of {list(arguments)}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _read(inner, value, where, problems)
-    if origin is tuple:
-        return _read_tuple(arguments, value, where, problems)
-    if origin is dict:
-        if not isinstance(value, dict):
-            problems.append(f"{where}: expected an object, got {type(value).__name__}")
-            return {}
-        return {k: _read(arguments[1], v, f"{where}.{k}", problems) for k, v in value.items()}
-    if kind in (int, float) and type(value) in (int, float) and not abs(value) < _LARGEST:
-        problems.append(f"{where}: {str(value)[:20]} is out of any range")
-        return kind(0)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        problems.append(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _read_dataclass(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    if not isinstance(value, dict):
-        problems.append(f"{where}: expected an object, got {type(value).__name__}")
-        return None
-    hints = typing.get_type_hints(kind)
-    before = len(problems)
-    problems += [f"{where}.{key}: unknown key" for key in sorted(value.keys() - hints.keys())]
-    problems += [f"{where}.{key}: missing" for key in sorted(hints.keys() - value.keys())]
-    read = {
-        key: _read(hint, value[key], f"{where}.{key}", problems)
-        for key, hint in hints.items()
-        if key in value
-    }
-    return kind(**read) if len(problems) == before else None
-
-
-def _read_tuple(arguments: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
-    if not isinstance(value, list):
-        problems.append(f"{where}: expected a list, got {type(value).__name__}")
-        return ()
-    if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-        problems.append(f"{where}: expected {len(arguments)} items, got {len(value)}")
-        return ()
-    kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-    return tuple(
-        _read(kind, item, f"{where}[{i}]", problems)
-        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
-    )

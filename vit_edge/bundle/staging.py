@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Directories that appear whole or not at all, bundles among them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import glob
 import os
 import secrets
@@ -13,7 +14,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vit_edge.errors import ResourceError
+from vit_edge.bundle.bundle import MANIFEST_NAME
+from vit_edge.errors import ResourceError, UsageError
 
 # Whatever else bears a stage's name, such as a FIFO or a link, is neither opened nor followed.
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -70,6 +72,46 @@ def staged(
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def staged_bundle(
+    destination: Path, *, force: bool, needed_bytes: int = 0
+) -> contextlib.AbstractContextManager[Path]:
+    """Give a temporary directory that becomes the bundle when the block ends well.
+
+    Args:
+        destination: Where the bundle shall be.
+        force: Replace an existing bundle, in one step; without it that is an error.
+        needed_bytes: Free space to insist on before anything is written.
+
+    Raises:
+        UsageError: `destination` exists (without force), or is something else than a bundle.
+        ResourceError: Not enough space, or the parent cannot be written.
+    """
+    check = functools.partial(check_destination, destination, force=force)
+    return staged(destination, option="--out", check=check, needed_bytes=needed_bytes)
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Refuse to replace what is no bundle, and what is one without force.
+
+    Raises:
+        UsageError: `destination` exists and may not be replaced.
+    """
+    if destination.name in ("", ".."):
+        raise UsageError(f"{destination}: give the bundle's directory a name, such as bundles/mine")
+    if not os.path.lexists(destination):
+        return
+    here = Path.cwd()
+    if destination.resolve() in (here, *here.parents):
+        raise UsageError(f"{destination}: the working directory lies in it; choose another --out")
+    if destination.is_symlink() or not destination.is_dir():
+        raise UsageError(f"{destination}: exists and is no directory; choose another --out")
+    if any(destination.iterdir()):
+        if not (destination / MANIFEST_NAME).is_file():
+            raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
+        if not force:
+            raise UsageError(f"{destination}: exists; --force replaces it")
+
+
 def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new directory, and the lock on it that tells a sweeper somebody is at work there."""
     while True:
@@ -99,12 +141,8 @@ def _sweep(parent: Path, prefix: str) -> None:
 
 def _sync(folder: Path) -> None:
     """Push every file and the directory to the disk, so that a rename never precedes its data."""
-    for file in (*folder.rglob("*"), folder):
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    for path in (*folder.rglob("*"), folder):
+        _sync_path(path)
 
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
@@ -123,11 +161,11 @@ def _publish(stage: Path, destination: Path, check: Callable[[], object], option
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile: try the plain rename
             _exchange(stage, destination, option)
             break
-    _sync_directory(destination.parent)
+    _sync_path(destination.parent)
 
 
-def _sync_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync_path(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -1,4 +1,4 @@
-"""What the command lines share: dispatch, and errors without tracebacks."""
+"""What the command lines share: dispatch, options, and errors without tracebacks."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from vit_edge import backends
 from vit_edge.backends import auto
+from vit_edge.cli.table import printable as printable
+from vit_edge.cli.table import table as table
 from vit_edge.errors import UsageError, VitEdgeError
 
 VERBS = {
-    "export": "vit_edge.export.__main__",
-    "verify": "vit_edge.verify",
-    "inspect": "vit_edge.inspect",
-    "build": "vit_edge.build.__main__",
-    "bench": "vit_edge.bench.__main__",
-    "parity": "vit_edge.parity.__main__",
     "predict": "vit_edge.__main__",
-    "evaluate": "vit_edge.evaluate.__main__",
-    "doctor": "vit_edge.doctor.__main__",
-    "recommend": "vit_edge.recommend.__main__",
+    **{verb: f"vit_edge.{verb}" for verb in ("verify", "inspect")},
+    **{
+        verb: f"vit_edge.{verb}.__main__"
+        for verb in ("export", "build", "parity", "evaluate", "bench", "recommend", "doctor")
+    },
 }
 
 _UNITS = {
@@ -92,11 +90,11 @@ def size_bytes(text: str) -> int:
     Raises:
         UsageError: It is none.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or float(found[1]) == 0:
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(parts[2].upper()) if parts else None
+    if parts is None or unit is None or float(parts[1]) == 0:
         raise UsageError(f"{text!r} is no size; write a number with {', '.join(_UNITS)}: 100MB")
-    return int(float(found[1]) * unit)
+    return int(float(parts[1]) * unit)
 
 
 def whole_numbers(text: str, option: str) -> list[int]:
@@ -109,18 +107,6 @@ def whole_numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"{option} {text}: expected whole numbers, such as 1,8") from None
-
-
-def printable(text: str) -> str:
-    """Text that holds names of others', such that it cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 @contextlib.contextmanager
@@ -147,6 +133,4 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] not in VERBS:
         print(f"vit-edge: no verb {arguments[0]!r}; there are: {verbs}", file=sys.stderr)
         return 2
-    module = importlib.import_module(VERBS[arguments[0]])
-    code: int = module.main(arguments[1:])
-    return code
+    return int(importlib.import_module(VERBS[arguments[0]]).main(arguments[1:]))

@@ -23,10 +23,10 @@ from vit_edge.bundle.bundle import (
     PARITY_NAME,
     file_records,
     sha256_of,
-    staged_bundle,
     write_manifest,
 )
 from vit_edge.bundle.manifest import Manifest, Preprocessing
+from vit_edge.bundle.staging import staged_bundle
 from vit_edge.errors import ParityError
 from vit_edge.export.draft import Draft, answer_golden_images, check_standard, progress, write_draft
 from vit_edge.export.foreign.source import foreign_source

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge import quantize
-from vit_edge.bundle.bundle import check_destination, sha256_of
+from vit_edge.bundle.bundle import sha256_of
+from vit_edge.bundle.staging import check_destination
 from vit_edge.checkpoints import Request
 from vit_edge.errors import UsageError
 from vit_edge.export.golden_set import GoldenFiles, golden_files

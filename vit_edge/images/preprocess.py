@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vit_edge.bundle.manifest import Manifest, Preprocessing
+from vit_edge.bundle.manifest import Interpolation, Manifest, Preprocessing
 from vit_edge.errors import ArrayError, UsageError
 from vit_edge.images.decode import pillow_at_work
 from vit_edge.images.files import DEFAULT_LIMITS, ImageLike, ImageLimits, describe
@@ -26,14 +26,7 @@ from vit_edge.images.reduced import Picture, Size, whole
 Decoding: TypeAlias = Literal["exact", "fast"]
 DECODINGS = get_args(Decoding)
 
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+_FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
 _SUPPORT_PX = 3  # of Lanczos, the widest filter (Pillow, src/libImaging/Resample.c)
 
 # How much larger than its target a JPEG is decoded when decoding is "fast". 2 keeps photos within 3

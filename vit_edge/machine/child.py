@@ -4,7 +4,7 @@ What may die for lack of memory (compiling an engine, calibrating) or must be me
 (a cold start) runs in a process of its own, so that the parent lives to tell what happened.
 
     result = run_child([sys.executable, "-m", "vit_edge", ...], memory_limit_bytes=300 << 20)
-    plan = call_in_child("vit_edge.backends.trt.build:compile", model, timeout_s=600)
+    answer = call_in_child("math:factorial", 20, timeout_s=600)
 
 Linux only: the numbers come from /proc. The limit is a memory cgroup where we may make one, which
 the kernel enforces and which counts the page cache too; elsewhere the process tree is watched and
@@ -129,13 +129,13 @@ def run_child(
             watch.kill()
             if group:
                 group.close()
-        reason = watch.reason
-        if by_limit or reason == "memory":
-            reason = f"it needed more than its limit of {(memory_limit_bytes or 0) / _MIB:.0f} MiB"
+        death = watch.reason
+        if by_limit or death == "memory":
+            death = f"it needed more than its limit of {(memory_limit_bytes or 0) / _MIB:.0f} MiB"
         elif child.returncode == -signal.SIGKILL and cgroups.oom_kills(own_group) > kills_before:
-            reason = "the kernel killed it: the memory of this machine or container ran out"
-        elif reason is None and child.returncode < 0:
-            reason = f"killed by {_signal_name(-child.returncode)}"
+            death = "the kernel killed it: the memory of this machine or container ran out"
+        elif death is None and child.returncode < 0:
+            death = f"killed by {_signal_name(-child.returncode)}"
         return ChildResult(
             returncode=child.returncode,
             stdout=_content(out),
@@ -143,7 +143,7 @@ def run_child(
             peak_rss_bytes=peak_rss_bytes,
             peak_anonymous_bytes=watch.peak_anonymous_bytes,
             wall_s=wall_s,
-            death=reason,
+            death=death,
             limited_by=("cgroup" if group else "watching") if memory_limit_bytes else None,
         )
 
@@ -219,15 +219,12 @@ def attempted_call(
         request, answer = Path(folder, "request"), Path(folder, "answer")
         request.write_bytes(pickle.dumps((target, arguments)))
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        terminal = "1" if echo and shown_on_terminal() else "0"
         done = run_child(
             [sys.executable, "-m", "vit_edge.machine.child", str(request), str(answer)],
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
-            env={
-                **os.environ,
-                "PYTHONPATH": path,
-                _TERMINAL: "1" if echo and shown_on_terminal() else "0",
-            },
+            env={**os.environ, "PYTHONPATH": path, _TERMINAL: terminal},
             echo=echo,
             poll_s=poll_s,
         )
@@ -259,7 +256,7 @@ class _Echo:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __call__(self) -> None:
-        """Write what is new to our stderr."""
+        """Write to our stderr what is new."""
         # not read(): the child writes where the position is that it shares with us
         while piece := os.pread(self.handle, _MIB, self.at):
             self.at += len(piece)
