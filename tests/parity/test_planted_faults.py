@@ -68,7 +68,7 @@ def test_a_fault_in_float32_is_caught(
 
 def test_another_mean_and_std_are_caught(embedded_bundle: Bundle, tmp_path: Path) -> None:
     candidate = planted.with_other_normalisation(embedded_bundle, tmp_path / "planted")
-    assert verdict(candidate, embedded_bundle)["verdict"] == run.FAIL
+    assert verdict(candidate, embedded_bundle).verdict == run.FAIL
 
 
 def test_an_orientation_that_is_not_applied_is_caught(
