@@ -39,7 +39,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Rest:
-    """Of an annotated mapping: it is all keys of its object that are no fields."""
+    """Of an annotated mapping: all keys of its object that are no fields, checked, as they come."""
 
     required: Mapping[str, Any]  # key -> hint; every other key may hold anything
     optional: Mapping[str, Any] = field(default_factory=dict)
