@@ -21,10 +21,12 @@ from tests.parity.report_results import (
 from vit_edge.bundle import Bundle
 from vit_edge.errors import InputError, UsageError
 from vit_edge.parity.__main__ import main
+from vit_edge.parity.judge import open_questions
 from vit_edge.parity.report import read
 from vit_edge.parity.report.read import read_result, result_from_json
-from vit_edge.parity.report.sections import devices, merged, overall, said_once
+from vit_edge.parity.report.sections import devices, merged, overall
 from vit_edge.parity.report.text import text_of
+from vit_edge.parity.result import INCONCLUSIVE, Finding
 from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
 
@@ -197,13 +199,11 @@ def test_every_device_has_a_name_of_its_own() -> None:
 
 
 def test_what_is_alike_at_several_batch_sizes_is_said_once() -> None:
-    sentences = [
-        "logits, batch 1: open",
-        "probe a",
-        "logits, batch 4: open",
-        "other, batch 4: open",
+    judged = [
+        Finding(output, batch, "sqnr_db", "target", INCONCLUSIVE, "open")
+        for output, batch in (("logits", 1), ("other", 4), ("logits", 4))
     ]
-    assert said_once(sentences) == ["logits, batch 1, 4: open", "probe a", "other, batch 4: open"]
+    assert open_questions(judged) == ["logits, batch 1, 4: open", "other, batch 4: open"]
 
 
 def test_no_text_of_a_result_can_steer_the_terminal(

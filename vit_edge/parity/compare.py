@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -66,15 +66,14 @@ class Comparison:
     statistics: dict[str, dict[int, Statistics]]  # output -> batch size -> statistics
     limit: Limit
     target: Target | None = None  # what the user asks for on top of the limit
-    probe_problems: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
         """Everything that exceeds the limit or misses the target; empty if all holds."""
         rows = self.rows()
-        nothing = [] if rows else ["nothing was compared"]
-        judged = judge.findings(rows, self.limit, self.target)
-        return [*self.probe_problems, *nothing, *judge.problems(rows, judged)]
+        if not rows:
+            return ["nothing was compared"]
+        return judge.problems(rows, judge.findings(rows, self.limit, self.target))
 
     def rows(self) -> tuple[Row, ...]:
         """One row per output and batch size."""

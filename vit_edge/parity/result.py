@@ -195,6 +195,11 @@ class Run:
     proofs: tuple[RowProof, ...] = ()
     findings: tuple[Finding, ...] = ()  # files of 0.1.0 have none: parity.report.read judges them
 
+    @property
+    def failures(self) -> list[str]:
+        """How it died, or what exceeds the limit or misses the target."""
+        return [*([] if self.death is None else [self.death]), *self.problems]
+
     def findings_of(self, row: Row) -> list[Finding]:
         """What was found of an output at a batch size."""
         place = (row.output, row.batch)

@@ -17,7 +17,6 @@ from vit_edge.parity.report.sections import (
     devices,
     merged,
     overall,
-    said_once,
     separate_note,
 )
 from vit_edge.parity.result import (
@@ -99,7 +98,6 @@ def html_page(
         verdict=verdict,
         headline=_HEADLINES[verdict],
         words=_WORDS,
-        said_once=said_once,
         marks=_MARKS,
         summary=_summary(results),
         note=separate_note(sections),
