@@ -134,6 +134,28 @@ def test_a_missing_key_is_named(key: str) -> None:
     assert any(f"lacks {key!r}" in problem for problem in result_from_json(result)[1])
 
 
+@pytest.mark.parametrize(
+    ("target", "changes", "problem"),
+    [
+        ({}, {"top1_agreement_interval": None}, "top1_agreement, but no top1_agreement_interval"),
+        ({}, {"accuracy": 0.5, "accuracy_interval": [0, 1]}, "accuracy, but no labelled"),
+        ({}, {"top1_agreement": None}, "reference_margin_median, but no top1_agreement"),
+        (
+            {"accuracy_drop": 5e-324},
+            {"accuracy_drop": 0.0, "accuracy_drop_interval": [-0.1, 0.1], "labelled": 5},
+            "rates or bounds that no comparison has",
+        ),
+    ],
+)
+def test_a_rate_that_cannot_be_judged_is_refused(
+    target: dict[str, float], changes: dict[str, Any], problem: str
+) -> None:
+    result = made_result(made_run() | {"target": target})
+    result["runs"][0]["comparisons"][1] |= {"reference_margin_median": 1.0} | changes
+    (found,) = result_from_json(result)[1]
+    assert problem in found
+
+
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="pipe.json: no file"):
