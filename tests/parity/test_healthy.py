@@ -8,7 +8,7 @@ import pytest
 
 from vit_edge import backends
 from vit_edge.bundle import Bundle
-from vit_edge.parity import run
+from vit_edge.parity.result import PASS
 from vit_edge.parity.run import Question, compare_here
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -28,7 +28,7 @@ def exported(out: Path, *arguments: str) -> Bundle:
 def check(bundle: Bundle, names: list[str]) -> None:
     for name in names:
         found = compare_here(Question(str(bundle.path), name, str(bundle.golden_path), None))
-        assert found.verdict == run.PASS, (name, found.problems)
+        assert found.verdict == PASS, (name, found.problems)
 
 
 @pytest.mark.slow

@@ -14,9 +14,8 @@ from tests.parity import planted
 from tests.parity.planted import Change
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
-from vit_edge.parity import run
 from vit_edge.parity.localize.localize import localize
-from vit_edge.parity.result import Run
+from vit_edge.parity.result import FAIL, PASS, Run
 from vit_edge.parity.run import Question, compare_here
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -51,7 +50,7 @@ def verdict(candidate: Bundle, sound: Bundle, backend: str = "ort") -> Run:
 
 def test_a_sound_bundle_passes_by_every_check(embedded_bundle: Bundle) -> None:
     found = verdict(embedded_bundle, embedded_bundle)
-    assert found.verdict == run.PASS
+    assert found.verdict == PASS
     names = {check.name for check in found.checks if check.passed}
     assert names == {"preprocessing", "repeatability", "placement"}
 
@@ -62,13 +61,13 @@ def test_a_fault_in_float32_is_caught(
 ) -> None:
     candidate = planted.planted(embedded_bundle, change, tmp_path / "planted")
     found = verdict(candidate, embedded_bundle)
-    assert found.verdict == run.FAIL
+    assert found.verdict == FAIL
     assert any("logits" in problem for problem in found.problems)
 
 
 def test_another_mean_and_std_are_caught(embedded_bundle: Bundle, tmp_path: Path) -> None:
     candidate = planted.with_other_normalisation(embedded_bundle, tmp_path / "planted")
-    assert verdict(candidate, embedded_bundle)["verdict"] == run.FAIL
+    assert verdict(candidate, embedded_bundle).verdict == FAIL
 
 
 def test_an_orientation_that_is_not_applied_is_caught(
@@ -76,7 +75,7 @@ def test_an_orientation_that_is_not_applied_is_caught(
 ) -> None:
     monkeypatch.setattr("vit_edge.images.load.upright_from", lambda image, *_: None)
     found = verdict(embedded_bundle, embedded_bundle)
-    assert found.verdict == run.FAIL
+    assert found.verdict == FAIL
     assert any(problem.startswith("preprocessing: probe") for problem in found.problems)
 
 
@@ -97,7 +96,7 @@ def test_an_engine_of_another_model_is_not_run(embedded_bundle: Bundle, tmp_path
     place.parent.mkdir(exist_ok=True)
     stale.rename(place)
     found = verdict(sound, embedded_bundle)
-    assert found.verdict == run.PASS
+    assert found.verdict == PASS
     assert found.facts["engine"].startswith("none")
     assert "another model" in ort.find(sound).reason
 
@@ -171,11 +170,11 @@ def test_a_fault_louder_than_quantization_is_caught_and_found_in_int8(
 ) -> None:
     candidate = planted.planted(int8_bundle, change, tmp_path / "planted")
     sound, broken = (verdict(bundle, int8_bundle) for bundle in (int8_bundle, candidate))
-    assert sound["verdict"] == run.PASS
+    assert sound.verdict == PASS
     quiet, loud = (worst_sqnr_db(found) for found in (sound, broken))
     assert loud < quiet - 3
     if loud < 20:
-        assert broken["verdict"] == run.FAIL
+        assert broken.verdict == FAIL
     found = localize(candidate, embedded_bundle, backend="ort", golden=int8_bundle.golden_path)
     assert found.sentence.startswith(f"block {planted.BLOCK}, {step}: ")
 

@@ -17,7 +17,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden, write_golden
 from vit_edge.parity import run
 from vit_edge.parity.pytest_plugin import check_parity, failure_text
-from vit_edge.parity.result import Result
+from vit_edge.parity.result import DIED, FAIL, INCONCLUSIVE, PASS, Result
 
 requires = ("onnxruntime",)
 
@@ -118,11 +118,11 @@ def judged(verdict: str, **entries: Any) -> Result:
 @pytest.mark.parametrize(
     ("verdict", "strict", "red"),
     [
-        (run.PASS, True, False),
-        (run.FAIL, False, True),
-        (run.DIED, False, True),
-        (run.INCONCLUSIVE, False, False),
-        (run.INCONCLUSIVE, True, True),
+        (PASS, True, False),
+        (FAIL, False, True),
+        (DIED, False, True),
+        (INCONCLUSIVE, False, False),
+        (INCONCLUSIVE, True, True),
     ],
 )
 def test_inconclusive_is_red_only_if_strict(
@@ -137,7 +137,7 @@ def test_inconclusive_is_red_only_if_strict(
 
 
 def test_the_words_of_the_verdict_are_all_there() -> None:
-    text = failure_text(judged(run.FAIL, death="killed", problems=["a", "b"], open_questions=["c"]))
+    text = failure_text(judged(FAIL, death="killed", problems=["a", "b"], open_questions=["c"]))
     assert text.splitlines() == [
         "mine (testing, int8) drifts:", "  ort: fail", "    killed", "    a", "    b", "    c",
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def test_every_option_reaches_the_comparison(monkeypatch: pytest.MonkeyPatch) ->
 
     def compare(bundle: str, **options: Any) -> Result:
         seen.update(options, bundle=bundle)
-        return judged(run.PASS)
+        return judged(PASS)
 
     monkeypatch.setattr(run, "compare", compare)
     check_parity(

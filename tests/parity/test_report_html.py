@@ -250,13 +250,13 @@ def test_no_logit_stops_the_scatter(value: float) -> None:
 
 
 def test_flips_come_before_what_keeps_its_class() -> None:
-    images = [
+    images: list[dict[str, Any]] = [
         {"index": 0, "relative_margin": 0.0, "kl": 9.0},
         {"index": 1, "relative_margin": 0.1, "kl": 0.1},
         {"index": 2, "relative_margin": None, "kl": None},
         {"index": 3, "relative_margin": 0.0, "kl": None},
     ]
-    answers = {"name": "x", "reference": [], "candidate": []}
+    answers: dict[str, Any] = {"name": "x", "reference": [], "candidate": []}
     run = made_run() | {"images": [answers | image for image in images]}
     assert worst_images(typed(made_result(run)).runs) == [2, 1, 3, 0]
 

@@ -21,10 +21,12 @@ from tests.parity.report_results import (
 from vit_edge.bundle import Bundle
 from vit_edge.errors import InputError, UsageError
 from vit_edge.parity.__main__ import main
+from vit_edge.parity.judge import open_questions
 from vit_edge.parity.report import read
 from vit_edge.parity.report.read import read_result, result_from_json
-from vit_edge.parity.report.sections import devices, merged, overall, said_once
+from vit_edge.parity.report.sections import devices, merged, overall
 from vit_edge.parity.report.text import text_of
+from vit_edge.parity.result import INCONCLUSIVE, Finding
 from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
 
@@ -132,6 +134,28 @@ def test_a_missing_key_is_named(key: str) -> None:
     assert any(f"lacks {key!r}" in problem for problem in result_from_json(result)[1])
 
 
+@pytest.mark.parametrize(
+    ("target", "changes", "problem"),
+    [
+        ({}, {"top1_agreement_interval": None}, "top1_agreement, but no top1_agreement_interval"),
+        ({}, {"accuracy": 0.5, "accuracy_interval": [0, 1]}, "accuracy, but no labelled"),
+        ({}, {"top1_agreement": None}, "reference_margin_median, but no top1_agreement"),
+        (
+            {"accuracy_drop": 5e-324},
+            {"accuracy_drop": 0.0, "accuracy_drop_interval": [-0.1, 0.1], "labelled": 5},
+            "rates or bounds that no comparison has",
+        ),
+    ],
+)
+def test_a_rate_that_cannot_be_judged_is_refused(
+    target: dict[str, float], changes: dict[str, Any], problem: str
+) -> None:
+    result = made_result(made_run() | {"target": target})
+    result["runs"][0]["comparisons"][1] |= {"reference_margin_median": 1.0} | changes
+    (found,) = result_from_json(result)[1]
+    assert problem in found
+
+
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="pipe.json: no file"):
@@ -197,13 +221,11 @@ def test_every_device_has_a_name_of_its_own() -> None:
 
 
 def test_what_is_alike_at_several_batch_sizes_is_said_once() -> None:
-    sentences = [
-        "logits, batch 1: open",
-        "probe a",
-        "logits, batch 4: open",
-        "other, batch 4: open",
+    judged = [
+        Finding(output, batch, "sqnr_db", "target", INCONCLUSIVE, "open")
+        for output, batch in (("logits", 1), ("other", 4), ("logits", 4))
     ]
-    assert said_once(sentences) == ["logits, batch 1, 4: open", "probe a", "other, batch 4: open"]
+    assert open_questions(judged) == ["logits, batch 1, 4: open", "other, batch 4: open"]
 
 
 def test_no_text_of_a_result_can_steer_the_terminal(

@@ -22,7 +22,7 @@ from vit_edge.parity.__main__ import main
 from vit_edge.parity.compare import Comparison, compare_answers
 from vit_edge.parity.invariance import check_invariance, failed
 from vit_edge.parity.limits import limit_for
-from vit_edge.parity.result import Scatter, exit_code
+from vit_edge.parity.result import DIED, FAIL, PASS, Scatter, exit_code
 from vit_edge.parity.run import Question, compare, compare_here
 from vit_edge.parity.targets import parse_target
 from vit_edge.parity.witness import SCATTER, Witness
@@ -39,7 +39,7 @@ def test_a_result_says_what_was_compared_with_what_and_where(testing_bundle: Bun
     assert result.golden.images == 16
     assert {"cpu", "cpus", "memory", "system"} <= result.machine.keys()
     (found,) = result.runs
-    assert found.verdict == run.PASS
+    assert found.verdict == PASS
     assert (found.memory.peak_rss_bytes or 0) > (found.memory.peak_anonymous_bytes or 0) > 10e6
     assert found.seconds.total > found.seconds.running > 0
     assert [entry.index for entry in found.images] == list(range(16))
@@ -83,8 +83,8 @@ def test_a_child_that_is_killed_is_a_result_and_the_next_backend_runs(
     monkeypatch.setattr(child, "attempted_call", killed_once)
     result = compare(testing_bundle, backend_names=["ort", "auto"])
     first, second = result.runs
-    assert (first.verdict, first.death) == (run.DIED, "killed by SIGKILL")
-    assert second.verdict == run.PASS
+    assert (first.verdict, first.death) == (DIED, "killed by SIGKILL")
+    assert second.verdict == PASS
     assert exit_code([result], strict=False) == 4
 
 
@@ -94,7 +94,7 @@ def kill_yourself() -> None:
 
 def test_a_child_that_takes_too_long_is_a_result(testing_bundle: Bundle) -> None:
     (found,) = compare(testing_bundle, backend_names=["ort"], timeout_s=0.05).runs
-    assert found.verdict == run.DIED
+    assert found.verdict == DIED
     assert "it took longer than 0.05 s" in (found.death or "")
 
 
@@ -238,7 +238,7 @@ def test_what_a_child_raises_is_the_result_of_its_backend_alone(
     monkeypatch.setattr(child, "attempted_call", raising_once)
     first, second = compare(testing_bundle, backend_names=["ort", "auto"]).runs
     assert "ended without an answer" in (first.death or "")
-    assert second.verdict == run.PASS
+    assert second.verdict == PASS
 
 
 def leave_without_a_word() -> None:
@@ -258,7 +258,7 @@ def test_another_bundle_can_be_the_reference(bundle: Bundle, testing_bundle: Bun
     assert result.against is not None
     assert result.against.model_sha256 == testing_bundle.model_sha256
     (found,) = result.runs
-    assert found.verdict == run.PASS
+    assert found.verdict == PASS
     assert result.golden.reference_dtype.startswith("fp32 on onnxruntime")
     rows = [row for row in found.comparisons if row.batch == 1]
     assert all(row.summary["max_abs_diff"] == 0 for row in rows)  # itself
@@ -388,7 +388,7 @@ def test_a_candidate_is_compared_in_this_process_too(testing_bundle: Bundle) -> 
     target = parse_target("sqnr_centred_db=290")
     golden = str(testing_bundle.golden_path)
     found = compare_here(Question(str(testing_bundle.path), "ort", golden, target))
-    assert found.verdict == run.FAIL
+    assert found.verdict == FAIL
     assert found.target == {"sqnr_centred_db": 290}
 
 

@@ -39,7 +39,7 @@ _VERDICTS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = cli.bundle_parser(
+    options = cli.bundle_parser(
         "python -m vit_edge.parity",
         "Compare backends with the reference's answers in golden.npz, each in a process of its "
         "own: the preprocessing of its probe files, every output at several batch sizes, and "
@@ -50,50 +50,50 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.parity merge a.json b.json                     (--help)\n"
         "exit codes: 0 within the limits (or inconclusive, without --strict), 4 not",
     )
-    made.add_argument(
+    options.add_argument(
         "--backend", default=backends.AUTO, metavar="NAME,...", help=cli.backend_help()
     )
-    made.add_argument(
+    options.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
     )
-    made.add_argument(
+    options.add_argument(
         "--against",
         type=Path,
         metavar="BUNDLE2",
         help="take this bundle's answers for the reference, instead of those in the golden file",
     )
-    made.add_argument(
+    options.add_argument(
         "--target",
         metavar="NAME=NUMBER,...",
         help="what the logits must reach besides the precision's limit; of "
         + ", ".join(STATISTICS),
     )
-    made.add_argument(
+    options.add_argument(
         "--localize",
         action="store_true",
         help="find the block and the step in it where what fails leaves the fp32 bundle that "
         "--against names",
     )
-    made.add_argument(
+    options.add_argument(
         "--memory-limit", metavar="SIZE", help="of each backend's process, such as 400MB"
     )
-    made.add_argument(
+    options.add_argument(
         "--timeout", type=float, metavar="S", help="seconds for each backend's process"
     )
-    made.add_argument(
+    options.add_argument(
         "--strict", action="store_true", help="exit with 4 where the images do not decide"
     )
-    made.add_argument("--save", type=Path, metavar="FILE", help="write the result as JSON")
-    made.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
-    made.add_argument(
+    options.add_argument("--save", type=Path, metavar="FILE", help="write the result as JSON")
+    options.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
+    options.add_argument(
         "--save-polygraphy",
         type=Path,
         metavar="FILE",
         help="write the reference's answers for `polygraphy run --load-outputs`, and beside them "
         "the inputs for --load-inputs",
     )
-    made.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, for CI")
-    return made
+    options.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, for CI")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -28,8 +28,8 @@ SCHEMA_VERSION = 2  # of a bundle's parity.json
 OTHER_SIZES_IMAGES = 64
 
 Statistics: TypeAlias = Difference | LogitComparison
-Progress = Callable[[int], object]  # told how many more images are done
-# shown the logits of a batch: int64[N] positions, the candidate's and the reference's
+Progress = Callable[[int], object]  # takes how many more images are done
+# takes the logits of a batch: int64[N] positions, the candidate's and the reference's
 Seen = Callable[[NDArray[np.int64], Floats, Floats], object]
 
 
@@ -66,15 +66,14 @@ class Comparison:
     statistics: dict[str, dict[int, Statistics]]  # output -> batch size -> statistics
     limit: Limit
     target: Target | None = None  # what the user asks for on top of the limit
-    probe_problems: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
         """Everything that exceeds the limit or misses the target; empty if all holds."""
         rows = self.rows()
-        nothing = [] if rows else ["nothing was compared"]
-        judged = judge.findings(rows, self.limit, self.target)
-        return [*self.probe_problems, *nothing, *judge.problems(rows, judged)]
+        if not rows:
+            return ["nothing was compared"]
+        return judge.problems(rows, judge.findings(rows, self.limit, self.target))
 
     def rows(self) -> tuple[Row, ...]:
         """One row per output and batch size."""
@@ -95,7 +94,7 @@ def compare_answers(
     limit: Limit,
     target: Target | None = None,
     progress: Progress = lambda images: None,
-    seen: Seen = lambda indices, found, expected: None,
+    seen: Seen = lambda indices, answers, expected: None,
 ) -> Comparison:
     """Run every image of the reference at the largest batch size, and 64 of them at the others.
 
@@ -120,12 +119,13 @@ def compare_answers(
     repeats = Repeats()
     for batch, images in compared_images(len(reference), batches).items():
         for indices in _batches(images, batch):
-            found = backend.run(input_from_resized(reference.images(indices), manifest))
+            answers = backend.run(input_from_resized(reference.images(indices), manifest))
             labels = reference.labels(indices)
             for output, expected in reference.answers(indices).items():
-                if found[output].shape != expected.shape:
+                candidate = answers[output]
+                if candidate.shape != expected.shape:
                     raise PredictionError(
-                        f"{output} has shape {found[output].shape}, not {expected.shape}"
+                        f"{output} has shape {candidate.shape}, not {expected.shape}"
                     )
                 by_batch = comparison.statistics.setdefault(output, {})
                 if batch not in by_batch:
@@ -134,10 +134,10 @@ def compare_answers(
                     )
                 statistics = by_batch[batch]
                 if isinstance(statistics, LogitComparison):
-                    statistics.add(np.array(indices), found[output], expected, labels)
-                    seen(np.array(indices), found[output], expected)
+                    statistics.add(np.array(indices), candidate, expected, labels)
+                    seen(np.array(indices), candidate, expected)
                 else:
-                    statistics.add(np.array(indices), found[output], expected)
+                    statistics.add(np.array(indices), candidate, expected)
             progress(len(indices))
     return comparison
 
@@ -209,8 +209,8 @@ def write_answers(
     labels = golden.labels(range(count))
     for index in range(count):
         image = golden.images([index])
-        found = backend.run(input_from_resized(image, manifest))
-        answers = {output: found[output][0] for output in outputs}
+        every = backend.run(input_from_resized(image, manifest))
+        answers = {output: every[output][0] for output in outputs}
         label = None if labels is None else int(labels[index])
         writer.add(golden.names[index], image[0], answers, label)
 
@@ -239,11 +239,11 @@ def check_probes(probes: Sequence[Probe], preprocessing: Preprocessing) -> list[
         except ImageError as error:
             problems.append(f"probe {probe.name}: {error}")
             continue
-        found = resized_from_image(image, preprocessing)
-        if found.shape != probe.resized.shape:
-            problems.append(f"probe {probe.name}: {found.shape}, expected {probe.resized.shape}")
+        resized = resized_from_image(image, preprocessing)
+        if resized.shape != probe.resized.shape:
+            problems.append(f"probe {probe.name}: {resized.shape}, expected {probe.resized.shape}")
             continue
-        levels = int(np.abs(found.astype(np.int16) - probe.resized.astype(np.int16)).max())
+        levels = int(np.abs(resized.astype(np.int16) - probe.resized.astype(np.int16)).max())
         if levels > probe.levels_allowed:
             problems.append(
                 f"probe {probe.name}: preprocessing differs by {levels} of 255 levels, "

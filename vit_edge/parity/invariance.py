@@ -63,8 +63,8 @@ def _check(
     name: str, words: str, first: Answers, second: Answers, allowed: float, size: int
 ) -> Check:
     worst = max((_relative(first[output], second[output]) for output in first), default=math.inf)
-    found = f"{words}, batch {size}: differs by {worst:.2g} of the largest value"
-    return Check(name, worst <= allowed, f"{found}, allowed {allowed:.2g}")
+    difference = f"{words}, batch {size}: differs by {worst:.2g} of the largest value"
+    return Check(name, worst <= allowed, f"{difference}, allowed {allowed:.2g}")
 
 
 def _relative(left: NDArray[Any], right: NDArray[Any]) -> float:

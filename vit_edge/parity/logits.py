@@ -66,7 +66,7 @@ class LogitComparison:
     def add(
         self,
         indices: NDArray[np.int64],
-        found: Floats,
+        candidate: Floats,
         expected: Floats,
         labels: NDArray[np.int64] | None = None,
     ) -> None:
@@ -74,16 +74,16 @@ class LogitComparison:
 
         Args:
             indices: int64[N], the position of each image in the whole set.
-            found: float[N, classes], the candidate's logits.
+            candidate: float[N, classes], the candidate's logits.
             expected: float[N, classes], the reference's, finite.
             labels: int64[N], the true classes; -1 where unknown.
         """
         if self.repeats is not None:
-            self.batch_diff = max(self.batch_diff, self.repeats.add(indices, found))
-        fresh = self.difference.add(indices, found, expected)
+            self.batch_diff = max(self.batch_diff, self.repeats.add(indices, candidate))
+        fresh = self.difference.add(indices, candidate, expected)
         if not fresh.any():
             return
-        images, left, right = indices[fresh], rows(found)[fresh], rows(expected)[fresh]
+        images, left, right = indices[fresh], rows(candidate)[fresh], rows(expected)[fresh]
         whole = np.isfinite(left).all(axis=1)
         theirs = right.argmax(axis=1)
         ours = np.where(whole, left.argmax(axis=1), -1)
@@ -216,26 +216,26 @@ def rank(logits: Doubles, classes: NDArray[np.int64]) -> NDArray[np.int64]:
     return result
 
 
-def rank_correlation(found: Doubles, expected: Doubles) -> Doubles:
+def rank_correlation(candidate: Doubles, expected: Doubles) -> Doubles:
     """Spearman's rank correlation over the RANKED largest of each row of `expected`.
 
     Args:
-        found: float64[N, classes].
+        candidate: float64[N, classes].
         expected: float64[N, classes], finite.
 
     Returns:
-        float64[N] in -1..1; 1 for a single class, 0 where `found` is not finite. Of equal logits
-        the first class leads.
+        float64[N] in -1..1; 1 for a single class, 0 where `candidate` is not finite. Of equal
+        logits the first class leads.
     """
     count = min(RANKED, expected.shape[1])
     if count < 2:
         return np.ones(len(expected))
     first = np.argsort(-expected, axis=1, kind="stable")[:, :count]
-    theirs = np.take_along_axis(found, first, axis=1)
+    theirs = np.take_along_axis(candidate, first, axis=1)
     places = np.argsort(np.argsort(-theirs, axis=1, kind="stable"), axis=1)
     squares = np.square(places - np.arange(count)).sum(axis=1)
     correlation = 1 - 6 * squares / (count * (count**2 - 1))
-    return np.where(np.isfinite(found).all(axis=1), correlation, 0.0)
+    return np.where(np.isfinite(candidate).all(axis=1), correlation, 0.0)
 
 
 def top_margin(logits: Doubles) -> Doubles:

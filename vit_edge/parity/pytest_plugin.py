@@ -100,6 +100,5 @@ def failure_text(result: Result) -> str:
     lines = [f"{bundle.name} ({bundle.variant}, {bundle.precision}) drifts:"]
     for run in result.runs:
         lines.append(f"  {run.name}: {run.verdict}")
-        reasons = [run.death, *run.problems, *run.open_questions]
-        lines += [f"    {reason}" for reason in reasons if reason]
+        lines += [f"    {reason}" for reason in (*run.failures, *run.open_questions)]
     return cli.printable("\n".join(lines))

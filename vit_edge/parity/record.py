@@ -108,8 +108,8 @@ def record(
             answers = _answered(backend, batch, manifest)
             for row, (image, pixels) in enumerate(batch):
                 label = None if image.label == UNKNOWN else image.label
-                found = {output: values[row] for output, values in answers.items()}
-                writer.add(image.name, pixels, found, label)
+                its_own = {output: values[row] for output, values in answers.items()}
+                writer.add(image.name, pixels, its_own, label)
             count += len(batch)
         if not count:
             raise BundleError(f"{out}: none of the images could be read{unreadable.text()}")
@@ -196,7 +196,7 @@ def _answered(
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = cli.bundle_parser(
+    options = cli.bundle_parser(
         "python -m vit_edge.parity record",
         "Write a golden file of any folder of images: resized pixels, and what the fp32 bundle "
         "answers to them. It serves `python -m vit_edge.parity --golden` for every precision of "
@@ -204,25 +204,27 @@ def parser() -> argparse.ArgumentParser:
         "python -m vit_edge.parity record bundles/mine-fp32 --images photos --out mine.npz\n"
         "         python -m vit_edge.parity bundles/mine-int8 --golden mine.npz",
     )
-    made.add_argument("--images", type=Path, required=True, metavar="DIR", help="where they lie")
-    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .npz to write")
-    made.add_argument(
+    options.add_argument("--images", type=Path, required=True, metavar="DIR", help="where they lie")
+    options.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the .npz to write"
+    )
+    options.add_argument(
         "--limit", type=int, metavar="N", help="at most N images, evenly spread; default: all"
     )
-    made.add_argument(
+    options.add_argument(
         "--labels-from",
         metavar="SOURCE",
         help=f"keep the true classes too: {FOLDERS}, or a CSV file with path,label a line",
     )
     names = ", ".join(backends.names())
-    made.add_argument(
+    options.add_argument(
         "--backend",
         default=REFERENCE,
         metavar="NAME",
         help=f"what runs the reference, of {names}; default: %(default)s, PyTorch in float64",
     )
-    made.add_argument("--force", action="store_true", help="replace FILE if it is there")
-    return made
+    options.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from vit_edge.parity.limits import Limit
-from vit_edge.parity.targets import LOGITS, NON_FINITE, STATISTICS, Proof, Target
+from vit_edge.parity.targets import LOGITS, NON_FINITE, STATISTICS, Proof, Target, decides
 from vit_edge.report.strict import Keys, Rest
 
 # 2 is the parity.json of a bundle, which holds one comparison (parity.compare.as_json).
@@ -63,6 +63,18 @@ class Row:
     output: str
     batch: int
     summary: Annotated[Mapping[str, Any], _SUMMARY]  # of a Difference or LogitComparison, by name
+
+    def __post_init__(self) -> None:
+        """Refuse a rate without what it is judged by."""
+        for name, statistic in STATISTICS.items():
+            if statistic.interval is None or self.summary.get(name) is None:
+                continue
+            for key in (statistic.interval, statistic.trials):
+                if self.summary.get(key) is None:
+                    raise ValueError(f"has {name}, but no {key}")
+        decided = self.output == LOGITS and decides(self.summary)
+        if decided and self.summary.get("top1_agreement") is None:
+            raise ValueError("has reference_margin_median, but no top1_agreement")
 
     @property
     def images(self) -> int:
@@ -194,6 +206,11 @@ class Run:
     seconds: Seconds
     proofs: tuple[RowProof, ...] = ()
     findings: tuple[Finding, ...] = ()  # files of 0.1.0 have none: parity.report.read judges them
+
+    @property
+    def failures(self) -> list[str]:
+        """How it died, or what exceeds the limit or misses the target."""
+        return [*([] if self.death is None else [self.death]), *self.problems]
 
     def findings_of(self, row: Row) -> list[Finding]:
         """What was found of an output at a batch size."""

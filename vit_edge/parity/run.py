@@ -73,7 +73,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ChildLimits:
     """What each child may take; None for no limit."""
 
     memory_limit_bytes: int | None = None
@@ -120,7 +120,7 @@ def compare(
     reference = None if against is None else Bundle.read(against)
     if localize and reference is not None:
         check_pair(candidate, reference)
-    limits = Limits(memory_limit_bytes, timeout_s)
+    limits = ChildLimits(memory_limit_bytes, timeout_s)
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     asked = path = golden or candidate.golden_path
     with tempfile.TemporaryDirectory(prefix="vit_edge-parity-") as scratch:
@@ -151,7 +151,9 @@ def compare(
     )
 
 
-def _localized(candidate: Bundle, reference: Bundle, run: Run, golden: Path, limits: Limits) -> Run:
+def _localized(
+    candidate: Bundle, reference: Bundle, run: Run, golden: Path, limits: ChildLimits
+) -> Run:
     """A run that failed, with the place where it leaves the reference or why that was not found."""
     try:
         place = localize_failure(
@@ -178,7 +180,7 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
     )
 
 
-def _run(question: Question, limits: Limits) -> Run:
+def _run(question: Question, limits: ChildLimits) -> Run:
     """One child: its findings, its memory, or its death."""
     _LOG.info("comparing on %s", question.backend)
     started = time.monotonic()

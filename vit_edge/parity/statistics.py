@@ -1,7 +1,7 @@
 """How far two sets of answers lie apart. Written once; every comparison uses these.
 
-`found` is always the candidate's answer and `expected` the reference's. An answer that holds NaN
-or Inf agrees with nothing: it counts as a flip, with cosine 0 and infinite noise and divergence.
+`candidate` is always the candidate's answer and `expected` the reference's. One that holds NaN or
+Inf agrees with nothing: it counts as a flip, with cosine 0 and infinite noise and divergence.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ class Noise:
 
     images: int = 0
     signal: float = 0.0  # sum of expected^2
-    noise: float = 0.0  # sum of (found - expected)^2
+    noise: float = 0.0  # sum of (candidate - expected)^2
     varying: float = 0.0  # sum of (expected - its mean over the images)^2
     mean: Doubles = field(default_factory=lambda: np.zeros(0))  # [values], of expected
 
-    def add(self, found: Doubles, expected: Doubles) -> None:
+    def add(self, candidate: Doubles, expected: Doubles) -> None:
         """Add a batch.
 
         The mean is updated by the pairwise formula of Chan, Golub and LeVeque (Stanford
         STAN-CS-79-773, 1979), which does not cancel where the mean is large.
 
         Args:
-            found: float64[N, values].
+            candidate: float64[N, values].
             expected: float64[N, values], finite.
         """
         new = len(expected)
         if not new:
             return
         with np.errstate(invalid="ignore"):
-            power = float(np.square(found - expected).sum())
+            power = float(np.square(candidate - expected).sum())
         self.noise += power if math.isfinite(power) else math.inf
         self.signal += float(np.square(expected).sum())
         mean = expected.mean(axis=0)
@@ -100,18 +100,20 @@ class Difference:
         """How many different images were compared."""
         return len(self.seen)
 
-    def add(self, indices: NDArray[np.int64], found: Floats, expected: Floats) -> NDArray[np.bool_]:
+    def add(
+        self, indices: NDArray[np.int64], candidate: Floats, expected: Floats
+    ) -> NDArray[np.bool_]:
         """Add a batch.
 
         Args:
             indices: int64[N], the position of each image in the whole set.
-            found: float[N, ...], the candidate's answers.
+            candidate: float[N, ...], the candidate's answers.
             expected: float[N, ...], the reference's.
 
         Returns:
             bool[N]: which images had not been seen before.
         """
-        left, right = rows(found), rows(expected)
+        left, right = rows(candidate), rows(expected)
         self.non_finite += int(np.count_nonzero(~np.isfinite(left)))
         with np.errstate(invalid="ignore"):
             worst = np.abs(left - right).max(axis=1)
@@ -166,18 +168,18 @@ class Repeats:
 
     first: dict[int, Floats] = field(default_factory=dict)
 
-    def add(self, indices: NDArray[np.int64], found: Floats) -> float:
+    def add(self, indices: NDArray[np.int64], candidate: Floats) -> float:
         """Add a batch.
 
         Args:
             indices: int64[N], the position of each image in the whole set.
-            found: float[N, classes].
+            candidate: float[N, classes].
 
         Returns:
             The largest |difference| from the first answers; infinite where one is not finite.
         """
         worst = 0.0
-        for index, row in zip(indices.tolist(), found, strict=True):
+        for index, row in zip(indices.tolist(), candidate, strict=True):
             first = self.first.setdefault(index, row.copy())
             with np.errstate(invalid="ignore", over="ignore"):
                 difference = float(np.abs(row - first).max())
@@ -198,19 +200,19 @@ def cosine(left: Doubles, right: Doubles) -> Doubles:
     return np.where(np.isfinite(value), value, 0.0)
 
 
-def kl_divergence(expected: Doubles, found: Doubles) -> Doubles:
-    """KL(softmax(expected) || softmax(found)) of each pair of rows.
+def kl_divergence(expected: Doubles, candidate: Doubles) -> Doubles:
+    """KL(softmax(expected) || softmax(candidate)) of each pair of rows.
 
     Args:
         expected: float64[N, classes], finite logits.
-        found: float64[N, classes].
+        candidate: float64[N, classes].
 
     Returns:
-        float64[N] in nats, at least 0; infinite where `found` is not finite.
+        float64[N] in nats, at least 0; infinite where `candidate` is not finite.
     """
-    usable = np.isfinite(found)
+    usable = np.isfinite(candidate)
     log_p = log_softmax(expected)
-    log_q = log_softmax(np.where(usable, found, 0.0))
+    log_q = log_softmax(np.where(usable, candidate, 0.0))
     divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
     # rounding can leave -1e-17
     return np.where(usable.all(axis=1), np.maximum(divergence, 0.0), np.inf)

@@ -103,15 +103,15 @@ class Target:
         Returns:
             One sentence each; empty if all hold.
         """
-        found = []
+        missed = []
         for name, bound in self.bounds:
             statistic, value = STATISTICS[name], summary.get(name)
             asked = f"{statistic.direction} {statistic.written(bound)}"
             if value is None:
-                found.append(f"{statistic.words} must be {asked}, but {_absence(name, summary)}")
+                missed.append(f"{statistic.words} must be {asked}, but {_absence(name, summary)}")
             elif not statistic.holds(value, bound):
-                found.append(f"{statistic.words} is {statistic.written(value)}, allowed {asked}")
-        return found
+                missed.append(f"{statistic.words} is {statistic.written(value)}, allowed {asked}")
+        return missed
 
     def without_rates(self) -> Target:
         """The bounds that a few images can hold or miss."""

@@ -33,15 +33,15 @@ class Witness:
         self._images: dict[int, _Seen] = {}
         self._scatter: tuple[list[float], list[float]] = ([], [])
 
-    def add(self, indices: NDArray[np.int64], found: Floats, expected: Floats) -> None:
+    def add(self, indices: NDArray[np.int64], answers: Floats, expected: Floats) -> None:
         """Take note of a batch.
 
         Args:
             indices: int64[N], positions in the whole set.
-            found: float[N, classes], the candidate's logits.
+            answers: float[N, classes], the candidate's logits.
             expected: float[N, classes], the reference's.
         """
-        candidate, reference = rows(found), rows(expected)
+        candidate, reference = rows(answers), rows(expected)
         divergences = kl_divergence(reference, candidate)
         for row, index in enumerate(indices.tolist()):
             if index in self._images or len(self._images) >= IMAGES:
@@ -49,8 +49,8 @@ class Witness:
             margin = 0.0
             if np.isfinite(candidate[row]).all():
                 margin = float(reference[row].max() - reference[row][candidate[row].argmax()])
-            answers = _first(reference[row]), _first(candidate[row])
-            self._images[index] = _Seen(*answers, finite(float(divergences[row])), margin)
+            firsts = _first(reference[row]), _first(candidate[row])
+            self._images[index] = _Seen(*firsts, finite(float(divergences[row])), margin)
             self._scattered(reference[row], candidate[row])
 
     def _scattered(self, reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> None:

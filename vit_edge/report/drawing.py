@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from vit_edge.report.extra import needed
@@ -23,6 +23,7 @@ TEXT_POINTS = TEXT_PX * POINTS_PER_PX
 # Written by matplotlib -> what the page calls it.
 INK, MUTED, GRID, BAD = "#010203", "#020304", "#030405", "#040506"
 SERIES = ("#110203", "#120304", "#130405", "#140506", "#150607", "#160708")
+_PARTS = ((SERIES[0], 1.0), (SERIES[1], 0.55), (SERIES[2], 0.8))  # of a bar: colour, opacity
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", BAD: "fail"} | {
     colour: f"series-{place}" for place, colour in enumerate(SERIES, 1)
 }
@@ -58,6 +59,25 @@ def plot(height_px: int, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     size = (WIDTH_PX / _PX_PER_INCH, height_px / _PX_PER_INCH)
     figure = needed("matplotlib.figure").Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns)
+
+
+def legend(figure: Any, handles: Sequence[Any] | None = None) -> None:
+    """What colours and shapes mean, above the plot; of `handles`, or all that has a label."""
+    chosen = {} if handles is None else {"handles": handles}
+    figure.legend(
+        **chosen, loc="outside upper left", ncols=3, fontsize=TEXT_POINTS, borderpad=0,
+        handletextpad=0.4, columnspacing=1.0, handlelength=1.8,
+    )  # fmt: skip
+
+
+def stacked(axes: Any, parts: Sequence[Sequence[float]], names: Sequence[str]) -> None:
+    """One bar a row, of several parts, and what they mean."""
+    left = [0.0] * len(parts[0])
+    for part, name, (drawn, alpha) in zip(parts, names, _PARTS, strict=False):
+        axes.barh(range(len(left)), part, left=left, height=0.34, color=drawn, alpha=alpha,
+                  label=name)  # fmt: skip
+        left = [start + width for start, width in zip(left, part, strict=True)]
+    legend(axes.figure)
 
 
 def colour(place: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import types
 import typing
@@ -39,7 +40,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Rest:
-    """Of an annotated mapping: it is all keys of its object that are no fields."""
+    """Of an annotated mapping: all keys of its object that are no fields, checked, as they come."""
 
     required: Mapping[str, Any]  # key -> hint; every other key may hold anything
     optional: Mapping[str, Any] = field(default_factory=dict)
@@ -128,14 +129,8 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     Any: ("anything", lambda value: True),
     str: ("a text", lambda value: isinstance(value, str)),
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: (
-        "a whole number from 0 on",
-        lambda value: type(value) is int and 0 <= value < LARGEST_COUNT,
-    ),
-    float: (
-        "a finite number",
-        lambda value: type(value) in (int, float) and abs(value) <= LARGEST_NUMBER,
-    ),
+    int: ("a whole number from 0 on", lambda v: type(v) is int and 0 <= v < LARGEST_COUNT),
+    float: ("a finite number", lambda v: type(v) in (int, float) and abs(v) <= LARGEST_NUMBER),
 }
 
 
@@ -151,16 +146,13 @@ def _reader(hint: Any) -> _Reader:
         (keys,) = (mark for mark in hint.__metadata__ if isinstance(mark, Keys))
         return _mapping(_reader(typing.get_args(arguments[0])[1]), keys.known)
     if origin is Literal:
-        return _plain(
-            f"{'one of ' * (len(arguments) > 1)}{', '.join(map(str, arguments))}",
-            lambda value: any(type(value) is type(one) and value == one for one in arguments),
-        )
+        words = f"{'one of ' * (len(arguments) > 1)}{', '.join(map(str, arguments))}"
+        return _plain(words, lambda v: any(type(v) is type(one) and v == one for one in arguments))
     if origin in (typing.Union, types.UnionType):
         return _optional(_reader(next(one for one in arguments if one is not type(None))))
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return _items(_reader(arguments[0]))
     if origin is tuple:
-        return _entries([_reader(one) for one in arguments])
+        several = arguments[-1] is Ellipsis
+        return _items([_reader(one) for one in arguments if one is not Ellipsis], several=several)
     return _mapping(_reader(arguments[1]), None)
 
 
@@ -177,27 +169,15 @@ def _optional(reader: _Reader) -> _Reader:
     return lambda value, where, problems: None if value is None else reader(value, where, problems)
 
 
-def _items(reader: _Reader) -> _Reader:
+def _items(readers: list[_Reader], *, several: bool) -> _Reader:
     def read(value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, list):
             problems.append(f"{where} is {_shown(value)}, expected a list")
             return ()
-        return tuple(reader(item, f"{where}[{i}]", problems) for i, item in enumerate(value))
-
-    return read
-
-
-def _entries(readers: list[_Reader]) -> _Reader:
-    def read(value: Any, where: str, problems: list[str]) -> Any:
-        if not isinstance(value, list):
-            problems.append(f"{where} is {_shown(value)}, expected a list")
-            return ()
-        if len(value) != len(readers):
+        if not several and len(value) != len(readers):
             problems.append(f"{where} has {len(value)} entries, expected {len(readers)}")
-        return tuple(
-            reader(item, f"{where}[{i}]", problems)
-            for i, (reader, item) in enumerate(zip(readers, value, strict=False))
-        )
+        pairs = zip(itertools.cycle(readers) if several else readers, value, strict=False)
+        return tuple(read(item, f"{where}[{i}]", problems) for i, (read, item) in enumerate(pairs))
 
     return read
 
@@ -207,25 +187,24 @@ def _mapping(reader: _Reader, known: frozenset[str] | None) -> _Reader:
         if not isinstance(value, dict):
             problems.append(f"{where} is {_shown(value)}, expected an object")
             return {}
-        if known is not None:
-            problems += [
-                f"{where} has {_shown(key)}, known are {', '.join(sorted(known))}"
-                for key in value
-                if key not in known
-            ]
+        for key in value:
+            if known is not None and key not in known:
+                words = ", ".join(sorted(known))
+                problems.append(f"{where} has {_shown(key)}, known are {words}")
         return {key: reader(e, f"{where}[{_shown(key)}]", problems) for key, e in value.items()}
 
     return read
 
 
 def _object(kind: Any) -> _Reader:
-    fields, hints = dataclasses.fields(kind), _hints(kind)
-    own = {entry.name: entry for entry in fields if _rest(hints[entry.name]) is None}
+    absent, hints = dataclasses.MISSING, _hints(kind)
+    own = {entry.name: entry for entry in dataclasses.fields(kind)}
+    rests = {name: rest for name, rest in _fields(kind) if rest is not None}
+    for name in rests:
+        del own[name]
     readers = {name: _reader(hints[name]) for name in own}
-    missing = dataclasses.MISSING
-    required = {n for n, e in own.items() if e.default is missing and e.default_factory is missing}
-    others = {name: rest for name, rest in _fields(kind) if rest is not None}
-    for rest in others.values():
+    required = {n for n, e in own.items() if e.default is absent and e.default_factory is absent}
+    for rest in rests.values():
         hinted = {**rest.required, **rest.optional}
         readers |= {key: _reader(hint) for key, hint in hinted.items()}
         required |= set(rest.required)
@@ -234,19 +213,19 @@ def _object(kind: Any) -> _Reader:
         if not isinstance(value, dict):
             problems.append(f"{where} is {_shown(value)}, expected an object")
             return None
-        known = len(problems)
+        before = len(problems)
         problems += [f"{where} lacks {key!r}" for key in readers if key in required - value.keys()]
         entries = {
             key: reader(value[key], f"{where}.{key}".removeprefix("the file."), problems)
             for key, reader in readers.items()
             if key in value
         }
-        if len(problems) > known:
+        if len(problems) > before:
             return None
+        entries = {key: entry for key, entry in entries.items() if key in own}
         rest = {key: entry for key, entry in value.items() if key not in own}
         try:
-            return kind(**{key: e for key, e in entries.items() if key in own},
-                        **dict.fromkeys(others, rest))  # fmt: skip
+            return kind(**entries, **dict.fromkeys(rests, rest))
         except ValueError as error:
             problems.append(f"{where} {error}")
             return None

@@ -14,7 +14,7 @@ from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_fa
 from vit_edge.bench.report.markdown import EXPLANATION
 from vit_edge.bench.report.plots import figures
 from vit_edge.bench.report.scaling import across
-from vit_edge.report.page import environment, writable
+from vit_edge.report.page import filled
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -34,17 +34,13 @@ def html_page(machines: Sequence[Machine]) -> str:
     """
     script = (TEMPLATES / "table.js").read_text(encoding="utf-8")
     looks = Looks([line for machine in machines for line in machine.lines])
-    text: str = (
-        environment(TEMPLATES)
-        .get_template("page.html")
-        .render(
-            script=script,
-            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            explanation=EXPLANATION,
-            machines=[_view(machine, looks, f"m{place}") for place, machine in enumerate(machines)],
-        )
+    return filled(
+        TEMPLATES,
+        script=script,
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        explanation=EXPLANATION,
+        machines=[_view(machine, looks, f"m{place}") for place, machine in enumerate(machines)],
     )
-    return writable(text)
 
 
 def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
@@ -53,7 +49,6 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
     folds = any(group.at_its_size for group in machine.groups)
     return {
         "title": machine.title,
-        "incomplete": any(not run.complete for run in machine.runs),
         "count": len(machine.lines),
         "warnings": [(run.started, text) for run, text in whole],
         "differing": apart(machine),
@@ -74,8 +69,8 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
     }
 
 
-def _facts(machine: Machine) -> Iterator[tuple[str, dict[str, str]]]:
+def _facts(machine: Machine) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for run in machine.runs:
-        yield f"Run of {run.started}", run_facts(run)
+        yield f"Run of {run.started}", list(run_facts(run).items())
         for backend, facts in backend_facts(run).items():
-            yield f"Backend {backend}, run of {run.started}", facts
+            yield f"Backend {backend}, run of {run.started}", list(facts.items())

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from vit_edge.bench.report.lines import Line
 from vit_edge.bench.report.machines import PRECISIONS
-from vit_edge.report.drawing import MUTED, SERIES, TEXT_POINTS, colour, plain
+from vit_edge.report.drawing import MUTED, colour, plain
 from vit_edge.report.extra import needed
 
 ROWS = 20  # of a plot that names each configuration: more would be a table
@@ -18,7 +16,6 @@ _LABEL = 46  # characters above a row: a phone's width
 _WIDE = 6.0  # largest over smallest from which a logarithmic axis reads better
 _SHAPES = "osD^vPX<>*phd8"  # of backends; competitors are some, too
 _DASHES = ("-", (0, (4, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (2, 1)), (0, (5, 1, 1, 1, 1, 1)))
-_PARTS = ((SERIES[0], 1.0), (SERIES[1], 0.55), (SERIES[2], 0.8))  # of a bar: colour, opacity
 
 
 class Looks:
@@ -58,17 +55,6 @@ class Looks:
         ]  # fmt: skip
 
 
-def stacked(axes: Any, parts: Sequence[Sequence[float]], names: Sequence[str]) -> None:
-    """One bar a row, of several parts."""
-    places = np.arange(len(parts[0]))
-    left = np.zeros(len(places))
-    for part, name, (drawn, alpha) in zip(parts, names, _PARTS, strict=False):
-        axes.barh(places, part, left=left, height=0.34, color=drawn, alpha=alpha, label=name)
-        left += part
-    axes.figure.legend(loc="outside upper left", ncols=3, fontsize=TEXT_POINTS, borderpad=0,
-                       handlelength=1.2, columnspacing=1.0)  # fmt: skip
-
-
 def named(axes: Any, labels: Sequence[str]) -> None:
     """Names above their rows: beside them they would leave no room on a phone."""
     for place, label in enumerate(labels):
@@ -83,14 +69,6 @@ def named(axes: Any, labels: Sequence[str]) -> None:
     axes.set_yticks([])
     axes.set_ylim(len(labels) - 0.45, -0.95)
     axes.grid(axis="y", visible=False)
-
-
-def legend(figure: Any, handles: Sequence[Any]) -> None:
-    """What colours and shapes mean, above the plot."""
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, fontsize=TEXT_POINTS, borderpad=0,
-        handletextpad=0.4, columnspacing=1.0, handlelength=1.8,
-    )  # fmt: skip
 
 
 def scale(axes: Any, which: str, values: Sequence[float]) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from vit_edge.bench.report.cells import mb, ms
 from vit_edge.bench.report.lines import Line
-from vit_edge.bench.report.looks import Looks, legend, scale
-from vit_edge.report.drawing import BAD, INK, Figure, plot, svg
+from vit_edge.bench.report.looks import Looks, scale
+from vit_edge.report.drawing import BAD, INK, Figure, legend, plot, svg
 
 _AREA = (24.0, 200.0)  # of marks, in square points: what can be seen, the most memory
 _SAME_DB = 6.0  # above the best finite one: where answers without any noise are drawn

@@ -16,11 +16,10 @@ from vit_edge.bench.report.looks import (
     named,
     rows_px,
     scale,
-    stacked,
 )
 from vit_edge.bench.report.pareto import pareto
 from vit_edge.bench.report.scaling import scalings
-from vit_edge.report.drawing import INK, Figure, plot, style, svg
+from vit_edge.report.drawing import INK, Figure, plot, stacked, style, svg
 
 _BINS = 60  # of a distribution: two pixels each
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from vit_edge.bench.report.lines import Line
-from vit_edge.bench.report.looks import ROWS, Looks, fastest_of, legend, scale
-from vit_edge.report.drawing import Figure, plot, style, svg
+from vit_edge.bench.report.looks import ROWS, Looks, fastest_of, scale
+from vit_edge.report.drawing import Figure, legend, plot, style, svg
 
 Points = list[tuple[float, Line]]
 

@@ -37,6 +37,7 @@ from vit_edge.parity.statistics import Floats, Noise, rows
 from vit_edge.parity.targets import LOGITS
 
 _LOG = logging.getLogger(__name__)
+_HERE = f"{__name__}:"  # of the functions that children run
 
 IMAGES = 4  # 197 tokens each: 800 samples of every channel
 # Above this the noise of a sound graph begins; what falls from there to there is no fault. fp32
@@ -132,77 +133,65 @@ class _Search:
         Raises:
             BundleError: They have none.
         """
-        found = present(taps, self._candidate, self._reference)
-        if not found:
+        shown = present(taps, self._candidate, self._reference)
+        if not shown:
             raise BundleError(f"{self._candidate.path}: its graph has none of the steps of a ViT")
         if self._candidate.manifest.precision == "fp32":  # nothing was scaled on purpose
-            found = [dataclasses.replace(tap, scaled=False) for tap in found]
-        _LOG.info("looking at %s to %s", found[0].place, found[-1].place)
-        with _scratch() as scratch:
-            expected = self._shown(found, scratch)
-            ours = tapped(self._candidate, found, _folder(scratch, "candidate"))
-            numbers = self._ask(
-                "vit_edge.parity.localize.localize:apart_here",
-                ours.path,
-                self._choice,
-                expected,
-                found,
-            )
-        return [Step(tap, *numbers[tap.tensor]) for tap in found]
+            shown = [dataclasses.replace(tap, scaled=False) for tap in shown]
+        _LOG.info("looking at %s to %s", shown[0].place, shown[-1].place)
+        with self._showing(shown) as (scratch, ours):
+            expected = self._expected(shown, scratch)
+            numbers = self._ask(f"{_HERE}apart_here", ours.path, self._choice, expected, shown)
+        return [Step(tap, *numbers[tap.tensor]) for tap in shown]
 
     def elsewhere(self, whole: Sequence[Step]) -> str:
         """What to say where no block falls: a fusion, what follows the blocks, or no place."""
-        with _scratch() as scratch:
-            taps = [step.tap for step in whole]
-            ours = tapped(self._candidate, taps, _folder(scratch, "candidate"))
-            plain_db, tapped_db = self._logits_db(self._candidate), self._logits_db(ours)
-        if tapped_db > plain_db + FALL_DB:
-            return _fused(plain_db, tapped_db)
+        with self._showing([step.tap for step in whole]) as (_, ours):
+            plain_db, fused = self._with_and_without(ours)
         last = whole[-1]
-        if plain_db < min(last.sqnr_db, _ceiling_db(self._candidate)) - FALL_DB:
-            return (
-                f"after {last.tap.place}, the final norm or the head: SQNR falls from "
-                f"{last.sqnr_db:.0f} dB to {plain_db:.0f} dB"
-            )
-        return _spread_out(whole)
+        if fused or plain_db >= min(last.sqnr_db, _ceiling_db(self._candidate)) - FALL_DB:
+            return fused or _spread_out(whole)
+        return (
+            f"after {last.tap.place}, the final norm or the head: SQNR falls from "
+            f"{last.sqnr_db:.0f} dB to {plain_db:.0f} dB"
+        )
 
     def cure(self, tap: Tap) -> str:
         """What the logits are like as they are, with the tap, and with the reference's values."""
         _LOG.info("giving %s the reference's values", tap.place)
-        with _scratch() as scratch:
-            expected = self._shown([tap], scratch)
-            ours = tapped(self._candidate, [tap], _folder(scratch, "candidate"))
-            plain_db, tapped_db = self._logits_db(self._candidate), self._logits_db(ours)
-            if tapped_db > plain_db + FALL_DB:
-                return f"but {_fused(plain_db, tapped_db)}"
+        with self._showing([tap]) as (scratch, ours):
+            plain_db, fused = self._with_and_without(ours)
+            if fused:
+                return f"but {fused}"
             cured_db = self._ask(
-                "vit_edge.parity.localize.localize:cured_here",
-                self._candidate.path, self._choice, self._golden, expected, tap,
-                _folder(scratch, "cured"),
+                f"{_HERE}cured_here", self._candidate.path, self._choice, self._golden,
+                self._expected([tap], scratch), tap, _folder(scratch, "cured"),
             )  # fmt: skip
         return (
             f"with the reference's values there the logits are at {cured_db:.0f} dB "
             f"instead of {plain_db:.0f} dB"
         )
 
-    def _logits_db(self, bundle: Bundle) -> float:
-        found: float = self._ask(
-            "vit_edge.parity.localize.localize:logits_here", bundle.path, self._choice, self._golden
-        )
-        return found
+    @contextlib.contextmanager
+    def _showing(self, taps: Sequence[Tap]) -> Iterator[tuple[Path, Bundle]]:
+        """A scratch folder, and in it the candidate with these tensors as outputs."""
+        with _scratch() as scratch:
+            yield scratch, tapped(self._candidate, taps, _folder(scratch, "candidate"))
 
-    def _shown(self, taps: Sequence[Tap], scratch: Path) -> Path:
+    def _with_and_without(self, ours: Bundle) -> tuple[float, str]:
+        """The logits' SQNR without taps in dB, and what to say if taps alone cure them."""
+        plain_db, tapped_db = (
+            self._ask(f"{_HERE}logits_here", bundle.path, self._choice, self._golden)
+            for bundle in (self._candidate, ours)
+        )
+        return plain_db, _fused(plain_db, tapped_db) if tapped_db > plain_db + FALL_DB else ""
+
+    def _expected(self, taps: Sequence[Tap], scratch: Path) -> Path:
+        """The reference's values at these taps, as a golden file."""
         theirs = tapped(self._reference, taps, _folder(scratch, "reference"))
         expected = scratch / "expected.npz"
         count = images_of(self._candidate)
-        self._ask_reference(
-            "vit_edge.parity.localize.localize:show_here",
-            theirs.path,
-            self._golden,
-            expected,
-            taps,
-            count,
-        )
+        self._ask_reference(f"{_HERE}show_here", theirs.path, self._golden, expected, taps, count)
         return expected
 
 
@@ -236,11 +225,11 @@ def apart_here(
     bundle = Bundle.read(path)
     apart = {tap.tensor: Apart(scaled=tap.scaled) for tap in taps}
     with Golden(expected) as golden:
-        found = _answers(bundle, choice, golden)
+        ours = _answers(bundle, choice, golden)
         for index in range(len(golden)):
             answers = golden.answers([index])
             for tap in taps:
-                apart[tap.tensor].add(found[tap.output][index], answers[tap.output])
+                apart[tap.tensor].add(ours[tap.output][index], answers[tap.output])
     largest = {tensor: numbers.largest() for tensor, numbers in apart.items()}
     return {
         tap.tensor: (
@@ -279,17 +268,17 @@ def _answers(bundle: Bundle, choice: auto.Choice, golden: Golden) -> Mapping[str
     """What a bundle answers to the first images, in one batch."""
     count = min(images_of(bundle), len(golden))
     backend = auto.open_choice(bundle, choice, None)
-    found = backend.run(input_from_resized(golden.images(range(count)), bundle.manifest))
+    answers = backend.run(input_from_resized(golden.images(range(count)), bundle.manifest))
     backend.close()
-    return found
+    return answers
 
 
-def _logits_db(bundle: Bundle, golden: Golden, found: Mapping[str, Floats]) -> float:
+def _logits_db(bundle: Bundle, golden: Golden, answers: Mapping[str, Floats]) -> float:
     """Centred where several images allow it, as in the limits; of features without a head."""
     names = [output.name for output in bundle.manifest.outputs]
     output = LOGITS if LOGITS in names else names[0]
     noise = Noise()
-    noise.add(rows(found[output]), rows(golden.answers(range(len(found[output])))[output]))
+    noise.add(rows(answers[output]), rows(golden.answers(range(len(answers[output])))[output]))
     centred = noise.sqnr_centred_db
     return centred if centred is not None else noise.sqnr_db or 0.0
 

@@ -81,14 +81,14 @@ def present(taps: Iterable[Tap], *bundles: Bundle) -> list[Tap]:
     """
     known = set.intersection(*(set(tensor_names(bundle.model_path)) for bundle in bundles))
     bridged: dict[str, tuple[str, ...]] = {}
-    found = []
+    kept = []
     for tap in taps:
         inputs = tuple(n for name in tap.inputs for n in bridged.get(name, (name,)))
         if tap.tensor in known:
-            found.append(dataclasses.replace(tap, inputs=inputs))
+            kept.append(dataclasses.replace(tap, inputs=inputs))
         else:
             bridged[tap.tensor] = inputs
-    return found
+    return kept
 
 
 def tapped(bundle: Bundle, taps: Sequence[Tap], folder: Path) -> Bundle:
@@ -151,26 +151,29 @@ class Apart:
     def __init__(self, *, scaled: bool) -> None:
         """Begin; `scaled`: a factor and an offset per channel do not count."""
         self._scaled = scaled
-        self._found: list[Doubles] = []
+        self._candidate: list[Doubles] = []
         self._expected: list[Doubles] = []
 
-    def add(self, found: Floats, expected: Floats) -> None:
+    def add(self, candidate: Floats, expected: Floats) -> None:
         """Add the tokens of an image: float[..., width] each."""
         width = expected.shape[-1]
-        self._found.append(found.reshape(-1, width).astype(np.float64))
+        self._candidate.append(candidate.reshape(-1, width).astype(np.float64))
         self._expected.append(expected.reshape(-1, width).astype(np.float64))
 
     def sqnr_db(self) -> float:
         """Signal-to-noise ratio in dB, averaged over the channels that vary at all."""
-        found, expected = np.concatenate(self._found), np.concatenate(self._expected)
-        if not np.isfinite(found).all():
+        candidate, expected = np.concatenate(self._candidate), np.concatenate(self._expected)
+        if not np.isfinite(candidate).all():
             return decibels(0.0, 1.0)
         if self._scaled:
-            found, expected = found - found.mean(axis=0), expected - expected.mean(axis=0)
-            power = np.square(found).sum(axis=0)
-            factor = (found * expected).sum(axis=0) / np.where(power > 0, power, 1.0)
-            found = found * factor
-        noise = np.square(found - expected).mean(axis=0)
+            candidate, expected = (
+                candidate - candidate.mean(axis=0),
+                expected - expected.mean(axis=0),
+            )
+            power = np.square(candidate).sum(axis=0)
+            factor = (candidate * expected).sum(axis=0) / np.where(power > 0, power, 1.0)
+            candidate = candidate * factor
+        noise = np.square(candidate - expected).mean(axis=0)
         varying = expected.var(axis=0)
         counts = varying > 0
         if not counts.any():

@@ -17,7 +17,6 @@ from vit_edge.parity.report.sections import (
     devices,
     merged,
     overall,
-    said_once,
     separate_note,
 )
 from vit_edge.parity.result import (
@@ -31,7 +30,7 @@ from vit_edge.parity.result import (
     Result,
     Run,
 )
-from vit_edge.report.page import environment, writable
+from vit_edge.report.page import filled
 
 TEMPLATES = Path(__file__).parent / "templates"
 _CLASSES_SHOWN = 3  # of each answer: a flip and what came close
@@ -94,28 +93,23 @@ def html_page(
     """
     sections = merged(results)
     verdict = overall(results)
-    text: str = (
-        environment(TEMPLATES)
-        .get_template("page.html")
-        .render(
-            verdict=verdict,
-            headline=_HEADLINES[verdict],
-            words=_WORDS,
-            said_once=said_once,
-            marks=_MARKS,
-            summary=_summary(results),
-            note=separate_note(sections),
-            machines=[
-                (device, device_words(result), result.created, result.tool)
-                for device, result in zip(devices(len(results)), results, strict=True)
-            ],
-            sections=[
-                _view(section, f"s{place}", pictures or {}, labels)
-                for place, section in enumerate(sections)
-            ],
-        )
+    return filled(
+        TEMPLATES,
+        verdict=verdict,
+        headline=_HEADLINES[verdict],
+        words=_WORDS,
+        marks=_MARKS,
+        summary=_summary(results),
+        note=separate_note(sections),
+        machines=[
+            (device, device_words(result), result.created, result.tool)
+            for device, result in zip(devices(len(results)), results, strict=True)
+        ],
+        sections=[
+            _view(section, f"s{place}", pictures or {}, labels)
+            for place, section in enumerate(sections)
+        ],
     )
-    return writable(text)
 
 
 def _summary(results: Sequence[Result]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from vit_edge.parity.report.sections import device_words, devices, said_once
+from vit_edge.parity.report.sections import device_words, devices
 from vit_edge.parity.result import DIED, FAIL, INCONCLUSIVE, PASS, Result, Run
 from vit_edge.parity.targets import STATISTICS
 
@@ -102,9 +102,8 @@ def _cases(run: Run) -> Iterator[Case]:
             if finding.rule == "target":
                 words = STATISTICS[finding.statistic].words
                 yield Case(f"{row.place}: target {words}", finding.status, finding.words)
-    death = [] if run.death is None else [run.death]
-    said = [*death, *run.problems, *said_once(run.open_questions)]
-    yield Case("verdict", run.verdict, "\n".join(said) or run.verdict)
+    reasons = [*run.failures, *run.open_questions]
+    yield Case("verdict", run.verdict, "\n".join(reasons) or run.verdict)
 
 
 def _legal(text: str) -> str:

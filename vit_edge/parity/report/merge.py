@@ -22,7 +22,7 @@ from vit_edge.report.write import write_report
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog="python -m vit_edge.parity merge",
         description="Show results of several devices, which `python -m vit_edge.parity BUNDLE "
         "--save FILE` wrote there, side by side. Results of the same model and the same golden "
@@ -32,17 +32,17 @@ def parser() -> argparse.ArgumentParser:
         "exit codes: 0 every run passed (or is inconclusive, without --strict), 4 not",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="JSON files")
-    made.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
-    made.add_argument(
+    options.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="JSON files")
+    options.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
+    options.add_argument(
         "--bundle", type=Path, metavar="DIR", help="for the page: where pictures and labels are"
     )
-    made.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-    made.add_argument("--json", action="store_true", help="print the sections as JSON on stdout")
-    made.add_argument(
+    options.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    options.add_argument("--json", action="store_true", help="print the sections as JSON on stdout")
+    options.add_argument(
         "--strict", action="store_true", help="exit with 4 where the images do not decide"
     )
-    return made
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

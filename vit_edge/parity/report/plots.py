@@ -13,13 +13,14 @@ from vit_edge.parity.targets import LOGITS
 from vit_edge.report.drawing import (
     BAD,
     MUTED,
-    SERIES,
     TEXT_POINTS,
     WIDTH_PX,
     Figure,
     colour,
+    legend,
     plain,
     plot,
+    stacked,
     style,
     svg,
 )
@@ -131,7 +132,7 @@ def _blocks(columns: Sequence[Column], prefix: str) -> Figure:
         label.set_rotation_mode("anchor")
     axes.set_ylabel("SQNR, dB")
     if len(columns) > 1:
-        axes.legend(fontsize=TEXT_POINTS)
+        legend(figure)
     return Figure(
         "Error per block",
         "Signal over noise after each block, in dB: a sudden fall is where the fault is.",
@@ -142,8 +143,9 @@ def _blocks(columns: Sequence[Column], prefix: str) -> Figure:
 def _memory(columns: Sequence[Column], prefix: str) -> Figure:
     figure, axes = plot(_bars_px(columns, key=True))
     own = [(c.run.memory.peak_anonymous_bytes or 0) / 1e6 for c in columns]
-    all_ = [(c.run.memory.peak_rss_bytes or 0) / 1e6 for c in columns]
-    _stacked(axes, columns, own, all_, ("its own", "with its files"))
+    whole = [(c.run.memory.peak_rss_bytes or 0) / 1e6 for c in columns]
+    stacked(axes, [own, _rest(own, whole)], ("its own", "of mapped files"))
+    _named(axes, columns)
     limits = {c.run.memory.limit_bytes for c in columns if c.run.memory.limit_bytes is not None}
     for limit in sorted(limits):
         axes.axvline(limit / 1e6, color=BAD, linestyle=(0, (4, 3)), linewidth=1.2)
@@ -160,7 +162,8 @@ def _time(columns: Sequence[Column], prefix: str) -> Figure:
     figure, axes = plot(_bars_px(columns, key=True))
     running = [column.run.seconds.running for column in columns]
     total = [column.run.seconds.total for column in columns]
-    _stacked(axes, columns, running, total, ("in the backend", "in all"))
+    stacked(axes, [running, _rest(running, total)], ("in the backend", "the rest"))
+    _named(axes, columns)
     axes.set_xlabel("seconds")
     return Figure(
         "Time",
@@ -169,20 +172,8 @@ def _time(columns: Sequence[Column], prefix: str) -> Figure:
     )
 
 
-def _stacked(
-    axes: Any,
-    columns: Sequence[Column],
-    part: Sequence[float],
-    whole: Sequence[float],
-    names: tuple[str, str],
-) -> None:
-    """A bar of `whole` per column, its first `part` strong and the rest pale."""
-    rest = [max(0.0, w - p) for p, w in zip(part, whole, strict=True)]
-    places = range(len(columns))
-    axes.barh(places, part, height=0.42, color=SERIES[0], label=names[0])
-    axes.barh(places, rest, left=part, height=0.42, color=SERIES[0], alpha=0.3, label=names[1])
-    _named(axes, columns)
-    axes.figure.legend(loc="outside upper left", ncols=2, fontsize=TEXT_POINTS, borderpad=0)
+def _rest(part: Sequence[float], whole: Sequence[float]) -> list[float]:
+    return [max(0.0, w - p) for p, w in zip(part, whole, strict=True)]
 
 
 def _named(axes: Any, columns: Sequence[Column]) -> None:

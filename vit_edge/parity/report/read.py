@@ -72,5 +72,8 @@ def result_from_json(value: Any) -> tuple[Result, list[str]]:
     result, problems = record_from_json(Result, value)
     if problems:
         return result, problems
-    runs = tuple(with_findings(run) for run in result.runs)
+    try:
+        runs = tuple(with_findings(run) for run in result.runs)
+    except ArithmeticError:
+        return result, ["runs hold rates or bounds that no comparison has"]
     return dataclasses.replace(result, runs=runs), []

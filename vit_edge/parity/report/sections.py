@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from vit_edge.parity.result import (
     Run,
 )
 
-_OF_A_BATCH = re.compile(r"(.{1,200}?, batch )(\d+(?:, \d+)*): (.*)", re.DOTALL)
 _WORST_FIRST = (DIED, FAIL, INCONCLUSIVE, PASS)
 
 
@@ -104,19 +102,6 @@ def separate_note(sections: Sequence[Section]) -> str:
         f"file{'s' * (answers > 1)}: their numbers are kept apart, because they do not answer the "
         "same question."
     )
-
-
-def said_once(sentences: Sequence[str]) -> list[str]:
-    """Join what is said alike of several batch sizes: "logits, batch 1, 2: ..."."""
-    sizes: dict[tuple[str, str], list[str]] = {}
-    for sentence in sentences:
-        found = _OF_A_BATCH.fullmatch(sentence)
-        output, size, words = found.groups() if found else ("", "", sentence)
-        sizes.setdefault((output, words), []).append(size)
-    return [
-        f"{output}{', '.join(of_these)}: {words}" if output else words
-        for (output, words), of_these in sizes.items()
-    ]
 
 
 def overall(results: Sequence[Result]) -> str:

@@ -11,7 +11,6 @@ from vit_edge.parity.report.sections import (
     device_words,
     devices,
     merged,
-    said_once,
     separate_note,
 )
 from vit_edge.parity.result import FAIL, INCONCLUSIVE, Result
@@ -37,11 +36,8 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
         if section.columns:
             yield cli.table(list(_table(section)))
         for column in section.columns:
-            death = [] if column.run.death is None else [column.run.death]
-            for problem in [*death, *column.run.problems]:
-                yield f"{column.label} FAILED: {problem}"
-            for question in said_once(column.run.open_questions):
-                yield f"{column.label} OPEN: {question}"
+            yield from (f"{column.label} FAILED: {reason}" for reason in column.run.failures)
+            yield from (f"{column.label} OPEN: {asked}" for asked in column.run.open_questions)
 
 
 def _table(section: Section) -> Iterator[list[str]]:
