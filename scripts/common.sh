@@ -20,7 +20,7 @@ environment() {
 }
 
 # Run the whole suite $1 with the python $2, on all cores; further arguments go to pytest.
-# It says first how long that takes: as long as the last time here, else as measured on 2 cores.
+# It says first how long that takes: as long as the last time here, else an estimate for 2 cores.
 run_suite() {
   local suite=$1 python=$2 cores status=0
   local record=$root/.pytest_cache/vit-edge-seconds-$suite
@@ -41,7 +41,7 @@ run_suite() {
   return "$status"
 }
 
-# How long a suite took for the table in tests/README.md.
+# Estimates from the sum of what its tests take; the first whole run here replaces them.
 suite_seconds() {
   case $1 in
     everything) echo 1080 ;;

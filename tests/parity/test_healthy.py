@@ -78,7 +78,6 @@ def test_tiny_raises_no_alarm(precision: str, tmp_path: Path) -> None:
     bundle = exported(
         tmp_path / "tiny", "--variant", "tiny-patch16-224", "--checkpoint", "seeded:0",
         "--precision", precision, *(FEW if precision != "fp32" else ()),
-        *(("--set", "sensitivity_images=2") if precision == "int8" else ()),
     )  # fmt: skip
     check(bundle, DEVICES)
 

@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
     assert main([*arguments, "--out", str(folder / "fp32")]) == 0
     bundle = Bundle.read(folder / "fp32")
     settings = {"sensitivity_images": 1, "float_budget": 0}
-    made = quantized("int8", bundle, folder, settings, images=2)
+    made = quantized("int8", bundle, folder, settings, images=8)
     write_model(made.model, folder)
     return folder / "model.onnx", bundle
 
