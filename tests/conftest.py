@@ -70,6 +70,14 @@ def declared(module: ast.Module) -> Iterable[str]:
             yield from ast.literal_eval(statement.value)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest where workers share the tests, or one works alone at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(
+            key=lambda item: (not item.get_closest_marker("slow"), "stories" not in item.path.parts)
+        )
+
+
 class AbsentModule(pytest.Module):
     """A test module that is not imported, because what it requires is not installed."""
 

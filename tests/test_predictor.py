@@ -184,6 +184,7 @@ def test_a_closed_predictor_says_so(testing_bundle: Bundle, photos: list[Path]) 
         predictor.predict(photos[0])
 
 
+@pytest.mark.slow
 def test_closing_gives_the_runtime_back(testing_bundle: Bundle) -> None:
     predictor = Predictor(testing_bundle)
     backend = weakref.ref(predictor._opened())

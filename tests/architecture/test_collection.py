@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,24 @@ def test_no_folder_of_tests_is_passed_over(request: pytest.FixtureRequest) -> No
     folders = {path.parent.name for path in HERE.rglob("test_*.py")}
     assert "build" in folders
     assert [name for name in folders for p in patterns if fnmatch.fnmatch(name, p)] == []
+
+
+def test_the_readme_says_what_each_slow_test_is_for() -> None:
+    table = (HERE / "README.md").read_text(encoding="utf-8").partition("slow test is for")[2]
+    listed = set(re.findall(r"`(test_\w+)`", table)) | set(re.findall(r"\w+/test_\w+\.py", table))
+    slow, modules = set(), set()
+    for path in HERE.rglob("test_*.py"):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        name = f"{path.parent.name}/{path.name}"
+        modules.add(name)
+        for statement in module.body:
+            if isinstance(statement, ast.Assign) and is_slow(statement.value):
+                slow.add(name)  # pytestmark: all of its tests
+            elif isinstance(statement, ast.FunctionDef):
+                slow |= {statement.name for mark in statement.decorator_list if is_slow(mark)}
+    headings = listed & modules - slow
+    assert listed - headings == slow
+
+
+def is_slow(mark: ast.expr) -> bool:
+    return bool(re.search(r"\bmark\.(slow|browser)\b", ast.unparse(mark)))

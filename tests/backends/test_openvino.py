@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.bundles import TESTING, Exporter
 from vit_edge import Predictor
 from vit_edge.backends import eager, openvino, ort
 from vit_edge.backends.openvino import device as devices
@@ -36,22 +37,10 @@ needs_bf16 = pytest.mark.skipif("BF16" not in CAPABILITIES, reason="this CPU has
 
 
 @pytest.fixture(scope="module")
-def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    """Bundles of the testing variant in another precision, each made once."""
-    from vit_edge.export.__main__ import main
-
-    made: dict[str, Bundle] = {}
-
-    def bundle_of(precision: str) -> Bundle:
-        if precision not in made:
-            out = tmp_path_factory.mktemp("lowered") / precision
-            arguments = ["--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4"]
-            arguments += ["--precision", precision, "--calibration", "random"]
-            assert main([*arguments, "--calibration-images", "8", "--out", str(out)]) == 0
-            made[precision] = Bundle.read(out)
-        return made[precision]
-
-    return bundle_of
+def lowered(export_once: Exporter) -> Callable[[str], Bundle]:
+    """Bundles of the testing variant in another precision."""
+    few = ("--calibration", "random", "--calibration-images", "8")
+    return lambda precision: export_once(*TESTING, "--precision", precision, *few)
 
 
 def pixels(bundle: Bundle, count: int = 4) -> Any:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.backend import check_contract
+from tests.support.bundles import TESTING, Exporter
 from vit_edge.backends import openvino
 from vit_edge.backends.openvino import device as devices
 from vit_edge.backends.openvino.options import Options
@@ -32,21 +33,9 @@ needs_bf16 = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """Bundles of the testing variant by the options of export, each made once."""
-    from vit_edge.export.__main__ import main
-
-    made: dict[tuple[str, ...], Bundle] = {}
-
-    def bundle_of(*options: str) -> Bundle:
-        if options not in made:
-            out = tmp_path_factory.mktemp("exported") / "bundle"
-            fixed = ["--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4"]
-            assert main([*fixed, *options, "--out", str(out)]) == 0
-            made[options] = Bundle.read(out)
-        return made[options]
-
-    return bundle_of
+def exported(export_once: Exporter) -> Callable[..., Bundle]:
+    """Bundles of the testing variant by the options of export."""
+    return lambda *options: export_once(*TESTING, *options)
 
 
 CALIBRATION = ("--calibration", "random", "--calibration-images", "8")
@@ -80,6 +69,7 @@ def distance(found: Any, expected: Any) -> float:
 # What changes nothing
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     first=st.integers(1, TOKENS - 1), precision=st.sampled_from(["fp32", "int8", "int8-weights"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.bundles import TESTING, Exporter
 from vit_edge import Predictor, backends
 from vit_edge.backends import auto
 from vit_edge.build import __main__ as build
@@ -20,22 +21,15 @@ from vit_edge.build.tune import check_same_model
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import write_manifest
 from vit_edge.errors import ParityError, ResourceError, UsageError
-from vit_edge.export.__main__ import main as export
 from vit_edge.machine import child
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @pytest.fixture(scope="session")
-def int8_of_testing(
-    tmp_path_factory: pytest.TempPathFactory, photos_folder: Path, testing_bundle: Bundle
-) -> Bundle:
+def int8_of_testing(export_once: Exporter, photos_folder: Path) -> Bundle:
     """The testing bundle in INT8."""
-    out = tmp_path_factory.mktemp("precisions") / "int8"
-    arguments = ["--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4"]
-    arguments += ["--precision", "int8", "--calibration", str(photos_folder), "--out", str(out)]
-    assert export(arguments) == 0
-    return Bundle.read(out)
+    return export_once(*TESTING, "--precision", "int8", "--calibration", str(photos_folder))
 
 
 @pytest.fixture(scope="session")

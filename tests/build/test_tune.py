@@ -229,6 +229,7 @@ def test_batch_sizes_out_of_range_are_refused(bundle: Bundle, batches: list[int]
         tune.tune([bundle], batches)
 
 
+@pytest.mark.slow
 def test_a_way_that_does_not_fit_the_limit_is_not_chosen(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_way_that_does_not_fit_the_limit_is_not_chosen(
     assert "came closest" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_target_that_nothing_reaches_is_a_failed_check(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], hurried: None
 ) -> None:

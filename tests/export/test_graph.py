@@ -78,6 +78,7 @@ def test_the_graph_computes_the_reference_at_batches_never_traced(
         assert relative_difference(path, vit, outputs, batch) < 2e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     heads=st.integers(1, 3),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.support.bundles import TESTING, Exporter
 from tests.support.foreign import FOREIGN
 from vit_edge import Predictor, quantize
 from vit_edge.backends import eager, ort
@@ -32,7 +33,7 @@ from vit_edge.parity import __main__ as parity
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
-ARGUMENTS = ["--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4"]
+ARGUMENTS = TESTING
 UINT8 = ["--input", "uint8"]
 HALF = (0.5, 0.5, 0.5)
 _FLOAT = onnx_ir.DataType.FLOAT
@@ -40,10 +41,8 @@ CHANNELS = st.tuples(*[st.floats(0.1, 0.9)] * 3)
 
 
 @pytest.fixture(scope="module")
-def uint8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("bundles") / "uint8"
-    assert main([*ARGUMENTS, *UINT8, "--out", str(out)]) == 0
-    return Bundle.read(out)
+def uint8_bundle(export_once: Exporter) -> Bundle:
+    return export_once(*ARGUMENTS, *UINT8)
 
 
 def embedding(dtype: onnx_ir.DataType = _FLOAT, **changes: Any) -> onnx_ir.Model:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.parity import planted
 from tests.parity.planted import Change
+from tests.support.bundles import Exporter, trained_on_cifar10
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.parity.localize.localize import localize
@@ -140,17 +141,9 @@ def test_a_fault_behind_the_blocks_is_found_there(
 
 
 @pytest.fixture(scope="module")
-def int8_bundle(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Bundle:
+def int8_bundle(export_once: Exporter, shared_data: Path) -> Bundle:
     """vit-cifar10 in INT8, calibrated and gated on CIFAR-10."""
-    from vit_edge.export.__main__ import main
-
-    out = tmp_path_factory.mktemp("int8") / "bundle"
-    images = shared_data / "images" / "cifar10"
-    arguments = ["--checkpoint", "embedded", "--precision", "int8", "--max-batch", "8"]
-    arguments += ["--calibration", str(images / "calibration")]
-    arguments += ["--golden-images", str(images / "eval")]
-    assert main([*arguments, "--out", str(out)]) == 0
-    return Bundle.read(out)
+    return export_once(*trained_on_cifar10("int8", shared_data))
 
 
 LOUD: list[tuple[Change, str]] = [

@@ -144,6 +144,7 @@ def test_the_same_images_give_the_same_graph(testing_bundle: Bundle, tmp_path: P
     assert one == two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", ["minmax", "percentile", "entropy", "mse", "output"])
 def test_every_range_method_keeps_the_answers(
     ranges: str, embedded_bundle: Bundle, tmp_path: Path

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from tests.quantize.conftest import exported
-from tests.quantize.workbench import quantized, without_search
+from tests.quantize.workbench import broken_rules, quantized, without_search
 from tests.support import tensorrt_rtx_build
+from tests.support.bundles import Exporter
 from vit_edge.bundle import Bundle
 from vit_edge.graphs.write import write_model
 from vit_edge.quantize.formats.integers import add_constant
@@ -20,42 +20,9 @@ from vit_edge.quantize.linears import block_linears, constant
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm", "tensorrt_rtx")
 
-PAIR = ("QuantizeLinear", "DequantizeLinear")
 QUICK = {"float_budget": 0, "sensitivity_images": 1}
 FP8_GPUS = ("SM89", "SM120")
 TOO_OLD_FOR_FP8 = ("SM75", "SM80", "SM86")
-
-
-def broken_rules(model: onnx_ir.Model) -> list[str]:
-    """Everything that TensorRT's explicit quantization does not take (NVIDIA's guide).
-
-    Symmetric numbers only, activations per tensor, biases in float, no operators that compute in
-    integers themselves, and what TensorRT 10.3's parser reads.
-    """
-    found = []
-    if model.opset_imports != {"": 20} or model.ir_version != 9:
-        found.append(f"opset {dict(model.opset_imports)}, IR {model.ir_version}")
-    for node in model.graph:
-        if "Integer" in node.op_type or node.op_type.startswith(("QLinear", "DynamicQuantize")):
-            found.append(f"{node.name} is a {node.op_type}")
-        if node.op_type in PAIR:
-            found += broken_pair_rules(node)
-    return found
-
-
-def broken_pair_rules(node: onnx_ir.Node) -> list[str]:
-    value, scale, zero = node.inputs
-    assert value is not None
-    assert scale is not None
-    assert zero is not None
-    found = []
-    if constant(zero).astype(np.float32).any():
-        found.append(f"{node.name} has a zero point")
-    if not value.is_initializer() and constant(scale).size != 1:
-        found.append(f"{node.name} has more than one scale for an activation")
-    if value.is_initializer() and len(value.shape or ()) < 2:
-        found.append(f"{node.name} quantizes a bias")
-    return found
 
 
 def written(model: onnx_ir.Model, folder: Path) -> Path:
@@ -175,13 +142,12 @@ def test_fp8_is_refused_by_older_gpus_in_the_builders_words(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["tiny-patch16-224", "base-patch16-224", "large-patch32-384"])
-def test_plans_are_smaller_the_lower_the_precision_and_fp8_needs_its_cores(
-    variant: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+def test_plans_of_a_whole_model_are_smaller_the_lower_the_precision_and_fp8_needs_its_cores(
+    export_once: Exporter, tmp_path: Path
 ) -> None:
-    bundle = exported(
-        ["--variant", variant, "--checkpoint", "seeded:0", "--recipe", "gpu-fp32"],
-        tmp_path_factory,
+    """As exported, twelve blocks. Every variant, of two: tests/backends/trt/test_rtx.py."""
+    bundle = export_once(
+        "--variant", "tiny-patch16-224", "--checkpoint", "seeded:0", "--recipe", "gpu-fp32"
     )
     plans: dict[str, dict[str, int]] = {}
     for precision, gpus in (

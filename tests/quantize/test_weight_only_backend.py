@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 
 from tests.quantize.workbench import calibration
+from tests.support.bundles import Exporter
 from vit_edge.backends import ort
 from vit_edge.backends.ort import version
 from vit_edge.backends.ort.session import session_options
@@ -24,15 +25,11 @@ requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def int4_bundle(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Bundle:
+def int4_bundle(export_once: Exporter, repository: Path) -> Bundle:
     """The embedded checkpoint in 4 bits, by the command line."""
-    from vit_edge.export.__main__ import main
-
-    out = tmp_path_factory.mktemp("bundles") / "int4"
     photos = str(repository / "vit_edge" / "data" / "photos")
-    arguments = ["--checkpoint", "embedded", "--precision", "int4", "--calibration", photos]
-    assert main([*arguments, "--max-batch", "4", "--out", str(out)]) == 0
-    return Bundle.read(out)
+    arguments = ("--checkpoint", "embedded", "--precision", "int4", "--calibration", photos)
+    return export_once(*arguments, "--max-batch", "4")
 
 
 @pytest.fixture

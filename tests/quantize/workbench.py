@@ -27,7 +27,7 @@ from vit_edge.quantize.formats.integers import (
     quantize_linears,
     quantized_weight,
 )
-from vit_edge.quantize.linears import block_linears
+from vit_edge.quantize.linears import block_linears, constant
 from vit_edge.quantize.rescale.attention import attention_products
 from vit_edge.quantize.rounding.fp8 import round_all
 from vit_edge.quantize.rounding.samples import Reader, collect_samples
@@ -148,3 +148,35 @@ def without_search(
     if precision != "fp32":
         convert(model, FLOAT16)
     return model
+
+
+def broken_rules(model: onnx_ir.Model) -> list[str]:
+    """Everything that TensorRT's explicit quantization does not take (NVIDIA's guide).
+
+    Symmetric numbers only, activations per tensor, biases in float, no operators that compute in
+    integers themselves, and what TensorRT 10.3's parser reads.
+    """
+    found = []
+    if model.opset_imports != {"": 20} or model.ir_version != 9:
+        found.append(f"opset {dict(model.opset_imports)}, IR {model.ir_version}")
+    for node in model.graph:
+        if "Integer" in node.op_type or node.op_type.startswith(("QLinear", "DynamicQuantize")):
+            found.append(f"{node.name} is a {node.op_type}")
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            found += broken_pair_rules(node)
+    return found
+
+
+def broken_pair_rules(node: onnx_ir.Node) -> list[str]:
+    value, scale, zero = node.inputs
+    assert value is not None
+    assert scale is not None
+    assert zero is not None
+    found = []
+    if constant(zero).astype(np.float32).any():
+        found.append(f"{node.name} has a zero point")
+    if not value.is_initializer() and constant(scale).size != 1:
+        found.append(f"{node.name} has more than one scale for an activation")
+    if value.is_initializer() and len(value.shape or ()) < 2:
+        found.append(f"{node.name} quantizes a bias")
+    return found

@@ -298,6 +298,7 @@ def test_other_options_of_a_backend_do_not_stand_for_its_default(
     assert [one.way.options for one in found] == measured
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_measured_kept_and_read_the_next_time(
     bundle: Bundle,
     tmp_path: Path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,37 @@ def test_a_python_that_is_too_old_is_refused_with_the_remedy(
     )  # fmt: skip
     assert done.returncode == 2
     assert "Python 3.8.1 is too old" in done.stderr
+
+
+def run_suite(repository: Path, tmp_path: Path, exit_code: int) -> subprocess.CompletedProcess[str]:
+    """Run the quick suite below tmp_path with a Python that only says what it was called with."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@"\nexit {exit_code}\n')
+    python.chmod(0o755)
+    code = f"source {repository}/scripts/common.sh; root={tmp_path}; run_suite quick {python} -k x"
+    return subprocess.run(
+        ["bash", "-euc", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_suite_says_first_how_long_it_takes_and_later_how_long_it_took(
+    repository: Path, tmp_path: Path, exit_code: int
+) -> None:
+    first, second = (run_suite(repository, tmp_path, exit_code) for _ in range(2))
+    assert first.returncode == second.returncode == exit_code
+    assert re.match(r"This takes about \d+ minutes on 2 cores; here are \d+\.\n", first.stdout)
+    assert re.match(r"This takes about \d seconds, as the last time here\.\n", second.stdout)
+    called = first.stdout.splitlines()[1].split()
+    assert called[:3] == ["-m", "pytest", "--numprocesses"]
+    assert called[-2:] == ["-k", "x"]
+
+
+def test_a_suite_that_was_broken_off_is_not_what_the_next_one_takes(
+    repository: Path, tmp_path: Path
+) -> None:
+    assert run_suite(repository, tmp_path, 2).returncode == 2
+    assert "on 2 cores" in run_suite(repository, tmp_path, 2).stdout
 
 
 def test_the_report_of_pip_is_read_as_pip_writes_it(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from vit_edge import Bundle, Failure, Predictor
 from vit_edge.checkpoints import Request, load_checkpoint
@@ -17,6 +19,19 @@ from vit_edge.models.reference import reference_outputs
 from vit_edge.models.vit import vit_from_weights
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@lru_cache
+def reference_logits(source: str, images: tuple[Path, ...]) -> NDArray[np.float32]:
+    """float32[N, classes] of the reference; once a checkpoint, whatever it is exported to."""
+    loaded = load_checkpoint(source, Request())
+    vit = vit_from_weights(loaded.architecture, dict(loaded.weights))
+    spec = loaded.preprocessing
+    logits = []
+    for start in range(0, len(images), 100):
+        pixels = np.stack([preprocess(path, spec) for path in images[start : start + 100]])
+        logits.append(reference_outputs(vit, pixels, "float32").logits.numpy())  # type: ignore[union-attr]
+    return np.concatenate(logits)
 
 
 @pytest.mark.slow
@@ -32,17 +47,7 @@ def test_the_exported_model_predicts_the_references_class_for_each_image(
     with Predictor(bundle) as predictor:
         outcomes = predictor.predict_batch(images)
     found = np.stack([outcome.logits for outcome in outcomes if not isinstance(outcome, Failure)])
-    loaded = load_checkpoint(source, Request())
-    vit = vit_from_weights(loaded.architecture, dict(loaded.weights))
-    spec = loaded.preprocessing
-    expected = np.concatenate(
-        [
-            reference_outputs(
-                vit, np.stack([preprocess(path, spec) for path in images[i : i + 100]]), "float32"
-            ).logits.numpy()  # type: ignore[union-attr]
-            for i in range(0, len(images), 100)
-        ]
-    )
+    expected = reference_logits(source, tuple(images))
     assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 

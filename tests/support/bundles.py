@@ -23,6 +23,15 @@ from vit_edge.bundle import Bundle
 TESTING = ("--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4")
 
 
+def trained_on_cifar10(precision: str, shared_data: Path) -> tuple[str, ...]:
+    """The arguments for vit-cifar10 in a precision, calibrated and gated on CIFAR-10."""
+    images = shared_data / "images" / "cifar10"
+    arguments = ("--checkpoint", "embedded", "--max-batch", "8", "--precision", precision)
+    if precision != "fp32":
+        arguments += ("--calibration", str(images / "calibration"))
+    return (*arguments, "--golden-images", str(images / "eval"))
+
+
 class Exporter:
     """Export bundles by their arguments on the command line, each once for all workers."""
 

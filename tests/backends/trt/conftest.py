@@ -29,8 +29,10 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(ctypes, "CDLL", cuda.CDLL)
     if "real_children" not in request.fixturenames:
         monkeypatch.setattr(child, "attempted_call", called_here)
+    gc.freeze()  # what is there already, torch above all, is no test's leak: not to be walked
     yield cuda.STATE
     gc.collect()
+    gc.unfreeze()
     left, errors = cuda.STATE.live(), cuda.STATE.errors
     forget()
     assert (left, errors) == ({}, [])

@@ -12,7 +12,8 @@ import onnx_ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.quantize.workbench import without_search
+from tests.quantize.workbench import broken_rules, without_search
+from tests.support.bundles import TESTING, Exporter
 from tests.support.tensorrt_rtx_build import ALL, builds
 from vit_edge.backends import trt
 from vit_edge.build.__main__ import main
@@ -174,13 +175,8 @@ def test_a_gpu_that_tensorrt_does_not_build_for_is_refused(
 
 
 @pytest.fixture(scope="module")
-def decomposed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    from vit_edge.export.__main__ import main as export
-
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    arguments = ["--variant", "testing", "--checkpoint", "seeded:0", "--recipe", "gpu-fp32"]
-    assert export([*arguments, "--out", str(out)]) == 0
-    return Bundle.read(out)
+def decomposed(export_once: Exporter) -> Bundle:
+    return export_once(*TESTING, "--recipe", "gpu-fp32")
 
 
 # Every variant
@@ -210,18 +206,28 @@ def float_model(architecture: Architecture) -> onnx_ir.Model:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", architectures())
 def test_every_variant_builds_for_every_gpu(name: str, tmp_path: Path) -> None:
+    """And plans are smaller the lower the precision, at every width where weights decide it."""
     architecture = architectures()[name]
     spec = VARIANTS[name].preprocessing_at(architecture.image_hw)
-    plans = {}
+    model = float_model(architecture)
+    plans: dict[str, dict[str, int]] = {}
     for precision in ("fp32", "fp16", "int8", "fp8"):
         folder = tmp_path / precision
         folder.mkdir()
-        made = without_search(precision, float_model(architecture), spec, folder)
-        write_model(made, folder)
+        lowered = without_search(precision, model.clone(), spec, folder)
+        assert broken_rules(lowered) == [], precision
+        write_model(lowered, folder)
         gpus = FP8_GPUS if precision == "fp8" else ALL
-        found = builds(folder / "model.onnx", gpus)
-        assert [build.errors for build in found] == [()] * len(gpus), precision
-        plans[precision] = [build.plan_bytes for build in found]
-    assert np.all(np.array(plans["fp16"]) < plans["fp32"])
+        built = builds(folder / "model.onnx", gpus)
+        assert [build.errors for build in built] == [()] * len(gpus), precision
+        plans[precision] = {build.compute_capability: build.plan_bytes for build in built}
+    assert_smaller(plans, "fp16", "fp32")
     if architecture.width >= VARIANTS["tiny-patch16-224"].architecture.width:
-        assert np.all(np.array(plans["int8"]) < plans["fp16"])
+        assert_smaller(plans, "int8", "fp16")
+        assert_smaller(plans, "fp8", "fp16")
+
+
+def assert_smaller(plans: dict[str, dict[str, int]], lower: str, higher: str) -> None:
+    """On each GPU that both were built for."""
+    for gpu, plan_bytes in plans[lower].items():
+        assert plan_bytes < plans[higher][gpu], (gpu, lower, higher)
