@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.export.conftest import foreign_file
 from vit_edge.bundle import Bundle
+
+__all__ = ["decomposed_bundle", "foreign_file", "tokens_bundle"]
 
 ARGUMENTS = ["--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4"]
 
