@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 def in_child(
     target: str, *arguments: Any, timeout_s: float, memory_limit_bytes: int | None = None
 ) -> Outcome:
-    """Call a function in a child process; never raises. See isolate.attempted_call."""
+    """Call a function in a child process; never raises. See machine/child.py."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a runtime's warnings are no finding
             call = child.attempted_call(

@@ -34,6 +34,7 @@ _REFUSED = (
     ("EPS or PostScript", b"\xc5\xd0\xd3\xc6"),
     ("PDF", b"%PDF"),
     ("camera RAW (Olympus)", b"IIRO"),
+    ("camera RAW (Olympus)", b"IIRS"),
     ("camera RAW (Panasonic)", b"IIU\0"),
     ("camera RAW (Fujifilm)", b"FUJIFILMCCD-RAW"),
     ("Photoshop (PSD)", b"8BPS"),

@@ -44,7 +44,7 @@ def real_children() -> None:
 
 
 def called_here(target: str, *arguments: Any, **limits: Any) -> child.Call:
-    """As isolate.attempted_call, in this process."""
+    """As child.attempted_call, in this process."""
     module, _, name = target.partition(":")
     value = getattr(importlib.import_module(module), name)(*arguments)
     return child.Call(value, child.ChildResult(0, "", "", 0, 0, 0.0, None, None))
