@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -84,6 +85,22 @@ def test_a_log_cut_anywhere_loses_only_what_was_cut(tmp_path: Path) -> None:
         (tmp_path / "cut").write_bytes(content)
         (tmp_path / "cut-wal").write_bytes(whole[:cut])
         assert known(tmp_path / "cut", NAMES) == [end <= cut for end in ends]
+
+
+def test_a_run_goes_on_after_its_log_was_cut(tmp_path: Path) -> None:
+    path, log = tmp_path / "j", tmp_path / "j-wal"
+    with Journal(path) as journal:
+        journal.begin("candidate", MODEL)
+        for index, name in enumerate(NAMES):
+            journal.add("candidate", image(name), Stamp(index, 10), ANSWER)
+        whole, content = log.read_bytes(), path.read_bytes()
+    path.write_bytes(content)
+    log.write_bytes(whole[:-5])
+    with Journal(path) as journal:
+        journal.begin("candidate", MODEL)
+        assert len(journal) == 3
+        journal.add("candidate", image(NAMES[3]), Stamp(3, 10), ANSWER)
+    assert known(path, NAMES) == [True] * 4
 
 
 WRITER = """
@@ -189,8 +206,8 @@ def test_a_journal_of_another_version_is_refused_with_what_to_do(tmp_path: Path)
         Journal(path)
     path = written(tmp_path / "j", NAMES)
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version = 3")
-    with pytest.raises(InputError, match="schema 3, not 2"):
+        database.execute("PRAGMA user_version = 2")
+    with pytest.raises(InputError, match="schema 2, not 3"):
         Journal(path)
 
 
@@ -199,22 +216,132 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
     assert known(written(tmp_path / "j", NAMES), NAMES) == [True] * 4
 
 
-def test_a_damaged_journal_is_refused_or_gives_only_true_answers(tmp_path: Path) -> None:
-    many = [f"class/{index}.png" for index in range(300)]
-    whole, refused = written(tmp_path / "j", many).read_bytes(), 0
+def test_a_database_cut_short_is_refused(tmp_path: Path) -> None:
+    whole = written(tmp_path / "j", [f"class/{index}.png" for index in range(300)]).read_bytes()
     for cut in range(100, len(whole), 1501):
         (tmp_path / "cut").write_bytes(whole[:cut])
         with pytest.raises(InputError, match="damaged"):
             Journal(tmp_path / "cut")
-    for at in range(100, len(whole), 997):
-        (tmp_path / "torn").write_bytes(whole[:at] + b"\xff" * 64 + whole[at + 64 :])
-        try:
-            with Journal(tmp_path / "torn") as journal:
-                for index, name in enumerate(many):
-                    journal.find("candidate", image(name), Stamp(index, 10))
-        except InputError as error:
-            refused += "damaged" in str(error)
-    assert refused >= 5
+
+
+RECORDED = {f"class/{index}.png": (index, 7 * index % 500) for index in range(500)}
+
+
+@pytest.fixture(scope="module")
+def journals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, bytes]]:
+    """Give databases and logs: as a killed second run leaves them, and as one that ended."""
+    path = tmp_path_factory.mktemp("whole") / "j"
+    names = sorted(RECORDED)
+    for part in (names[:300], names[300:]):
+        with Journal(path) as journal:
+            journal.begin("candidate", MODEL)
+            for name in part:
+                journal.add("candidate", image(name), Stamp(RECORDED[name][0], 10), RECORDED[name])
+            killed = path.read_bytes(), path.with_name("j-wal").read_bytes()
+    return {"killed": killed, "ended": (path.read_bytes(), b"")}
+
+
+def overwrite(content: bytes, chance: random.Random) -> bytes:
+    """Put other bytes in some place: noise, zeros, a digit, what stands elsewhere in the file."""
+    at, other = chance.randrange(len(content)), chance.randrange(len(content))
+    length = chance.choice([1, 8, 64, 4096])
+    digit = next((place for place in range(at, len(content)) if chr(content[place]).isdigit()), at)
+    at, piece = chance.choice(
+        [
+            (at, bytes([content[at] ^ 1 << chance.randrange(8)])),
+            (at, chance.randbytes(length)),
+            (at, bytes(length)),
+            (at, content[other : other + length]),
+            (at // 4096 * 4096, content[other // 4096 * 4096 :][:4096]),  # a page for another
+            (digit, b"%d" % chance.randrange(10)),
+        ]
+    )
+    return (content[:at] + piece + content[at + len(piece) :])[: len(content)]
+
+
+def taken_or_refused(path: Path) -> dict[str, tuple[int, ...]] | str:
+    """Read every answer that the journal gives, or why it gives none."""
+    taken = {}
+    try:
+        with Journal(path) as journal:
+            journal.begin("candidate", MODEL)
+            for name, (size, _) in RECORDED.items():
+                answer = journal.find("candidate", image(name), Stamp(size, 10))
+                if answer is not None:
+                    taken[name] = answer
+    except (InputError, ResourceError) as error:
+        return str(error)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("run", "damaged"),
+    [
+        ("killed", "database"),
+        ("killed", "log"),
+        ("killed", "both"),
+        ("killed", "cut"),
+        ("ended", "database"),
+        ("ended", "cut"),
+    ],
+)
+def test_a_damaged_journal_is_refused_or_gives_only_true_answers(
+    tmp_path: Path, journals: dict[str, tuple[bytes, bytes]], run: str, damaged: str
+) -> None:
+    chance = random.Random(f"{run} {damaged}")
+    refused, taken = 0, 0
+    for _ in range(60):
+        database, log = journals[run]
+        for _ in range(chance.randint(1, 2)):
+            if damaged in ("database", "both"):
+                database = overwrite(database, chance)
+            if damaged in ("log", "both"):
+                log = overwrite(log, chance)
+        if damaged == "cut":
+            database = database[: chance.randrange(100, len(database) * 2)]
+            log = log[: chance.randrange(len(log) + 1)]
+        (tmp_path / "j").write_bytes(database)
+        (tmp_path / "j-wal").write_bytes(log)
+        outcome = taken_or_refused(tmp_path / "j")
+        if isinstance(outcome, str):
+            assert "name another --resume" in outcome
+            refused += 1
+        else:
+            assert outcome.items() <= RECORDED.items()
+            taken += len(outcome)
+    assert taken > 1000
+    assert refused > 10 or damaged == "log"  # a log ends where it is damaged
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE answers SET classes = '[3, 2]' WHERE image = 'a/2.png'",
+        "UPDATE answers SET size = 2 WHERE image = 'a/2.png'",
+        "UPDATE answers SET changed_ns = 11 WHERE image = 'a/2.png'",
+        "UPDATE answers SET image = x'00' WHERE image = 'a/2.png'",
+        "UPDATE answers SET role = 'reference' WHERE image = 'a/2.png'",
+        "UPDATE answers SET checksum = x'' WHERE image = 'a/2.png'",
+        "UPDATE models SET model = replace(model, 'aa', 'bb')",
+        "DELETE FROM models",
+    ],
+)
+def test_an_answer_that_changed_is_refused_as_the_journal_is_opened(
+    tmp_path: Path, change: str
+) -> None:
+    path = written(tmp_path / "j", NAMES)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        assert database.execute(change.replace("'a/2.png'", "CAST('a/2.png' AS BLOB)")).rowcount
+    with pytest.raises(InputError, match=r"is damaged .* match its checksum.*delete it"):
+        Journal(path)
+
+
+def test_a_table_that_changed_is_damage(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", NAMES)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("ALTER TABLE answers RENAME COLUMN size TO sise")
+    with pytest.raises(InputError, match="is damaged .*size"):
+        Journal(path)
 
 
 @pytest.mark.parametrize("classes", ["", "[]", "[-1]", '"x"', "3", "[null]", "[" * 100_000])
@@ -222,8 +349,8 @@ def test_an_answer_that_is_none_is_refused(tmp_path: Path, classes: str) -> None
     path = written(tmp_path / "j", NAMES)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE answers SET classes = ?", (classes,))
-    with Journal(path) as journal, pytest.raises(InputError, match="the journal is damaged"):
-        journal.find("candidate", image(NAMES[0]), Stamp(0, 10))
+    with pytest.raises(InputError, match="the journal is damaged"):
+        Journal(path)
 
 
 def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """What a model answered to each image so far, so that a run that was killed goes on.
 
 A SQLite database: one row about each model, and one per image. Each answer is a transaction of its
-own in a write-ahead log: a killed process loses none that was added, a machine that loses its power
-the last ones at most. An image counts as known while its file has the size and the time of change
-that it had.
+own in a write-ahead log. A killed process loses none that was added. A machine that loses its power
+loses the last ones at most. Each answer has a checksum over all that it depends on, its model
+included: damage may lose answers or refuse the journal, it never gives a wrong answer. An image
+counts as known while its file has the size and the time of change that it had.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -18,12 +20,13 @@ from typing import Any, NamedTuple
 from vit_edge.errors import InputError, ResourceError
 from vit_edge.images.folders import LabelledImage
 
-SCHEMA_VERSION = 2  # 1 was a file of JSON lines
+SCHEMA_VERSION = 3  # 1 was a file of JSON lines, 2 had no checksums
 _APPLICATION_ID = 0x56455645  # "VEVE", which tells a journal from other databases
 _MAGIC = b"SQLite format 3\0"
 _HEADER = slice(60, 64), slice(68, 72)  # user_version, application_id: sqlite.org/fileformat2.html
 
-# Exclusive: a second process is refused. WAL with NORMAL: an answer costs no fsync.
+# Exclusive: a second process is refused. WAL with NORMAL: an answer costs no fsync. A power loss
+# may roll back the last answers, but leaves the database consistent: sqlite.org/pragma.html.
 _OPEN = f"""
 PRAGMA locking_mode = EXCLUSIVE;
 BEGIN EXCLUSIVE;
@@ -32,11 +35,15 @@ PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS models (role TEXT PRIMARY KEY, model TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answers (
     role TEXT, image BLOB, size INTEGER NOT NULL, changed_ns INTEGER NOT NULL,
-    classes TEXT NOT NULL, PRIMARY KEY (role, image)
+    classes TEXT NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (role, image)
 ) WITHOUT ROWID;
 COMMIT;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+"""
+_ANSWERS = """
+SELECT model, role, image, size, changed_ns, classes, checksum
+FROM answers LEFT JOIN models USING (role)
 """
 
 
@@ -67,14 +74,17 @@ class Journal:
             ResourceError: It cannot be written, or another process is at it.
         """
         self._path = path
+        self._models: dict[str, bytes] = {}
         self._require_journal()
         with self._typed_errors(), contextlib.ExitStack() as on_error:
             self._database = sqlite3.connect(path, timeout=0, isolation_level=None)
             on_error.callback(self._database.close)
+            self._database.text_factory = bytes  # damaged text may be no Unicode
             self._database.executescript(_OPEN)
             ((report,),) = self._rows("PRAGMA quick_check(1)")
-            if report != "ok":
-                raise sqlite3.DatabaseError(report)
+            if report != b"ok":
+                raise sqlite3.DatabaseError(report.decode(errors="replace"))
+            self._length = sum(1 for _ in self._answers())
             on_error.pop_all()
 
     def __enter__(self) -> Journal:
@@ -84,8 +94,8 @@ class Journal:
         self._database.close()
 
     def __len__(self) -> int:
-        """How many answers there are."""
-        return int(self._rows("SELECT count(*) FROM answers")[0][0])
+        """How many answers there were when it was opened."""
+        return self._length
 
     def begin(self, role: str, model: Mapping[str, Any]) -> None:
         """Say which model gives the answers of a role from here on.
@@ -106,26 +116,27 @@ class Journal:
                 f"{self._path}: the journal of another run, its {role} differs:{differences}\n"
                 "Run it as it was, or name another --resume"
             )
+        self._models[role] = text
 
     def find(self, role: str, image: LabelledImage, stamp: Stamp) -> tuple[int, ...] | None:
         """Return the best classes of this image, best first.
 
         None if there is no answer, or if the file has changed.
         """
-        select = "SELECT size, changed_ns, classes FROM answers WHERE role = ? AND image = ?"
+        where = "WHERE role = ? AND image = ?"
         with self._typed_errors():
-            for *kept, text in self._rows(select, role, _key(image)):
-                classes = tuple(map(int, json.loads(text)))
-                if not classes or min(classes) < 0:
-                    raise ValueError(f"classes of {image.name!r} are {text}")
-                return classes if Stamp(*kept) == stamp else None
+            for *kept, classes in list(self._answers(where, role, _key(image))):
+                return tuple(json.loads(classes)) if Stamp(*kept) == stamp else None
         return None
 
     def add(self, role: str, image: LabelledImage, stamp: Stamp, classes: tuple[int, ...]) -> None:
         """Keep an answer; it has left the process when this returns."""
         with self._typed_errors():
             values = (role, _key(image), *stamp, json.dumps(classes))
-            self._rows("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", *values)
+            checksum = _checksum(self._models[role], *values)
+            self._rows(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", *values, checksum
+            )
 
     def _require_journal(self) -> None:
         """Refuse another file before SQLite touches it."""
@@ -147,6 +158,13 @@ class Journal:
             return
         raise InputError(f"{self._path}: {problem}; name another --resume, or delete it")
 
+    def _answers(self, where: str = "", *values: object) -> Iterator[tuple[Any, ...]]:
+        """Yield size, time of change and classes of each answer that matches its checksum."""
+        for *fields, checksum in self._database.execute(_ANSWERS + where, values):
+            if checksum != _checksum(*fields):
+                raise ValueError(f"the answer to {fields[2]!r} does not match its checksum")
+            yield tuple(fields[3:])
+
     def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         return self._database.execute(statement, values).fetchall()
 
@@ -154,19 +172,24 @@ class Journal:
     def _typed_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:  # no folder, no permission, a full disk
-            if "locked" in str(error):
-                problem = "another evaluation is writing it; wait, or name another --resume"
-            else:
-                problem = f"cannot be written: {error}"
-            raise ResourceError(f"{self._path}: {problem}") from None
         except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
-            raise InputError(
-                f"{self._path}: the journal is damaged ({error}); name another --resume, or delete "
-                "it to start anew"
-            ) from None
+            if not isinstance(error, sqlite3.OperationalError) or "no such" in str(error):
+                raise InputError(
+                    f"{self._path}: the journal is damaged ({error}); name another --resume, or "
+                    "delete it to start anew"
+                ) from None
+            problem = f"cannot be written: {error}"  # no folder, no permission, a full disk
+            if "locked" in str(error):
+                problem = "another evaluation is writing it; wait"
+            raise ResourceError(f"{self._path}: {problem}, or name another --resume") from None
 
 
 def _key(image: LabelledImage) -> bytes:
     """Encode an image's name; file systems know names that are no Unicode."""
     return image.name.encode("utf-8", "surrogateescape")
+
+
+def _checksum(*fields: object) -> bytes:
+    """Hash the fields of an answer; text counts as the bytes that SQLite gives back."""
+    content = [field.encode() if isinstance(field, str) else field for field in fields]
+    return hashlib.blake2b(repr(content).encode(), digest_size=16).digest()
