@@ -56,7 +56,7 @@ def bench(path: Path, folder: Path, pixels: NDArray[np.float32] = NOISE) -> Benc
     model = onnx_ir.load(path)
     normalise(model)
     workspace = Workspace(folder)
-    model = workspace.settled(model)
+    model = workspace.settle(model)
     return Bench(workspace, model, block_linears(model), pixels)
 
 
@@ -138,7 +138,7 @@ def test_our_own_graphs_keep_the_groups_that_their_names_show(
 ) -> None:
     bundle: Bundle = request.getfixturevalue(fixture)
     workspace = Workspace(tmp_path)
-    model = workspace.settled(onnx_ir.load(bundle.model_path))
+    model = workspace.settle(onnx_ir.load(bundle.model_path))
     linears = block_linears(model)
     pixels = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
     expected = [group.name for group in groups(model, linears)]

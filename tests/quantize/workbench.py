@@ -114,7 +114,7 @@ def answers(
     """float32[N, ...] of a model on ONNX Runtime."""
     workspace = Workspace(scratch / "answers")
     batches = images.batches(16)
-    settled = workspace.settled(model.clone())  # a settled model gives up its weights
+    settled = workspace.settle(model.clone())  # a settled model gives up its weights
     return np.concatenate(list(workspace.answers(settled, batches, output, entries)))
 
 

@@ -152,15 +152,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.export",
         description="Export a Vision Transformer to a verified bundle.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for flag, options in _OPTIONS.items():
-        made.add_argument(flag, **options)
-    return made
+        parser.add_argument(flag, **options)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -67,18 +67,18 @@ def take_uint8(
         ModelError: The model is not like that; what is wrong is listed, the node is named.
     """
     image = _image(model)
-    found = _embedding(image)
+    embedding = _embedding(image)
     batch, channels, height, width = _dims(image)
     shapes = [use.node for use in image.uses() if use.node.op_type == "Shape"]
     image.type = onnx_ir.TensorType(_UINT8)
     image.shape = onnx_ir.Shape([batch, height, width, channels])
     for node in shapes:
         _keep_shape(model, node)
-    build = Builder(model, found.conv)
-    weights = folded(found.weight, preprocessing)
-    products = _products(build, image, found.patch_hw, weights, target)
-    tokens = _with_bias(build, products, found.bias)
-    _hand_on(model, found.conv, tokens, build)
+    build = Builder(model, embedding.conv)
+    weights = folded(embedding.weight, preprocessing)
+    products = _products(build, image, embedding.patch_hw, weights, target)
+    tokens = _with_bias(build, products, embedding.bias)
+    _hand_on(model, embedding.conv, tokens, build)
     common.RemoveUnusedNodesPass()(model)
 
 
@@ -148,10 +148,10 @@ def _embedding(image: onnx_ir.Value) -> _Embedding:
     convs = [node for node in readers if node.op_type == "Conv" and not node.domain]
     others = [node for node in readers if node not in convs and node.op_type != "Shape"]
     if len(convs) != 1 or others:
-        found = ", ".join(f"{node.name} ({node.op_type})" for node in (*convs, *others))
+        names = ", ".join(f"{node.name} ({node.op_type})" for node in (*convs, *others))
         raise ModelError(
             f"uint8 input needs one Conv, the patch embedding, to read {image.name}; it is read by "
-            f"{found or 'nothing'}. Export it with --input float32"
+            f"{names or 'nothing'}. Export it with --input float32"
         )
     problems, conv = list(_conv_problems(convs[0], image)), convs[0]
     if problems:
@@ -185,9 +185,9 @@ def _conv_problems(conv: onnx_ir.Node, image: onnx_ir.Value) -> Iterator[str]:
     patch_hw = weight.shape[2:]
     for name, needed in (("strides", patch_hw), ("dilations", (1, 1)), ("pads", (0, 0, 0, 0))):
         default = (0, 0, 0, 0) if name == "pads" else (1, 1)
-        found = tuple(conv.attributes[name].as_ints()) if name in conv.attributes else default
-        if found != tuple(needed):
-            yield f"{name} are {list(found)}, not {list(needed)}"
+        actual = tuple(conv.attributes[name].as_ints()) if name in conv.attributes else default
+        if actual != tuple(needed):
+            yield f"{name} are {list(actual)}, not {list(needed)}"
     padding = conv.attributes["auto_pad"].as_string() if "auto_pad" in conv.attributes else "NOTSET"
     if padding not in ("NOTSET", "VALID"):
         yield f"auto_pad is {padding}"
@@ -272,15 +272,15 @@ def _cast(build: Builder, value: onnx_ir.Value, dtype: onnx_ir.DataType = _FLOAT
 
 def _flattened(output: onnx_ir.Value) -> list[onnx_ir.Node]:
     """The Transpose nodes that make tokens of [batch, D, h, w] by way of [batch, D, h * w]."""
-    found = []
+    transposes = []
     for use in output.uses():
         if use.node.op_type != "Reshape" or _dims(use.node.outputs[0])[:2] != _dims(output)[:2]:
             continue
         for reader in use.node.outputs[0].uses():
             perm = reader.node.attributes.get("perm")
             if reader.node.op_type == "Transpose" and perm and list(perm.as_ints()) == [0, 2, 1]:
-                found.append(reader.node)
-    return found
+                transposes.append(reader.node)
+    return transposes
 
 
 def _keep_shape(model: onnx_ir.Model, node: onnx_ir.Node) -> None:

@@ -32,7 +32,7 @@ class Workspace:
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._numbers = itertools.count()
 
-    def settled(self, model: onnx_ir.Model) -> onnx_ir.Model:
+    def settle(self, model: onnx_ir.Model) -> onnx_ir.Model:
         """Write the model's weights to disk and give the same model with them mapped.
 
         What was changed in memory so far takes none afterwards, and variants of the result are

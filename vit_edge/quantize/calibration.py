@@ -37,12 +37,12 @@ class CalibrationRequest:
 
     def problems(self) -> list[str]:
         """Everything that cannot be followed; empty if nothing."""
-        found = []
+        faults = []
         if self.count < 1:
-            found.append(f"the number of calibration images must be at least 1, not {self.count}")
+            faults.append(f"the number of calibration images must be at least 1, not {self.count}")
         if self.seed < 0:
-            found.append(f"the calibration seed must not be negative, not {self.seed}")
-        return found
+            faults.append(f"the calibration seed must not be negative, not {self.seed}")
+        return faults
 
 
 @dataclass(frozen=True)

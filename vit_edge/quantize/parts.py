@@ -182,9 +182,9 @@ def _refuse_unknown(node: onnx_ir.Node) -> None:
 def _named(model: onnx_ir.Model, names: Collection[str]) -> Iterator[onnx_ir.Node]:
     missing = set(names)
     for node in model.graph:
-        found = {str(node.name), stem(node)} & set(names)
-        if found:
-            missing -= found
+        matches = {str(node.name), stem(node)} & set(names)
+        if matches:
+            missing -= matches
             yield node
     if missing:
         known = sorted({stem(node) for node in model.graph if node.op_type in GEMMS})

@@ -78,10 +78,10 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
     _check(task)
     kind = BlockFormat(bits, settings.symmetric, settings.block_size)
     workspace = Workspace(task.scratch / "weight-only")
-    reference = workspace.settled(task.model)
+    reference = workspace.settle(task.model)
     model = reference.clone()
     rounded, choices = _round(task, settings, kind, workspace, reference, model)
-    model = workspace.settled(model)
+    model = workspace.settle(model)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:
         return _applied(model, {name: rounded[name] for name in names})
@@ -131,7 +131,7 @@ def _round(
     pixels = task.images.pixels(0, IMAGES)
     tied = proven(workspace, model, linears, pixels) if settings.rescale else []
     corrects = settings.bias_correction
-    found: dict[str, Rounded] = {}
+    rounded: dict[str, Rounded] = {}
     choices: dict[str, Choice] = {}
     for run in passes(linears, tied):
         seen = collect_moments(workspace, reference, run, task.images, task.progress)
@@ -143,21 +143,21 @@ def _round(
             for linear in run:
                 if linear.name not in settings.keep_float:
                     moment = seen[str(linear.input.name)]
-                    found[linear.name] = rounded_linear(
+                    rounded[linear.name] = rounded_linear(
                         linear, moment, kind, settings.rounding, correct_bias=corrects
                     )
                 bar.update(1)
         seen.clear()  # before the next pass fills its own
-    return found, choices
+    return rounded, choices
 
 
-def _applied(model: onnx_ir.Model, found: Mapping[str, Rounded]) -> onnx_ir.Model:
+def _applied(model: onnx_ir.Model, rounded: Mapping[str, Rounded]) -> onnx_ir.Model:
     """A copy of the model with these Linears quantized."""
     copy = model.clone()
     for linear in all_linears(copy):
-        if linear.name in found:
-            linear.correct_bias(found[linear.name].bias)
-            dequantize_in_graph(copy, linear, found[linear.name].weight)
+        if linear.name in rounded:
+            linear.correct_bias(rounded[linear.name].bias)
+            dequantize_in_graph(copy, linear, rounded[linear.name].weight)
     return copy
 
 
@@ -185,7 +185,7 @@ def _record(
     task: Task,
     settings: Settings,
     kind: BlockFormat,
-    found: Mapping[str, Rounded],
+    rounded: Mapping[str, Rounded],
     choices: Mapping[str, Choice],
     names: Sequence[str],
     trials: Sequence[Trial],
@@ -195,7 +195,7 @@ def _record(
     return {
         **task.record(method, settings),
         **record_of_search(task, trials),
-        "weight_bytes": sum(found[name].weight.stored_bytes for name in names),
+        "weight_bytes": sum(rounded[name].weight.stored_bytes for name in names),
         "linears": [
             {
                 "name": name,
@@ -203,18 +203,18 @@ def _record(
                 "exponent": choices[name].exponent if name in choices else None,
                 "output_error": linear.error,
             }
-            for name, linear in found.items()
+            for name, linear in rounded.items()
         ],
     }
 
 
 def _table(
-    found: Mapping[str, Rounded], choices: Mapping[str, Choice], names: Sequence[str]
+    rounded: Mapping[str, Rounded], choices: Mapping[str, Choice], names: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     """The Linears, the worst first, to print."""
     rows = [("linear", "output error", "exponent", "weights")]
-    for name in sorted(found, key=lambda name: -found[name].error):
-        linear = found[name]
+    for name in sorted(rounded, key=lambda name: -rounded[name].error):
+        linear = rounded[name]
         exponent = f"{choices[name].exponent:.1f}" if name in choices else "-"
         stored = linear.weight.kind.dtype.name.lower() if name in names else "float"
         rows.append((name, f"{linear.error:.1e}", exponent, stored))

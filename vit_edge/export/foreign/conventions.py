@@ -108,13 +108,13 @@ def preprocessing_for(name_or_file: str, image_hw: tuple[int, int]) -> Preproces
             f"--preprocess {name_or_file}: no such file, nor a name{meant}. Names are: "
             + "; ".join(f"{name} ({c.whose})" for name, c in CONVENTIONS.items())
         )
-    found = _preprocessing_of_file(path, image_hw)
-    if found.crop_hw != image_hw:
+    steps = _preprocessing_of_file(path, image_hw)
+    if steps.crop_hw != image_hw:
         raise CheckpointError(
-            f"{path}: images end at {list(found.crop_hw)} px, the graph takes {list(image_hw)} px. "
+            f"{path}: images end at {list(steps.crop_hw)} px, the graph takes {list(image_hw)} px. "
             "This is another model's file, or the graph was exported at another size"
         )
-    return found
+    return steps
 
 
 def _preprocessing_of_file(path: Path, image_hw: tuple[int, int]) -> Preprocessing:

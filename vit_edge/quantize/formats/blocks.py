@@ -99,16 +99,16 @@ class BlockFormat:
         least = np.full(best.scale.shape, np.inf, np.float32)
         counts = importance[:, None]
         for share in SHARES:
-            found = self.covering(weight, share)
-            wrong = self.nearest(weight, found)
+            grid = self.covering(weight, share)
+            wrong = self.nearest(weight, grid)
             wrong -= weight
             wrong *= wrong
             wrong *= counts
             error = np.add.reduceat(wrong, starts)
             better = error < least
             least[better] = error[better]
-            best.scale[better] = found.scale[better]
-            best.zero[better] = found.zero[better]
+            best.scale[better] = grid.scale[better]
+            best.zero[better] = grid.zero[better]
         return best
 
     def nearest(self, weight: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:

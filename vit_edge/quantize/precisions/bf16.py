@@ -29,7 +29,7 @@ def quantize(task: Task, settings: HalfSettings) -> Quantized:
     """
     workspace = Workspace(task.scratch / "bf16")
     prepare(task.model)
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     shifted: list[str] = []
     if settings.centre and task.calibration is not None:
         shifted = centre(model, workspace, task.calibration, task.progress)

@@ -51,7 +51,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
         raise UsageError("fp16 looks at real images for what overflows: give --calibration DIR")
     workspace = Workspace(task.scratch / "fp16")
     prepare(task.model)
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     shifted = centre(model, workspace, task.calibration, task.progress) if settings.centre else []
     reach = scan(
         model, workspace, task.calibration, FLOAT16, settings.also_half, settings.keep_float32,

@@ -88,11 +88,11 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     _check(task)
     workspace = Workspace(task.scratch / "fp8")
     prepare(task.model)
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     centred = []
     if settings.centre:
         centred = _centred(workspace, model, task)
-        model = workspace.settled(model)
+        model = workspace.settle(model)
     rounded = _rounded(workspace, model, task, settings)
     ranked, trials = _searched(workspace, model, rounded, task, settings)
     kept = {*settings.keep_float, *trials[-1].kept_float}
@@ -128,7 +128,7 @@ def _centred(workspace: Workspace, model: onnx_ir.Model, task: Task) -> list[str
 def _rounded(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Settings) -> Rounded:
     linears = block_linears(model)
     products = attention_products(model) if settings.attention else []
-    operands = [operand for found in products for operand in found.measured]
+    operands = [operand for product in products for operand in product.measured]
     readers: list[Reader] = [*linears, *operands]
     samples = collect_samples(workspace, model, readers, task.images, task.progress)
     rounded = round_all(linears, products, samples, settings.scales, task.progress)

@@ -101,7 +101,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     """
     kind = _format(task, settings)
     workspace = Workspace(task.scratch / "int8")
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     every = [linear.name for linear in block_linears(model)]
     check_names(settings.keep_float, every)
     judge = Judge(workspace, model, task.images)
@@ -142,7 +142,7 @@ def _smoothed_and_rounded(
         groups = proven(workspace, model, linears, task.images.pixels(0, IMAGES))
         error = rounding_error(kind, _largest_weight(settings))
         choices = smooth(groups, samples, error, shift=settings.shift, progress=task.progress)
-        model = workspace.settled(model)
+        model = workspace.settle(model)
         linears = block_linears(model)
         samples = _renamed(samples, linears)
     return model, choices, _round(linears, samples, settings, kind, task)

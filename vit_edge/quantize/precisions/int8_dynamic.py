@@ -110,7 +110,7 @@ def _smoothed(
 ) -> tuple[onnx_ir.Model, dict[str, Choice]]:
     """Smooth for the range of the calibration images, which that of a batch will resemble."""
     workspace = Workspace(task.scratch / "int8-dynamic")
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     linears = block_linears(model)
     samples = collect_samples(workspace, model, linears, task.images, task.progress)
     groups = proven(workspace, model, linears, task.images.pixels(0, IMAGES))
@@ -148,7 +148,7 @@ def _replace(
     if linear.node.op_type == "Gemm" and linear.bias is not None:
         result = nodes.add("Add", [result.outputs[0], linear.bias])
     result.outputs[0].shape, result.outputs[0].type = output.shape, output.type
-    model.graph.insert_before(linear.node, nodes.made)
+    model.graph.insert_before(linear.node, nodes.added)
     output.replace_all_uses_with(result.outputs[0])
     model.graph.remove(linear.node, safe=True)
     del model.graph.initializers[stem]
@@ -159,7 +159,7 @@ class _Nodes:
     """Nodes in the place of a Linear's own, in order, named after it."""
 
     linear: Linear
-    made: list[onnx_ir.Node]
+    added: list[onnx_ir.Node]
 
     def add(
         self,
@@ -175,7 +175,7 @@ class _Nodes:
         node = onnx_ir.Node("", operator, inputs, attributes or (), num_outputs=outputs, name=name)
         for index, output in enumerate(node.outputs):
             output.name = f"{name}:{index}"
-        self.made.append(node)
+        self.added.append(node)
         return node
 
 

@@ -44,15 +44,15 @@ def choose(group: Group, moment: Moment, error: Error) -> Choice:
     """
     weights = [linear.matrix().astype(np.float32) for linear in group.linears]
     strength = np.sqrt(moment.mean_square)
-    found = []
+    candidates = []
     for exponent in EXPONENTS:
         scale = scale_of(strength, exponent)
         moved = moment.rescaled(scale)
         scaled = (np.multiply(weight, scale[:, None], dtype=np.float32) for weight in weights)
         total = sum(error(weight, moved) for weight in scaled)
-        found.append((total, exponent, scale))
-    least, exponent, scale = min(found, key=lambda candidate: candidate[0])
-    return Choice(exponent, scale, least / found[0][0] if found[0][0] > 0 else 1.0)
+        candidates.append((total, exponent, scale))
+    least, exponent, scale = min(candidates, key=lambda candidate: candidate[0])
+    return Choice(exponent, scale, least / candidates[0][0] if candidates[0][0] > 0 else 1.0)
 
 
 def scale_of(strength: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:

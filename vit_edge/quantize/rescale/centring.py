@@ -34,8 +34,8 @@ def centre(
         The names of what was shifted.
     """
     linears = block_linears(model)
-    found = proven(workspace, model, linears, calibration.pixels(0, IMAGES))
-    movable = [group for group in found if group.can_shift]
+    groups = proven(workspace, model, linears, calibration.pixels(0, IMAGES))
+    movable = [group for group in groups if group.can_shift]
     read = [group.linears[0] for group in movable]
     samples = collect_samples(workspace, model, read, calibration, progress)
     for group in movable:

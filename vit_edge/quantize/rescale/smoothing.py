@@ -67,7 +67,7 @@ def rounding_error(kind: Format, largest: int) -> Error:
 
 
 def smooth(
-    found: Sequence[Group],
+    groups: Sequence[Group],
     samples: dict[onnx_ir.Value, Sample],
     error: Error,
     *,
@@ -77,7 +77,7 @@ def smooth(
     """Choose and fold a scale for every group; the samples follow.
 
     Args:
-        found: Their weights are rewritten.
+        groups: Their weights are rewritten.
         samples: Of what enters their Linears; replaced by those of the rescaled values.
         error: See `choose`.
         shift: Whether channels may be moved as well.
@@ -87,8 +87,8 @@ def smooth(
         What was done, by the name of the Linear.
     """
     choices: dict[str, Choice] = {}
-    with progress("smoothing", len(found), "group") as bar:
-        for group in found:
+    with progress("smoothing", len(groups), "group") as bar:
+        for group in groups:
             allowed = dataclasses.replace(group, can_shift=group.can_shift and shift)
             choice = choose(allowed, samples[group.linears[0].input], error)
             group.fold(choice.scale, choice.shift)
@@ -118,10 +118,10 @@ def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] =
         for alpha in alphas:
             scale = smoothing_scale(reach, largest_weight, alpha)
             moved = sample.rescaled(scale, shift)
-            found = sum(
+            total = sum(
                 error(moved, (weight * scale[:, None]).astype(np.float32)) for weight in weights
             )
-            relative = found / unscaled if unscaled else 1.0
+            relative = total / unscaled if unscaled else 1.0
             if relative < best.error:
                 best = Choice(alpha, shifted, scale, shift, relative)
     if best.alpha is None:

@@ -45,21 +45,21 @@ def value_groups(
     if not pairs:
         return []
     arrived = _arrivals(workspace, model, pairs, pixels)
-    found = []
-    for made, out in pairs:
+    groups = []
+    for maker, out in pairs:
         start = _first_channel(arrived[str(out.input.name)])
         width = out.matrix().shape[0]
-        if start is not None and start + width <= made.matrix().shape[1]:
-            factors = (*columns(made, start, start + width), rows(out))
-            can_shift = made.bias is not None and out.bias is not None
-            found.append(Group(f"{made.name}.value", (out,), factors, can_shift))
-    return found
+        if start is not None and start + width <= maker.matrix().shape[1]:
+            factors = (*columns(maker, start, start + width), rows(out))
+            can_shift = maker.bias is not None and out.bias is not None
+            groups.append(Group(f"{maker.name}.value", (out,), factors, can_shift))
+    return groups
 
 
 def _pairs(linears: list[Linear], projections: list[Linear]) -> list[tuple[Linear, Linear]]:
     """(the Linear that makes the values, the projection), as far as only moves lie between."""
     makers = {linear.output: linear for linear in linears}
-    found = []
+    pairs = []
     for out in projections:
         mixed = _origin(out.input).producer()
         operand = None if mixed is None or mixed.domain else _VALUE_INPUT.get(mixed.op_type)
@@ -69,8 +69,8 @@ def _pairs(linears: list[Linear], projections: list[Linear]) -> list[tuple[Linea
         if values is not None and not is_initializer(values):
             maker = makers.get(_origin(values))
             if maker is not None:
-                found.append((maker, out))
-    return found
+                pairs.append((maker, out))
+    return pairs
 
 
 def _origin(value: onnx_ir.Value) -> onnx_ir.Value:
@@ -93,7 +93,7 @@ def _arrivals(
     """What reaches the projections when every maker's outputs are their own numbers."""
     marked = model.clone()
     values = {v.name: v for node in marked.graph for v in node.outputs}
-    for number, maker in enumerate({made.output: made for made, _ in pairs}.values()):
+    for number, maker in enumerate({linear.output: linear for linear, _ in pairs}.values()):
         _number_channels(marked, values[maker.output.name], maker.matrix().shape[1], number)
     observed = [values[out.input.name] for _, out in pairs]
     (arrived,) = workspace.observe(marked, observed, [pixels])

@@ -51,8 +51,8 @@ class Rounded:
 
     def scales(self, name: str) -> dict[str, float]:
         """The activation scales of a Linear or of the products of an attention."""
-        found = self.products.get(name) or {name: self.linears[name].input_scale}
-        return {operand: float(scale) for operand, scale in found.items()}
+        scales = self.products.get(name) or {name: self.linears[name].input_scale}
+        return {operand: float(scale) for operand, scale in scales.items()}
 
     def applied(self, model: onnx_ir.Model, names: Collection[str]) -> onnx_ir.Model:
         """A copy of the model with those of these names quantized."""
@@ -90,8 +90,8 @@ def round_all(
             rounded[linear.name] = _rounded_linear(linear, sample, method)
             bar.update(1)
         for attention in products:
-            found = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
-            scales[attention.name] = {**found, attention.p.name: _storable(SOFTMAX_SCALE)}
+            inputs = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
+            scales[attention.name] = {**inputs, attention.p.name: _storable(SOFTMAX_SCALE)}
             bar.update(1)
     return Rounded(rounded, scales)
 

@@ -95,8 +95,8 @@ def collect_moments(
     values = list({linear.input.name: linear.input for linear in linears}.values())
     sums: dict[str, _Sums] = {}
     with progress("calibration", len(calibration)) as bar:
-        for found in workspace.observe(model, values, calibration.batches(batch_size(values))):
-            for name, array in found.items():
+        for observed in workspace.observe(model, values, calibration.batches(batch_size(values))):
+            for name, array in observed.items():
                 x = array.reshape(-1, array.shape[-1])
                 if not np.isfinite(x).all():
                     raise ModelError(f"{readers[name]}: its input is NaN or infinite")

@@ -86,11 +86,11 @@ def collect_samples(
     seen = 0
     with progress("calibration", len(calibration)) as bar:
         batches = calibration.batches(batch_size(values))
-        for found in workspace.observe(model, values, batches):
-            images = len(found[str(values[0].name)])
+        for observed in workspace.observe(model, values, batches):
+            images = len(observed[str(values[0].name)])
             judging = (seen + np.arange(images)) % 2 == 0
             for value in values:
-                x = found[str(value.name)]
+                x = observed[str(value.name)]
                 x = x.reshape(images, -1, x.shape[-1])  # [N, tokens, in]
                 if not extremes[value].add(x):
                     raise ModelError(f"{name_of[value]}: its input is NaN or infinite")

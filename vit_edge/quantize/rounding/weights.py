@@ -95,12 +95,12 @@ def rounded_linear(
     covariance = moment.second if old_bias is None else moment.covariance
     grid = kind.fitting(weight, np.diag(covariance))
     if rounding == "gptq":
-        made = gptq(weight, covariance, grid, kind)
+        blocks = gptq(weight, covariance, grid, kind)
     else:
-        made = rounded(weight, grid, kind)
-    wrong = weight - made.dequantized()
+        blocks = rounded(weight, grid, kind)
+    wrong = weight - blocks.dequantized()
     bias = None
     if old_bias is not None:
         bias = (constant(old_bias) + moment.mean @ wrong).astype(np.float32)
     exact = output_error(weight, moment.covariance)
-    return Rounded(made, bias, output_error(wrong, covariance) / max(exact, 1e-30))
+    return Rounded(blocks, bias, output_error(wrong, covariance) / max(exact, 1e-30))

@@ -89,8 +89,8 @@ def scan(
     seen = 0
     with progress("overflow scan", len(calibration)) as bar:
         batches = calibration.batches(BATCH)
-        for found in workspace.observe(probed.model, probed.observed, batches):
-            for name, x in found.items():
+        for extremes in workspace.observe(probed.model, probed.observed, batches):
+            for name, x in extremes.items():
                 largest[name] = max(largest.get(name, 0.0), float(x))
                 if not np.isfinite(x):
                     raise ModelError(f"{probed.values.get(name, name)} is NaN or infinite")

@@ -104,8 +104,8 @@ class Judge:
     def summary(self, model: onnx_ir.Model) -> dict[str, object]:
         """Every statistic over all calibration images."""
         comparison = LogitComparison()
-        found = self.answers(model, len(self.reference))
-        comparison.add(np.arange(len(found)), found, self.reference)
+        answers = self.answers(model, len(self.reference))
+        comparison.add(np.arange(len(answers)), answers, self.reference)
         return comparison.summary()
 
 
@@ -124,10 +124,10 @@ def shares(
     """
     with progress("sensitivity", len(names), "Linear") as bar:
         for name in names:
-            if name not in journal.found:
+            if name not in journal.values:
                 journal.add(name, judge.noise(variant([name]), images))
             bar.update(1)
-    noise = {name: journal.found[name] for name in names}
+    noise = {name: journal.values[name] for name in names}
     total = sum(noise.values()) or 1.0
     ranked = sorted(names, key=lambda name: -noise[name])
     return [Share(name, noise[name], noise[name] / total) for name in ranked]
