@@ -52,15 +52,15 @@ def find_out(probe: Probe, root: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Fi
         timeout_s: For an isolated probe.
     """
     if probe.isolated:
-        found, reason = in_child(probe.target, root, timeout_s=timeout_s)[:2]
+        answer, reason = in_child(probe.target, root, timeout_s=timeout_s)[:2]
     else:
         try:
-            found, reason = _called(probe.target, root), ""
+            answer, reason = _called(probe.target, root), ""
         except (Exception, SystemExit) as error:
-            found, reason = None, f"{type(error).__name__}: {error}"
-    if isinstance(found, Finding):
-        return found
-    reason = reason or f"{probe.target} returned {type(found).__name__}"
+            answer, reason = None, f"{type(error).__name__}: {error}"
+    if isinstance(answer, Finding):
+        return answer
+    reason = reason or f"{probe.target} returned {type(answer).__name__}"
     return Finding("trouble", f"could not be found out: {one_line(reason)}", {"error": reason})
 
 

@@ -78,8 +78,8 @@ def clocks(root: Path) -> Finding:
 def _l4t_release(root: Path) -> str:
     """36.4.3 of "# R36 (release), REVISION: 4.3, GCID: ..."."""
     line = read(root / "etc/nv_tegra_release")
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", line)
-    return f"{found[1]}.{found[2]}" if found else ""
+    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", line)
+    return f"{match[1]}.{match[2]}" if match else ""
 
 
 def _queried_mode(root: Path) -> str | None:
@@ -100,8 +100,8 @@ def _queried_mode(root: Path) -> str | None:
 
 def _recorded_mode(root: Path) -> str | None:
     """By the file that nvpmodel keeps: "pmode:0001 fmode:quiet"."""
-    found = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status"))
-    return str(int(found[1])) if found else None
+    match = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status"))
+    return str(int(match[1])) if match else None
 
 
 def _listed(modes: dict[str, str]) -> str:

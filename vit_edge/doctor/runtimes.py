@@ -74,12 +74,12 @@ def tensorrt_rtx(root: Path) -> Finding:
 def export_extra(root: Path) -> Finding:
     """What exporting needs; a device does without."""
     packages = pip_packages()
-    found = {name: packages[name] for name in _EXPORT_EXTRA if name in packages}
+    present = {name: packages[name] for name in _EXPORT_EXTRA if name in packages}
     missing = [name for name in _EXPORT_EXTRA if name not in packages]
-    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    text = ", ".join(f"{name} {version}" for name, version in present.items())
     if missing:
         text += ("; " if text else "") + f"without {', '.join(missing)}: a device needs none of it"
-    return Finding("absent" if missing else "ok", text, {"versions": found})
+    return Finding("absent" if missing else "ok", text, {"versions": present})
 
 
 def _module(name: str) -> Finding:
@@ -111,7 +111,7 @@ def _refusal(runtime: Any, provider: str) -> str:
     if session.get_providers()[0] == provider:
         return ""
     # ONNX Runtime goes on without the provider, and says why on stderr only.
-    reason = next((found[1] for line in said if (found := _WITH_ERROR.search(line))), "")
+    reason = next((match[1] for line in said if (match := _WITH_ERROR.search(line))), "")
     return f"does not load: {reason or 'its libraries are missing or do not fit'}"
 
 

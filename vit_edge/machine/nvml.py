@@ -47,20 +47,20 @@ class Device:
     def energy_j(self) -> float | None:
         """Joules since the driver was loaded; from Volta on."""
         value = ctypes.c_ulonglong()
-        found = self._get("nvmlDeviceGetTotalEnergyConsumption", ctypes.byref(value))
-        return value.value / 1e3 if found else None
+        known = self._get("nvmlDeviceGetTotalEnergyConsumption", ctypes.byref(value))
+        return value.value / 1e3 if known else None
 
     def temperature_c(self) -> float | None:
         """Of the chip."""
         value = ctypes.c_uint()
-        found = self._get("nvmlDeviceGetTemperature", _TEMPERATURE_GPU, ctypes.byref(value))
-        return float(value.value) if found else None
+        known = self._get("nvmlDeviceGetTemperature", _TEMPERATURE_GPU, ctypes.byref(value))
+        return float(value.value) if known else None
 
     def clock_mhz(self) -> float | None:
         """Of the multiprocessors."""
         value = ctypes.c_uint()
-        found = self._get("nvmlDeviceGetClockInfo", _CLOCK_SM, ctypes.byref(value))
-        return float(value.value) if found else None
+        known = self._get("nvmlDeviceGetClockInfo", _CLOCK_SM, ctypes.byref(value))
+        return float(value.value) if known else None
 
     def throttled(self) -> list[str]:
         """What holds its clocks down now."""
@@ -86,9 +86,9 @@ class Device:
         return any(process.pid == os.getpid() for process in self._processes())
 
     def _processes(self) -> list[_Process]:
-        found, count = (_Process * _MOST_PROCESSES)(), ctypes.c_uint(_MOST_PROCESSES)
+        table, count = (_Process * _MOST_PROCESSES)(), ctypes.c_uint(_MOST_PROCESSES)
         call = "nvmlDeviceGetComputeRunningProcesses_v3"
-        return list(found[: count.value]) if self._get(call, ctypes.byref(count), found) else []
+        return list(table[: count.value]) if self._get(call, ctypes.byref(count), table) else []
 
     def _get(self, call: str, *arguments: Any) -> bool:
         """Whether a call is there, and ended well."""
