@@ -39,8 +39,8 @@ class Measured:
     @property
     def faults(self) -> list[str]:
         """All that speaks against it, in words."""
-        told = (self.refused, *self.parity[:1], self.over_limit, self.too_slow)
-        return [fault for fault in told if fault is not None]
+        reasons = (self.refused, *self.parity[:1], self.over_limit, self.too_slow)
+        return [fault for fault in reasons if fault is not None]
 
 
 def ranked(measured: Sequence[Measured], batch: int) -> list[int]:

@@ -20,7 +20,7 @@ def options_from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
         UsageError: No such option, or no such value.
     """
     hints = _build_hints(name)
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     for setting in settings:
         option, separator, text = setting.partition("=")
         if option not in hints or not separator:
@@ -29,8 +29,8 @@ def options_from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
                 f"--set {setting}: expected NAME=VALUE with an option of backend {name}'s build: "
                 f"{known}"
             )
-        found[option] = _value(text, hints[option], setting)
-    return found
+        options[option] = _value(text, hints[option], setting)
+    return options
 
 
 def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> list[str]:
@@ -44,23 +44,23 @@ def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> li
     if name not in backends.runtimes():
         return [f"no such backend; there are: {', '.join(backends.runtimes())}"]
     hints = _build_hints(name)
-    found = [
+    problems = [
         f"{option}: no build option of this backend; there are: {', '.join(hints) or 'none'}"
         for option in options
         if option not in hints
     ]
-    found += [
+    problems += [
         f"{option}: expected {_told(hints[option])}, got {value!r}"
         for option, value in options.items()
         if option in hints and not _fits(value, hints[option])
     ]
     check = getattr(_module(name), "check_build_options", None)
-    if check is not None and not found:
+    if check is not None and not problems:
         try:
             check(options, max_batch)
         except UsageError as error:
-            found += str(error).splitlines()
-    return found
+            problems += str(error).splitlines()
+    return problems
 
 
 def option_rows(name: str) -> list[tuple[str, str, str]]:

@@ -301,7 +301,7 @@ def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Record:
         chosen = choose(measured, terms.sizes, one=True)
     parts = auto.key_parts(bundle)
     files = (auto.RECORD_NAME,)
-    with engines.made(bundle, auto.NAME, parts, files, terms.engines_dir, 2**20) as stage:
+    with engines.stage_engine(bundle, auto.NAME, parts, files, terms.engines_dir, 2**20) as stage:
         text = json.dumps(_as_dict(measured, chosen), indent=2) + "\n"
         (stage.path / auto.RECORD_NAME).write_text(text)
     return Record(chosen, stage.target)

@@ -69,7 +69,7 @@ def key_of(parts: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def made(
+def stage_engine(
     bundle: Bundle,
     backend: str,
     parts: Mapping[str, str],
@@ -112,8 +112,8 @@ def find(
 
     Args:
         bundle: The bundle.
-        backend: As `made` was told.
-        parts: As `made` was told.
+        backend: As `stage_engine` takes it.
+        parts: As `stage_engine` takes it.
         files: That must be those that were built.
         engines_dir: The only place to look in, if given.
         build_it: The command that makes one, unless it is the usual one.
@@ -151,8 +151,8 @@ def find_like(
 
     Args:
         bundle: The bundle.
-        backend: As `made` was told.
-        parts: Some of those that `made` was told.
+        backend: As `stage_engine` takes it.
+        parts: Some of those that `stage_engine` takes.
         files: That must be those that were built.
         engines_dir: The only place to look in, if given.
         only: The name of the engine that is wanted, where it is known.

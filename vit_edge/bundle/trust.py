@@ -38,16 +38,16 @@ def fingerprints(folder: Path, names: Iterable[str]) -> dict[str, Fingerprint]:
     Raises:
         IntegrityError: One is missing, or changed while it was read.
     """
-    found = {}
+    fingerprints = {}
     for name in names:
         try:
             identity = _identity(folder / name)
-            found[name] = Fingerprint(identity, sha256_of(folder / name))
+            fingerprints[name] = Fingerprint(identity, sha256_of(folder / name))
         except OSError as error:
             raise IntegrityError(f"{folder / name}: cannot be read: {error.strerror}") from None
         if _identity(folder / name) != identity:
             raise IntegrityError(f"{folder / name}: changed while it was read")
-    return found
+    return fingerprints
 
 
 def recorded_hashes(folder: Path) -> dict[str, str]:

@@ -116,7 +116,7 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     integrity.ensure_verified(bundle, full=True)
     needed_bytes = 2 * bundle.model_bytes  # 16-bit weights may be written as float32
     parts = _key_parts(bundle, options)
-    with engines.made(
+    with engines.stage_engine(
         bundle, "openvino", parts, ENGINE_FILES, options.engines_dir, needed_bytes
     ) as stage:
         model = devices.compile_model(core, bundle, use)

@@ -132,18 +132,18 @@ def properties(bundle: Bundle, options: Options) -> dict[str, str | int]:
     The precision always: its own choice is bf16 wherever the CPU has that, whatever the graph says.
     Hyperthreads and pinning never: without pinning it was no faster on two cores.
     """
-    found: dict[str, str | int] = {
+    values: dict[str, str | int] = {
         "INFERENCE_PRECISION_HINT": options.precision_hint,
         "PERFORMANCE_HINT": options.mode.upper(),
     }
     if options.mode == "latency":
-        found["NUM_STREAMS"] = 1
+        values["NUM_STREAMS"] = 1
     elif options.streams is not None:
-        found["NUM_STREAMS"] = options.streams
+        values["NUM_STREAMS"] = options.streams
     if options.family == "CPU":
-        found["INFERENCE_NUM_THREADS"] = options.threads or cpus.usable_cpus()
-        found["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group_size(bundle, options.accuracy_level)
-    return found
+        values["INFERENCE_NUM_THREADS"] = options.threads or cpus.usable_cpus()
+        values["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group_size(bundle, options.accuracy_level)
+    return values
 
 
 def _group_size(bundle: Bundle, accuracy_level: AccuracyLevel) -> int:

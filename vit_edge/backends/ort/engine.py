@@ -98,9 +98,9 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     use = LoadOptions(accuracy_level=options.accuracy_level)
     check_runnable(bundle, "cpu")
     integrity.ensure_verified(bundle, full=True)
-    needed_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
-    parts = _key_parts(bundle, options)
-    with engines.made(bundle, "ort", parts, FILES, options.engines_dir, needed_bytes) as stage:
+    disk_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
+    key = _key_parts(bundle, options)
+    with engines.stage_engine(bundle, "ort", key, FILES, options.engines_dir, disk_bytes) as stage:
         weight_only = bundle.manifest.precision in WEIGHT_ONLY
         # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
         _optimized(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)

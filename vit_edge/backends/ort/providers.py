@@ -70,9 +70,9 @@ def check_installed(distributions: Mapping[str, str] | None = None) -> None:
     Args:
         distributions: Name -> version of what is installed; None: look.
     """
-    found = _distributions() if distributions is None else distributions
-    if len(found) > 1:
-        both = " and ".join(f"{name} {version}" for name, version in found.items())
+    installed = _distributions() if distributions is None else distributions
+    if len(installed) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in installed.items())
         _LOG.warning(
             "%s are both installed and overwrite each other's files: uninstall both, then install "
             "onnxruntime-gpu",
@@ -81,11 +81,11 @@ def check_installed(distributions: Mapping[str, str] | None = None) -> None:
 
 
 def _distributions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @contextlib.contextmanager

@@ -155,7 +155,7 @@ class TrtBackend:
             for _ in range(options.contexts):
                 lane = Lane(
                     engine, self._cudart, bundle.manifest, graphs=options.cuda_graphs,
-                    told=lambda reason: facts.update(cuda_graphs=f"off ({reason})"),
+                    on_eager=lambda reason: facts.update(cuda_graphs=f"off ({reason})"),
                 )  # fmt: skip
                 self._lanes.append(lane)
         except BaseException:
@@ -279,8 +279,8 @@ def _trusted(path: Path) -> tuple[bytes, dict[str, Any]]:
             raise IntegrityError(
                 f"{path / name} is not the file that was built here: remove {path}, and build again"
             )
-    found: dict[str, Any] = json.loads(contents[RECORD_NAME])
-    return contents[PLAN_NAME], found
+    record: dict[str, Any] = json.loads(contents[RECORD_NAME])
+    return contents[PLAN_NAME], record
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:

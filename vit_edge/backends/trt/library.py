@@ -43,7 +43,7 @@ class Library(NamedTuple):
 def installed(name: Name | None = None) -> Name | None:
     """The TensorRT that is installed, without importing it; the full one first. None: neither."""
     wanted = get_args(Name) if name is None else (name,)
-    return next((found for found in wanted if _is_there(found)), None)
+    return next((candidate for candidate in wanted if _is_there(candidate)), None)
 
 
 def available() -> Availability:
@@ -86,15 +86,15 @@ def open_library(name: Name | None = None) -> Library:
     """
     if name is not None and name not in get_args(Name):
         raise UsageError(f"no library {name!r}; there are: {', '.join(get_args(Name))}")
-    found = installed(name)
-    if found is None:
+    chosen = installed(name)
+    if chosen is None:
         raise BackendError(_INSTALL if name is None else f"{name} is not installed. {_INSTALL}")
-    trt = _imported(found)
+    trt = _imported(chosen)
     version = str(trt.__version__)
-    if _too_old(found, version):
+    if _too_old(chosen, version):
         oldest = ".".join(map(str, MINIMUM_VERSION))
-        raise BackendError(f"{found} {version} is too old, {oldest} is needed")
-    return Library(trt, found, version)
+        raise BackendError(f"{chosen} {version} is too old, {oldest} is needed")
+    return Library(trt, chosen, version)
 
 
 def the_gpu(index: int) -> Gpu:
@@ -103,13 +103,13 @@ def the_gpu(index: int) -> Gpu:
     Raises:
         BackendError: There is none, or not that one.
     """
-    found, _, reason = gpus()
-    if not found:
+    devices, _, reason = gpus()
+    if not devices:
         raise BackendError(f"TensorRT needs an NVIDIA GPU, and there is {reason}")
-    if not 0 <= index < len(found):
-        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in found)
+    if not 0 <= index < len(devices):
+        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in devices)
         raise BackendError(f"there is no GPU {index}; there are: {names}")
-    return found[index]
+    return devices[index]
 
 
 def _is_there(name: Name) -> bool:

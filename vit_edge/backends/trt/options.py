@@ -129,8 +129,8 @@ class BuildOptions(DeviceOptions):
             problems.append(f"optimization_level must lie in 0..{LEVELS[-1]}, not {level}")
         if self.hardware_compatibility not in get_args(Compatibility):
             allowed = ", ".join(get_args(Compatibility))
-            found = self.hardware_compatibility
-            problems.append(f"hardware_compatibility must be one of {allowed}, not {found!r}")
+            asked = self.hardware_compatibility
+            problems.append(f"hardware_compatibility must be one of {allowed}, not {asked!r}")
         if self.dla_core is not None and self.dla_core < 0:
             problems.append(f"dla_core must be at least 0, not {self.dla_core}")
         if self.library == "tensorrt_rtx" and self.version_compatible:
@@ -155,21 +155,21 @@ class BuildOptions(DeviceOptions):
             # a DLA takes fixed shapes only
             return [Profile(1, 1, max_batch if self.dla_core is None else 1)]
         try:
-            found = [Profile(*map(int, text.split(","))) for text in self.profiles.split()]
+            profiles = [Profile(*map(int, text.split(","))) for text in self.profiles.split()]
         except (ValueError, TypeError):
-            found = []
-        if not found or any(not 1 <= p.least <= p.best <= p.most <= max_batch for p in found):
+            profiles = []
+        if not profiles or any(not 1 <= p.least <= p.best <= p.most <= max_batch for p in profiles):
             raise UsageError(
                 f"profiles {self.profiles!r}: expected least,best,most with 1 <= least <= best <= "
                 f"most <= {max_batch}, the bundle's largest batch; several separated by spaces"
             )
-        if self.dla_core is not None and any(p.least != p.most for p in found):
+        if self.dla_core is not None and any(p.least != p.most for p in profiles):
             raise UsageError(
                 f"profiles {self.profiles!r}: a DLA takes fixed batch sizes only, such as 1,1,1"
             )
-        if min(p.least for p in found) > 1:
+        if min(p.least for p in profiles) > 1:
             raise UsageError(f"profiles {self.profiles!r}: one of them must begin at batch size 1")
-        return found
+        return profiles
 
     def key_parts(self) -> dict[str, str]:
         """The options that were chosen and that an engine depends on, as text."""
