@@ -125,7 +125,7 @@ def from_results(
         ResultsError: A file holds no results.
     """
     by_model = {bundle.model_sha256: bundle for bundle in bundles}
-    found: dict[tuple[str, str], Offer] = {}
+    offers: dict[tuple[str, str], Offer] = {}
     left_out: dict[str, None] = {}
     for path, run in sorted(_runs(paths), key=_rank):
         for entry in run.configurations:
@@ -133,9 +133,9 @@ def from_results(
             if reason is not None:
                 left_out[f"{path}: {entry.name}: {reason}"] = None
                 continue
-            made = offer(by_model[entry.model.model_sha256 or ""], entry, run, terms)
-            found[made.key] = made
-    return list(found.values()), list(left_out)
+            latest = offer(by_model[entry.model.model_sha256 or ""], entry, run, terms)
+            offers[latest.key] = latest
+    return list(offers.values()), list(left_out)
 
 
 def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Run]]:
@@ -196,20 +196,20 @@ def _other_runtime(entry: Entry) -> str | None:
 def _too_slow(latency: Estimate, terms: Terms) -> str | None:
     if terms.max_latency_ms is None or latency.high <= terms.max_latency_ms:
         return None
-    told = f"{terms.percentile_name} may be {latency.high:.4g} ms, allowed {terms.max_latency_ms:g}"
+    text = f"{terms.percentile_name} may be {latency.high:.4g} ms, allowed {terms.max_latency_ms:g}"
     if latency.value > terms.max_latency_ms:
-        return told
-    return f"{told}; measured {latency.value:.4g}: more processes narrow it (--processes)"
+        return text
+    return f"{text}; measured {latency.value:.4g}: more processes narrow it (--processes)"
 
 
 def _over_limit(peak_bytes: int, own_bytes: int, limit_bytes: int | None) -> str | None:
     if limit_bytes is None or peak_bytes <= limit_bytes:
         return None
-    told = f"it takes {peak_bytes / 1e6:.0f} MB, allowed are {limit_bytes / 1e6:.0f}"
+    text = f"it takes {peak_bytes / 1e6:.0f} MB, allowed are {limit_bytes / 1e6:.0f}"
     if own_bytes > limit_bytes:
-        return told
+        return text
     return (
-        f"{told}; {own_bytes / 1e6:.0f} MB are its own and the rest are files, so it may still "
+        f"{text}; {own_bytes / 1e6:.0f} MB are its own and the rest are files, so it may still "
         "answer, more slowly: python -m vit_edge.build BUNDLE --tune --memory-limit tells"
     )
 

@@ -30,15 +30,15 @@ class Verdict(NamedTuple):
 
     def lines(self) -> list[str]:
         """The answer, as text."""
-        found = []
+        lines = []
         if self.ship is not None:
-            found.append(f"ship       {self.ship.name}: {_merits(self.ship, self.terms)}")
+            lines.append(f"ship       {self.ship.name}: {_merits(self.ship, self.terms)}")
         if self.ship is not None and self.runner_up is not None:
-            found.append(
+            lines.append(
                 f"runner-up  {self.runner_up.name}: {_merits(self.runner_up, self.terms)}; "
                 f"{_against(self.runner_up, self.ship)}"
             )
-        return found + [f"lost       {one.name}: {reason}" for one, reason in self.others]
+        return lines + [f"lost       {one.name}: {reason}" for one, reason in self.others]
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -111,12 +111,12 @@ def _why(one: Offer, best: Offer | None, terms: Terms, *, passed_over: bool) -> 
 
 
 def _merits(one: Offer, terms: Terms) -> str:
-    told = [
+    merits = [
         f"{terms.percentile_name} {_latency_ms(one, terms):.4g} ms at most",
         f"{one.way.peak_rss_bytes / 1e6:.0f} MB at most",
         one.proven,
     ]
-    return ", ".join(text for text in told if text)
+    return ", ".join(text for text in merits if text)
 
 
 def _against(one: Offer, best: Offer | None) -> str:
@@ -125,10 +125,10 @@ def _against(one: Offer, best: Offer | None) -> str:
         return "slower"
     if one.entry is None or one.run is None or best.entry is None or best.run is None:
         return "slower"
-    found = compared(one.entry, best.entry, one.run, best.run)
-    value, low, high = found.ratio
-    told = f"{value:.3g}x its median latency, 95 % {low:.3g}-{high:.3g}"
-    return told if found.decided else f"cannot tell which is faster ({told})"
+    comparison = compared(one.entry, best.entry, one.run, best.run)
+    value, low, high = comparison.ratio
+    text = f"{value:.3g}x its median latency, 95 % {low:.3g}-{high:.3g}"
+    return text if comparison.decided else f"cannot tell which is faster ({text})"
 
 
 def _latency_ms(one: Offer, terms: Terms) -> float:
