@@ -33,12 +33,12 @@ class Measured:
 
     @property
     def usable(self) -> bool:
-        """Whether it may be chosen."""
+        """True if it may be chosen."""
         return not self.faults
 
     @property
     def faults(self) -> list[str]:
-        """All that speaks against it, in words."""
+        """List all that speaks against it, in words."""
         reasons = (self.refused, *self.parity[:1], self.over_limit, self.too_slow)
         return [fault for fault in reasons if fault is not None]
 

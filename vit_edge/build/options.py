@@ -34,7 +34,7 @@ def options_from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
 
 
 def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> list[str]:
-    """What is wrong with options of a backend's `build` that a recipe gives; empty if nothing.
+    """List the problems of a backend's `build` options that a recipe gives; empty if none.
 
     Args:
         name: A backend's.
@@ -78,7 +78,7 @@ def _build_hints(name: str) -> dict[str, Any]:
 
 
 def _kinds(hint: Any) -> list[Any]:
-    """What a hint allows: types, and the values of a Literal."""
+    """Return what a hint allows: types, and the values of a Literal."""
     if get_origin(hint) is Annotated:
         return _kinds(get_args(hint)[0])
     if get_origin(hint) is Literal:
@@ -101,7 +101,7 @@ def _value(text: str, hint: Any, setting: str) -> Option:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value, read from TOML, is what a hint allows; true is no whole number."""
+    """True if a value, read from TOML, is what a hint allows; true is no whole number."""
     kinds = _kinds(hint)
     return type(value) in kinds or (type(value) in (int, str) and value in kinds)
 

@@ -101,7 +101,7 @@ def plain_labels(count: int) -> list[str]:
 
 
 def clean_name(text: str) -> str:
-    """What may be a bundle's name: letters, digits, dots, dashes and underscores."""
+    """Clean a bundle's name: keep letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "checkpoint"
 
 

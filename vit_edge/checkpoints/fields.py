@@ -24,7 +24,7 @@ class Fields:
         self.problems: list[str] = []
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
+        """True if the field is there and not null."""
         return self.data.get(name) is not None
 
     def problem(self, text: str) -> None:

@@ -135,7 +135,7 @@ class _Download:
         )
 
     def _known_absent(self, name: str, revision: str) -> bool:
-        """Whether the hub, when it was last asked, said that this commit has no such file."""
+        """True if the hub, when it was last asked, said that this commit has no such file."""
         cached = huggingface_hub.try_to_load_from_cache(self.repository, name, revision=revision)
         return cached is huggingface_hub._CACHED_NO_EXIST
 

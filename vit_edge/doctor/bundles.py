@@ -1,4 +1,4 @@
-"""Which backends run a bundle here: each is asked to, in a process of its own."""
+"""The backends that run a bundle here: each is asked to, in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WHERE = ("provider", "device")  # the options of backends that say what of the 
 
 @dataclass(frozen=True)
 class Examined:
-    """A bundle, and what each backend made of it; a broken one has a `problem` instead."""
+    """A bundle, and each backend's answer; a broken bundle has a `problem` instead."""
 
     path: Path
     problem: str = ""
@@ -79,14 +79,14 @@ def examine(
 
 
 def tuning(path: str) -> tuple[str, str]:
-    """What `build --tune` chose here, and why there is no such record (the child's side)."""
+    """Read what `build --tune` chose here, or why there is no such record (the child's side)."""
     choices, reason = auto.read(Bundle.read(path))
     words = (f"batch {batch}: {choice.name}" for batch, choice in sorted(choices.items()))
     return "; ".join(words), reason
 
 
 def list_placements(path: str, name: str) -> list[dict[str, Option]]:
-    """A backend's default, and what else of this machine it can run on (the child's side).
+    """List a backend's default, and where else it can run here (the child's side).
 
     Raises:
         VitEdgeError: It cannot be used here.
@@ -166,6 +166,6 @@ def _answered(path: Path, name: str, options: Mapping[str, Option], timeout_s: f
 
 
 def _said(error: Exception) -> str:
-    """What our own errors say; others with their type."""
+    """Return the message of our own errors; others get their type."""
     ours = isinstance(error, VitEdgeError)
     return str(error) if ours else f"{type(error).__name__}: {one_line(str(error))}"

@@ -20,7 +20,7 @@ PROBE_TIMEOUT_S = 30.0  # a runtime's first import from an SD card takes seconds
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one thing."""
+    """The facts about one thing."""
 
     mark: Mark  # absent: not here, which may be fine; trouble: here, and something is wrong
     text: str
@@ -65,7 +65,7 @@ def find_out(probe: Probe, root: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Fi
 
 
 class Outcome(NamedTuple):
-    """What came of a function that was called in a child process."""
+    """The outcome of a function that was called in a child process."""
 
     value: Any  # None where it did not return
     reason: str  # why it did not; empty if it did

@@ -25,7 +25,7 @@ def board(root: Path) -> Finding:
 
 
 def is_jetson(root: Path) -> bool:
-    """Whether this is one of NVIDIA's boards; the file remains in containers on them."""
+    """True if this is one of NVIDIA's boards; the file remains in containers on them."""
     compatible = read(root / "proc/device-tree/compatible")
     return "nvidia,tegra" in compatible or (root / "etc/nv_tegra_release").is_file()
 

@@ -1,4 +1,4 @@
-"""What is installed: Python's distributions, Debian's packages, and shared libraries."""
+"""Installed packages: Python's distributions, Debian's packages, and shared libraries."""
 
 from __future__ import annotations
 

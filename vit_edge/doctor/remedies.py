@@ -1,4 +1,4 @@
-"""What to install or run, given what was found."""
+"""The things to install or run, given the findings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _RTX_CAPABILITIES = {(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)}
 
 
 class Remedy(NamedTuple):
-    """What for, and the command to type."""
+    """A purpose, and the command to type."""
 
     purpose: str
     command: str
 
 
 def remedies(findings: Mapping[str, Finding], bundles: Sequence[Examined]) -> list[Remedy]:
-    """What would help here; empty if everything that can run does.
+    """List what would help here; empty if everything that can run does.
 
     Args:
         findings: The findings by the names of their probes; one that is not there is not held

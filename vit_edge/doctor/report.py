@@ -19,7 +19,7 @@ _MARKS: Mapping[Mark, str] = {"ok": "ok", "absent": "--", "trouble": "!!"}
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was found out."""
+    """The findings and the bundles of one machine."""
 
     findings: Sequence[tuple[Probe, Finding]]
     bundles: Sequence[Examined]

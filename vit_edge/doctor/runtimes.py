@@ -72,7 +72,7 @@ def tensorrt_rtx(root: Path) -> Finding:
 
 
 def export_extra(root: Path) -> Finding:
-    """What exporting needs; a device does without."""
+    """Find the packages that exporting needs; a device does without."""
     packages = pip_packages()
     present = {name: packages[name] for name in _EXPORT_EXTRA if name in packages}
     missing = [name for name in _EXPORT_EXTRA if name not in packages]

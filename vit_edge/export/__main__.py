@@ -232,7 +232,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def verdict(parity: Mapping[str, Any]) -> str:
-    """What the gate found, in a few lines."""
+    """Sum up the gate's result, in a few lines."""
     rows = parity["comparisons"]
     if rows[0]["allowed_relative"] is not None:
         worst = max(rows, key=lambda row: float(row["relative"]))
@@ -298,7 +298,7 @@ def variants_table() -> str:
 
 
 def settings_table(precision: str) -> str:
-    """What --set can choose, as text."""
+    """List what --set can choose, as text."""
     from vit_edge import quantize
 
     if precision == quantize.FLOAT:

@@ -50,7 +50,7 @@ class Recipe:
         return parse_target(self.parity_target) if self.parity_target else None
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
+        """List everything that cannot be followed; empty if nothing."""
         problems = []
         if not OLDEST_EXPORTED_OPSET <= self.opset <= NEWEST_OPSET:
             problems.append(
@@ -163,7 +163,7 @@ class Recipe:
 
 
 def recipe_folder() -> Path:
-    """Where the recipes are: in the package once installed, beside it in a checkout."""
+    """Return the folder of our recipes: in the package once installed, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "export"

@@ -1,4 +1,4 @@
-"""Whether two float32 graphs compute the same, up to rounding."""
+"""A test that two float32 graphs compute the same, up to rounding."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _NCHW = (0, 3, 1, 2)  # where its axes are found in NHWC
 
 
 def uint8_images(tensor: TensorSpec) -> TensorSpec:
-    """What a model that takes float32[N, 3, H, W] takes after `take_uint8`."""
+    """Describe what `take_uint8` makes of an input float32[N, 3, H, W]."""
     batch, channels, height, width = tensor.shape
     return TensorSpec(tensor.name, "uint8", "NHWC", (batch, height, width, channels))
 
@@ -166,7 +166,7 @@ def _embedding(image: onnx_ir.Value) -> _Embedding:
 
 
 def _readers(image: onnx_ir.Value) -> Iterator[onnx_ir.Node]:
-    """What reads a value, or its Cast to half precision."""
+    """List the readers of a value, or of its Cast to half precision."""
     for use in image.uses():
         if use.node.op_type == "Cast":
             yield from (inner.node for inner in use.node.outputs[0].uses())

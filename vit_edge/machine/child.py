@@ -41,7 +41,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class ChildResult:
-    """What a child process printed, cost and died of."""
+    """The output of a child process, its cost, and what it died of."""
 
     returncode: int  # negative: killed by that signal
     stdout: str
@@ -149,7 +149,7 @@ def run_child(
 
 
 class Call(NamedTuple):
-    """What a function called in a child returned, and what the child cost."""
+    """The value a function returned in a child, and what the child cost."""
 
     value: Any
     child: ChildResult
@@ -243,7 +243,7 @@ def attempted_call(
 
 
 def shown_on_terminal() -> bool:
-    """Whether what is written to stderr comes to a terminal, if by way of parents that echo it."""
+    """True if what is written to stderr comes to a terminal, if by way of parents that echo it."""
     return os.environ.get(_TERMINAL) == "1" or sys.stderr.isatty()
 
 

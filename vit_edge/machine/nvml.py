@@ -63,7 +63,7 @@ class Device:
         return float(value.value) if known else None
 
     def throttled(self) -> list[str]:
-        """What holds its clocks down now."""
+        """List what holds its clocks down now."""
         bits = ctypes.c_ulonglong()
         # the first name is the older one, which newer drivers still have
         if not self._get("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.byref(bits)):
@@ -71,7 +71,7 @@ class Device:
         return [f"GPU: {text}" for bit, text in _REASONS.items() if bits.value & bit]
 
     def memory_bytes(self) -> int | None:
-        """What this process has of its memory; None in a container, whose pids are others."""
+        """Return this process's share of its memory; None in a container, whose pids are others."""
         return next(
             (
                 process.used_bytes
@@ -82,7 +82,7 @@ class Device:
         )
 
     def ours(self) -> bool:
-        """Whether this process computes on it."""
+        """True if this process computes on it."""
         return any(process.pid == os.getpid() for process in self._processes())
 
     def _processes(self) -> list[_Process]:
@@ -91,7 +91,7 @@ class Device:
         return list(table[: count.value]) if self._get(call, ctypes.byref(count), table) else []
 
     def _get(self, call: str, *arguments: Any) -> bool:
-        """Whether a call is there, and ended well."""
+        """True if a call is there, and ended well."""
         function = getattr(self._library, call, None)
         return function is not None and function(self._handle, *arguments) == 0
 

@@ -55,7 +55,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What a quantizer works on."""
+    """The input of a quantizer."""
 
     model: onnx_ir.Model  # float32; its own to change
     target: Literal["cpu", "gpu"]  # the recipe's: which runtime's rules to keep
@@ -72,7 +72,7 @@ class Task:
         return self.calibration
 
     def record(self, method: str, settings: Any) -> dict[str, Any]:
-        """What the record of every quantizer begins with, for the manifest."""
+        """Begin the record of a quantizer, for the manifest."""
         return {
             "method": method,
             "settings": dataclasses.asdict(settings),
@@ -82,7 +82,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer made."""
+    """The result of a quantizer."""
 
     model: onnx_ir.Model
     record: Mapping[str, Any]  # what was chosen and found, ready for JSON: into the manifest
@@ -93,7 +93,7 @@ class Quantized:
 
 
 class QuantizerModule(Protocol):
-    """What a module of this folder exports, typed for its callers."""
+    """The members of a module of this folder, typed for its callers."""
 
     Settings: type[Any]
     CALIBRATION: CalibrationUse

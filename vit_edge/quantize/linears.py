@@ -150,7 +150,7 @@ def _bias(node: onnx_ir.Node, outputs: object) -> tuple[onnx_ir.Node | None, onn
 
 
 def is_initializer(value: onnx_ir.Value) -> bool:
-    """Whether the value is a constant that no caller can replace."""
+    """True if the value is a constant that no caller can replace."""
     return value.is_initializer() and not value.is_graph_input()
 
 

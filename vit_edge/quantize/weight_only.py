@@ -41,7 +41,7 @@ LEAST_OPSET = {"cpu": 21, "gpu": 21}  # brought block_size and 4-bit integers to
 
 @dataclass(frozen=True)
 class Settings(SearchSettings):
-    """What can be chosen beside the search, which starts only where the target is missed."""
+    """The choices beside the search, which starts only where the target is missed."""
 
     block_size: int = 64  # input channels that share a scale; OpenVINO wants a divisor of the width
     symmetric: bool = False  # without zero points: a little smaller and less exact
@@ -51,7 +51,7 @@ class Settings(SearchSettings):
     head: bool = False  # the Linears behind the last LayerNormalization too
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
+        """List everything that cannot be followed; empty if nothing."""
         problems = super().problems()
         if self.block_size not in BLOCK_SIZES:
             sizes = list(BLOCK_SIZES)
@@ -190,7 +190,7 @@ def _record(
     names: Sequence[str],
     trials: Sequence[Trial],
 ) -> dict[str, Any]:
-    """What the manifest keeps: enough to see why the graph is as it is."""
+    """Return what the manifest keeps: enough to see why the graph is as it is."""
     method = f"weight-only, {kind.dtype.name.lower()} in blocks of {kind.block}"
     return {
         **task.record(method, settings),

@@ -24,7 +24,7 @@ from vit_edge.parity.targets import AGREEMENTS, STATISTICS, Proof, Target, decid
 
 
 class Terms(NamedTuple):
-    """What is asked of an offer."""
+    """The demands on an offer."""
 
     batch: int = 1
     percentile: float = 0.5
@@ -69,7 +69,7 @@ class Offer:
         return self.bundle.model_sha256, self.way.name
 
     def configuration(self, batch: int) -> Configuration:
-        """What measures it again."""
+        """Return the configuration that measures it again."""
         return Configuration(self.bundle.path, self.way.backend, self.way.options, batch)
 
     def with_parity(self, parity: Answers | None, target: Target | None) -> Offer:
@@ -181,7 +181,7 @@ def _unfit(
 
 
 def _other_runtime(entry: Entry) -> str | None:
-    """How the runtime differs from what is installed here, as far as its backend tells."""
+    """Say how the runtime differs from the one here, as far as its backend tells."""
     facts = entry.facts
     name = str(facts.get("backend", entry.backend))  # what runs, where "auto" was asked for
     there, here = facts.get("runtime"), backends.version(name)
@@ -215,7 +215,7 @@ def _over_limit(peak_bytes: int, own_bytes: int, limit_bytes: int | None) -> str
 
 
 def _judged(parity: Answers | None, target: Target | None) -> tuple[list[str], list[str], str]:
-    """What answers miss, what is open, and what is proven."""
+    """Return what answers miss, what is open, and what is proven."""
     if parity is None:
         return [], ["its answers were not compared with the reference's"], ""
     faults, statistics = list(parity.problems), parity.statistics

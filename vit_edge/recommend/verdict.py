@@ -21,7 +21,7 @@ _JUDGE_TIMEOUT_S = 3600.0  # thousands of images on a small board
 
 
 class Verdict(NamedTuple):
-    """What to ship, and why."""
+    """The bundle to ship, and why."""
 
     ship: Offer | None
     runner_up: Offer | None
@@ -120,7 +120,7 @@ def _merits(one: Offer, terms: Terms) -> str:
 
 
 def _against(one: Offer, best: Offer | None) -> str:
-    """How much slower it is than the best one; the medians of what was measured."""
+    """Say how much slower it is than the best one, by the measured medians."""
     if best is None:
         return "slower"
     if one.entry is None or one.run is None or best.entry is None or best.run is None:

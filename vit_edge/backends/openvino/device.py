@@ -51,7 +51,7 @@ def check_device(core: openvino.Core, bundle: Bundle, options: Options) -> None:
 
 
 def device_name(core: openvino.Core, options: Options) -> str:
-    """What the device is called."""
+    """Return the device's own name."""
     if options.family == "CPU":
         return cpus.cpu_model()
     return str(core.get_property(options.device, "FULL_DEVICE_NAME"))

@@ -1,4 +1,4 @@
-"""What OpenVINO is given in place of the graph as it is: the same model, in a faster shape."""
+"""Rewrites of the graph for OpenVINO: the same model, in a faster shape."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Split:
                 self._join_inputs(node)
 
     def _by_token(self, node: openvino.Node) -> bool:
-        """Whether each token of its outputs depends on that token of its inputs alone."""
+        """True if each token of its outputs depends on that token of its inputs alone."""
         kind = node.get_type_name()
         first, *others = node.input_values() or [None]
         if first is None or not all(self._has_tokens(output) for output in node.outputs()):
@@ -141,7 +141,7 @@ def round_products(model: openvino.Model) -> None:
 
 
 def _before_moves(given: openvino.Input) -> openvino.Input:
-    """Where to round what an input gets: before it is moved about, so that less is moved."""
+    """Find the place to round an input: before it is moved about, so that less is moved."""
     node = given.get_source_output().get_node()
     while node.get_type_name() in _MOVES and all(
         len(o.get_target_inputs()) == 1 for o in node.outputs()
@@ -169,7 +169,7 @@ def shape_of(output: openvino.Output) -> list[int]:
 
 
 def _same_for_all(output: openvino.Output) -> bool:
-    """Whether it broadcasts over tokens."""
+    """True if it broadcasts over tokens."""
     shape = shape_of(output)
     return len(shape) < 2 or (len(shape) <= 3 and shape[-2] == 1)
 

@@ -17,7 +17,7 @@ MINIMUM_VERSION = (2026, 3)
 
 
 def available() -> Availability:
-    """Whether openvino is installed, without importing it."""
+    """Say whether openvino is installed, without importing it."""
     if importlib.util.find_spec("openvino") is None:
         return Availability(False, 'openvino is not installed: pip install "vit-edge[openvino]"')
     got = version()

@@ -19,7 +19,7 @@ _SIZES = 16  # batch sizes whose memory is kept; of those not kept the oldest go
 
 
 class _Slot(NamedTuple):
-    """What one run of one batch size needs; one thread at a time has it."""
+    """The buffers for one run of one batch size; one thread at a time has them."""
 
     bound: Any  # onnxruntime.IOBinding
     pixels: Any  # onnxruntime.OrtValue on the GPU, as the following

@@ -36,12 +36,12 @@ BUILD_OPTIONS = build_names(BuildOptions)
 
 @takes(BuildOptions)
 def key(bundle: Bundle, options: BuildOptions) -> str:
-    """What packed weights depend on: the model, the runtime, the CPU and its features."""
+    """Return what packed weights depend on: the model, the runtime, the CPU and its features."""
     return engines.key_of(_key_parts(bundle, options))
 
 
 def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
-    """What is worth trying here: see `LoadOptions` for what each is good for."""
+    """List the options worth trying here: see `LoadOptions` for what each is good for."""
     precision = bundle.manifest.precision
     worth: list[Mapping[str, Option]] = []
     if precision not in ("bf16", *SIMULATED):
@@ -180,7 +180,7 @@ def _linked(file: Path, place: Path) -> None:
 
 
 def _answers(bundle: Bundle, use: LoadOptions, model: Path) -> Mapping[str, bytes]:
-    """What an optimized model answers to two images of noise, to the bit."""
+    """Return an optimized model's answers to two images of noise, to the bit."""
     import onnxruntime
 
     precision = bundle.manifest.precision

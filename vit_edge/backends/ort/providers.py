@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CUDA provider is told, and what must be true before they are asked."""
+"""Options for ONNX Runtime's CUDA provider, and the checks before it is loaded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gpu_of(use: LoadOptions) -> Gpu:
 
 
 def provider_options(use: LoadOptions) -> dict[str, str]:
-    """What the provider is told: names of onnxruntime's cuda_execution_provider_info.cc."""
+    """Return the provider's options: names of onnxruntime's cuda_execution_provider_info.cc."""
     options = {
         "device_id": str(use.device),
         # The default rounds inputs of FP32 products to 10 bits; a graph in FP32 means FP32.
@@ -57,7 +57,7 @@ def provider_options(use: LoadOptions) -> dict[str, str]:
 
 
 def precision_facts(precision: str) -> dict[str, str]:
-    """What the provider does with the precisions of the graph."""
+    """Return what the provider does with the precisions of the graph."""
     facts = {"tf32": "off"}
     if precision == "int8":  # its Q/DQ fusions are the CPU's: graph_transformer_utils.cc
         facts["simulated"] = "int8 values rounded, products computed in float32"

@@ -23,7 +23,7 @@ _TOLD_ERRORS = 10  # of a parser that does not stop at the first
 
 @dataclass(frozen=True)
 class Job:
-    """What to compile.
+    """A graph to compile, and how.
 
     Attributes:
         model: The ONNX file.
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came out.
+    """A compiled plan, and what it came with.
 
     Attributes:
         plan: A plain plan, as trtexec and Triton load it.

@@ -135,7 +135,7 @@ class Engine:
             raise self._failure(f"{what} is refused", BackendError)
 
     def layers(self) -> Any:
-        """What the engine inspector tells of each layer, as JSON has it.
+        """Return the engine inspector's entry for each layer, as JSON has it.
 
         Raises:
             BackendError: It tells nothing that can be read.

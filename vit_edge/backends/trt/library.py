@@ -1,4 +1,4 @@
-"""Which TensorRT is here: the full one, or TensorRT-RTX, which shares its interface."""
+"""The TensorRT that is installed: the full one, or TensorRT-RTX, which shares its interface."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def installed(name: Name | None = None) -> Name | None:
 
 
 def available() -> Availability:
-    """Whether TensorRT and a GPU are here, without importing TensorRT."""
+    """Say whether TensorRT and a GPU are here, without importing TensorRT."""
     name = installed()
     if name is None:
         return Availability(False, _INSTALL)
@@ -113,7 +113,7 @@ def the_gpu(index: int) -> Gpu:
 
 
 def _is_there(name: Name) -> bool:
-    """Whether there is a package, and not just a folder of that name."""
+    """True if there is a package, and not just a folder of that name."""
     try:
         spec = importlib.util.find_spec(name)
     except ValueError:  # a module that was put together by hand

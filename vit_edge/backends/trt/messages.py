@@ -1,4 +1,4 @@
-"""TensorRT's words: kept, so that what it answers with None or -1 can be told with its reason."""
+"""TensorRT's messages, kept so that an answer of None or -1 is reported with its reason."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def quote(errors: list[str]) -> str:
 
 
 def ran_out_of_memory(errors: list[str]) -> bool:
-    """Whether it is memory that was missing."""
+    """True if it is memory that was missing."""
     return any(word in error.lower() for error in errors for word in _MEMORY)

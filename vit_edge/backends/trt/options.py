@@ -1,4 +1,4 @@
-"""What an engine is built with. What decides precision is none of it: that is in the graph."""
+"""The options an engine is built with. None decides precision: that is in the graph."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def split(profiles: Sequence[Profile], images: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions(shared.BuildOptions):
-    """Which GPU, and which TensorRT.
+    """The GPU and the TensorRT to use.
 
     Attributes:
         device: Which GPU, as CUDA counts them.

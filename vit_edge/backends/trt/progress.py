@@ -1,4 +1,4 @@
-"""How far a build is: TensorRT's phases, as a line on stderr."""
+"""The progress of a build: TensorRT's phases, as a line on stderr."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """How weights are stored."""
+    """A format that weights are stored in."""
 
     bits: int  # 4 or 8
     symmetric: bool  # signed and without zero points
@@ -66,7 +66,7 @@ class BlockFormat:
         return _TYPES[self.bits, self.symmetric]
 
     def starts(self, rows: int) -> range:
-        """Where the blocks of so many input channels begin."""
+        """Return the first channel of each block of so many input channels."""
         return range(0, rows, self.block)
 
     def covering(self, weight: NDArray[np.float32], share: float = 1.0) -> Grid:
@@ -112,7 +112,7 @@ class BlockFormat:
         return best
 
     def nearest(self, weight: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-        """What is left of float32[in, out] on the nearest levels of its blocks."""
+        """Round float32[in, out] to the nearest levels of its blocks."""
         left = np.empty_like(weight)
         for block, start in enumerate(self.starts(len(weight))):
             part, levels_at = slice(start, start + self.block), grid.of(block)
@@ -127,7 +127,7 @@ class BlockFormat:
         return np.clip(q, self.low, self.high, out=q)
 
     def dequantized(self, levels: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-        """What levels of one block stand for: float32[n, out]."""
+        """Return the values that levels of one block stand for: float32[n, out]."""
         return (levels - grid.zero) * grid.scale
 
 
@@ -150,7 +150,7 @@ class BlockWeight:
 
     @property
     def stored_bytes(self) -> int:
-        """What it takes in the file."""
+        """Return its size in the file."""
         zero_bits = 0 if self.kind.symmetric else self.kind.bits
         bits = self.kind.bits * self.levels.size + (32 + zero_bits) * self.grid.scale.size
         return -(-bits // 8)

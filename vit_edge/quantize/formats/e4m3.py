@@ -47,7 +47,7 @@ def covering_scale(largest: float) -> np.float32:
 
 
 def fake(x: NDArray[np.float32], scale: np.float32 | NDArray[np.float32]) -> NDArray[np.float32]:
-    """What is left of float32 x after quantizing and dequantizing it.
+    """Quantize and dequantize float32 x.
 
     Adding 1.5 * 2^20 times a number's power of two leaves three bits behind its first one, and
     float32's own rounding is half to even.

@@ -49,7 +49,7 @@ class Format:
     def fake(
         self, x: NDArray[np.float32], scale: np.float32, zero_point: int
     ) -> NDArray[np.float32]:
-        """What is left of x after quantizing and dequantizing it."""
+        """Quantize and dequantize x."""
         q: NDArray[np.float32] = np.divide(x, scale, dtype=np.float32)
         np.rint(q, out=q)
         np.clip(q, self.low - zero_point, self.high - zero_point, out=q)

@@ -24,7 +24,7 @@ LEAST_OPSET = {"cpu": 17, "gpu": 17}
 
 @dataclass(frozen=True)
 class Settings(HalfSettings):
-    """What can be chosen.
+    """The choices of float16.
 
     Attributes:
         margin: How many times the largest |x| on the calibration images must fit float16.
@@ -33,7 +33,7 @@ class Settings(HalfSettings):
     margin: float = overflow.MARGIN
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
+        """List everything that cannot be followed; empty if nothing."""
         problems = super().problems()
         if not 1 <= self.margin <= FLOAT16.largest:
             problems.append(f"margin: must be at least 1, not {self.margin}")

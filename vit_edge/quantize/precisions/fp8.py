@@ -53,7 +53,7 @@ SIMULATION = {"session.disable_quant_qdq": "1"}
 
 @dataclass(frozen=True)
 class Settings(SearchSettings):
-    """What can be chosen beside the search, which may keep blocks.N.attention.products too.
+    """The choices beside the search, which may keep blocks.N.attention.products too.
 
     Attributes:
         attention: Quantize the products q k^T and p v too.
@@ -157,7 +157,7 @@ def _record(
     trials: Sequence[Trial],
     task: Task,
 ) -> dict[str, Any]:
-    """What the manifest keeps: enough to see why the graph is as it is."""
+    """Return what the manifest keeps: enough to see why the graph is as it is."""
     kept = {*settings.keep_float, *trials[-1].kept_float}
     return {
         **task.record("static E4M3 Q/DQ on block Linears and attention products", settings),

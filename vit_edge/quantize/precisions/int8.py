@@ -64,7 +64,7 @@ LEAST_OPSET = {"cpu": 17, "gpu": 19}  # 19 brought FP16 scales
 
 @dataclass(frozen=True)
 class Settings(SearchSettings):
-    """What can be chosen beside the search."""
+    """The choices beside the search."""
 
     activations: Literal["uint8", "int8"] = "uint8"  # cpu; x86 prefers uint8, ARM int8
     smoothing: bool = True
@@ -77,7 +77,7 @@ class Settings(SearchSettings):
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a Linear becomes."""
+    """A Linear, rounded."""
 
     weight: QuantizedWeight
     activation: Parameters
@@ -219,7 +219,7 @@ def _record(
     trials: Sequence[Trial],
     task: Task,
 ) -> dict[str, Any]:
-    """What the manifest keeps: enough to see why the graph is as it is."""
+    """Return what the manifest keeps: enough to see why the graph is as it is."""
     kept = {*settings.keep_float, *trials[-1].kept_float}
     linears = []
     for name, linear in rounded.items():

@@ -48,7 +48,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen.
+    """The choices of dynamic int8.
 
     Attributes:
         smoothing: Rescale activations first where that is exact; only with calibration images.
@@ -182,7 +182,7 @@ class _Nodes:
 def _record(
     task: Task, settings: Settings, linears: list[Linear], choices: dict[str, Choice]
 ) -> dict[str, Any]:
-    """What the manifest keeps."""
+    """Return what the manifest keeps."""
     return {
         **task.record("dynamic, MatMulInteger in block Linears", settings),
         "batch_dependence": BATCH_DEPENDENCE,

@@ -23,7 +23,7 @@ EXPONENTS = tuple(round(0.1 * step, 1) for step in range(11))  # AWQ searches 20
 
 
 class Choice(NamedTuple):
-    """How one group is rescaled."""
+    """The scale of one group."""
 
     exponent: float
     scale: NDArray[np.float64]  # [C]

@@ -122,7 +122,7 @@ def _norm_groups(model: onnx_ir.Model, by_node: dict[onnx_ir.Node, Linear]) -> I
 def _class_token_factors(
     model: onnx_ir.Model, readers: list[onnx_ir.Node], by_node: dict[onnx_ir.Node, Linear]
 ) -> tuple[list[Linear], list[Factor]] | None:
-    """What reads the norm of a block of export.graph.ClsAttention; None if it is something else.
+    """Find what reads the norm of a block of export.graph.ClsAttention; None if it is another.
 
     The query's Linear reads one token of it, the keys and values meet it in two products whose
     weights are `key` [heads, head_dim, D] and `value` [heads, D, head_dim].

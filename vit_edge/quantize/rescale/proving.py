@@ -62,7 +62,7 @@ class _Trial:
     pixels: NDArray[np.float32]
 
     def holds(self, tried: Sequence[Group]) -> bool:
-        """Whether the outputs, and what comes out of the groups' Linears, stay as they are."""
+        """True if the outputs, and what comes out of the groups' Linears, stay as they are."""
         rewritten = {value: value.const_value for group in tried for value in _rewritten(group)}
         makers = {factor.value for group in tried for factor in group.factors if factor.inverse}
         linears = (linear for group in tried for linear in group.linears)

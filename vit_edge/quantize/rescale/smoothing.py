@@ -32,7 +32,7 @@ Error = Callable[[Sample, NDArray[np.float32]], float]
 
 
 class Choice(NamedTuple):
-    """How one group is rescaled."""
+    """The scale and shift of one group."""
 
     alpha: float | None  # None: not at all
     shifted: bool
@@ -48,7 +48,7 @@ def written(choice: Choice | None) -> str:
 
 
 def rounding_error(kind: Format, largest: int) -> Error:
-    """What is lost when an input is rounded over its whole range, and its weights by output.
+    """Measure the loss when an input is rounded over its whole range, and its weights by output.
 
     Args:
         kind: Of the input.

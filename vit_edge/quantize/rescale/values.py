@@ -74,7 +74,7 @@ def _pairs(linears: list[Linear], projections: list[Linear]) -> list[tuple[Linea
 
 
 def _origin(value: onnx_ir.Value) -> onnx_ir.Value:
-    """Where a value was before it was only moved."""
+    """Follow a value back to where it was before it was only moved."""
     producer = value.producer()
     while producer is not None and not producer.domain and producer.op_type in _MOVES:
         source = producer.inputs[0]
@@ -90,7 +90,7 @@ def _arrivals(
     pairs: list[tuple[Linear, Linear]],
     pixels: NDArray[np.float32],
 ) -> dict[str, NDArray[np.float32]]:
-    """What reaches the projections when every maker's outputs are their own numbers."""
+    """Observe what reaches the projections when every maker's outputs are their own numbers."""
     marked = model.clone()
     values = {v.name: v for node in marked.graph for v in node.outputs}
     for number, maker in enumerate({linear.output: linear for linear, _ in pairs}.values()):
@@ -115,7 +115,7 @@ def _number_channels(model: onnx_ir.Model, value: onnx_ir.Value, width: int, num
 
 
 def _first_channel(arrived: NDArray[np.float32]) -> int | None:
-    """Which number arrived first, if the others follow it one by one at every token."""
+    """Return the number that arrived first, if the others follow one by one at every token."""
     tokens = arrived.reshape(-1, arrived.shape[-1])
     if not np.isfinite(tokens).all():
         return None

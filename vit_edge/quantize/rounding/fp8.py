@@ -1,4 +1,4 @@
-"""What the Linears and attention products of a graph become in FP8, and putting it there."""
+"""The Linears and attention products of a graph in FP8, and putting them there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ScaleMethod = Literal["largest", "search"]
 
 @dataclass(frozen=True)
 class RoundedLinear:
-    """What a Linear becomes."""
+    """A Linear, rounded."""
 
     weight: QuantizedWeight
     input_scale: np.float32
@@ -39,14 +39,14 @@ class RoundedLinear:
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a graph can become."""
+    """The Linears and products of a graph, rounded."""
 
     linears: Mapping[str, RoundedLinear]
     products: Mapping[str, Mapping[str, np.float32]]  # name -> operand's name -> scale
 
     @property
     def names(self) -> list[str]:
-        """Everything that can be quantized or kept in float."""
+        """List everything that can be quantized or kept in float."""
         return [*self.linears, *self.products]
 
     def scales(self, name: str) -> dict[str, float]:

@@ -62,7 +62,7 @@ class _Sums:
         self._rows += len(x)
 
     def moment(self) -> Moment:
-        """What has been counted; ends the counting, for the memory is handed on."""
+        """Return what has been counted, and end the counting: the memory is handed on."""
         off = self._first / self._rows
         self._second /= np.float32(self._rows)
         self._second -= np.outer(off, off).astype(np.float32)

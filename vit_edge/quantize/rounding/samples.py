@@ -1,4 +1,4 @@
-"""What enters each Linear on the calibration images: exact extremes, and a sample of the rows."""
+"""The inputs of each Linear on the calibration images: exact extremes, and a sample of the rows."""
 
 from __future__ import annotations
 

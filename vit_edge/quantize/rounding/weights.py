@@ -20,7 +20,7 @@ Rounding = Literal["gptq", "nearest"]
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a Linear becomes."""
+    """A Linear, rounded."""
 
     weight: BlockWeight
     bias: NDArray[np.float32] | None  # corrected; None where there is none to correct
@@ -61,7 +61,7 @@ def output_error(wrong: NDArray[np.float32], covariance: NDArray[np.float32]) ->
 
 
 def input_noise(weight: NDArray[np.float32], moment: Moment, block: int) -> float:
-    """What int8 inputs add to `output_error`: MatMulNBits rounds each token's by blocks.
+    """Estimate what int8 inputs add to `output_error`: MatMulNBits rounds each token's by blocks.
 
     A block's step is its largest |x| / 127, the mean square of its rounding a twelfth of the
     step's. The mean of the largest x^2 is taken as the Euclidean norm of the channels' mean

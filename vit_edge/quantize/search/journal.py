@@ -1,4 +1,4 @@
-"""What a search has measured so far, kept on disk: a stopped search goes on where it was."""
+"""The measurements of a search, kept on disk: a stopped search goes on where it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would leave the range of half precision: the largest |x| of every tensor on real images."""
+"""Values outside the range of half precision: the largest |x| of every tensor on real images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SCORES = 3  # the output of Attention that holds q k^T (opset 23, qk_matmul_out
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a graph's tensors go, and what that means."""
+    """The largest values of a graph's tensors, and what they mean."""
 
     largest: Mapping[str, float]  # value -> the largest |x| seen
     sums: Mapping[str, float]  # MatMul or Gemm -> the largest sum of |a||b|, see `scan`
@@ -44,7 +44,7 @@ class Reach:
         }
 
     def table(self) -> tuple[tuple[str, ...], ...]:
-        """What stays float32, and the largest of the rest."""
+        """List what stays float32, and the largest of the rest."""
         sums = ((f"sums of {node}", x) for node, x in self.sums.items())
         rows = sorted([*self.largest.items(), *sums], key=lambda row: -row[1])
         over = sum(x > self.limit for _, x in rows)
@@ -216,7 +216,7 @@ class _Probed:
 
 
 def underflow(model: onnx_ir.Model, half: Half, nodes: Collection[onnx_ir.Node]) -> dict[str, int]:
-    """How many weights of float32 nodes-to-be-half are rounded away, or to few bits.
+    """Count the weights of float32 nodes-to-be-half that are rounded away, or to few bits.
 
     Args:
         model: float32.

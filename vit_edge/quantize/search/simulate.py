@@ -42,7 +42,7 @@ def simulated(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
 
 
 def sentence(half: Half) -> str:
-    """What the simulation does, for the manifest."""
+    """Describe the simulation, for the manifest."""
     return (
         f"float32 arithmetic on onnxruntime's CPU provider, every value that the graph stores in "
         f"{half.name} rounded to it, sums inside operators in float32"
