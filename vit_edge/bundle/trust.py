@@ -1,9 +1,9 @@
 """Our own record of the files whose sha256 was checked on this machine.
 
-A cold start must not read every byte of a model, so a file that was hashed once is afterwards
-recognised by its size, inode, and times of modification and change (the latter cannot be set back
-without being root). The record lives in the user's state directory, outside what it vouches for,
-readable and writable by the user alone; one that others can write is not believed.
+A cold start must not read every byte of a model. A file that was hashed once is recognised by its
+size, inode, and times of modification and change; only root can set the latter back. The record
+lives in the user's state directory, outside what it vouches for, and only the user can read or
+write it. A record that others can write is not believed.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def remedies(findings: Mapping[str, Finding], bundles: Sequence[Examined]) -> li
     """List what would help here; empty if everything that can run does.
 
     Args:
-        findings: The findings by the names of their probes; one that is not there is not held
-            against anybody.
+        findings: The findings by the names of their probes. A probe that is not there leads to
+            no remedy.
         bundles: Those that were examined.
     """
     return [*_python(findings), *_runtimes(findings), *_nvidia(findings), *_for_bundles(bundles)]

@@ -180,8 +180,8 @@ def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
     Args:
         name_or_file: As for `load_recipe`; None takes the first of cpu-PRECISION, gpu-PRECISION.
         precision: None takes the recipe's, or fp32. A recipe for a device is followed in each
-            precision that it names; with a recipe of ours for another precision the one for the
-            same target is taken: gpu-fp32 and int8 make gpu-int8.
+            precision that it names. Instead of a recipe of ours for another precision, the one
+            for the same target is taken: gpu-fp32 and int8 make gpu-int8.
 
     Raises:
         UsageError: There is none, or the recipe is for other precisions.

@@ -6,7 +6,7 @@ A Conv that does not overlap is a product of patches with a matrix, so that
 
 and a device neither converts, normalises nor transposes an image, and hands over a quarter of the
 bytes. Folding the mean into b would save the subtraction, and cost what float32 cannot spare: the
-products of a dull patch cancel, and the testing variant's features were 2.6e-5 off, not 1.5e-6.
+products of a dull patch cancel. The testing variant's features were 2.6e-5 off, not 1.5e-6.
 The product is in float32 whatever the Conv was in: folded weights would leave float16's range.
 
 Of the forms that were tried on onnxruntime 1.31 (base-patch16-224, one thread of two busy cores,
@@ -52,10 +52,10 @@ def take_uint8(
 ) -> None:
     """Fold the normalisation into the patch embedding, in place.
 
-    Requires one input, float32[batch, 3, H, W], read by one Conv whose patches tile the image, and
-    whose weights are initializers of any float type, perhaps behind a Cast; besides, only its shape
-    may be read. Ensures an input of the same name, uint8[batch, H, W, 3], no such Conv, the same
-    answers up to rounding for any batch, and the same opset.
+    Requires one input, float32[batch, 3, H, W], read by one Conv whose patches tile the image.
+    Its weights are initializers of any float type, perhaps behind a Cast. Besides, only the shape
+    of the input may be read. Ensures an input of the same name, uint8[batch, H, W, 3], no such
+    Conv, the same answers up to rounding for any batch, and the same opset.
 
     Args:
         model: The finished graph, of any precision. Left as it is where it is refused.

@@ -1,14 +1,14 @@
 """Run a command in a child process, with a memory limit, and say what it cost and how it ended.
 
-What may die for lack of memory (compiling an engine, calibrating) or must be measured as a whole
-(a cold start) runs in a process of its own, so that the parent lives to tell what happened.
+Some work may die for lack of memory (compiling an engine, calibrating), or must be measured as a
+whole (a cold start). It runs in its own process, so that the parent lives to report what happened.
 
     result = run_child([sys.executable, "-m", "vit_edge", ...], memory_limit_bytes=300 << 20)
     answer = call_in_child("math:factorial", 20, timeout_s=600)
 
-Linux only: the numbers come from /proc. The limit is a memory cgroup where we may make one, which
-the kernel enforces and which counts the page cache too; elsewhere the process tree is watched and
-killed once its memory passes the limit, up to POLL_S late. `limited_by` says which it was.
+Linux only: the numbers come from /proc. Where we may make a memory
+cgroup, it is the limit: the kernel enforces it, and it counts the page cache too. Elsewhere the
+process tree is watched, and killed up to POLL_S after it passes the limit. `limited_by` says which.
 """
 
 from __future__ import annotations

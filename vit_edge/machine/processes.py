@@ -22,7 +22,7 @@ def tree_memory_bytes(pid: int) -> tuple[int, int, int]:
     """Measure a process tree: resident now, highest of any one process, anonymous now; in bytes.
 
     Processes that share pages (after a fork) are summed by their proportional share, so that no
-    page counts twice; where /proc does not tell that share, by all they have resident.
+    page counts twice. Where /proc lacks that share, all that is resident counts.
     """
     tree = [(member, status_bytes(member)) for member in process_tree(pid)]
     mark_bytes = max(status.get("VmHWM", 0) for _, status in tree)

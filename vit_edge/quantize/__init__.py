@@ -8,9 +8,9 @@ A module of precisions/ exports
     quantize(task, settings)        -> Quantized
 
 The module's file name is its name on the command line, in recipes, manifests and reports, with a
-hyphen for an underscore: int8_dynamic.py is `--precision int8-dynamic`. Every quantizer leaves the
-graph's input and outputs, their names and shapes, the dynamic batch and the metadata as they were,
-and refuses a graph that it does not understand by naming the node.
+hyphen for an underscore: int8_dynamic.py is `--precision int8-dynamic`. A quantizer keeps the
+graph's input and outputs, their names and shapes, the dynamic batch and the metadata. It refuses a
+graph that it does not understand, and names the node.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def _only_serves(node: onnx_ir.Node, half: set[onnx_ir.Node]) -> bool:
 def _ends_in_float32(node: onnx_ir.Node, half: set[onnx_ir.Node]) -> bool:
     """True if a node adds a constant to what float32 nodes alone read.
 
-    The biases of the Linears that write to the residual stream: added in float32 they cost nothing,
-    as the sum that follows is one, and a rounding is saved where values are largest.
+    These are the biases of the Linears that write to the residual stream. Added in float32 they
+    cost nothing, as the next sum is float32, and save a rounding where values are largest.
     """
     if node.op_type not in _ELEMENTWISE or len(node.outputs) != 1:
         return False

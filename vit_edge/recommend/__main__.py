@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="what `bench --out` wrote; entries of other models, machines or runtimes are left "
-        "out, and told",
+        "out, and named",
     )
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="of one batch")
     parser.add_argument(

@@ -71,7 +71,7 @@ def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
 
 
 def full_blocks(bundle: Bundle) -> int | None:
-    """Return where the full blocks of tokens end: the few tokens after them cost most."""
+    """Return where full blocks of tokens end, as the few after them cost most; None: nowhere."""
     architecture = bundle.manifest.architecture
     if architecture is None:
         return None

@@ -25,9 +25,9 @@ _ALONG_WIDTH = {"MVN", "Split"}  # second input: axes
 def split_tokens(model: openvino.Model, first: int) -> None:
     """Run everything that treats tokens one by one for the first tokens and the rest apart.
 
-    Threads share a product [tokens, K] x [K, N] by blocks of 64 rows: of the 197 rows of a ViT at
-    224 px, the last five cost two threads nearly as much as 64. As a product of their own they
-    cost a quarter of that (docs/openvino.md). Each product of a row is computed as before.
+    Threads share a product [tokens, K] x [K, N] by blocks of 64 rows. A ViT at 224 px has 197
+    rows, of which the last five cost two threads nearly as much as 64. As a product of their own
+    they cost a quarter of that (docs/openvino.md). Each product of a row is computed as before.
 
     Args:
         model: Of static shape, batch 1; rewritten in place. Without batches the tokens lie one

@@ -1,9 +1,8 @@
 """A lane: one stream, its buffers, and for each batch size a context with its recorded graph.
 
-A context is set up once, for one batch size, and never changed: a recorded CUDA graph is then good
-for as long as its buffers stay where they are (NVIDIA's advice: one context per graph, which share
-their scratch memory). Buffers grow to the largest batch seen, and whatever was recorded is recorded
-anew.
+A context is set up once, for one batch size, and never changed. A recorded CUDA graph is then good
+for as long as its buffers stay in place. NVIDIA advises one context per graph; all share scratch
+memory. When buffers grow to a larger batch, graphs are recorded anew.
 """
 
 from __future__ import annotations

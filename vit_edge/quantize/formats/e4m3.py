@@ -1,8 +1,8 @@
 """E4M3, the 8-bit float of ONNX's FLOAT8E4M3FN and TensorRT's FP8, in NumPy.
 
 A sign, 4 bits of exponent, 3 of the significand, no infinities (arXiv:2209.05433, Table 1). A
-number keeps three bits behind its first one whatever its size, so what a scale decides is where the
-range ends and where powers of two fall, not how fine the steps are.
+number keeps three bits behind its first one, whatever its size. So a scale decides where the range
+ends and where powers of two fall, not how fine the steps are.
 
     q = e4m3(saturate(x / scale))        x^ = q scale
 

@@ -1,4 +1,4 @@
-"""INT8, dynamic: the range of an activation is that of the batch at hand, found at every run.
+"""INT8, dynamic: the range of an activation is that of the batch, measured at every run.
 
 The Linears of the blocks become DynamicQuantizeLinear and MatMulInteger, standard operators that
 ONNX Runtime's CPU provider makes one DynamicQuantizeMatMul of. Weights are symmetric, one scale for

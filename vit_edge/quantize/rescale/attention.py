@@ -104,8 +104,8 @@ def centre_keys(
 ) -> list[str]:
     """Make the keys of our own graphs zero-mean, in place; other exporters' are left as they are.
 
-    What all keys of a head have in common adds the same number to every score of a query, which
-    softmax ignores: it goes out of the bias of qkv, and rounding has less to round.
+    The common part of a head's keys adds the same number to every score of a query, which softmax
+    ignores. It is taken out of the bias of qkv, and rounding has less to round.
 
     Args:
         model: float32, settled in the workspace.

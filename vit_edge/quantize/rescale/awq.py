@@ -4,8 +4,8 @@ Weights that meet strong inputs are made larger, and the inputs smaller, before 
 
     s_j = rms(x_j)^exponent          (x / s) (s W) = x W
 
-AWQ takes the mean of |x_j|; the root mean square serves as well and comes with the covariance, by
-which the true error of what comes out can be computed for each exponent.
+AWQ takes the mean of |x_j|. The root mean square serves as well, and comes with the covariance,
+which gives the true error of the output for each exponent.
 """
 
 from __future__ import annotations

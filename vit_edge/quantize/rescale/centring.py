@@ -2,7 +2,7 @@
 
 A float's rounding error grows with its magnitude, and outlier channels of a ViT are mostly offset:
 behind LayerNormalization some stay near a mean twenty times their spread. The offset is the same
-for every image, so it can go where it is not rounded: into the bias of the next Linear, exactly
+for every image. So it can go exactly into the bias of the next Linear, where it is not rounded
 (Outlier Suppression+, arXiv:2304.09145, does it for integers).
 """
 

@@ -6,8 +6,8 @@ The scale moves difficulty from activations to weights (SmoothQuant, arXiv:2211.
 
 alpha is searched for each group by the error of what comes out of its Linears, and so is whether a
 shift of each channel's middle to zero helps (arXiv:2304.09145). The scales that are tried come from
-one half of the calibration images, the error from the other: every channel that is scaled to the
-full range has nothing left for larger values, and only other images show what that costs.
+one half of the calibration images, the error from the other. A channel that is scaled to the full
+range has nothing left for larger values, and only other images show what that costs.
 """
 
 from __future__ import annotations

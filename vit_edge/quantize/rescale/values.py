@@ -1,10 +1,10 @@
 """Values and the projection behind them, in graphs whose names say nothing.
 
 Structure says where to look: from a projection back over nodes that only move data, through the
-product with the attention's weights, and on to a Linear. Which of its outputs are the values, and
-in which order they reach the projection, is not guessed from the layout (q, k and v separate, or
-fused as [3, heads, head_dim] or otherwise) but measured: each output of the Linear is replaced by
-its own number, and the projection's input shows which number arrives in which channel. Weights that
+product with the attention's weights, and on to a Linear. Its layout (q, k and v separate, or
+fused as [3, heads, head_dim] or otherwise) is not guessed. Which of its outputs are the values, and
+in which order they reach the projection, is measured: each output of the Linear is replaced by its
+own number, and the projection's input shows which number arrives in which channel. Weights that
 sum to 1 leave the numbers as they are.
 """
 

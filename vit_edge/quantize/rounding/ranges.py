@@ -30,9 +30,9 @@ def parameters(
     """Scale and zero point of a Linear's input.
 
     Args:
-        method: minmax covers all that was seen; percentile the middle 99.99 %; entropy the range
-            whose histogram loses least information; mse the least squared error of the input;
-            output the least squared error of what the Linear makes of it.
+        method: minmax covers all that was seen, percentile the middle 99.99 %. entropy takes the
+            range whose histogram loses least information, mse that of the least squared error of
+            the input, and output that of the least squared error of the Linear's output.
         sample: Of the input.
         rounded_weight: float32[in, out], the Linear's weight after quantization.
         kind: The integers to use.

@@ -32,9 +32,9 @@ class Reader(Protocol):
 class Sample:
     """The input of a Linear over all calibration images.
 
-    What is searched is judged on other images than it is made from, or it would fit the extremes
-    of these images and clip the next ones: every other image gives the rows, the rest `fit_low` and
-    `fit_high`.
+    Every other image gives the rows, the rest give `fit_low` and `fit_high`. So a search is judged
+    on other images than it is made from. Otherwise it would fit the extremes of these images, and
+    clip the next ones.
     """
 
     low: NDArray[np.float32]  # [in], the exact minimum of each channel

@@ -120,7 +120,7 @@ def shares(
     """Measure every Linear alone, the worst first.
 
     Noise that arises in different places adds up nearly independently, so the sum of the parts is
-    close to the whole; what one Linear costs is seen without the others covering it.
+    close to the whole. The cost of one Linear is seen without the others covering it.
     """
     with progress("sensitivity", len(names), "Linear") as bar:
         for name in names:

@@ -2,8 +2,8 @@
 
 ONNX Runtime's CPU provider has no bfloat16 MatMul, and runs float16 ones in float32 while leaving
 out the roundings between them, so that an overflow at 65504 goes unseen. Here every value that the
-graph stores in half precision is rounded to it, by a Cast there and back; sums inside an operator
-are float32, as they are on tensor cores unless a kernel accumulates in float16 itself.
+graph stores in half precision is rounded to it, by a Cast there and back. Sums inside an operator
+are float32, as on tensor cores, unless a kernel accumulates in float16 itself.
 """
 
 from __future__ import annotations
