@@ -92,7 +92,7 @@ def test_rounding_is_that_of_ml_dtypes() -> None:
     expected = np.clip(x, -LARGEST, LARGEST).astype(E4M3).astype(np.float32)
     np.testing.assert_array_equal(fake(x, np.float32(1)), expected)
     np.testing.assert_array_equal(
-        quantized_weight(x[:, None], np.ones(1, np.float32)).dequantized()[:, 0], expected
+        quantized_weight(x[:, None], np.ones(1, np.float32)).dequantize()[:, 0], expected
     )
 
 

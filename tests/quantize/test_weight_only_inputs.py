@@ -52,7 +52,7 @@ def test_rescaled_moments_are_those_of_the_rescaled_inputs() -> None:
     sums = _Sums(x)
     sums.add(x)
     expected = np.cov((x / scale).T, bias=True)
-    assert sums.moment().rescaled(scale).covariance == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    assert sums.moment().rescale(scale).covariance == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 @pytest.mark.parametrize("limit_bytes", [1, 30_000, 10**9])

@@ -136,7 +136,7 @@ def without_search(
         images = calibration(1, 0, spec)
         samples = collect_samples(Workspace(scratch), model, readers, images, no_progress)
         rounded = round_all(linears, products, samples, "largest", no_progress)
-        model = rounded.applied(model, rounded.names)
+        model = rounded.apply(model, rounded.names)
     if precision == "int8":
         weights = {linear.name: quantized_weight(linear.matrix(), 127) for linear in linears}
         halved = {

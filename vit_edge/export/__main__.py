@@ -304,7 +304,7 @@ def settings_table(precision: str) -> str:
     if precision == quantize.FLOAT:
         raise UsageError("fp32 has no settings; name a precision, --precision int8 --set help")
     rows = [("setting", "default", "values")]
-    for name, default, values in quantize.described_settings(precision):
+    for name, default, values in quantize.describe_settings(precision):
         rows.append((name, default, values))
     return cli.table(rows)
 

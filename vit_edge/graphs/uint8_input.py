@@ -75,7 +75,7 @@ def take_uint8(
     for node in shapes:
         _keep_shape(model, node)
     build = Builder(model, embedding.conv)
-    weights = folded(embedding.weight, preprocessing)
+    weights = fold(embedding.weight, preprocessing)
     products = _products(build, image, embedding.patch_hw, weights, target)
     tokens = _with_bias(build, products, embedding.bias)
     _hand_on(model, embedding.conv, tokens, build)
@@ -89,7 +89,7 @@ class Folded(NamedTuple):
     matrix: NDArray[np.float32]  # float32[P * P * 3, D]
 
 
-def folded(weight: NDArray[Any], preprocessing: Preprocessing) -> Folded:
+def fold(weight: NDArray[Any], preprocessing: Preprocessing) -> Folded:
     """Fold scale and standard deviation into the weights, in float64.
 
     Args:

@@ -151,7 +151,7 @@ def settings_from_table(precision: str, table: Mapping[str, Any], where: str) ->
     raise RecipeError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
 
 
-def described_settings(precision: str) -> list[tuple[str, str, str]]:
+def describe_settings(precision: str) -> list[tuple[str, str, str]]:
     """Name, default and allowed values of every setting, as text."""
     kind = module(precision).Settings
     hints = typing.get_type_hints(kind)
@@ -207,11 +207,11 @@ def settings_from_text(precision: str, assignments: Iterable[str]) -> dict[str, 
         if not equals or hint is None:
             names = ", ".join(f.name for f in dataclasses.fields(kind))
             raise RecipeError(f"--set {text}: write NAME=VALUE, NAME one of {names}")
-        table[name] = _parsed(hint, value, text)
+        table[name] = _parse(hint, value, text)
     return table
 
 
-def _parsed(hint: Any, value: str, text: str) -> Any:
+def _parse(hint: Any, value: str, text: str) -> Any:
     if typing.get_origin(hint) is tuple:
         return [item for item in value.split(",") if item]
     if hint is bool:

@@ -23,9 +23,9 @@ from vit_edge.quantize import Quantized, Task
 from vit_edge.quantize.formats.blocks import BlockFormat, dequantize_in_graph
 from vit_edge.quantize.linears import Linear, all_linears, block_linears, check_names
 from vit_edge.quantize.rescale.awq import Choice
-from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rounding.moments import collect_moments, passes
-from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, rounded_linear
+from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, round_linear
 from vit_edge.quantize.search.sensitivity import (
     Judge,
     SearchSettings,
@@ -84,7 +84,7 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
     model = workspace.settle(model)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:
-        return _applied(model, {name: rounded[name] for name in names})
+        return _apply(model, {name: rounded[name] for name in names})
 
     trials = _search(task, settings, workspace, reference, variant, list(rounded))
     kept_float = trials[-1].kept_float if trials else ()
@@ -129,7 +129,7 @@ def _round(
     linears = linears_of(model, settings.head)
     check_names(settings.keep_float, [linear.name for linear in linears])
     pixels = task.images.pixels(0, IMAGES)
-    tied = proven(workspace, model, linears, pixels) if settings.rescale else []
+    tied = prove_groups(workspace, model, linears, pixels) if settings.rescale else []
     corrects = settings.bias_correction
     rounded: dict[str, Rounded] = {}
     choices: dict[str, Choice] = {}
@@ -143,7 +143,7 @@ def _round(
             for linear in run:
                 if linear.name not in settings.keep_float:
                     moment = seen[str(linear.input.name)]
-                    rounded[linear.name] = rounded_linear(
+                    rounded[linear.name] = round_linear(
                         linear, moment, kind, settings.rounding, correct_bias=corrects
                     )
                 bar.update(1)
@@ -151,7 +151,7 @@ def _round(
     return rounded, choices
 
 
-def _applied(model: onnx_ir.Model, rounded: Mapping[str, Rounded]) -> onnx_ir.Model:
+def _apply(model: onnx_ir.Model, rounded: Mapping[str, Rounded]) -> onnx_ir.Model:
     """A copy of the model with these Linears quantized."""
     copy = model.clone()
     for linear in all_linears(copy):

@@ -116,7 +116,7 @@ class BlockFormat:
         left = np.empty_like(weight)
         for block, start in enumerate(self.starts(len(weight))):
             part, levels_at = slice(start, start + self.block), grid.of(block)
-            left[part] = self.dequantized(self.levels(weight[part], levels_at), levels_at)
+            left[part] = self.dequantize(self.levels(weight[part], levels_at), levels_at)
         return left
 
     def levels(self, rows: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
@@ -126,7 +126,7 @@ class BlockFormat:
         q += grid.zero
         return np.clip(q, self.low, self.high, out=q)
 
-    def dequantized(self, levels: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    def dequantize(self, levels: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
         """Return the values that levels of one block stand for: float32[n, out]."""
         return (levels - grid.zero) * grid.scale
 
@@ -139,7 +139,7 @@ class BlockWeight:
     grid: Grid
     kind: BlockFormat
 
-    def dequantized(self) -> NDArray[np.float32]:
+    def dequantize(self) -> NDArray[np.float32]:
         """float32[in, out]."""
         rows = len(self.levels)
         zero, scale = (

@@ -76,7 +76,7 @@ class QuantizedWeight:
     values: NDArray[Any]  # int8 or float8_e4m3fn, [in, out]
     scale: NDArray[np.float32]  # [out]
 
-    def dequantized(self) -> NDArray[np.float32]:
+    def dequantize(self) -> NDArray[np.float32]:
         """float32[in, out]."""
         return self.values.astype(np.float32) * self.scale
 

@@ -16,7 +16,7 @@ from vit_edge.quantize.parts import HalfSettings, half_nodes
 from vit_edge.quantize.rescale.centring import centre
 from vit_edge.quantize.search import overflow
 from vit_edge.quantize.search.overflow import scan, underflow
-from vit_edge.quantize.search.simulate import sentence, simulated
+from vit_edge.quantize.search.simulate import sentence, simulate
 
 CALIBRATION: CalibrationUse = "required"  # float16 overflows, and random images do not show where
 LEAST_OPSET = {"cpu": 17, "gpu": 17}
@@ -61,5 +61,5 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     weights = underflow(model, FLOAT16, half_nodes(model, settings.also_half, keep))
     convert(model, FLOAT16, settings.also_half, keep)
     record = {"centred": shifted, "overflow_scan": reach.as_dict(), "underflow": weights}
-    simulation = simulated(model, FLOAT16)
+    simulation = simulate(model, FLOAT16)
     return Quantized(model, record, reach.table(), simulation, sentence(FLOAT16))

@@ -32,7 +32,7 @@ from vit_edge.quantize.formats.integers import (
     quantized_weight,
 )
 from vit_edge.quantize.linears import Linear, block_linears, check_names
-from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, smooth, written
 from vit_edge.quantize.rounding.samples import collect_samples
 
@@ -92,7 +92,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     if settings.smoothing and task.calibration is None:
         _LOG.warning("no calibration images: activations are not smoothed, outliers may hurt")
     elif settings.smoothing:
-        model, choices = _smoothed(task, settings, largest)
+        model, choices = _smooth(task, settings, largest)
     linears = block_linears(model)
     check_names(settings.keep_float, [linear.name for linear in linears])
     chosen = [linear for linear in linears if linear.name not in settings.keep_float]
@@ -105,7 +105,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     )
 
 
-def _smoothed(
+def _smooth(
     task: Task, settings: Settings, largest: int
 ) -> tuple[onnx_ir.Model, dict[str, Choice]]:
     """Smooth for the range of the calibration images, which that of a batch will resemble."""
@@ -113,7 +113,7 @@ def _smoothed(
     model = workspace.settle(task.model)
     linears = block_linears(model)
     samples = collect_samples(workspace, model, linears, task.images, task.progress)
-    groups = proven(workspace, model, linears, task.images.pixels(0, IMAGES))
+    groups = prove_groups(workspace, model, linears, task.images.pixels(0, IMAGES))
     error = rounding_error(UINT8, largest)
     return model, smooth(groups, samples, error, shift=settings.shift, progress=task.progress)
 

@@ -47,7 +47,7 @@ def choose(group: Group, moment: Moment, error: Error) -> Choice:
     candidates = []
     for exponent in EXPONENTS:
         scale = scale_of(strength, exponent)
-        moved = moment.rescaled(scale)
+        moved = moment.rescale(scale)
         scaled = (np.multiply(weight, scale[:, None], dtype=np.float32) for weight in weights)
         total = sum(error(weight, moved) for weight in scaled)
         candidates.append((total, exponent, scale))

@@ -15,7 +15,7 @@ from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import Progress
 from vit_edge.quantize.calibration import Calibration
 from vit_edge.quantize.linears import block_linears
-from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rounding.samples import collect_samples
 
 
@@ -34,7 +34,7 @@ def centre(
         The names of what was shifted.
     """
     linears = block_linears(model)
-    groups = proven(workspace, model, linears, calibration.pixels(0, IMAGES))
+    groups = prove_groups(workspace, model, linears, calibration.pixels(0, IMAGES))
     movable = [group for group in groups if group.can_shift]
     read = [group.linears[0] for group in movable]
     samples = collect_samples(workspace, model, read, calibration, progress)

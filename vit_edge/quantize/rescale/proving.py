@@ -26,7 +26,7 @@ _LOG_SCALE = 2.0  # scales are drawn from e^-2 to e^2, more than smoothing asks 
 _CHUNK_BYTES = 96 * 2**20  # of weights that are rewritten, and so held in memory, at once
 
 
-def proven(
+def prove_groups(
     workspace: Workspace,
     model: onnx_ir.Model,
     linears: list[Linear],

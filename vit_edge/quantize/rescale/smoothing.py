@@ -59,7 +59,7 @@ def rounding_error(kind: Format, largest: int) -> Error:
         ends = float(sample.fit_low.min()), float(sample.fit_high.max())
         scale_and_zero = kind.parameters(*ends)
         rounded = kind.fake(sample.rows, *scale_and_zero)
-        rounded = rounded @ quantized_weight(weight, largest).dequantized()
+        rounded = rounded @ quantized_weight(weight, largest).dequantize()
         rounded -= sample.rows @ weight
         return float(np.square(rounded, dtype=np.float64).sum())
 
@@ -93,7 +93,7 @@ def smooth(
             choice = choose(allowed, samples[group.linears[0].input], error)
             group.fold(choice.scale, choice.shift)
             for value in {linear.input for linear in group.linears}:
-                samples[value] = samples[value].rescaled(choice.scale, choice.shift)
+                samples[value] = samples[value].rescale(choice.scale, choice.shift)
             choices |= {linear.name: choice for linear in group.linears}
             bar.update(1)
     return choices
@@ -114,10 +114,10 @@ def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] =
     ones, zeros = np.ones(len(sample.low)), np.zeros(len(sample.low))
     best = Choice(None, False, ones, zeros, 1.0)
     for shifted in [False, True] if group.can_shift else [False]:
-        shift, reach = _centred(sample.fit_low, sample.fit_high, shifted)
+        shift, reach = _centre(sample.fit_low, sample.fit_high, shifted)
         for alpha in alphas:
             scale = smoothing_scale(reach, largest_weight, alpha)
-            moved = sample.rescaled(scale, shift)
+            moved = sample.rescale(scale, shift)
             total = sum(
                 error(moved, (weight * scale[:, None]).astype(np.float32)) for weight in weights
             )
@@ -126,11 +126,11 @@ def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] =
                 best = Choice(alpha, shifted, scale, shift, relative)
     if best.alpha is None:
         return best
-    shift, reach = _centred(sample.low, sample.high, best.shifted)  # now from all images
+    shift, reach = _centre(sample.low, sample.high, best.shifted)  # now from all images
     return best._replace(scale=smoothing_scale(reach, largest_weight, best.alpha), shift=shift)
 
 
-def _centred(
+def _centre(
     low: NDArray[np.float32], high: NDArray[np.float32], shifted: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The shift of each channel, and how far the channel reaches from there."""

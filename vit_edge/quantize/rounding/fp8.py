@@ -54,7 +54,7 @@ class Rounded:
         scales = self.products.get(name) or {name: self.linears[name].input_scale}
         return {operand: float(scale) for operand, scale in scales.items()}
 
-    def applied(self, model: onnx_ir.Model, names: Collection[str]) -> onnx_ir.Model:
+    def apply(self, model: onnx_ir.Model, names: Collection[str]) -> onnx_ir.Model:
         """A copy of the model with those of these names quantized."""
         copy = model.clone()
         for products in attention_products(copy) if self.products else []:
@@ -87,7 +87,7 @@ def round_all(
     with progress("rounding", len(linears) + len(products), "part") as bar:
         for linear in linears:
             sample = samples[linear.input]
-            rounded[linear.name] = _rounded_linear(linear, sample, method)
+            rounded[linear.name] = _round_linear(linear, sample, method)
             bar.update(1)
         for attention in products:
             inputs = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
@@ -96,7 +96,7 @@ def round_all(
     return Rounded(rounded, scales)
 
 
-def _rounded_linear(linear: Linear, sample: Sample, method: ScaleMethod) -> RoundedLinear:
+def _round_linear(linear: Linear, sample: Sample, method: ScaleMethod) -> RoundedLinear:
     matrix = linear.matrix().astype(np.float32)
     importance = sample.mean_square if method == "search" else None
     weight = quantized_weight(matrix, rounded_scale(weight_scale(matrix, importance)))

@@ -55,7 +55,7 @@ def gptq(
             wanted = weight[row] + carried / factor[i, i]
             nearest = kind.levels(wanted[None], levels_at)
             levels[row] = nearest[0]
-            error[i] = weight[row] - kind.dequantized(nearest, levels_at)[0]
+            error[i] = weight[row] - kind.dequantize(nearest, levels_at)[0]
     return BlockWeight(levels.astype(kind.dtype.numpy()), grid, kind)
 
 

@@ -38,7 +38,7 @@ class Moment:
         """float64[in]: of each channel."""
         return np.diag(self.covariance) + self.mean**2
 
-    def rescaled(self, scale: NDArray[np.float64]) -> Moment:
+    def rescale(self, scale: NDArray[np.float64]) -> Moment:
         """The moments of x / scale, for a positive scale [in]."""
         inverse = (1 / scale).astype(np.float32)
         return Moment(self.mean / scale, self.covariance * inverse[:, None] * inverse)

@@ -43,7 +43,7 @@ class Sample:
     fit_high: NDArray[np.float32]  # [in]
     rows: NDArray[np.float32]  # [<= ROWS, in]: class tokens and others drawn at random
 
-    def rescaled(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Sample:
+    def rescale(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Sample:
         """The sample of (x - shift) / scale, for a positive scale [in]."""
         parts = (self.low, self.high, self.fit_low, self.fit_high, self.rows)
         return Sample(*(((part - shift) / scale).astype(np.float32) for part in parts))

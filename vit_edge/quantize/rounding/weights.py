@@ -51,7 +51,7 @@ def rescale(
     choice = choose(group, seen[str(group.linears[0].input.name)], error)
     group.fold(choice.scale, np.zeros_like(choice.scale))
     for name in {str(linear.input.name) for linear in group.linears}:
-        seen[name] = seen[name].rescaled(choice.scale)
+        seen[name] = seen[name].rescale(choice.scale)
     return {linear.name: choice for linear in group.linears}
 
 
@@ -78,7 +78,7 @@ def input_noise(weight: NDArray[np.float32], moment: Moment, block: int) -> floa
     return float(largest @ gain) / (12 * 127**2)
 
 
-def rounded_linear(
+def round_linear(
     linear: Linear, moment: Moment, kind: BlockFormat, rounding: Rounding, *, correct_bias: bool
 ) -> Rounded:
     """Round one Linear. Where its bias takes the mean, only the covariance counts.
@@ -98,7 +98,7 @@ def rounded_linear(
         blocks = gptq(weight, covariance, grid, kind)
     else:
         blocks = rounded(weight, grid, kind)
-    wrong = weight - blocks.dequantized()
+    wrong = weight - blocks.dequantize()
     bias = None
     if old_bias is not None:
         bias = (constant(old_bias) + moment.mean @ wrong).astype(np.float32)

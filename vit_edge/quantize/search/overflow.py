@@ -15,7 +15,7 @@ from vit_edge.quantize.calibration import Calibration
 from vit_edge.quantize.formats.half import FLOAT16, Half, convert, prepare
 from vit_edge.quantize.linears import constant, is_initializer
 from vit_edge.quantize.parts import USUAL_PARTS, half_nodes, is_float32
-from vit_edge.quantize.search.simulate import sentence, simulated
+from vit_edge.quantize.search.simulate import sentence, simulate
 
 # How many times the largest |x| seen must fit: of vit-cifar10-outliers' 160 tensors one goes 3.2
 # times as far on 1,000 other images.
@@ -123,7 +123,7 @@ def halve_around(
         quantized.model,
         {**quantized.record, "overflow_scan": reach.as_dict()},
         quantized.table,
-        simulated(quantized.model, FLOAT16),
+        simulate(quantized.model, FLOAT16),
         sentence(FLOAT16) + remark,
     )
 

@@ -16,7 +16,7 @@ from vit_edge.quantize.linears import constant, set_constant
 from vit_edge.quantize.parts import MOVES
 
 
-def simulated(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
+def simulate(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
     """A float32 graph that rounds wherever the given one stores half precision.
 
     Args:
