@@ -92,7 +92,7 @@ def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
     path = Path(source)
     if exists(path):
         refuse_revision(request.revision, source)
-        return _source(_recognised(path, known)).load(source, request)
+        return _source(_recognise(path, known)).load(source, request)
     if colon and "/" not in name and "\\" not in name:
         raise UsageError(f"no checkpoint source {name!r}. There are: {', '.join(known)}")
     raise CheckpointError(f"{source}: no such file or directory{_hub_spelling(source)}")
@@ -131,7 +131,7 @@ def _source(name: str) -> Source:
     return cast(Source, plugins.load(SOURCES, name))
 
 
-def _recognised(path: Path, known: list[str]) -> str:
+def _recognise(path: Path, known: list[str]) -> str:
     """The one source that knows what lies at `path`."""
     from vit_edge.checkpoints import sniff  # needs torch
 
