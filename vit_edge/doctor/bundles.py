@@ -74,7 +74,7 @@ def examine(
         say(f"{path}: asking {name}")
         listed = in_child(f"{__name__}:list_placements", str(path), name, timeout_s=timeout_s)
         for options in listed.value or [{}]:
-            answers[name_of(name, options)] = _answered(path, name, options, timeout_s)
+            answers[name_of(name, options)] = _ask(path, name, options, timeout_s)
     return Examined(path, "", about, chosen, one_line(untuned), answers)
 
 
@@ -136,7 +136,7 @@ def answer(path: str, name: str, options: Mapping[str, Option]) -> dict[str, Any
     }
 
 
-def _answered(path: Path, name: str, options: Mapping[str, Option], timeout_s: float) -> Finding:
+def _ask(path: Path, name: str, options: Mapping[str, Option], timeout_s: float) -> Finding:
     left = memory().available_bytes
     # At most what is free: a model that is too large for this machine ends itself and nobody else.
     outcome = in_child(

@@ -55,7 +55,7 @@ def find_out(probe: Probe, root: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Fi
         answer, reason = in_child(probe.target, root, timeout_s=timeout_s)[:2]
     else:
         try:
-            answer, reason = _called(probe.target, root), ""
+            answer, reason = _call(probe.target, root), ""
         except (Exception, SystemExit) as error:
             answer, reason = None, f"{type(error).__name__}: {error}"
     if isinstance(answer, Finding):
@@ -98,6 +98,6 @@ def one_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[0]
 
 
-def _called(target: str, root: Path) -> Any:
+def _call(target: str, root: Path) -> Any:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)(root)

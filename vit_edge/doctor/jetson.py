@@ -56,7 +56,7 @@ def power_mode(root: Path) -> Finding:
     )
     if not modes:
         return Finding("absent", "no nvpmodel: not a Jetson", {})
-    current = _queried_mode(root) or _recorded_mode(root)
+    current = _query_mode(root) or _read_mode(root)
     if current is None:
         return Finding(
             "trouble", f"could not be read; there are {_listed(modes)}", {"modes": modes}
@@ -82,7 +82,7 @@ def _l4t_release(root: Path) -> str:
     return f"{match[1]}.{match[2]}" if match else ""
 
 
-def _queried_mode(root: Path) -> str | None:
+def _query_mode(root: Path) -> str | None:
     """By the command, whose last line is the number of the mode."""
     command = shutil.which("nvpmodel") or shutil.which("nvpmodel", path="/usr/sbin")
     if command is None or root != ROOT:
@@ -98,7 +98,7 @@ def _queried_mode(root: Path) -> str | None:
     return last[0] if done.returncode == 0 and last and last[0].isdecimal() else None
 
 
-def _recorded_mode(root: Path) -> str | None:
+def _read_mode(root: Path) -> str | None:
     """By the file that nvpmodel keeps: "pmode:0001 fmode:quiet"."""
     match = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status"))
     return str(int(match[1])) if match else None

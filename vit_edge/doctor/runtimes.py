@@ -26,7 +26,7 @@ def onnx_runtime(root: Path) -> Finding:
     """ONNX Runtime: its version, and which of its providers really run a node."""
     packages = {n: v for n, v in pip_packages().items() if n in _ORT_PACKAGES}
     facts: dict[str, Any] = {"packages": packages}
-    runtime = _imported("onnxruntime")
+    runtime = _import("onnxruntime")
     if isinstance(runtime, Finding):
         return runtime
     if hasattr(runtime, "preload_dlls"):  # 1.21: finds CUDA and cuDNN in the nvidia-* wheels
@@ -49,7 +49,7 @@ def onnx_runtime(root: Path) -> Finding:
 
 def openvino(root: Path) -> Finding:
     """OpenVINO: its version and devices."""
-    module = _imported("openvino")
+    module = _import("openvino")
     if isinstance(module, Finding):
         return module
     core = module.Core()
@@ -83,14 +83,14 @@ def export_extra(root: Path) -> Finding:
 
 
 def _module(name: str) -> Finding:
-    module = _imported(name)
+    module = _import(name)
     if isinstance(module, Finding):
         return module
     version = str(module.__version__)
     return Finding("ok", version, {"version": version})
 
 
-def _imported(name: str) -> Any:
+def _import(name: str) -> Any:
     """A module, or the finding that it is absent or does not import."""
     if importlib.util.find_spec(name) is None:
         return Finding("absent", "not installed")
