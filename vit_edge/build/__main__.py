@@ -117,10 +117,10 @@ def _build(arguments: argparse.Namespace) -> int:
     options = options_from_text(backend, arguments.set)
     bundles = [arguments.bundle, *arguments.more]
     if len(bundles) == 1:
-        result = _built(arguments.bundle, backend, arguments.engines_dir, options)
+        result = _build_one(arguments.bundle, backend, arguments.engines_dir, options)
         print(json.dumps(result, indent=2) if arguments.json else _line(result))
         return 0
-    results, code = _built_all(bundles, backend, arguments.engines_dir, options)
+    results, code = _build_all(bundles, backend, arguments.engines_dir, options)
     if arguments.json:
         print(json.dumps(results, indent=2))
     else:
@@ -129,7 +129,7 @@ def _build(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _built_all(
+def _build_all(
     bundles: Sequence[str], backend: str, engines_dir: Path | None, options: Mapping[str, Option]
 ) -> tuple[list[dict[str, Any]], int]:
     """Build one after the other; one that fails does not stop the rest.
@@ -141,7 +141,7 @@ def _built_all(
     code = 0
     for bundle in bundles:
         try:
-            result = _built(bundle, backend, engines_dir, options)
+            result = _build_one(bundle, backend, engines_dir, options)
         except VitEdgeError as error:
             print(f"{bundle}: {type(error).__name__}: {error}", file=sys.stderr)
             result = {"error": str(error)}
@@ -150,7 +150,7 @@ def _built_all(
     return results, code
 
 
-def _built(
+def _build_one(
     bundle: str, backend: str, engines_dir: Path | None, options: Mapping[str, Option]
 ) -> dict[str, Any]:
     """Build in a child process, whose death of too little memory is a message here."""

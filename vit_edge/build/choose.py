@@ -43,7 +43,7 @@ class Measured:
         return [fault for fault in reasons if fault is not None]
 
 
-def ranked(measured: Sequence[Measured], batch: int) -> list[int]:
+def rank(measured: Sequence[Measured], batch: int) -> list[int]:
     """Indices of what may be chosen, the fastest with this batch size first."""
     usable = [index for index, entry in enumerate(measured) if entry.usable]
     return sorted(usable, key=lambda index: measured[index].latency_ms[batch])
@@ -79,7 +79,7 @@ def choose(measured: Sequence[Measured], batches: Sequence[int], *, one: bool) -
     if one:
         best = min(usable, key=lambda index: slowness(index, batches))
         return dict.fromkeys(batches, best)
-    return {batch: ranked(measured, batch)[0] for batch in batches}
+    return {batch: rank(measured, batch)[0] for batch in batches}
 
 
 def _nothing(measured: Sequence[Measured]) -> ParityError | ResourceError:

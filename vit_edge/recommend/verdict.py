@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_edge.bench.results.compare import compared
-from vit_edge.build.choose import Measured, ranked
+from vit_edge.build.choose import Measured, rank
 from vit_edge.errors import VitEdgeError
 from vit_edge.machine import child
 from vit_edge.recommend.offers import Offer, Terms
@@ -64,13 +64,13 @@ def decide(offers: Sequence[Offer], terms: Terms, golden: Path | None = None) ->
         The verdict; `ship` is None where nothing fits.
     """
     known = list(offers)
-    order = ranked([one.way for one in known], terms.batch)
+    order = rank([one.way for one in known], terms.batch)
     fit: list[int] = []
     seen: set[int] = set()
     for index in order:
         seen.add(index)
         if golden is not None:
-            known[index] = _judged(known[index], golden, terms)
+            known[index] = _judge(known[index], golden, terms)
         if known[index].way.usable and not known[index].doubts:
             fit.append(index)
         if len(fit) == 2:
@@ -85,7 +85,7 @@ def decide(offers: Sequence[Offer], terms: Terms, golden: Path | None = None) ->
     return Verdict(best, second, others, terms)
 
 
-def _judged(one: Offer, golden: Path, terms: Terms) -> Offer:
+def _judge(one: Offer, golden: Path, terms: Terms) -> Offer:
     """An offer, judged by other images."""
     _LOG.info("comparing the answers of %s on %s", one.name, golden)
     try:

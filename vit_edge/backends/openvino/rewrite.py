@@ -93,9 +93,9 @@ class _Split:
 
     def _inputs(self, node: openvino.Node, part: int) -> list[openvino.Output]:
         inputs = node.input_values()
-        return [self._parted(i)[part] if self._has_tokens(i) else i for i in inputs]
+        return [self._part(i)[part] if self._has_tokens(i) else i for i in inputs]
 
-    def _parted(self, output: openvino.Output) -> Parts:
+    def _part(self, output: openvino.Output) -> Parts:
         key = (output.get_node().get_name(), output.get_index())
         if key not in self._parts:
             ops = imported().opset13

@@ -103,7 +103,7 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     with engines.stage_engine(bundle, "ort", key, FILES, options.engines_dir, disk_bytes) as stage:
         weight_only = bundle.manifest.precision in WEIGHT_ONLY
         # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
-        _optimized(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
+        _optimize(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
         if weight_only:
             _check_fusion(bundle.model_path, stage.path / MODEL_NAME)
         else:
@@ -117,7 +117,7 @@ def _key_parts(bundle: Bundle, options: BuildOptions) -> dict[str, str]:
     return own | {"runtime": f"onnxruntime {installed_version()}"} | engines.machine_parts(bundle)
 
 
-def _optimized(
+def _optimize(
     bundle: Bundle, use: LoadOptions, model: Path, folder: Path, *, prepack: bool
 ) -> None:
     """Have the runtime optimize a model, and write what comes out to a folder."""
@@ -143,14 +143,14 @@ def _compact(bundle: Bundle, use: LoadOptions, stage: Path) -> None:
     model, data = stage / MODEL_NAME, stage / WEIGHTS_NAME
     with tempfile.TemporaryDirectory(dir=stage) as name:
         scratch = Path(name)
-        _linked(data, scratch / WEIGHTS_NAME)
+        _link(data, scratch / WEIGHTS_NAME)
         try:
             external = packed.external_data(model)
             stand_ins = packed.with_stand_ins(external, scratch / "stand-ins")
             (scratch / MODEL_NAME).write_bytes(packed.with_external_data(model, stand_ins))
             keyed = scratch / "keyed"
             keyed.mkdir()
-            _optimized(bundle, use, scratch / MODEL_NAME, keyed, prepack=True)
+            _optimize(bundle, use, scratch / MODEL_NAME, keyed, prepack=True)
             keys = packed.external_data(keyed / MODEL_NAME)
             small = scratch / "small"
             small.mkdir()
@@ -171,7 +171,7 @@ def _compact(bundle: Bundle, use: LoadOptions, stage: Path) -> None:
             (small / file).replace(stage / file)
 
 
-def _linked(file: Path, place: Path) -> None:
+def _link(file: Path, place: Path) -> None:
     """The same file in another folder; not by a symlink, which onnxruntime 1.24 refuses."""
     try:
         os.link(file, place)

@@ -110,7 +110,7 @@ def stdout_on_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def explained(error: BackendError, reasons: list[str], runtime: Any) -> BackendError:
+def explain(error: BackendError, reasons: list[str], runtime: Any) -> BackendError:
     """A refusal with what is behind it: libraries that are missing, or nodes left over."""
     if not reasons:
         return BackendError(

@@ -97,10 +97,10 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     files = FILES if gpu is None else (*FILES, LAYERS_NAME)
     disk_bytes = 2 * bundle.model_bytes  # float16 weights may be kept as float32
     with engines.stage_engine(bundle, "trt", key, files, options.engines_dir, disk_bytes) as stage:
-        facts = _compiled(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
+        facts = _compile(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
         if gpu is not None:
             _keep_timings(stage.path / _CACHE_NAME, gpu, name)
-            facts |= _opened(bundle, gpu, job, stage.path)
+            facts |= _open(bundle, gpu, job, stage.path)
         record = {
             "schema_version": SCHEMA_VERSION,
             "model": bundle.model_sha256,
@@ -141,14 +141,14 @@ def _free_bytes(bundle: Bundle) -> int:
     return available
 
 
-def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[str, Any]:
+def _compile(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[str, Any]:
     """Compile, with ever less memory as long as it runs out; what came of it, for the record."""
     reasons: list[str] = []
     for attempt in attempts(job, free_bytes):
         if attempt.change:
             _LOG.warning("%s; trying again %s", reasons[-1], attempt.change)
         try:
-            return _attempted(attempt, gpu, folder)
+            return _attempt(attempt, gpu, folder)
         except ResourceError as error:
             reasons.append(str(error).partition("\n")[0])
         except BackendError as error:
@@ -164,7 +164,7 @@ def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[
     )
 
 
-def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any]:
+def _attempt(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any]:
     started, job = time.monotonic(), attempt.job
     device = None if gpu is None else gpu.index
     call = child.attempted_call(
@@ -182,7 +182,7 @@ def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any
     }
 
 
-def _opened(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
+def _open(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
     """Open what was built, answer an image, and write down what runs in which precision."""
     call = child.attempted_call(
         "vit_edge.backends.trt.builder:try_here", str(bundle.path), gpu.index, job.options, folder,

@@ -71,7 +71,7 @@ def installed_version(name: Name) -> str:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return str(_imported(name).__version__)
+    return str(_import(name).__version__)
 
 
 def open_library(name: Name | None = None) -> Library:
@@ -89,7 +89,7 @@ def open_library(name: Name | None = None) -> Library:
     chosen = installed(name)
     if chosen is None:
         raise BackendError(_INSTALL if name is None else f"{name} is not installed. {_INSTALL}")
-    trt = _imported(chosen)
+    trt = _import(chosen)
     version = str(trt.__version__)
     if _too_old(chosen, version):
         oldest = ".".join(map(str, MINIMUM_VERSION))
@@ -121,7 +121,7 @@ def _is_there(name: Name) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _imported(name: Name) -> Any:
+def _import(name: Name) -> Any:
     try:
         trt = importlib.import_module(name)
         str(trt.__version__)
