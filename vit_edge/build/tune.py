@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Everything that was measured of the bundles, and which to keep."""
+    """The measurements of the bundles, and which ways to keep."""
 
     candidates: tuple[Candidate, ...]
     chosen: Mapping[int, int]  # batch -> index into the ways of all candidates, in their order

@@ -160,7 +160,7 @@ def _hush() -> Iterator[None]:
 
 
 def _silence_of_the_hub() -> str | None:
-    """Why the hub does not answer; None if it does, or if only a proxy could tell.
+    """Say why the hub does not answer; None if it does, or if only a proxy could tell.
 
     huggingface_hub itself needs half a minute of retries to find out, which no setting of it
     shortens.

@@ -1,4 +1,4 @@
-"""What timm can build beside the plain ViT, and config.json with its pretrained_cfg."""
+"""The models timm builds beside the plain ViT, and config.json with its pretrained_cfg."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _import(name: str) -> Any:
 
 
 def _refusal(runtime: Any, provider: str) -> str:
-    """Why a provider does not run the smallest model there is; empty if it does."""
+    """Say why a provider does not run the smallest model there is; empty if it does."""
     said: list[str] = []
     try:
         with _native_stderr(said):

@@ -100,15 +100,15 @@ class Recipe:
         ]
 
     def _build_problems(self) -> list[str]:
-        found = []
+        problems = []
         for backend, options in self.build.items():
             if not isinstance(options, dict):
-                found.append(f"build.{backend}: expected a table, got {options!r}")
+                problems.append(f"build.{backend}: expected a table, got {options!r}")
                 continue
-            problems = option_problems(backend, options, self.max_batch)
+            wrong = option_problems(backend, options, self.max_batch)
             remedy = f"a copy of the recipe may say otherwise in [build.{backend}]"
-            found += [f"build.{backend}: {problem}; {remedy}" for problem in problems]
-        return found
+            problems += [f"build.{backend}: {problem}; {remedy}" for problem in wrong]
+        return problems
 
     def in_precision(self, other: Recipe) -> Recipe:
         """This recipe with another's precision and quantization: for the same device."""

@@ -1,4 +1,4 @@
-"""What an export starts from: a checkpoint here, another exporter's graph in foreign/source.py."""
+"""The source of an export: a checkpoint here, another exporter's graph in foreign/source.py."""
 
 from __future__ import annotations
 

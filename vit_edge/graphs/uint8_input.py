@@ -175,7 +175,7 @@ def _readers(image: onnx_ir.Value) -> Iterator[onnx_ir.Node]:
 
 
 def _conv_problems(conv: onnx_ir.Node, image: onnx_ir.Value) -> Iterator[str]:
-    """Why a Conv is no product of patches with a constant matrix."""
+    """Say why a Conv is no product of patches with a constant matrix."""
     weight = _constant(conv.inputs[1])
     if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
         yield "its weights are no constant [D, 3, P, P]"

@@ -1,4 +1,4 @@
-"""What a process and those it started use, from Linux's /proc."""
+"""The resources of a process and those it started, from Linux's /proc."""
 
 from __future__ import annotations
 

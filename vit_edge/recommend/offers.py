@@ -145,7 +145,7 @@ def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Run]]:
 
 
 def _rank(item: tuple[Path, Run]) -> tuple[bool, str]:
-    """What counts more comes later."""
+    """Order by what counts: what counts more comes later."""
     _, run = item
     return run.complete, run.started
 
@@ -157,7 +157,7 @@ def _unfit(
     here: Mapping[str, str],
     terms: Terms,
 ) -> str | None:
-    """Why a configuration says nothing about what is asked; None if it does."""
+    """Say why a configuration says nothing about what is asked; None if it does."""
     if entry.bundle is None or entry.bundle.model_sha256 not in by_model:
         return "another model than any of these bundles'"
     there = run.facts

@@ -102,7 +102,7 @@ def _judge(one: Offer, golden: Path, terms: Terms) -> Offer:
 
 
 def _why(one: Offer, best: Offer | None, terms: Terms, *, passed_over: bool) -> str:
-    """Why an offer lost; what was passed over need not have been looked at closer."""
+    """Say why an offer lost; what was passed over need not have been looked at closer."""
     if one.way.faults:
         return "; ".join(one.way.faults)
     if one.doubts and not passed_over:

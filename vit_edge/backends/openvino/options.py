@@ -64,7 +64,7 @@ class BuildOptions(shared.BuildOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Options(BuildOptions):
-    """How a bundle is opened.
+    """The options a bundle is opened with.
 
     Attributes:
         device: As OpenVINO names it: CPU, GPU, GPU.1, NPU. It alone runs the graph.

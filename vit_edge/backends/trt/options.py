@@ -55,7 +55,7 @@ class DeviceOptions(shared.BuildOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(DeviceOptions):
-    """How an engine is opened.
+    """The options an engine is opened with.
 
     Attributes:
         contexts: How many batches run at the same time, each with buffers of its own: for several
@@ -69,7 +69,7 @@ class LoadOptions(DeviceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions(DeviceOptions):
-    """How an engine is built; every value but the last two is part of its key.
+    """The options an engine is built with; each but the last two is part of its key.
 
     Attributes:
         profiles: Batch sizes as "least,best,most"; several are separated by spaces, and a batch

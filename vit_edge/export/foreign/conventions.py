@@ -1,4 +1,4 @@
-"""What a foreign ONNX file does not say: how images become its pixels, and what its classes are.
+"""Conventions a foreign ONNX file does not state: its preprocessing, and what its classes are.
 
 Both are asked for, never guessed: `--preprocess NAME|FILE` and `--labels FILE`.
 """
@@ -33,7 +33,7 @@ _LARGEST_FILE_BYTES = 16 * 2**20  # of labels or a configuration; theirs are a f
 
 
 class Convention(NamedTuple):
-    """How a family of models evaluates, at any image size."""
+    """The preprocessing a family of models evaluates with, at any image size."""
 
     resize: Literal["squash", "cover"]
     crop_ratio: Callable[[int], float]  # of the model's image size in px; 1 crops nothing

@@ -1,4 +1,4 @@
-"""What an image classifier's ONNX file takes and gives, and why it may not be one."""
+"""The input and output of an image classifier's ONNX file, and why it may not be one."""
 
 from __future__ import annotations
 
