@@ -195,7 +195,7 @@ def test_a_record_that_was_changed_is_not_followed(tuned_bundle: Bundle, tmp_pat
 
 def test_a_record_of_ours_that_says_nothing_is_an_error(bundle: Bundle) -> None:
     tuning = tune.tune([bundle], [1], only=["ort"], rounds=1)
-    with auto.engines.made(
+    with auto.engines.stage_engine(
         bundle, auto.NAME, auto.key_parts(bundle), (auto.RECORD_NAME,), None, 1
     ) as stage:
         (stage.path / auto.RECORD_NAME).write_text("{}")

@@ -21,7 +21,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle import bundle as bundles
 from vit_edge.doctor import __main__ as doctor
 from vit_edge.doctor import nvidia, packages, runtimes
-from vit_edge.doctor.bundles import Examined, examine, ways
+from vit_edge.doctor.bundles import Examined, examine, list_placements
 from vit_edge.doctor.findings import Finding, Probe, find_out
 from vit_edge.doctor.probes import PROBES
 from vit_edge.doctor.remedies import remedies
@@ -290,7 +290,7 @@ def test_a_bundle_is_tried_on_all_that_a_backend_can_run_it_on(
     tried = [{"micro_batch": 1}, {"provider": "cuda", "arena": False}, {"provider": "cuda"}]
     double = types.SimpleNamespace(configurations=lambda _: tried)
     monkeypatch.setattr("vit_edge.backends.module", lambda _: double)
-    assert ways(str(bundle.path), "ort") == [{}, {"provider": "cuda"}]
+    assert list_placements(str(bundle.path), "ort") == [{}, {"provider": "cuda"}]
 
 
 def test_a_bundle_that_answers_wrong_is_trouble(bundle: Bundle) -> None:

@@ -204,7 +204,7 @@ def test_what_a_backend_gets_follows_from_the_manifest(
 def test_a_mean_of_one_channel_that_is_half_a_level_off_is_caught_by_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    honest = uint8_input.folded
+    honest = uint8_input.fold
 
     def faulty(weight: NDArray[Any], how: Preprocessing) -> uint8_input.Folded:
         right = honest(weight, how)
@@ -212,7 +212,7 @@ def test_a_mean_of_one_channel_that_is_half_a_level_off_is_caught_by_the_gate(
         mean[::3] += 0.5  # red is off by half a level
         return right._replace(mean=mean)
 
-    monkeypatch.setattr(uint8_input, "folded", faulty)
+    monkeypatch.setattr(uint8_input, "fold", faulty)
     assert main([*ARGUMENTS, *UINT8, "--out", str(tmp_path / "b")]) == 4
     assert "does not compute the reference's answers" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()

@@ -92,7 +92,7 @@ def test_rounding_is_that_of_ml_dtypes() -> None:
     expected = np.clip(x, -LARGEST, LARGEST).astype(E4M3).astype(np.float32)
     np.testing.assert_array_equal(fake(x, np.float32(1)), expected)
     np.testing.assert_array_equal(
-        quantized_weight(x[:, None], np.ones(1, np.float32)).dequantized()[:, 0], expected
+        quantized_weight(x[:, None], np.ones(1, np.float32)).dequantize()[:, 0], expected
     )
 
 
@@ -196,7 +196,7 @@ def test_shifting_keys_changes_no_answer(decomposed_bundle: Bundle, tmp_path: Pa
     images = calibration(8, 0, decomposed_bundle.manifest.preprocessing)
     expected = answers(onnx_ir.load(decomposed_bundle.model_path), images, tmp_path / "e")
     workspace = Workspace(tmp_path / "w")
-    model = workspace.settled(with_offsets(onnx_ir.load(decomposed_bundle.model_path)))
+    model = workspace.settle(with_offsets(onnx_ir.load(decomposed_bundle.model_path)))
     assert centre_keys(model, workspace, images, no_progress) == ["blocks.0.attention.k"]
     found = answers(model, images, tmp_path / "f")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -59,7 +59,7 @@ def paper(
 def test_the_walk_gives_what_the_papers_algorithm_gives(rows: int) -> None:
     matrix, covariance = weights(rows, 8, rows), inputs(rows, rows)
     grid = KIND.covering(matrix)
-    found = gptq(matrix, covariance, grid, KIND, damping=0.01).dequantized()
+    found = gptq(matrix, covariance, grid, KIND, damping=0.01).dequantize()
     expected = paper(matrix, covariance, grid, 0.01)
     # a weight halfway between two levels may fall to either side, and moves the rest of its column
     same = np.isclose(found, expected, rtol=1e-4, atol=1e-6).all(axis=0)
@@ -77,8 +77,8 @@ def test_less_is_lost_than_by_rounding_to_the_nearest(
     kind = BlockFormat(4, symmetric, 32)
     matrix, covariance = weights(rows, 16, seed), inputs(rows, seed)
     grid = kind.fitting(matrix, np.diag(covariance))
-    walked = lost(matrix, gptq(matrix, covariance, grid, kind).dequantized(), covariance)
-    nearest = lost(matrix, rounded(matrix, grid, kind).dequantized(), covariance)
+    walked = lost(matrix, gptq(matrix, covariance, grid, kind).dequantize(), covariance)
+    nearest = lost(matrix, rounded(matrix, grid, kind).dequantize(), covariance)
     assert walked < 0.7 * nearest
 
 
@@ -103,7 +103,7 @@ def test_channels_that_are_always_zero_do_no_harm(dead: list[int]) -> None:
     matrix, covariance = weights(40, 6, 0), inputs(40, 0)
     covariance[dead] = covariance[:, dead] = 0
     grid = KIND.covering(matrix)
-    left = gptq(matrix, covariance, grid, KIND).dequantized()
+    left = gptq(matrix, covariance, grid, KIND).dequantize()
     assert np.isfinite(left).all()
     step = np.repeat(grid.scale, KIND.block, axis=0)[:40]
     assert (np.abs(left - matrix)[dead] <= step[dead]).all()  # and nothing wild happens to them
@@ -114,7 +114,7 @@ def test_fewer_images_than_channels_are_enough() -> None:
     rng = np.random.default_rng(0)
     covariance = np.cov(rng.standard_normal((10, 80)).T).astype(np.float32)
     matrix = weights(80, 6, 0)
-    left = gptq(matrix, covariance, KIND.covering(matrix), KIND).dequantized()
+    left = gptq(matrix, covariance, KIND.covering(matrix), KIND).dequantize()
     assert np.isfinite(left).all()
-    nearest = rounded(matrix, KIND.covering(matrix), KIND).dequantized()
+    nearest = rounded(matrix, KIND.covering(matrix), KIND).dequantize()
     assert lost(matrix, left, covariance) < lost(matrix, nearest, covariance)

@@ -27,7 +27,7 @@ from vit_edge.quantize.formats.integers import (
 )
 from vit_edge.quantize.linears import block_linears
 from vit_edge.quantize.precisions import fp16
-from vit_edge.quantize.search.simulate import simulated
+from vit_edge.quantize.search.simulate import simulate
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm", "transformers")
 
@@ -116,7 +116,7 @@ def test_graphs_of_other_exporters_convert(
     before = half_graphs.run(model, tmp_path / "before")
     convert(model, half)
     onnx.checker.check_model(onnx_ir.to_proto(model), full_check=True)
-    after = half_graphs.run(simulated(model, half), tmp_path / "after")
+    after = half_graphs.run(simulate(model, half), tmp_path / "after")
     assert np.abs(after - before).max() <= TOLERANCE[half.name] * np.abs(before).max()
     gemms = ("MatMul", "Gemm")
     assert sum(computed_in(model, onnx_ir.DataType.FLOAT)[name] for name in gemms) == 1
@@ -245,7 +245,7 @@ def test_int8_linears_dequantize_to_half(decomposed_bundle: Bundle, tmp_path: Pa
     onnx.checker.check_model(onnx_ir.to_proto(model), full_check=True)
     assert computed_in(model, FLOAT16.dtype)["DequantizeLinear"] == 2 * 8
     assert computed_in(model, onnx_ir.DataType.FLOAT)["DequantizeLinear"] == 0
-    after = answers(simulated(model, FLOAT16), images, tmp_path / "after")
+    after = answers(simulate(model, FLOAT16), images, tmp_path / "after")
     # A float16 rounding moves values to the next integer: 31.7 dB. fc1 scales off by 5 % leave 27.
     assert compared(after, before)["sqnr_db"] > 29.5
 

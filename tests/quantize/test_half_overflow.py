@@ -21,7 +21,7 @@ from vit_edge.quantize import Quantized
 from vit_edge.quantize.formats.half import FLOAT16, convert
 from vit_edge.quantize.linears import block_linears, constant, set_constant
 from vit_edge.quantize.precisions import bf16, fp16
-from vit_edge.quantize.search.simulate import simulated
+from vit_edge.quantize.search.simulate import simulate
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm")
 
@@ -117,7 +117,7 @@ def test_what_would_overflow_stays_float32_and_says_so(
     unguarded = planted()
     convert(unguarded, FLOAT16)
     images = images_of(decomposed_bundle)
-    assert not np.isfinite(answers(simulated(unguarded, FLOAT16), images, tmp_path / "bad")).all()
+    assert not np.isfinite(answers(simulate(unguarded, FLOAT16), images, tmp_path / "bad")).all()
 
     job = task(planted(), images, tmp_path / "job", target="gpu")
     result = fp16.quantize(job, fp16.Settings())
@@ -133,7 +133,7 @@ def test_a_residual_stream_at_70000_is_fine_in_float32_and_kept_from_float16(
     planted = scaled_residual(decomposed_bundle, 7e4)
     unguarded = scaled_residual(decomposed_bundle, 7e4)
     convert(unguarded, FLOAT16, parts=["gelu", "residual"])
-    found = answers(simulated(unguarded, FLOAT16), images, tmp_path / "bad")
+    found = answers(simulate(unguarded, FLOAT16), images, tmp_path / "bad")
     assert not np.isfinite(found).all()
 
     half_residual = fp16.Settings(also_half=("gelu", "residual"))
@@ -254,7 +254,7 @@ def test_the_simulation_shows_the_overflow_of_a_decomposed_norm(tmp_path: Path) 
     graph = half_graphs.decomposed_norm("FLOAT16")
     x = np.linspace(-700, 700, 8, dtype=np.float32)[None]
     wide = half_graphs.run(half_graphs.decomposed_norm("FLOAT"), tmp_path / "float32", x)
-    shown = half_graphs.run(simulated(graph, FLOAT16), tmp_path / "simulated", x)
+    shown = half_graphs.run(simulate(graph, FLOAT16), tmp_path / "simulated", x)
     hidden = half_graphs.run(graph, tmp_path / "onnxruntime", x)
     np.testing.assert_allclose(hidden, wide, rtol=1e-3)
     assert np.abs(wide).min() > 0.2
@@ -265,6 +265,6 @@ def test_the_simulation_rounds_every_product(tmp_path: Path) -> None:
     """1 + 2^-12 is 1 in float16, and what comes out is a float16 number."""
     graph = half_graphs.decomposed_norm("FLOAT16")
     x = np.array([[1 + 2**-12, 0, 1, 0, 1, 0, 1, 0]], np.float32)
-    shown = half_graphs.run(simulated(graph, FLOAT16), tmp_path / "simulated", x)
+    shown = half_graphs.run(simulate(graph, FLOAT16), tmp_path / "simulated", x)
     assert shown[0, 0] == shown[0, 2]
     assert (shown == shown.astype(np.float16)).all()

@@ -70,10 +70,10 @@ def test_weights_are_kept_to_half_a_step_of_their_output(seed: int, largest: int
     found = quantized_weight(matrix, largest)
     assert found.scale.shape == (8,)
     assert np.abs(found.values).max() == largest
-    assert (np.abs(found.dequantized() - matrix) <= 0.5001 * found.scale).all()
+    assert (np.abs(found.dequantize() - matrix) <= 0.5001 * found.scale).all()
 
 
 def test_an_output_without_weights_stays_zero() -> None:
     found = quantized_weight(np.zeros((4, 2), np.float32), 127)
-    assert (found.dequantized() == 0).all()
+    assert (found.dequantize() == 0).all()
     assert np.isfinite(found.scale).all()

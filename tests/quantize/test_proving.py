@@ -24,7 +24,7 @@ from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize.linears import Linear, block_linears, constant
 from vit_edge.quantize.rescale import proving
 from vit_edge.quantize.rescale.folding import Factor, Group, columns, groups, rows
-from vit_edge.quantize.rescale.proving import proven
+from vit_edge.quantize.rescale.proving import prove_groups
 
 requires = ("torch", "onnx", "onnx_ir", "onnxruntime", "transformers")
 
@@ -41,7 +41,7 @@ class Bench:
     pixels: NDArray[np.float32]
 
     def groups(self) -> list[Group]:
-        return proven(self.workspace, self.model, self.linears, self.pixels)
+        return prove_groups(self.workspace, self.model, self.linears, self.pixels)
 
     def answers(self) -> NDArray[np.float32]:
         outputs = self.model.graph.outputs
@@ -56,7 +56,7 @@ def bench(path: Path, folder: Path, pixels: NDArray[np.float32] = NOISE) -> Benc
     model = onnx_ir.load(path)
     normalise(model)
     workspace = Workspace(folder)
-    model = workspace.settled(model)
+    model = workspace.settle(model)
     return Bench(workspace, model, block_linears(model), pixels)
 
 
@@ -138,11 +138,11 @@ def test_our_own_graphs_keep_the_groups_that_their_names_show(
 ) -> None:
     bundle: Bundle = request.getfixturevalue(fixture)
     workspace = Workspace(tmp_path)
-    model = workspace.settled(onnx_ir.load(bundle.model_path))
+    model = workspace.settle(onnx_ir.load(bundle.model_path))
     linears = block_linears(model)
     pixels = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
     expected = [group.name for group in groups(model, linears)]
-    assert [g.name for g in proven(workspace, model, linears, pixels)] == expected
+    assert [g.name for g in prove_groups(workspace, model, linears, pixels)] == expected
 
 
 def test_values_that_are_not_laid_out_one_after_another_are_left_alone(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def with_one_spike() -> tuple[Sample, np.ndarray]:
 
 def error(method: RangeMethod, sample: Sample, weight: np.ndarray, kind: Format) -> float:
     """Mean square error of the product by the input's rounding, over the rows without the spike."""
-    left = quantized_weight(weight, 127).dequantized()
+    left = quantized_weight(weight, 127).dequantize()
     scale, zero_point = parameters(method, sample, left, kind)
     rows = np.delete(sample.rows, 17, axis=0)
     return float(np.square(kind.fake(rows, scale, zero_point) @ left - rows @ left).mean())

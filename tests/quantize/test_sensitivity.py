@@ -57,14 +57,14 @@ def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:
     found = shares(judge, lambda n: n, list(NOISE), 8, Journal(path), no_progress)  # type: ignore[arg-type, return-value]
     assert judge.measured == [["c"], ["d"]]
     assert [share.name for share in found] == ["b", "c", "a", "d"]
-    assert Journal(path).found == NOISE
+    assert Journal(path).values == NOISE
 
 
 def test_a_finished_search_leaves_nothing_behind(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "deep" / "journal.jsonl")
     journal.add("a", 1.0)
     journal.finish()
-    assert Journal(tmp_path / "deep" / "journal.jsonl").found == {}
+    assert Journal(tmp_path / "deep" / "journal.jsonl").values == {}
 
 
 def test_no_more_is_kept_in_float_than_the_target_asks_for() -> None:

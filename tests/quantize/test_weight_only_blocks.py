@@ -94,7 +94,7 @@ def test_onnxruntime_reads_the_levels_as_they_were_meant(
     folder = tmp_path_factory.mktemp("blocks")
     write_model(model, folder)
     x = np.random.default_rng(seed).standard_normal((3, rows)).astype(np.float32)
-    expected = x @ weight.dequantized() + np.linspace(-1, 1, outputs, dtype=np.float32)
+    expected = x @ weight.dequantize() + np.linspace(-1, 1, outputs, dtype=np.float32)
     for optimize in (False, True):
         found = run(folder / "model.onnx", x, optimize=optimize)
         assert np.abs(found - expected).max() < 1e-5 * max(np.abs(expected).max(), 1)
@@ -128,7 +128,7 @@ def test_a_covering_grid_moves_no_weight_by_more_than_half_a_step(
     matrix = weights(rows, 5, seed)
     grid = kind.covering(matrix)
     step, zero = (np.repeat(part, kind.block, axis=0)[:rows] for part in (grid.scale, grid.zero))
-    moved = np.abs(rounded(matrix, grid, kind).dequantized() - matrix)
+    moved = np.abs(rounded(matrix, grid, kind).dequantize() - matrix)
     # beyond the last level: 7 of -8..7, or what the rounding of the zero point has cut off
     inside = ((kind.low - zero) * step <= matrix) & (matrix <= (kind.high - zero) * step)
     assert (moved[inside] <= 0.501 * step[inside]).all()
@@ -167,4 +167,4 @@ def test_blocks_of_zeros_stay_zero() -> None:
         matrix = np.zeros((40, 3), np.float32)
         grid = kind.fitting(matrix, np.ones(40, np.float32))
         assert np.isfinite(grid.scale).all()
-        assert not rounded(matrix, grid, kind).dequantized().any()
+        assert not rounded(matrix, grid, kind).dequantize().any()

@@ -52,7 +52,7 @@ def test_rescaled_moments_are_those_of_the_rescaled_inputs() -> None:
     sums = _Sums(x)
     sums.add(x)
     expected = np.cov((x / scale).T, bias=True)
-    assert sums.moment().rescaled(scale).covariance == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    assert sums.moment().rescale(scale).covariance == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 @pytest.mark.parametrize("limit_bytes", [1, 30_000, 10**9])
@@ -70,7 +70,7 @@ def test_passes_keep_what_is_tied_together(testing_bundle: Bundle, limit_bytes: 
 
 def test_moments_are_of_what_enters_each_linear(testing_bundle: Bundle, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    model = workspace.settled(onnx_ir.load(testing_bundle.model_path))
+    model = workspace.settle(onnx_ir.load(testing_bundle.model_path))
     linears = block_linears(model)
     images = calibration(6, 0, testing_bundle.manifest.preprocessing)
     found = collect_moments(workspace, model, linears, images, no_progress)
@@ -93,7 +93,7 @@ def test_an_infinite_activation_is_refused_by_the_linears_name(
     set_constant(linear.bias, np.full_like(constant(linear.bias), 3e38))
     linear.set_matrix(np.full_like(linear.matrix(), 3e38))
     workspace = Workspace(tmp_path)
-    settled = workspace.settled(model)
+    settled = workspace.settle(model)
     images = calibration(2, 0, testing_bundle.manifest.preprocessing)
     with pytest.raises(ModelError, match=r"fc2: its input is NaN or infinite"):
         collect_moments(workspace, settled, block_linears(settled), images, no_progress)

@@ -114,7 +114,7 @@ def answers(
     """float32[N, ...] of a model on ONNX Runtime."""
     workspace = Workspace(scratch / "answers")
     batches = images.batches(16)
-    settled = workspace.settled(model.clone())  # a settled model gives up its weights
+    settled = workspace.settle(model.clone())  # a settled model gives up its weights
     return np.concatenate(list(workspace.answers(settled, batches, output, entries)))
 
 
@@ -136,7 +136,7 @@ def without_search(
         images = calibration(1, 0, spec)
         samples = collect_samples(Workspace(scratch), model, readers, images, no_progress)
         rounded = round_all(linears, products, samples, "largest", no_progress)
-        model = rounded.applied(model, rounded.names)
+        model = rounded.apply(model, rounded.names)
     if precision == "int8":
         weights = {linear.name: quantized_weight(linear.matrix(), 127) for linear in linears}
         halved = {

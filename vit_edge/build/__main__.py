@@ -43,7 +43,7 @@ def build(
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = cli.bundle_parser(
+    parser = cli.bundle_parser(
         "python -m vit_edge.build",
         "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
         "by model, runtime and hardware; Predictor uses it by itself. With --tune every runtime "
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.build bundles/base-patch16-224-int8 "
         "bundles/base-patch16-224-fp16 --tune --backend trt",
     )
-    made.add_argument(
+    parser.add_argument(
         "more",
         nargs="*",
         metavar="BUNDLE",
@@ -64,18 +64,18 @@ def parser() -> argparse.ArgumentParser:
         "precisions, timed together",
     )
     names = ", ".join(backends.runtimes())
-    made.add_argument(
+    parser.add_argument(
         "--backend",
         metavar="NAME",
         help=f"one of {names}; default: ort, with --tune all that are installed",
     )
-    made.add_argument(
+    parser.add_argument(
         "--engines-dir",
         type=Path,
         metavar="DIR",
         help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
     )
-    made.add_argument(
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -83,21 +83,21 @@ def parser() -> argparse.ArgumentParser:
         help="an option of the backend's build, such as optimization_level=5; may be repeated; "
         "`--set help` lists them. Without it the bundle's recipe decides",
     )
-    made.add_argument("--tune", action="store_true", help="try everything, record the fastest")
-    made.add_argument(
+    parser.add_argument("--tune", action="store_true", help="try everything, record the fastest")
+    parser.add_argument(
         "--batches", metavar="N,N", help=f"batch sizes to tune for; default: {TUNE_BATCHES}"
     )
-    made.add_argument(
+    parser.add_argument(
         "--memory-limit",
         metavar="SIZE",
         help="tune: what the process may take, such as 100MB; what needs more is not chosen",
     )
-    made.add_argument(
+    parser.add_argument(
         "--parity-target",
         metavar="NAME=NUMBER,...",
         help="tune: what the answers must reach besides the precision's limit",
     )
-    return made
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,19 +117,19 @@ def _build(arguments: argparse.Namespace) -> int:
     options = options_from_text(backend, arguments.set)
     bundles = [arguments.bundle, *arguments.more]
     if len(bundles) == 1:
-        found = _built(arguments.bundle, backend, arguments.engines_dir, options)
-        print(json.dumps(found, indent=2) if arguments.json else _line(found))
+        result = _build_one(arguments.bundle, backend, arguments.engines_dir, options)
+        print(json.dumps(result, indent=2) if arguments.json else _line(result))
         return 0
-    results, code = _built_all(bundles, backend, arguments.engines_dir, options)
+    results, code = _build_all(bundles, backend, arguments.engines_dir, options)
     if arguments.json:
         print(json.dumps(results, indent=2))
     else:
-        for found in results:
-            print(_line(found) if "engine" in found else f"failed   {found['bundle']}")
+        for result in results:
+            print(_line(result) if "engine" in result else f"failed   {result['bundle']}")
     return code
 
 
-def _built_all(
+def _build_all(
     bundles: Sequence[str], backend: str, engines_dir: Path | None, options: Mapping[str, Option]
 ) -> tuple[list[dict[str, Any]], int]:
     """Build one after the other; one that fails does not stop the rest.
@@ -141,16 +141,16 @@ def _built_all(
     code = 0
     for bundle in bundles:
         try:
-            found = _built(bundle, backend, engines_dir, options)
+            result = _build_one(bundle, backend, engines_dir, options)
         except VitEdgeError as error:
             print(f"{bundle}: {type(error).__name__}: {error}", file=sys.stderr)
-            found = {"error": str(error)}
+            result = {"error": str(error)}
             code = max(code, error.exit_code)
-        results.append({"bundle": bundle, **found})
+        results.append({"bundle": bundle, **result})
     return results, code
 
 
-def _built(
+def _build_one(
     bundle: str, backend: str, engines_dir: Path | None, options: Mapping[str, Option]
 ) -> dict[str, Any]:
     """Build in a child process, whose death of too little memory is a message here."""
@@ -165,9 +165,9 @@ def _built(
     return {"engine": str(engine), "size_bytes": size, "build_s": seconds}
 
 
-def _line(found: Mapping[str, Any]) -> str:
-    size_mb, seconds = found["size_bytes"] / 1e6, found["build_s"]
-    return f"engine   {found['engine']} ({size_mb:.1f} MB, built in {seconds:.1f} s)"
+def _line(result: Mapping[str, Any]) -> str:
+    size_mb, seconds = result["size_bytes"] / 1e6, result["build_s"]
+    return f"engine   {result['engine']} ({size_mb:.1f} MB, built in {seconds:.1f} s)"
 
 
 def _tune(arguments: argparse.Namespace) -> int:

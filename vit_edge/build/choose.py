@@ -33,17 +33,17 @@ class Measured:
 
     @property
     def usable(self) -> bool:
-        """Whether it may be chosen."""
+        """True if it may be chosen."""
         return not self.faults
 
     @property
     def faults(self) -> list[str]:
-        """All that speaks against it, in words."""
-        told = (self.refused, *self.parity[:1], self.over_limit, self.too_slow)
-        return [fault for fault in told if fault is not None]
+        """List all that speaks against it, in words."""
+        reasons = (self.refused, *self.parity[:1], self.over_limit, self.too_slow)
+        return [fault for fault in reasons if fault is not None]
 
 
-def ranked(measured: Sequence[Measured], batch: int) -> list[int]:
+def rank(measured: Sequence[Measured], batch: int) -> list[int]:
     """Indices of what may be chosen, the fastest with this batch size first."""
     usable = [index for index, entry in enumerate(measured) if entry.usable]
     return sorted(usable, key=lambda index: measured[index].latency_ms[batch])
@@ -79,7 +79,7 @@ def choose(measured: Sequence[Measured], batches: Sequence[int], *, one: bool) -
     if one:
         best = min(usable, key=lambda index: slowness(index, batches))
         return dict.fromkeys(batches, best)
-    return {batch: ranked(measured, batch)[0] for batch in batches}
+    return {batch: rank(measured, batch)[0] for batch in batches}
 
 
 def _nothing(measured: Sequence[Measured]) -> ParityError | ResourceError:

@@ -20,7 +20,7 @@ def options_from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
         UsageError: No such option, or no such value.
     """
     hints = _build_hints(name)
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     for setting in settings:
         option, separator, text = setting.partition("=")
         if option not in hints or not separator:
@@ -29,12 +29,12 @@ def options_from_text(name: str, settings: Sequence[str]) -> dict[str, Option]:
                 f"--set {setting}: expected NAME=VALUE with an option of backend {name}'s build: "
                 f"{known}"
             )
-        found[option] = _value(text, hints[option], setting)
-    return found
+        options[option] = _value(text, hints[option], setting)
+    return options
 
 
 def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> list[str]:
-    """What is wrong with options of a backend's `build` that a recipe gives; empty if nothing.
+    """List the problems of a backend's `build` options that a recipe gives; empty if none.
 
     Args:
         name: A backend's.
@@ -44,23 +44,23 @@ def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> li
     if name not in backends.runtimes():
         return [f"no such backend; there are: {', '.join(backends.runtimes())}"]
     hints = _build_hints(name)
-    found = [
+    problems = [
         f"{option}: no build option of this backend; there are: {', '.join(hints) or 'none'}"
         for option in options
         if option not in hints
     ]
-    found += [
+    problems += [
         f"{option}: expected {_told(hints[option])}, got {value!r}"
         for option, value in options.items()
         if option in hints and not _fits(value, hints[option])
     ]
     check = getattr(_module(name), "check_build_options", None)
-    if check is not None and not found:
+    if check is not None and not problems:
         try:
             check(options, max_batch)
         except UsageError as error:
-            found += str(error).splitlines()
-    return found
+            problems += str(error).splitlines()
+    return problems
 
 
 def option_rows(name: str) -> list[tuple[str, str, str]]:
@@ -78,7 +78,7 @@ def _build_hints(name: str) -> dict[str, Any]:
 
 
 def _kinds(hint: Any) -> list[Any]:
-    """What a hint allows: types, and the values of a Literal."""
+    """Return what a hint allows: types, and the values of a Literal."""
     if get_origin(hint) is Annotated:
         return _kinds(get_args(hint)[0])
     if get_origin(hint) is Literal:
@@ -101,7 +101,7 @@ def _value(text: str, hint: Any, setting: str) -> Option:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value, read from TOML, is what a hint allows; true is no whole number."""
+    """True if a value, read from TOML, is what a hint allows; true is no whole number."""
     kinds = _kinds(hint)
     return type(value) in kinds or (type(value) in (int, str) and value in kinds)
 

@@ -36,7 +36,7 @@ TIMEOUT_S = 900.0  # of one child: large models on small boards load for minutes
 
 
 class Terms(NamedTuple):
-    """What every way is measured on."""
+    """The conditions that every way is measured under."""
 
     sizes: Sequence[int]  # of batches, ascending
     engines_dir: Path | None  # where engines and records go
@@ -211,7 +211,7 @@ def measure_way(
 
 
 def _seconds(loaded: backends.Backend, pixels: Any) -> list[float]:
-    """How long each run takes."""
+    """Time each run, in seconds."""
     for _ in range(WARMUP_RUNS):
         loaded.run(pixels)
     limits = Limits(AT_LEAST_RUNS, AT_LEAST_S, TIMEOUT_S)

@@ -30,7 +30,7 @@ ROUNDS = 3  # of everything: shows a machine that changes, and survives one bad 
 
 
 class Record(NamedTuple):
-    """What was picked for a bundle, and kept for Predictor."""
+    """The ways picked for a bundle, kept for Predictor."""
 
     chosen: Mapping[int, int]  # batch -> index into the ways of the bundle
     path: Path  # the engine directory that keeps it
@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Everything that was measured of the bundles, and which to keep."""
+    """The measurements of the bundles, and which ways to keep."""
 
     candidates: tuple[Candidate, ...]
     chosen: Mapping[int, int]  # batch -> index into the ways of all candidates, in their order
@@ -71,7 +71,7 @@ class Tuning:
         return self._ways()[self.chosen[batch]][0]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Everything that was tried, as a table with its heading; a star at what to keep."""
+        """List everything that was tried, as a table with its heading; a star at what to keep."""
         tried = self._ways()
         table = _rows([way for _, way in tried], self.chosen)
         if len(self.candidates) == 1:
@@ -80,7 +80,7 @@ class Tuning:
         return [(path, *row) for path, row in zip(paths, table, strict=True)]
 
     def lines(self) -> list[str]:
-        """What was picked for each batch size, where the records are, what is out and why."""
+        """List the picks for each batch size, where the records are, what is out and why."""
         if len(self.candidates) == 1:
             ways = self.candidates[0].measured
             picked = [f"batch {size:<3} {ways[index].name}" for size, index in self.chosen.items()]
@@ -195,7 +195,7 @@ def check_same_model(bundles: Sequence[Bundle]) -> None:
 
 
 def _identity(bundle: Bundle) -> dict[str, Any]:
-    """What is the same in every precision of a model."""
+    """Return what is the same in every precision of a model."""
     manifest = bundle.manifest
     weights = manifest.checkpoint
     return {
@@ -301,7 +301,7 @@ def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Record:
         chosen = choose(measured, terms.sizes, one=True)
     parts = auto.key_parts(bundle)
     files = (auto.RECORD_NAME,)
-    with engines.made(bundle, auto.NAME, parts, files, terms.engines_dir, 2**20) as stage:
+    with engines.stage_engine(bundle, auto.NAME, parts, files, terms.engines_dir, 2**20) as stage:
         text = json.dumps(_as_dict(measured, chosen), indent=2) + "\n"
         (stage.path / auto.RECORD_NAME).write_text(text)
     return Record(chosen, stage.target)
@@ -310,7 +310,7 @@ def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Record:
 def _mixed_problems(
     bundle: Bundle, measured: Sequence[Measured], chosen: Mapping[int, int], terms: Terms
 ) -> list[str]:
-    """What speaks against answering each batch size another way; empty for one way.
+    """List what speaks against answering each batch size another way; empty for one way.
 
     Each way is near enough to the reference, but an image's answer must not depend on how many
     there are with it either.
@@ -328,7 +328,7 @@ def _mixed_problems(
 
 
 def _rows(measured: Sequence[Measured], chosen: Mapping[int, int]) -> list[tuple[str, ...]]:
-    """What was measured as a table with its heading; what was chosen carries a star.
+    """List the measurements as a table with its heading; a star marks what was chosen.
 
     Args:
         measured: The ways.

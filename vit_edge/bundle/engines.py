@@ -55,7 +55,7 @@ def check_use(use: str) -> None:
 
 
 def machine_parts(bundle: Bundle) -> dict[str, str]:
-    """What every engine for a CPU depends on: the model, the CPU and its features."""
+    """Return what every engine for a CPU depends on: the model, the CPU and its features."""
     return {
         "model": bundle.model_sha256,
         "cpu": cpus.cpu_model(),
@@ -64,12 +64,12 @@ def machine_parts(bundle: Bundle) -> dict[str, str]:
 
 
 def key_of(parts: Mapping[str, str]) -> str:
-    """What an engine depends on, as 24 hexadecimal digits."""
+    """Hash what an engine depends on, as 24 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @contextmanager
-def made(
+def stage_engine(
     bundle: Bundle,
     backend: str,
     parts: Mapping[str, str],
@@ -112,8 +112,8 @@ def find(
 
     Args:
         bundle: The bundle.
-        backend: As `made` was told.
-        parts: As `made` was told.
+        backend: As `stage_engine` takes it.
+        parts: As `stage_engine` takes it.
         files: That must be those that were built.
         engines_dir: The only place to look in, if given.
         build_it: The command that makes one, unless it is the usual one.
@@ -151,8 +151,8 @@ def find_like(
 
     Args:
         bundle: The bundle.
-        backend: As `made` was told.
-        parts: Some of those that `made` was told.
+        backend: As `stage_engine` takes it.
+        parts: Some of those that `stage_engine` takes.
         files: That must be those that were built.
         engines_dir: The only place to look in, if given.
         only: The name of the engine that is wanted, where it is known.
@@ -177,7 +177,7 @@ def find_like(
 
 
 def _parts_of(engine: Path) -> dict[str, str]:
-    """What an engine depends on, as it says itself; nothing where its name says otherwise."""
+    """Read what an engine says it depends on; nothing where its name says otherwise."""
     try:
         parts = dict(json.loads((engine / RECORD_NAME).read_text())["key"])
         named = engine.name.rpartition("-")[2] == key_of(parts)
@@ -194,7 +194,7 @@ def _made_at(engine: Path) -> int:
 
 
 def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
-    """Where engines of a bundle may lie, the preferred place first."""
+    """List the folders for engines of a bundle, the preferred one first."""
     if engines_dir is not None:
         return [engines_dir]
     cache = cache_dir()
@@ -209,7 +209,7 @@ def evict(bundle: Bundle, engines_dir: Path | None) -> None:
 
 
 def writable_folder(bundle: Bundle, engines_dir: Path | None) -> Path:
-    """The first of them that can be written to, made if need be.
+    """Return the first of them that can be written to, and make it if need be.
 
     Raises:
         ResourceError: None can.

@@ -1,9 +1,9 @@
 """Our own record of the files whose sha256 was checked on this machine.
 
-A cold start must not read every byte of a model, so a file that was hashed once is afterwards
-recognised by its size, inode, and times of modification and change (the latter cannot be set back
-without being root). The record lives in the user's state directory, outside what it vouches for,
-readable and writable by the user alone; one that others can write is not believed.
+A cold start must not read every byte of a model. A file that was hashed once is recognised by its
+size, inode, and times of modification and change; only root can set the latter back. The record
+lives in the user's state directory, outside what it vouches for, and only the user can read or
+write it. A record that others can write is not believed.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def fingerprints(folder: Path, names: Iterable[str]) -> dict[str, Fingerprint]:
     Raises:
         IntegrityError: One is missing, or changed while it was read.
     """
-    found = {}
+    fingerprints = {}
     for name in names:
         try:
             identity = _identity(folder / name)
-            found[name] = Fingerprint(identity, sha256_of(folder / name))
+            fingerprints[name] = Fingerprint(identity, sha256_of(folder / name))
         except OSError as error:
             raise IntegrityError(f"{folder / name}: cannot be read: {error.strerror}") from None
         if _identity(folder / name) != identity:
             raise IntegrityError(f"{folder / name}: changed while it was read")
-    return found
+    return fingerprints
 
 
 def recorded_hashes(folder: Path) -> dict[str, str]:

@@ -33,7 +33,7 @@ EMBEDDED_VARIANT = "vit-cifar10"
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked of a checkpoint beside where it is."""
+    """The user's wishes for a checkpoint, beside where it is."""
 
     variant: Variant | None = None  # None: recognised by the checkpoint
     image_hw: tuple[int, int] | None = None  # None: the checkpoint's own size
@@ -54,10 +54,10 @@ class Checkpoint:
 
 
 class Source(Protocol):
-    """What a module of this folder exports."""
+    """The members of a module of this folder."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether a bare path holds this kind of checkpoint."""
+        """True if a bare path holds this kind of checkpoint."""
 
     def load(self, reference: str, request: Request) -> Checkpoint:
         """Read it."""
@@ -92,14 +92,14 @@ def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
     path = Path(source)
     if exists(path):
         refuse_revision(request.revision, source)
-        return _source(_recognised(path, known)).load(source, request)
+        return _source(_recognise(path, known)).load(source, request)
     if colon and "/" not in name and "\\" not in name:
         raise UsageError(f"no checkpoint source {name!r}. There are: {', '.join(known)}")
     raise CheckpointError(f"{source}: no such file or directory{_hub_spelling(source)}")
 
 
 def published_source(variant: Variant | None) -> str:
-    """Where the weights of a variant were published: Hugging Face first, then timm.
+    """Name the source where the weights of a variant were published: Hugging Face first, then timm.
 
     Raises:
         UsageError: Nowhere, or there is no variant.
@@ -119,7 +119,7 @@ def published_source(variant: Variant | None) -> str:
 
 
 def _hub_spelling(source: str) -> str:
-    """How to ask a hub for what may be one of its names; empty if it can be none."""
+    """Say how to ask a hub for what may be one of its names; empty if it can be none."""
     if not is_hub_id(source):
         return ""
     if "/" in source:
@@ -131,7 +131,7 @@ def _source(name: str) -> Source:
     return cast(Source, plugins.load(SOURCES, name))
 
 
-def _recognised(path: Path, known: list[str]) -> str:
+def _recognise(path: Path, known: list[str]) -> str:
     """The one source that knows what lies at `path`."""
     from vit_edge.checkpoints import sniff  # needs torch
 

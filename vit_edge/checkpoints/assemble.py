@@ -21,7 +21,7 @@ from vit_edge.bundle.manifest import (
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.files import hashes_of
 from vit_edge.checkpoints.labels import one_line_labels
-from vit_edge.checkpoints.positions import interpolated
+from vit_edge.checkpoints.positions import interpolate
 from vit_edge.checkpoints.request import check_image_size
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, read_weights
 from vit_edge.errors import CheckpointError
@@ -78,7 +78,7 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     architecture = _without_zeroed_head(foreign, weights)
     record = CheckpointRecord(foreign.source, hashes_of(foreign.files), foreign.revision)
     if image_hw != architecture.image_hw:
-        architecture, record = _resized(foreign, architecture, record, weights, request, image_hw)
+        architecture, record = _resize(foreign, architecture, record, weights, request, image_hw)
     elif request.position_method is not None:
         log.warning("positions are not interpolated: the checkpoint has the asked size already")
     name = request.variant.name if request.variant is not None else _name(foreign)
@@ -101,7 +101,7 @@ def plain_labels(count: int) -> list[str]:
 
 
 def clean_name(text: str) -> str:
-    """What may be a bundle's name: letters, digits, dots, dashes and underscores."""
+    """Clean a bundle's name: keep letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "checkpoint"
 
 
@@ -138,7 +138,7 @@ def _without_zeroed_head(foreign: Foreign, weights: dict[str, Tensor]) -> Archit
     return dataclasses.replace(architecture, num_classes=0)
 
 
-def _resized(
+def _resize(
     foreign: Foreign,
     architecture: Architecture,
     record: CheckpointRecord,
@@ -153,7 +153,7 @@ def _resized(
         return resized, record
     from_hw, to_hw = architecture.grid_hw, resized.grid_hw
     log.info("positions interpolated: %s, %s -> %s", method, from_hw, to_hw)
-    weights[POSITION] = interpolated(weights[POSITION], from_hw, to_hw, method)
+    weights[POSITION] = interpolate(weights[POSITION], from_hw, to_hw, method)
     change = PositionInterpolation(method, from_hw, to_hw)
     return resized, dataclasses.replace(record, position_interpolation=change)
 

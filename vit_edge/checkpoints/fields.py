@@ -24,7 +24,7 @@ class Fields:
         self.problems: list[str] = []
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
+        """True if the field is there and not null."""
         return self.data.get(name) is not None
 
     def problem(self, text: str) -> None:
@@ -41,7 +41,7 @@ class Fields:
             return 1
         missing = name not in self.data
         self.problem(
-            f"{name}: {'missing' if missing else f'{_shown(value)} is no positive integer'}"
+            f"{name}: {'missing' if missing else f'{_show(value)} is no positive integer'}"
         )
         return 1
 
@@ -87,7 +87,7 @@ class Fields:
             self.problem(_too_large(name, value, MAX_IMAGE_PX, " px"))
             return 1, 1
         shown = (
-            "missing" if value is None else f"{_shown(value)} is neither a size nor [height, width]"
+            "missing" if value is None else f"{_show(value)} is neither a size nor [height, width]"
         )
         self.problem(f"{name}: {shown}")
         return 1, 1
@@ -146,10 +146,10 @@ def refuse_giants(architecture: Architecture, where: str) -> Architecture:
 
 
 def _too_large(name: str, value: object, most: int, unit: str = "") -> str:
-    return f"{name}: {_shown(value)} is too large; at most {most}{unit} is supported"
+    return f"{name}: {_show(value)} is too large; at most {most}{unit} is supported"
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     """A value for a message: short, whatever it is."""
     if type(value) is int and value.bit_length() > 200:  # Python refuses to print the longest
         return f"a number of {value.bit_length()} bits"

@@ -30,7 +30,7 @@ WEIGHT_FILES = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files of a checkpoint lie on this machine."""
+    """The place of a checkpoint's files on this machine."""
 
     path: Path  # a directory, or a weight file in it
     name: str  # what to call the bundle if no variant fits
@@ -187,7 +187,7 @@ def _open_sharded(index: Path, say: Say) -> Weights:
 
 
 def _is_plain_name(name: str) -> bool:
-    """Whether a shard name stays in its directory, on POSIX and on Windows."""
+    """True if a shard name stays in its directory, on POSIX and on Windows."""
     return (
         name not in ("", ".", "..")
         and "\0" not in name

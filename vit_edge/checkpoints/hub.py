@@ -57,19 +57,19 @@ def fetch(
     download = _Download(source, repository, _silence_of_the_hub())
     if download.unreachable:
         log.info("%s; looking in the cache", download.unreachable)
-    with _hushed():
+    with _hush():
         first, *others = required
-        folder = download.required(first, revision).parent
+        folder = download.require(first, revision).parent
         commit = folder.name
         for name in others:
-            download.required(name, commit)
+            download.require(name, commit)
         for name in optional:
             download.optional(name, commit)
         for name in WEIGHT_FILES:
             weights = download.optional(name, commit)
             if weights is not None:
                 for shard in shards_of_index(weights) if weights.suffix == ".json" else ():
-                    download.required(shard, commit)
+                    download.require(shard, commit)
                 return Place(folder, repository.rpartition("/")[2], commit)
     raise download.error(commit, f"no weights: none of {', '.join(WEIGHT_FILES)} is there")
 
@@ -82,7 +82,7 @@ class _Download:
     repository: str
     unreachable: str | None  # why the hub does not answer
 
-    def required(self, name: str, revision: str | None) -> Path:
+    def require(self, name: str, revision: str | None) -> Path:
         """A file that must be there."""
         try:
             return self._file(name, revision)
@@ -135,7 +135,7 @@ class _Download:
         )
 
     def _known_absent(self, name: str, revision: str) -> bool:
-        """Whether the hub, when it was last asked, said that this commit has no such file."""
+        """True if the hub, when it was last asked, said that this commit has no such file."""
         cached = huggingface_hub.try_to_load_from_cache(self.repository, name, revision=revision)
         return cached is huggingface_hub._CACHED_NO_EXIST
 
@@ -146,7 +146,7 @@ class _Download:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _hush() -> Iterator[None]:
     """Keep the libraries' retries and requests off the log; progress bars stay."""
     loggers = {logging.getLogger(name): level for name, level in _CHATTY.items()}
     before = {logger: logger.level for logger in loggers}
@@ -160,7 +160,7 @@ def _hushed() -> Iterator[None]:
 
 
 def _silence_of_the_hub() -> str | None:
-    """Why the hub does not answer; None if it does, or if only a proxy could tell.
+    """Say why the hub does not answer; None if it does, or if only a proxy could tell.
 
     huggingface_hub itself needs half a minute of retries to find out, which no setting of it
     shortens.

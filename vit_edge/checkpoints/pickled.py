@@ -87,7 +87,7 @@ def _state_dict(loaded: object, path: Path, say: Say) -> dict[str, Tensor]:
 
 
 def _kind(value: object) -> str:
-    """What this is: a tensor that lies whole in the file, or something else."""
+    """Name what this is: a tensor that lies whole in the file, or something else."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     if value.layout != torch.strided or value.dtype not in _DTYPES:

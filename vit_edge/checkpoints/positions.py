@@ -9,7 +9,7 @@ from torch.nn import functional
 from vit_edge.bundle.manifest import PositionMethod
 
 
-def interpolated(
+def interpolate(
     position: Tensor,
     from_grid_hw: tuple[int, int],
     to_grid_hw: tuple[int, int],

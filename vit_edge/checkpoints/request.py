@@ -1,4 +1,4 @@
-"""What can be told wrong about a request before any file is opened or the hub is asked."""
+"""Checks of a request that need no open file and no answer of the hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_SUFFIXES = (
 
 
 def exists(path: Path) -> bool:
-    """Whether something lies there; a name no file can have names nothing."""
+    """True if something lies there; a name no file can have names nothing."""
     try:
         return path.exists()
     except (OSError, ValueError):  # too long, or with a null character
@@ -26,12 +26,12 @@ def exists(path: Path) -> bool:
 
 
 def is_hub_id(reference: str) -> bool:
-    """Whether this may be NAME or ORG/NAME of a hub, and is not meant as a file."""
+    """True if this may be NAME or ORG/NAME of a hub, and is not meant as a file."""
     return bool(_HUB_ID.fullmatch(reference)) and not reference.lower().endswith(_FILE_SUFFIXES)
 
 
 def local_path(source: str, reference: str, revision: str | None) -> Path | None:
-    """Where a reference points on this machine; None if it is one of the hub's ids.
+    """Return the path a reference means on this machine; None if it is one of the hub's ids.
 
     Raises:
         UsageError: The reference is empty, or a revision was given for something local.

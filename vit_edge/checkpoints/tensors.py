@@ -45,7 +45,7 @@ def transposed(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rule:
-    """Where one foreign tensor goes: to `ours`, or to one of `parts` slices of its last axis."""
+    """A foreign tensor goes to `ours`, or to one of `parts` slices of its last axis."""
 
     theirs: str
     shape: tuple[int, ...]  # of the foreign tensor

@@ -1,4 +1,4 @@
-"""Text of strangers, made fit for a terminal and for a file of one name a line."""
+"""Cleaning of foreign text, for a terminal and for a file of one name a line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def one_line(text: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception of some library says, in one short line."""
+    """Return the message of a library's exception, in one short line."""
     text = one_line(str(error))
     return text[:300] if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""What timm can build beside the plain ViT, and config.json with its pretrained_cfg."""
+"""The models timm builds beside the plain ViT, and config.json with its pretrained_cfg."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def preprocessing_from(cfg: Fields) -> Callable[[tuple[int, int]], Preprocessing
 def preprocessing_of_row(
     row: Variant | None, where: str
 ) -> Callable[[tuple[int, int]], Preprocessing]:
-    """What the table says, for weights without a config.json.
+    """Read preprocessing off the table, for weights without a config.json.
 
     Raises:
         CheckpointError: No variant was named: normalisation and crop are never guessed.

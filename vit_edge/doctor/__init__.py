@@ -1,4 +1,4 @@
-"""What is on this machine, which bundles can run on it, and what to install otherwise.
+"""A check of this machine: what is on it, which bundles run, and what to install otherwise.
 
 A probe (probes.py) looks at one thing and answers with a finding. Those that touch a driver or a
 runtime do so in a process of their own, so that what crashes or hangs there is a line here.

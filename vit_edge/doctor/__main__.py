@@ -50,25 +50,25 @@ def diagnose(
         root: Where proc/, sys/, etc/ and the like are.
         timeout_s: For one probe.
     """
-    told = Progress()
+    progress = Progress()
     findings: list[tuple[Probe, Finding]] = []
     for probe in probes:
-        told(probe.name)
+        progress(probe.name)
         findings.append((probe, find_out(probe, root, timeout_s)))
     bundles, no_bundles = [], []
     for path in paths or [DEFAULT_FOLDER]:
-        found = bundles_in(path)
-        if paths and not found:
+        folders = bundles_in(path)
+        if paths and not folders:
             what = "no bundle in it" if path.is_dir() else "no such directory"
             no_bundles.append(f"{path}: {what}; python -m vit_edge.export makes bundles")
-        bundles += [examine(bundle, backends.runtimes(), told) for bundle in found]
+        bundles += [examine(bundle, backends.runtimes(), progress) for bundle in folders]
     by_name = {probe.name: finding for probe, finding in findings}
     return Report(findings, bundles, no_bundles, remedies(by_name, bundles))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.doctor",
         description="Say what is on this machine, which backends run each bundle here (each is "
         "asked for an answer, in a process of its own), and what to install otherwise. Exit code "
@@ -77,15 +77,15 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.doctor --json > device.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
+    parser.add_argument(
         "bundles",
         nargs="*",
         type=Path,
         metavar="BUNDLE",
         help=f"a bundle, or a directory of bundles; default: ./{DEFAULT_FOLDER}, if it is there",
     )
-    made.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    return made
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Which backends run a bundle here: each is asked to, in a process of its own."""
+"""The backends that run a bundle here: each is asked to, in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WHERE = ("provider", "device")  # the options of backends that say what of the 
 
 @dataclass(frozen=True)
 class Examined:
-    """A bundle, and what each backend made of it; a broken one has a `problem` instead."""
+    """A bundle, and each backend's answer; a broken bundle has a `problem` instead."""
 
     path: Path
     problem: str = ""
@@ -47,7 +47,7 @@ def bundles_in(path: Path) -> list[Path]:
 def examine(
     path: Path,
     names: Sequence[str],
-    told: Callable[[str], None],
+    say: Callable[[str], None],
     timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> Examined:
     """Let backends answer a golden image of a bundle.
@@ -55,7 +55,7 @@ def examine(
     Args:
         path: Its directory.
         names: The backends to ask.
-        told: Called with what is being done, before it is.
+        say: Called with what is being done, before it is.
         timeout_s: For each backend.
     """
     try:
@@ -71,33 +71,33 @@ def examine(
     chosen, untuned = record.value or ("", record.reason)
     answers = {}
     for name in names:
-        told(f"{path}: asking {name}")
-        listed = in_child(f"{__name__}:ways", str(path), name, timeout_s=timeout_s)
+        say(f"{path}: asking {name}")
+        listed = in_child(f"{__name__}:list_placements", str(path), name, timeout_s=timeout_s)
         for options in listed.value or [{}]:
-            answers[name_of(name, options)] = _answered(path, name, options, timeout_s)
+            answers[name_of(name, options)] = _ask(path, name, options, timeout_s)
     return Examined(path, "", about, chosen, one_line(untuned), answers)
 
 
 def tuning(path: str) -> tuple[str, str]:
-    """What `build --tune` chose here, and why there is no such record (the child's side)."""
+    """Read what `build --tune` chose here, or why there is no such record (the child's side)."""
     choices, reason = auto.read(Bundle.read(path))
-    told = (f"batch {batch}: {choice.name}" for batch, choice in sorted(choices.items()))
-    return "; ".join(told), reason
+    words = (f"batch {batch}: {choice.name}" for batch, choice in sorted(choices.items()))
+    return "; ".join(words), reason
 
 
-def ways(path: str, name: str) -> list[dict[str, Option]]:
-    """A backend's default, and what else of this machine it can run on (the child's side).
+def list_placements(path: str, name: str) -> list[dict[str, Option]]:
+    """List a backend's default, and where else it can run here (the child's side).
 
     Raises:
         VitEdgeError: It cannot be used here.
     """
     bundle = Bundle.read(path)
-    found: list[dict[str, Option]] = [{}]
+    placements: list[dict[str, Option]] = [{}]
     for options in backends.module(name).configurations(bundle):
         where = {key: value for key, value in options.items() if key in _WHERE}
-        if where not in found:
-            found.append(where)
-    return found
+        if where not in placements:
+            placements.append(where)
+    return placements
 
 
 def answer(path: str, name: str, options: Mapping[str, Option]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def answer(path: str, name: str, options: Mapping[str, Option]) -> dict[str, Any
     }
 
 
-def _answered(path: Path, name: str, options: Mapping[str, Option], timeout_s: float) -> Finding:
+def _ask(path: Path, name: str, options: Mapping[str, Option], timeout_s: float) -> Finding:
     left = memory().available_bytes
     # At most what is free: a model that is too large for this machine ends itself and nobody else.
     outcome = in_child(
@@ -152,20 +152,20 @@ def _answered(path: Path, name: str, options: Mapping[str, Option], timeout_s: f
         reason = reason.removeprefix(f"backend {name} cannot be used here: ")
         mark: Mark = "absent" if outcome.refused else "trouble"
         return Finding(mark, one_line(reason), {"runs": False, "reason": reason})
-    found = {**outcome.value, "peak_rss_bytes": outcome.peak_rss_bytes, "available_bytes": left}
-    difference = found["difference"]
+    answer = {**outcome.value, "peak_rss_bytes": outcome.peak_rss_bytes, "available_bytes": left}
+    difference = answer["difference"]
     wrong = difference is None or difference >= 1  # as far off as the logits are large
     words = [
         "answers WRONG: run python -m vit_edge.parity" if wrong else "runs",
-        f"first answer {found['first_answer_s']:.2f} s",
+        f"first answer {answer['first_answer_s']:.2f} s",
         f"peak memory {size(outcome.peak_rss_bytes)}",
         "logits not finite" if difference is None else f"logits off by {difference:.1g} at most",
-        f"engine {found['facts'].get('engine', 'none')}",
+        f"engine {answer['facts'].get('engine', 'none')}",
     ]
-    return Finding("trouble" if wrong else "ok", ", ".join(words), {"runs": not wrong, **found})
+    return Finding("trouble" if wrong else "ok", ", ".join(words), {"runs": not wrong, **answer})
 
 
 def _said(error: Exception) -> str:
-    """What our own errors say; others with their type."""
+    """Return the message of our own errors; others get their type."""
     ours = isinstance(error, VitEdgeError)
     return str(error) if ours else f"{type(error).__name__}: {one_line(str(error))}"

@@ -20,7 +20,7 @@ PROBE_TIMEOUT_S = 30.0  # a runtime's first import from an SD card takes seconds
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one thing."""
+    """The facts about one thing."""
 
     mark: Mark  # absent: not here, which may be fine; trouble: here, and something is wrong
     text: str
@@ -52,20 +52,20 @@ def find_out(probe: Probe, root: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Fi
         timeout_s: For an isolated probe.
     """
     if probe.isolated:
-        found, reason = in_child(probe.target, root, timeout_s=timeout_s)[:2]
+        answer, reason = in_child(probe.target, root, timeout_s=timeout_s)[:2]
     else:
         try:
-            found, reason = _called(probe.target, root), ""
+            answer, reason = _call(probe.target, root), ""
         except (Exception, SystemExit) as error:
-            found, reason = None, f"{type(error).__name__}: {error}"
-    if isinstance(found, Finding):
-        return found
-    reason = reason or f"{probe.target} returned {type(found).__name__}"
+            answer, reason = None, f"{type(error).__name__}: {error}"
+    if isinstance(answer, Finding):
+        return answer
+    reason = reason or f"{probe.target} returned {type(answer).__name__}"
     return Finding("trouble", f"could not be found out: {one_line(reason)}", {"error": reason})
 
 
 class Outcome(NamedTuple):
-    """What came of a function that was called in a child process."""
+    """The outcome of a function that was called in a child process."""
 
     value: Any  # None where it did not return
     reason: str  # why it did not; empty if it did
@@ -98,6 +98,6 @@ def one_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[0]
 
 
-def _called(target: str, root: Path) -> Any:
+def _call(target: str, root: Path) -> Any:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)(root)

@@ -25,7 +25,7 @@ def board(root: Path) -> Finding:
 
 
 def is_jetson(root: Path) -> bool:
-    """Whether this is one of NVIDIA's boards; the file remains in containers on them."""
+    """True if this is one of NVIDIA's boards; the file remains in containers on them."""
     compatible = read(root / "proc/device-tree/compatible")
     return "nvidia,tegra" in compatible or (root / "etc/nv_tegra_release").is_file()
 
@@ -56,7 +56,7 @@ def power_mode(root: Path) -> Finding:
     )
     if not modes:
         return Finding("absent", "no nvpmodel: not a Jetson", {})
-    current = _queried_mode(root) or _recorded_mode(root)
+    current = _query_mode(root) or _read_mode(root)
     if current is None:
         return Finding(
             "trouble", f"could not be read; there are {_listed(modes)}", {"modes": modes}
@@ -78,11 +78,11 @@ def clocks(root: Path) -> Finding:
 def _l4t_release(root: Path) -> str:
     """36.4.3 of "# R36 (release), REVISION: 4.3, GCID: ..."."""
     line = read(root / "etc/nv_tegra_release")
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", line)
-    return f"{found[1]}.{found[2]}" if found else ""
+    match = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", line)
+    return f"{match[1]}.{match[2]}" if match else ""
 
 
-def _queried_mode(root: Path) -> str | None:
+def _query_mode(root: Path) -> str | None:
     """By the command, whose last line is the number of the mode."""
     command = shutil.which("nvpmodel") or shutil.which("nvpmodel", path="/usr/sbin")
     if command is None or root != ROOT:
@@ -98,10 +98,10 @@ def _queried_mode(root: Path) -> str | None:
     return last[0] if done.returncode == 0 and last and last[0].isdecimal() else None
 
 
-def _recorded_mode(root: Path) -> str | None:
+def _read_mode(root: Path) -> str | None:
     """By the file that nvpmodel keeps: "pmode:0001 fmode:quiet"."""
-    found = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status"))
-    return str(int(found[1])) if found else None
+    match = re.search(r"pmode:(\d+)", read(root / "var/lib/nvpmodel/status"))
+    return str(int(match[1])) if match else None
 
 
 def _listed(modes: dict[str, str]) -> str:

@@ -23,10 +23,10 @@ def driver(root: Path) -> Finding:
     """The kernel driver's version, read off the kernel."""
     version = read(root / "sys/module/nvidia/version").strip()
     if not version:
-        told = re.search(
+        match = re.search(
             r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", read(root / "proc/driver/nvidia/version")
         )
-        version = told[1] if told else ""
+        version = match[1] if match else ""
     if version:
         return Finding("ok", version, {"version": version})
     devices = _pci_devices(root)
@@ -37,19 +37,19 @@ def driver(root: Path) -> Finding:
 
 def gpus(root: Path) -> Finding:
     """The GPUs, asked through libcuda: to be run in a child."""
-    found = cuda.gpus()
-    facts = {"cuda": found.cuda, "gpus": [asdict(one) for one in found.found]}
-    if found.cuda is None and driver(root).mark == "ok":
-        text = f"the kernel has the driver, this environment has not ({found.reason}); {_CONTAINER}"
+    seen = cuda.gpus()
+    facts = {"cuda": seen.cuda, "gpus": [asdict(one) for one in seen.found]}
+    if seen.cuda is None and driver(root).mark == "ok":
+        text = f"the kernel has the driver, this environment has not ({seen.reason}); {_CONTAINER}"
         return Finding("trouble", text, facts)
-    if not found.found:
-        return Finding("absent" if found.cuda is None else "trouble", found.reason, facts)
+    if not seen.found:
+        return Finding("absent" if seen.cuda is None else "trouble", seen.reason, facts)
     words = [
         f"{one.name} ({one.sm}, {one.multiprocessors} multiprocessors, {size(one.memory_bytes)}"
         f"{' shared with the CPU' if one.integrated else ''})"
-        for one in found.found
+        for one in seen.found
     ]
-    return Finding("ok", f"{'; '.join(words)}; the driver serves CUDA {found.cuda}", facts)
+    return Finding("ok", f"{'; '.join(words)}; the driver serves CUDA {seen.cuda}", facts)
 
 
 def cuda_libraries(root: Path) -> Finding:
@@ -69,15 +69,15 @@ def cuda_libraries(root: Path) -> Finding:
 def tensorrt_packages(root: Path) -> Finding:
     """TensorRT as apt knows it; its Python module is looked at where it is imported."""
     packages = apt_packages(root)
-    found = {
+    tensorrt = {
         name: version
         for name, version in sorted(packages.items())
         if re.fullmatch(r"(tensorrt|libnvinfer\d+|python3-libnvinfer)", name)
     }
-    if not found:
+    if not tensorrt:
         return Finding("absent", "no TensorRT among apt's packages", {"packages": {}})
-    text = ", ".join(f"{name} {version}" for name, version in found.items())
-    return Finding("ok", text, {"packages": found})
+    text = ", ".join(f"{name} {version}" for name, version in tensorrt.items())
+    return Finding("ok", text, {"packages": tensorrt})
 
 
 def _pci_devices(root: Path) -> int:
@@ -92,7 +92,7 @@ def _pci_devices(root: Path) -> int:
 def _toolkit(root: Path) -> str | None:
     """The version that an installed CUDA toolkit tells of itself."""
     try:
-        told = json.loads(read(root / "usr/local/cuda/version.json"))["cuda"]["version"]
+        version = json.loads(read(root / "usr/local/cuda/version.json"))["cuda"]["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return told if isinstance(told, str) else None
+    return version if isinstance(version, str) else None

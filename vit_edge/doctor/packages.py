@@ -1,4 +1,4 @@
-"""What is installed: Python's distributions, Debian's packages, and shared libraries."""
+"""Installed packages: Python's distributions, Debian's packages, and shared libraries."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def pip_packages() -> dict[str, str]:
 
     One whose metadata is broken is left out.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in metadata.distributions():
         try:
             name, version = distribution.metadata["Name"], distribution.version
         except Exception:  # a half-removed package: any file of it may be absent or damaged
             continue
         if name and version:
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)  # PEP 503
-    return found
+            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)  # PEP 503
+    return versions
 
 
 def apt_packages(root: Path) -> dict[str, str]:
     """Debian's installed packages and their versions, read off dpkg's own record."""
-    found = {}
+    versions = {}
     for entry in read(root / "var/lib/dpkg/status").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Status|Version): (.*)$", entry, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed") and "Package" in fields:
-            found[fields["Package"]] = fields.get("Version", "")
-    return found
+            versions[fields["Package"]] = fields.get("Version", "")
+    return versions
 
 
 def library_versions(root: Path, names: Iterable[str]) -> dict[str, str]:
     """The newest libNAME.so.VERSION of each name; one that is nowhere is left out."""
-    found = {}
+    newest = {}
     for name in names:
         pattern = re.compile(rf"lib{re.escape(name)}\.so\.(\d+(?:\.\d+)*)")
         versions = [
@@ -57,5 +57,5 @@ def library_versions(root: Path, names: Iterable[str]) -> dict[str, str]:
             if (match := pattern.fullmatch(file.name))
         ]
         if versions:
-            found[name] = max(versions, key=lambda text: [int(part) for part in text.split(".")])
-    return found
+            newest[name] = max(versions, key=lambda text: [int(part) for part in text.split(".")])
+    return newest

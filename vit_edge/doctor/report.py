@@ -19,7 +19,7 @@ _MARKS: Mapping[Mark, str] = {"ok": "ok", "absent": "--", "trouble": "!!"}
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was found out."""
+    """The findings and the bundles of one machine."""
 
     findings: Sequence[tuple[Probe, Finding]]
     bundles: Sequence[Examined]
@@ -40,7 +40,7 @@ class Report:
                     "problem": one.problem or None,
                     "about": one.about,
                     "tuned": one.tuned_for or None,
-                    "backends": {name: _as_dict(found) for name, found in one.answers.items()},
+                    "backends": {name: _as_dict(answer) for name, answer in one.answers.items()},
                 }
                 for one in self.bundles
             ],

@@ -26,7 +26,7 @@ def onnx_runtime(root: Path) -> Finding:
     """ONNX Runtime: its version, and which of its providers really run a node."""
     packages = {n: v for n, v in pip_packages().items() if n in _ORT_PACKAGES}
     facts: dict[str, Any] = {"packages": packages}
-    runtime = _imported("onnxruntime")
+    runtime = _import("onnxruntime")
     if isinstance(runtime, Finding):
         return runtime
     if hasattr(runtime, "preload_dlls"):  # 1.21: finds CUDA and cuDNN in the nvidia-* wheels
@@ -49,7 +49,7 @@ def onnx_runtime(root: Path) -> Finding:
 
 def openvino(root: Path) -> Finding:
     """OpenVINO: its version and devices."""
-    module = _imported("openvino")
+    module = _import("openvino")
     if isinstance(module, Finding):
         return module
     core = module.Core()
@@ -72,25 +72,25 @@ def tensorrt_rtx(root: Path) -> Finding:
 
 
 def export_extra(root: Path) -> Finding:
-    """What exporting needs; a device does without."""
+    """Find the packages that exporting needs; a device does without."""
     packages = pip_packages()
-    found = {name: packages[name] for name in _EXPORT_EXTRA if name in packages}
+    present = {name: packages[name] for name in _EXPORT_EXTRA if name in packages}
     missing = [name for name in _EXPORT_EXTRA if name not in packages]
-    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    text = ", ".join(f"{name} {version}" for name, version in present.items())
     if missing:
         text += ("; " if text else "") + f"without {', '.join(missing)}: a device needs none of it"
-    return Finding("absent" if missing else "ok", text, {"versions": found})
+    return Finding("absent" if missing else "ok", text, {"versions": present})
 
 
 def _module(name: str) -> Finding:
-    module = _imported(name)
+    module = _import(name)
     if isinstance(module, Finding):
         return module
     version = str(module.__version__)
     return Finding("ok", version, {"version": version})
 
 
-def _imported(name: str) -> Any:
+def _import(name: str) -> Any:
     """A module, or the finding that it is absent or does not import."""
     if importlib.util.find_spec(name) is None:
         return Finding("absent", "not installed")
@@ -101,7 +101,7 @@ def _imported(name: str) -> Any:
 
 
 def _refusal(runtime: Any, provider: str) -> str:
-    """Why a provider does not run the smallest model there is; empty if it does."""
+    """Say why a provider does not run the smallest model there is; empty if it does."""
     said: list[str] = []
     try:
         with _native_stderr(said):
@@ -111,7 +111,7 @@ def _refusal(runtime: Any, provider: str) -> str:
     if session.get_providers()[0] == provider:
         return ""
     # ONNX Runtime goes on without the provider, and says why on stderr only.
-    reason = next((found[1] for line in said if (found := _WITH_ERROR.search(line))), "")
+    reason = next((match[1] for line in said if (match := _WITH_ERROR.search(line))), "")
     return f"does not load: {reason or 'its libraries are missing or do not fit'}"
 
 

@@ -33,26 +33,26 @@ def cpu(root: Path) -> Finding:
 
 def features(root: Path) -> Finding:
     """The instruction sets that fast kernels need."""
-    found = cpus.cpu_features(root)
-    if not found:
+    known = cpus.cpu_features(root)
+    if not known:
         return Finding("trouble", "/proc/cpuinfo names none that is known")
-    return Finding("ok", " ".join(found), {"features": list(found)})
+    return Finding("ok", " ".join(known), {"features": list(known)})
 
 
 def free_memory(root: Path) -> Finding:
     """Memory of the machine, and what is left within the cgroup's limit."""
-    found = memory(root)
-    if found.total_bytes is None or found.available_bytes is None:
+    ram = memory(root)
+    if ram.total_bytes is None or ram.available_bytes is None:
         return Finding("trouble", "/proc/meminfo does not say")
-    words = [f"{size(found.available_bytes)} available of {size(found.total_bytes)}"]
-    if found.limit_bytes is not None:
-        words.append(f"the cgroup allows {size(found.limit_bytes)}")
-    if found.swap_bytes:
-        words.append(f"swap {size(found.swap_bytes)}")
-    little = found.available_bytes < LITTLE_MEMORY_BYTES
+    words = [f"{size(ram.available_bytes)} available of {size(ram.total_bytes)}"]
+    if ram.limit_bytes is not None:
+        words.append(f"the cgroup allows {size(ram.limit_bytes)}")
+    if ram.swap_bytes:
+        words.append(f"swap {size(ram.swap_bytes)}")
+    little = ram.available_bytes < LITTLE_MEMORY_BYTES
     if little:
         words.append("which is too little for most models")
-    return Finding("trouble" if little else "ok", ", ".join(words), found._asdict())
+    return Finding("trouble" if little else "ok", ", ".join(words), ram._asdict())
 
 
 def disk(root: Path) -> Finding:

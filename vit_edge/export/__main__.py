@@ -152,15 +152,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.export",
         description="Export a Vision Transformer to a verified bundle.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for flag, options in _OPTIONS.items():
-        made.add_argument(flag, **options)
-    return made
+        parser.add_argument(flag, **options)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -232,7 +232,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def verdict(parity: Mapping[str, Any]) -> str:
-    """What the gate found, in a few lines."""
+    """Sum up the gate's result, in a few lines."""
     rows = parity["comparisons"]
     if rows[0]["allowed_relative"] is not None:
         worst = max(rows, key=lambda row: float(row["relative"]))
@@ -298,13 +298,13 @@ def variants_table() -> str:
 
 
 def settings_table(precision: str) -> str:
-    """What --set can choose, as text."""
+    """List what --set can choose, as text."""
     from vit_edge import quantize
 
     if precision == quantize.FLOAT:
         raise UsageError("fp32 has no settings; name a precision, --precision int8 --set help")
     rows = [("setting", "default", "values")]
-    for name, default, values in quantize.described_settings(precision):
+    for name, default, values in quantize.describe_settings(precision):
         rows.append((name, default, values))
     return cli.table(rows)
 

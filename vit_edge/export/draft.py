@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draft:
-    """What is known before precision is lowered."""
+    """A model, and what is known of it before precision is lowered."""
 
     manifest: Manifest  # of the float32 model; its files are not hashed yet
     labels: tuple[str, ...]

@@ -81,7 +81,7 @@ def open_source(plan: Plan) -> Iterator[Source]:
 
 
 class Folders(NamedTuple):
-    """Where an export works."""
+    """The folders of an export."""
 
     out: Path  # where the bundle will be
     stage: Path  # what becomes it
@@ -163,7 +163,7 @@ def lower(plan: Plan, draft: Draft, scratch: Path) -> Quantized:
 
 
 def _journal(draft: Draft, recipe: Recipe, calibration: Calibration | None) -> Path | None:
-    """Where a search keeps what it found: the same for the same model, recipe and images."""
+    """Return the file of a search's results: the same for one model, recipe and images."""
     cache = userdirs.cache_dir()
     if cache is None:
         return None

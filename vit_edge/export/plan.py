@@ -44,7 +44,7 @@ class ForeignFile:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export, and where to: as asked for, not checked yet."""
+    """The export that was asked for, and its place: not checked yet."""
 
     recipe: Recipe
     checkpoint: str | None = None  # SOURCE; None: the variant's published one
@@ -59,7 +59,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Quantizer:
-    """How the precision is lowered."""
+    """The way the precision is lowered."""
 
     module: QuantizerModule
     settings: Any  # an instance of the module's Settings
@@ -68,7 +68,7 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an export does."""
+    """A checked export: its options, its quantizer and its images."""
 
     options: ExportOptions
     quantizer: Quantizer | None  # None: fp32
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """What to make, for which target."""
+        """The recipe that the export follows."""
         return self.options.recipe
 
     @property
@@ -87,7 +87,7 @@ class Plan:
         return _publishes_draft(self.recipe)
 
     def destination(self, variant: str) -> Path:
-        """Where the bundle goes."""
+        """Return the folder of the bundle."""
         return self.options.out or Path("bundles") / f"{variant}-{self.recipe.precision}"
 
     def needed_bytes(self, weights_bytes: int) -> int:

@@ -50,36 +50,36 @@ class Recipe:
         return parse_target(self.parity_target) if self.parity_target else None
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
-        found = []
+        """List everything that cannot be followed; empty if nothing."""
+        problems = []
         if not OLDEST_EXPORTED_OPSET <= self.opset <= NEWEST_OPSET:
-            found.append(
+            problems.append(
                 f"opset must lie in {OLDEST_EXPORTED_OPSET}..{NEWEST_OPSET}, not {self.opset}"
             )
         elif self.ir_version < MINIMUM_IR[self.opset]:
-            found.append(
+            problems.append(
                 f"opset {self.opset} needs ir_version {MINIMUM_IR[self.opset]} or newer, "
                 f"not {self.ir_version}"
             )
         if self.attention == "fused" and self.opset < FUSED_OPSET:
-            found.append(
+            problems.append(
                 f'attention = "fused" needs opset {FUSED_OPSET} or newer, not {self.opset}; '
                 "use --recipe gpu-fp32, whose attention is decomposed"
             )
         if not 1 <= self.max_batch <= 1024:
-            found.append(f"max_batch must lie in 1..1024, not {self.max_batch}")
+            problems.append(f"max_batch must lie in 1..1024, not {self.max_batch}")
         if self.precision not in quantize.names():
             known = quantize.names()
-            found.append(f"precision must be one of {known}, not {self.precision!r}")
+            problems.append(f"precision must be one of {known}, not {self.precision!r}")
         elif self.precision == quantize.FLOAT:
             if self.quantization or self.parity_target:
-                found.append("fp32 is not quantized: it takes no [quantization] and no target")
+                problems.append("fp32 is not quantized: it takes no [quantization] and no target")
         else:
-            found += self._quantization_problems()
-        return found + self._also_problems() + self._build_problems()
+            problems += self._quantization_problems()
+        return problems + self._also_problems() + self._build_problems()
 
     def _quantization_problems(self) -> list[str]:
-        found = []
+        problems = []
         for check in (
             lambda: quantize.settings_from_table(self.precision, self.quantization, "quantization"),
             lambda: self.target_bounds,
@@ -87,8 +87,8 @@ class Recipe:
             try:
                 check()
             except (RecipeError, UsageError) as error:
-                found.append(str(error))
-        return found
+                problems.append(str(error))
+        return problems
 
     def _also_problems(self) -> list[str]:
         names = recipe_names()
@@ -100,15 +100,15 @@ class Recipe:
         ]
 
     def _build_problems(self) -> list[str]:
-        found = []
+        problems = []
         for backend, options in self.build.items():
             if not isinstance(options, dict):
-                found.append(f"build.{backend}: expected a table, got {options!r}")
+                problems.append(f"build.{backend}: expected a table, got {options!r}")
                 continue
-            problems = option_problems(backend, options, self.max_batch)
+            wrong = option_problems(backend, options, self.max_batch)
             remedy = f"a copy of the recipe may say otherwise in [build.{backend}]"
-            found += [f"build.{backend}: {problem}; {remedy}" for problem in problems]
-        return found
+            problems += [f"build.{backend}: {problem}; {remedy}" for problem in wrong]
+        return problems
 
     def in_precision(self, other: Recipe) -> Recipe:
         """This recipe with another's precision and quantization: for the same device."""
@@ -163,7 +163,7 @@ class Recipe:
 
 
 def recipe_folder() -> Path:
-    """Where the recipes are: in the package once installed, beside it in a checkout."""
+    """Return the folder of our recipes: in the package once installed, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "export"
@@ -180,8 +180,8 @@ def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
     Args:
         name_or_file: As for `load_recipe`; None takes the first of cpu-PRECISION, gpu-PRECISION.
         precision: None takes the recipe's, or fp32. A recipe for a device is followed in each
-            precision that it names; with a recipe of ours for another precision the one for the
-            same target is taken: gpu-fp32 and int8 make gpu-int8.
+            precision that it names. Instead of a recipe of ours for another precision, the one
+            for the same target is taken: gpu-fp32 and int8 make gpu-int8.
 
     Raises:
         UsageError: There is none, or the recipe is for other precisions.
@@ -193,8 +193,8 @@ def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
         raise UsageError(f"no precision {precision!r}; there are: {known}")
     if name_or_file is None:
         wanted = precision or quantize.FLOAT
-        found = [name for name in (f"cpu-{wanted}", f"gpu-{wanted}") if name in names]
-        return load_recipe(found[0] if found else f"cpu-{wanted}")
+        matching = [name for name in (f"cpu-{wanted}", f"gpu-{wanted}") if name in names]
+        return load_recipe(matching[0] if matching else f"cpu-{wanted}")
     recipe = load_recipe(name_or_file)
     if precision is None or recipe.precision == precision:
         return recipe
@@ -204,9 +204,9 @@ def find_recipe(name_or_file: str | None, precision: str | None) -> Recipe:
     general = recipe.name in names and recipe.name == f"{recipe.target}-{recipe.precision}"
     if general and sibling in names:
         return load_recipe(sibling)
-    made = " or ".join((recipe.precision, *recipe.also))
+    precisions = " or ".join((recipe.precision, *recipe.also))
     raise UsageError(
-        f"recipe {name_or_file} makes {made}, not {precision}; recipes of ours are "
+        f"recipe {name_or_file} makes {precisions}, not {precision}; recipes of ours are "
         f"{', '.join(names)}; in a file of your own, change its precision, or add it to also"
     )
 

@@ -1,4 +1,4 @@
-"""What an export starts from: a checkpoint here, another exporter's graph in foreign/source.py."""
+"""The source of an export: a checkpoint here, another exporter's graph in foreign/source.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LARGEST_REFERENCE_BATCH = 64
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What a bundle needs to know of its source."""
+    """The facts of a source that its bundle needs."""
 
     variant: str
     architecture: Architecture | None  # None: the graph is another exporter's

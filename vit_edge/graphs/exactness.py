@@ -1,4 +1,4 @@
-"""Whether two float32 graphs compute the same, up to rounding."""
+"""A test that two float32 graphs compute the same, up to rounding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EXACT_RELATIVE = 1e-5
 
 
 def relative_difference(
-    found: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]
+    actual: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]
 ) -> float:
     """Max |difference| / max |expected| of float[N, ...]; infinite where one is not finite."""
     difference = Difference()
-    difference.add(np.arange(len(expected)), found, expected)
+    difference.add(np.arange(len(expected)), actual, expected)
     return difference.relative

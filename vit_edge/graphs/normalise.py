@@ -1,8 +1,8 @@
 """One way of writing a graph, whoever exported it; no value changes.
 
-Afterwards there are neither Constant nor Identity nodes nor local functions, a constant is an
-initializer, one that may be rewritten has a single reader, every node has a name, and shapes are
-known as far as ONNX can infer them.
+Afterwards there are neither Constant nor Identity nodes nor local functions. A constant is an
+initializer, and one that may be rewritten has a single reader. Every node has a name, and shapes
+are known as far as ONNX can infer them.
 """
 
 from __future__ import annotations

@@ -72,9 +72,9 @@ def _prove(
     shape = [size if isinstance(size, int) else 2 for size in model.graph.inputs[0].shape or ()]
     pixels = np.random.default_rng(0).standard_normal(shape, np.float32)
     (expected,) = workspace.observe(model, model.graph.outputs, [pixels])
-    (found,) = workspace.observe(converted, converted.graph.outputs, [pixels])
+    (actual,) = workspace.observe(converted, converted.graph.outputs, [pixels])
     for name, answer in expected.items():
-        relative = relative_difference(found[name], answer)
+        relative = relative_difference(actual[name], answer)
         if not relative <= EXACT_RELATIVE:
             raise ModelError(
                 f"converted to opset {converted.opset_imports['']}, the graph's {name} differ by "

@@ -6,7 +6,7 @@ A Conv that does not overlap is a product of patches with a matrix, so that
 
 and a device neither converts, normalises nor transposes an image, and hands over a quarter of the
 bytes. Folding the mean into b would save the subtraction, and cost what float32 cannot spare: the
-products of a dull patch cancel, and the testing variant's features were 2.6e-5 off, not 1.5e-6.
+products of a dull patch cancel. The testing variant's features were 2.6e-5 off, not 1.5e-6.
 The product is in float32 whatever the Conv was in: folded weights would leave float16's range.
 
 Of the forms that were tried on onnxruntime 1.31 (base-patch16-224, one thread of two busy cores,
@@ -42,7 +42,7 @@ _NCHW = (0, 3, 1, 2)  # where its axes are found in NHWC
 
 
 def uint8_images(tensor: TensorSpec) -> TensorSpec:
-    """What a model that takes float32[N, 3, H, W] takes after `take_uint8`."""
+    """Describe what `take_uint8` makes of an input float32[N, 3, H, W]."""
     batch, channels, height, width = tensor.shape
     return TensorSpec(tensor.name, "uint8", "NHWC", (batch, height, width, channels))
 
@@ -52,10 +52,10 @@ def take_uint8(
 ) -> None:
     """Fold the normalisation into the patch embedding, in place.
 
-    Requires one input, float32[batch, 3, H, W], read by one Conv whose patches tile the image, and
-    whose weights are initializers of any float type, perhaps behind a Cast; besides, only its shape
-    may be read. Ensures an input of the same name, uint8[batch, H, W, 3], no such Conv, the same
-    answers up to rounding for any batch, and the same opset.
+    Requires one input, float32[batch, 3, H, W], read by one Conv whose patches tile the image.
+    Its weights are initializers of any float type, perhaps behind a Cast. Besides, only the shape
+    of the input may be read. Ensures an input of the same name, uint8[batch, H, W, 3], no such
+    Conv, the same answers up to rounding for any batch, and the same opset.
 
     Args:
         model: The finished graph, of any precision. Left as it is where it is refused.
@@ -67,18 +67,18 @@ def take_uint8(
         ModelError: The model is not like that; what is wrong is listed, the node is named.
     """
     image = _image(model)
-    found = _embedding(image)
+    embedding = _embedding(image)
     batch, channels, height, width = _dims(image)
     shapes = [use.node for use in image.uses() if use.node.op_type == "Shape"]
     image.type = onnx_ir.TensorType(_UINT8)
     image.shape = onnx_ir.Shape([batch, height, width, channels])
     for node in shapes:
         _keep_shape(model, node)
-    build = Builder(model, found.conv)
-    weights = folded(found.weight, preprocessing)
-    products = _products(build, image, found.patch_hw, weights, target)
-    tokens = _with_bias(build, products, found.bias)
-    _hand_on(model, found.conv, tokens, build)
+    build = Builder(model, embedding.conv)
+    weights = fold(embedding.weight, preprocessing)
+    products = _products(build, image, embedding.patch_hw, weights, target)
+    tokens = _with_bias(build, products, embedding.bias)
+    _hand_on(model, embedding.conv, tokens, build)
     common.RemoveUnusedNodesPass()(model)
 
 
@@ -89,7 +89,7 @@ class Folded(NamedTuple):
     matrix: NDArray[np.float32]  # float32[P * P * 3, D]
 
 
-def folded(weight: NDArray[Any], preprocessing: Preprocessing) -> Folded:
+def fold(weight: NDArray[Any], preprocessing: Preprocessing) -> Folded:
     """Fold scale and standard deviation into the weights, in float64.
 
     Args:
@@ -148,10 +148,10 @@ def _embedding(image: onnx_ir.Value) -> _Embedding:
     convs = [node for node in readers if node.op_type == "Conv" and not node.domain]
     others = [node for node in readers if node not in convs and node.op_type != "Shape"]
     if len(convs) != 1 or others:
-        found = ", ".join(f"{node.name} ({node.op_type})" for node in (*convs, *others))
+        names = ", ".join(f"{node.name} ({node.op_type})" for node in (*convs, *others))
         raise ModelError(
             f"uint8 input needs one Conv, the patch embedding, to read {image.name}; it is read by "
-            f"{found or 'nothing'}. Export it with --input float32"
+            f"{names or 'nothing'}. Export it with --input float32"
         )
     problems, conv = list(_conv_problems(convs[0], image)), convs[0]
     if problems:
@@ -166,7 +166,7 @@ def _embedding(image: onnx_ir.Value) -> _Embedding:
 
 
 def _readers(image: onnx_ir.Value) -> Iterator[onnx_ir.Node]:
-    """What reads a value, or its Cast to half precision."""
+    """List the readers of a value, or of its Cast to half precision."""
     for use in image.uses():
         if use.node.op_type == "Cast":
             yield from (inner.node for inner in use.node.outputs[0].uses())
@@ -175,7 +175,7 @@ def _readers(image: onnx_ir.Value) -> Iterator[onnx_ir.Node]:
 
 
 def _conv_problems(conv: onnx_ir.Node, image: onnx_ir.Value) -> Iterator[str]:
-    """Why a Conv is no product of patches with a constant matrix."""
+    """Say why a Conv is no product of patches with a constant matrix."""
     weight = _constant(conv.inputs[1])
     if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
         yield "its weights are no constant [D, 3, P, P]"
@@ -185,9 +185,9 @@ def _conv_problems(conv: onnx_ir.Node, image: onnx_ir.Value) -> Iterator[str]:
     patch_hw = weight.shape[2:]
     for name, needed in (("strides", patch_hw), ("dilations", (1, 1)), ("pads", (0, 0, 0, 0))):
         default = (0, 0, 0, 0) if name == "pads" else (1, 1)
-        found = tuple(conv.attributes[name].as_ints()) if name in conv.attributes else default
-        if found != tuple(needed):
-            yield f"{name} are {list(found)}, not {list(needed)}"
+        actual = tuple(conv.attributes[name].as_ints()) if name in conv.attributes else default
+        if actual != tuple(needed):
+            yield f"{name} are {list(actual)}, not {list(needed)}"
     padding = conv.attributes["auto_pad"].as_string() if "auto_pad" in conv.attributes else "NOTSET"
     if padding not in ("NOTSET", "VALID"):
         yield f"auto_pad is {padding}"
@@ -272,15 +272,15 @@ def _cast(build: Builder, value: onnx_ir.Value, dtype: onnx_ir.DataType = _FLOAT
 
 def _flattened(output: onnx_ir.Value) -> list[onnx_ir.Node]:
     """The Transpose nodes that make tokens of [batch, D, h, w] by way of [batch, D, h * w]."""
-    found = []
+    transposes = []
     for use in output.uses():
         if use.node.op_type != "Reshape" or _dims(use.node.outputs[0])[:2] != _dims(output)[:2]:
             continue
         for reader in use.node.outputs[0].uses():
             perm = reader.node.attributes.get("perm")
             if reader.node.op_type == "Transpose" and perm and list(perm.as_ints()) == [0, 2, 1]:
-                found.append(reader.node)
-    return found
+                transposes.append(reader.node)
+    return transposes
 
 
 def _keep_shape(model: onnx_ir.Model, node: onnx_ir.Node) -> None:

@@ -32,7 +32,7 @@ class Workspace:
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._numbers = itertools.count()
 
-    def settled(self, model: onnx_ir.Model) -> onnx_ir.Model:
+    def settle(self, model: onnx_ir.Model) -> onnx_ir.Model:
         """Write the model's weights to disk and give the same model with them mapped.
 
         What was changed in memory so far takes none afterwards, and variants of the result are
@@ -90,7 +90,7 @@ class Workspace:
         return path
 
     def _home(self, model: onnx_ir.Model) -> Path:
-        """Where the external tensors of a settled model lie."""
+        """Return the folder of a settled model's external tensors."""
         for value in model.graph.initializers.values():
             if isinstance(value.const_value, onnx_ir.ExternalTensor):
                 return Path(value.const_value.base_dir)
@@ -124,7 +124,7 @@ class Workspace:
 
 
 def batch_size(observed: Sequence[onnx_ir.Value]) -> int:
-    """How many images at once keep the observed values below OBSERVED_BYTES; 1 if unknown."""
+    """Return how many images keep the observed values below OBSERVED_BYTES; 1 if unknown."""
     total = 0
     for value in observed:
         sizes = list(value.shape or [None, None])[1:]

@@ -50,7 +50,7 @@ def own_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
 
 
 def in_container(root: Path = ROOT) -> bool:
-    """Whether Docker or Podman left their mark."""
+    """True if Docker or Podman left their mark."""
     return (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
 
 

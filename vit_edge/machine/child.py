@@ -1,14 +1,14 @@
 """Run a command in a child process, with a memory limit, and say what it cost and how it ended.
 
-What may die for lack of memory (compiling an engine, calibrating) or must be measured as a whole
-(a cold start) runs in a process of its own, so that the parent lives to tell what happened.
+Some work may die for lack of memory (compiling an engine, calibrating), or must be measured as a
+whole (a cold start). It runs in its own process, so that the parent lives to report what happened.
 
     result = run_child([sys.executable, "-m", "vit_edge", ...], memory_limit_bytes=300 << 20)
     answer = call_in_child("math:factorial", 20, timeout_s=600)
 
-Linux only: the numbers come from /proc. The limit is a memory cgroup where we may make one, which
-the kernel enforces and which counts the page cache too; elsewhere the process tree is watched and
-killed once its memory passes the limit, up to POLL_S late. `limited_by` says which it was.
+Linux only: the numbers come from /proc. Where we may make a memory
+cgroup, it is the limit: the kernel enforces it, and it counts the page cache too. Elsewhere the
+process tree is watched, and killed up to POLL_S after it passes the limit. `limited_by` says which.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class ChildResult:
-    """What a child process printed, cost and died of."""
+    """The output of a child process, its cost, and what it died of."""
 
     returncode: int  # negative: killed by that signal
     stdout: str
@@ -149,7 +149,7 @@ def run_child(
 
 
 class Call(NamedTuple):
-    """What a function called in a child returned, and what the child cost."""
+    """The value a function returned in a child, and what the child cost."""
 
     value: Any
     child: ChildResult
@@ -243,7 +243,7 @@ def attempted_call(
 
 
 def shown_on_terminal() -> bool:
-    """Whether what is written to stderr comes to a terminal, if by way of parents that echo it."""
+    """True if what is written to stderr comes to a terminal, if by way of parents that echo it."""
     return os.environ.get(_TERMINAL) == "1" or sys.stderr.isatty()
 
 

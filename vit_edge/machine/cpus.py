@@ -67,12 +67,12 @@ def cpu_model(root: Path = ROOT) -> str:
 
 def _cpuinfo(root: Path) -> dict[str, str]:
     """The first CPU's lines of /proc/cpuinfo, and those at its end; keys in lower case."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in read(root / "proc/cpuinfo").splitlines():
         key, separator, value = line.partition(":")
         if separator:
-            found.setdefault(key.strip().lower(), value.strip())
-    return found
+            fields.setdefault(key.strip().lower(), value.strip())
+    return fields
 
 
 def _quota(folder: Path) -> float | None:

@@ -86,7 +86,7 @@ def gpus(library: Any = None) -> Gpus:
         cuda = f"{number.value // 1000}.{number.value % 1000 // 10}"
         _call(library, "cuInit", 0)
         _call(library, "cuDeviceGetCount", ctypes.byref(number))
-        found = tuple(_gpu(library, index) for index in range(number.value))
+        devices = tuple(_gpu(library, index) for index in range(number.value))
     except AttributeError as error:
         return Gpus((), cuda, f"{LIBRARY} is no NVIDIA driver: {error}")
     except _RefusedError as refusal:
@@ -94,9 +94,9 @@ def gpus(library: Any = None) -> Gpus:
             return Gpus((), cuda, _none_visible(cuda))
         if refusal.code == _NOT_INITIALIZED and refusal.call == "cuInit":
             return Gpus((), cuda, _FORKED)
-        told = _name(library, refusal.code)
-        return Gpus((), cuda, f"the NVIDIA driver does not work: {refusal.call}: {told}")
-    return Gpus(found, cuda, "" if found else _none_visible(cuda))
+        name = _name(library, refusal.code)
+        return Gpus((), cuda, f"the NVIDIA driver does not work: {refusal.call}: {name}")
+    return Gpus(devices, cuda, "" if devices else _none_visible(cuda))
 
 
 def _gpu(library: Any, index: int) -> Gpu:

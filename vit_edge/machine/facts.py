@@ -1,4 +1,4 @@
-"""What machine a number or a verdict belongs to."""
+"""Facts of the machine that a number or a verdict belongs to."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def memory(root: Path = ROOT) -> Memory:
         None if name not in lines else 1024 * lines[name]  # in kB: proc_meminfo(5)
         for name in ("MemTotal", "MemAvailable", "SwapTotal")
     )
-    groups = [found for group in own_groups("memory", root) if (found := _group(group))]
+    groups = [usage for group in own_groups("memory", root) if (usage := _group(group))]
     # Version 1 says "no limit" with a number larger than any memory.
     limits = [(limit, left) for limit, left in groups if total is None or limit < total]
     left = [left for _, left in limits] + ([] if available is None else [available])

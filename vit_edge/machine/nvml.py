@@ -47,23 +47,23 @@ class Device:
     def energy_j(self) -> float | None:
         """Joules since the driver was loaded; from Volta on."""
         value = ctypes.c_ulonglong()
-        found = self._get("nvmlDeviceGetTotalEnergyConsumption", ctypes.byref(value))
-        return value.value / 1e3 if found else None
+        known = self._get("nvmlDeviceGetTotalEnergyConsumption", ctypes.byref(value))
+        return value.value / 1e3 if known else None
 
     def temperature_c(self) -> float | None:
         """Of the chip."""
         value = ctypes.c_uint()
-        found = self._get("nvmlDeviceGetTemperature", _TEMPERATURE_GPU, ctypes.byref(value))
-        return float(value.value) if found else None
+        known = self._get("nvmlDeviceGetTemperature", _TEMPERATURE_GPU, ctypes.byref(value))
+        return float(value.value) if known else None
 
     def clock_mhz(self) -> float | None:
         """Of the multiprocessors."""
         value = ctypes.c_uint()
-        found = self._get("nvmlDeviceGetClockInfo", _CLOCK_SM, ctypes.byref(value))
-        return float(value.value) if found else None
+        known = self._get("nvmlDeviceGetClockInfo", _CLOCK_SM, ctypes.byref(value))
+        return float(value.value) if known else None
 
     def throttled(self) -> list[str]:
-        """What holds its clocks down now."""
+        """List what holds its clocks down now."""
         bits = ctypes.c_ulonglong()
         # the first name is the older one, which newer drivers still have
         if not self._get("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.byref(bits)):
@@ -71,7 +71,7 @@ class Device:
         return [f"GPU: {text}" for bit, text in _REASONS.items() if bits.value & bit]
 
     def memory_bytes(self) -> int | None:
-        """What this process has of its memory; None in a container, whose pids are others."""
+        """Return this process's share of its memory; None in a container, whose pids are others."""
         return next(
             (
                 process.used_bytes
@@ -82,16 +82,16 @@ class Device:
         )
 
     def ours(self) -> bool:
-        """Whether this process computes on it."""
+        """True if this process computes on it."""
         return any(process.pid == os.getpid() for process in self._processes())
 
     def _processes(self) -> list[_Process]:
-        found, count = (_Process * _MOST_PROCESSES)(), ctypes.c_uint(_MOST_PROCESSES)
+        table, count = (_Process * _MOST_PROCESSES)(), ctypes.c_uint(_MOST_PROCESSES)
         call = "nvmlDeviceGetComputeRunningProcesses_v3"
-        return list(found[: count.value]) if self._get(call, ctypes.byref(count), found) else []
+        return list(table[: count.value]) if self._get(call, ctypes.byref(count), table) else []
 
     def _get(self, call: str, *arguments: Any) -> bool:
-        """Whether a call is there, and ended well."""
+        """True if a call is there, and ended well."""
         function = getattr(self._library, call, None)
         return function is not None and function(self._handle, *arguments) == 0
 

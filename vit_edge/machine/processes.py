@@ -1,4 +1,4 @@
-"""What a process and those it started use, from Linux's /proc."""
+"""The resources of a process and those it started, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _KERNEL_LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
 def process_tree(pid: int) -> list[int]:
     """List a process and its descendants; one that became a daemon has left the tree."""
     children = _children_of_all() if not _KERNEL_LISTS_CHILDREN else None
-    found = [pid]
-    for member in found:  # grows while it is walked
-        found += _children(member) if children is None else children.get(member, [])
-    return found
+    pids = [pid]
+    for member in pids:  # grows while it is walked
+        pids += _children(member) if children is None else children.get(member, [])
+    return pids
 
 
 def tree_memory_bytes(pid: int) -> tuple[int, int, int]:
     """Measure a process tree: resident now, highest of any one process, anonymous now; in bytes.
 
     Processes that share pages (after a fork) are summed by their proportional share, so that no
-    page counts twice; where /proc does not tell that share, by all they have resident.
+    page counts twice. Where /proc lacks that share, all that is resident counts.
     """
     tree = [(member, status_bytes(member)) for member in process_tree(pid)]
     mark_bytes = max(status.get("VmHWM", 0) for _, status in tree)
@@ -55,13 +55,13 @@ def _children(pid: int) -> list[int]:
 
 def _children_of_all() -> dict[int, list[int]]:
     """Every process's children, for kernels built without CONFIG_PROC_CHILDREN."""
-    found: dict[int, list[int]] = {}
+    children: dict[int, list[int]] = {}
     for entry in _entries(Path("/proc")):
         # "pid (name) state ppid ...", where the name may hold spaces and brackets
         fields = read(entry / "stat").rpartition(")")[2].split() if entry.name.isdigit() else []
         if len(fields) > 1:
-            found.setdefault(int(fields[1]), []).append(int(entry.name))
-    return found
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    return children
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Where a user's state and caches go (XDG Base Directory Specification 0.8)."""
+"""The folders of a user's state and caches (XDG Base Directory Specification 0.8)."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ A module of precisions/ exports
     quantize(task, settings)        -> Quantized
 
 The module's file name is its name on the command line, in recipes, manifests and reports, with a
-hyphen for an underscore: int8_dynamic.py is `--precision int8-dynamic`. Every quantizer leaves the
-graph's input and outputs, their names and shapes, the dynamic batch and the metadata as they were,
-and refuses a graph that it does not understand by naming the node.
+hyphen for an underscore: int8_dynamic.py is `--precision int8-dynamic`. A quantizer keeps the
+graph's input and outputs, their names and shapes, the dynamic batch and the metadata. It refuses a
+graph that it does not understand, and names the node.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What a quantizer works on."""
+    """The input of a quantizer."""
 
     model: onnx_ir.Model  # float32; its own to change
     target: Literal["cpu", "gpu"]  # the recipe's: which runtime's rules to keep
@@ -72,7 +72,7 @@ class Task:
         return self.calibration
 
     def record(self, method: str, settings: Any) -> dict[str, Any]:
-        """What the record of every quantizer begins with, for the manifest."""
+        """Begin the record of a quantizer, for the manifest."""
         return {
             "method": method,
             "settings": dataclasses.asdict(settings),
@@ -82,7 +82,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer made."""
+    """The result of a quantizer."""
 
     model: onnx_ir.Model
     record: Mapping[str, Any]  # what was chosen and found, ready for JSON: into the manifest
@@ -93,7 +93,7 @@ class Quantized:
 
 
 class QuantizerModule(Protocol):
-    """What a module of this folder exports, typed for its callers."""
+    """The members of a module of this folder, typed for its callers."""
 
     Settings: type[Any]
     CALIBRATION: CalibrationUse
@@ -151,7 +151,7 @@ def settings_from_table(precision: str, table: Mapping[str, Any], where: str) ->
     raise RecipeError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
 
 
-def described_settings(precision: str) -> list[tuple[str, str, str]]:
+def describe_settings(precision: str) -> list[tuple[str, str, str]]:
     """Name, default and allowed values of every setting, as text."""
     kind = module(precision).Settings
     hints = typing.get_type_hints(kind)
@@ -207,11 +207,11 @@ def settings_from_text(precision: str, assignments: Iterable[str]) -> dict[str, 
         if not equals or hint is None:
             names = ", ".join(f.name for f in dataclasses.fields(kind))
             raise RecipeError(f"--set {text}: write NAME=VALUE, NAME one of {names}")
-        table[name] = _parsed(hint, value, text)
+        table[name] = _parse(hint, value, text)
     return table
 
 
-def _parsed(hint: Any, value: str, text: str) -> Any:
+def _parse(hint: Any, value: str, text: str) -> Any:
     if typing.get_origin(hint) is tuple:
         return [item for item in value.split(",") if item]
     if hint is bool:

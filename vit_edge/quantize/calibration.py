@@ -29,20 +29,20 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """Which images to calibrate on."""
+    """The images to calibrate on."""
 
     source: str  # a folder, or RANDOM
     count: int = DEFAULT_COUNT
     seed: int = 0
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
-        found = []
+        """List everything that cannot be followed; empty if nothing."""
+        faults = []
         if self.count < 1:
-            found.append(f"the number of calibration images must be at least 1, not {self.count}")
+            faults.append(f"the number of calibration images must be at least 1, not {self.count}")
         if self.seed < 0:
-            found.append(f"the calibration seed must not be negative, not {self.seed}")
-        return found
+            faults.append(f"the calibration seed must not be negative, not {self.seed}")
+        return faults
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Calibration:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What the manifest says of them: enough to tell whether two runs saw the same images."""
+        """Describe them for the manifest: enough to tell whether two runs saw the same images."""
         return {
             "source": "random noise" if self.request.source == RANDOM else "folder",
             "images": len(self),
@@ -158,6 +158,6 @@ def _noise(request: CalibrationRequest, preprocessing: Preprocessing, scratch: P
 
 
 def answering_batch(calibration: Calibration) -> int:
-    """How many images at once, where nothing but answers is observed."""
+    """Return how many images to run at once, where nothing but answers is observed."""
     image = calibration.pixels(0, 1)
     return max(1, min(LARGEST_BATCH, PIXEL_BYTES // image.nbytes))

@@ -80,20 +80,20 @@ def block_linears(model: onnx_ir.Model) -> list[Linear]:
         ModelError: None is found, or two Linears share a weight; the node is named.
     """
     ahead = ahead_of_norms(model)
-    found = [linear for linear in all_linears(model) if linear.node in ahead]
-    if not found:
+    linears = [linear for linear in all_linears(model) if linear.node in ahead]
+    if not linears:
         raise ModelError(
             "no Linear lies ahead of a LayerNormalization: this is no pre-norm ViT, or its "
             "LayerNormalization is decomposed (export it with opset 17 or newer)"
         )
     owners: dict[onnx_ir.Value, str] = {}
-    for linear in found:
+    for linear in linears:
         if linear.weight in owners:
             raise ModelError(
                 f"{linear.name} and {owners[linear.weight]} share the weight {linear.weight.name}"
             )
         owners[linear.weight] = linear.name
-    return found
+    return linears
 
 
 def check_names(keep_float: Sequence[str], known: Sequence[str]) -> None:
@@ -150,7 +150,7 @@ def _bias(node: onnx_ir.Node, outputs: object) -> tuple[onnx_ir.Node | None, onn
 
 
 def is_initializer(value: onnx_ir.Value) -> bool:
-    """Whether the value is a constant that no caller can replace."""
+    """True if the value is a constant that no caller can replace."""
     return value.is_initializer() and not value.is_graph_input()
 
 

@@ -1,4 +1,4 @@
-"""Which nodes of a ViT are computed in half precision, wherever the graph came from.
+"""The nodes of a ViT that are computed in half precision, wherever the graph came from.
 
 GEMMs are, and what only moves or combines their results. LayerNormalization, softmax, the residual
 stream, the patch embedding and all that no LayerNormalization follows (the readout) stay in
@@ -36,7 +36,7 @@ _OPERATOR = re.compile(r"/[^/]*$")  # at the end of a node's name
 
 @dataclass(frozen=True)
 class HalfSettings:
-    """What can be chosen of half precision.
+    """The choices of half precision.
 
     Attributes:
         also_half: What becomes half beside the GEMMs, of gelu, softmax, residual, patch.
@@ -50,7 +50,7 @@ class HalfSettings:
     centre: bool = True
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
+        """List everything that cannot be followed; empty if nothing."""
         return [
             f"also_half: {name!r} is not one of {', '.join(PARTS)}"
             for name in self.also_half
@@ -93,7 +93,7 @@ def half_nodes(
 
 
 def is_float32(value: onnx_ir.Value | None) -> bool:
-    """Whether a value is a float32 tensor."""
+    """True if a value is a float32 tensor."""
     return value is not None and value.dtype == onnx_ir.DataType.FLOAT
 
 
@@ -103,7 +103,7 @@ def stem(node: onnx_ir.Node) -> str:
 
 
 def _is_half(node: onnx_ir.Node, half: set[onnx_ir.Node], parts: Collection[str]) -> bool:
-    """Whether a node is half by what it is, or by what it reads."""
+    """True if a node is half by what it is, or by what it reads."""
     if node.op_type in GEMMS:
         return True
     if node.op_type in ("Conv", "Softmax"):
@@ -124,13 +124,13 @@ def _is_half(node: onnx_ir.Node, half: set[onnx_ir.Node], parts: Collection[str]
 
 
 def _is_patches(value: onnx_ir.Value) -> bool:
-    """Whether a value leaves the patch embedding: half or not, what follows it is float32."""
+    """True if a value leaves the patch embedding: half or not, what follows it is float32."""
     producer = value.producer()
     return producer is not None and producer.op_type == "Conv"
 
 
 def _only_serves(node: onnx_ir.Node, half: set[onnx_ir.Node]) -> bool:
-    """Whether a node moves or dequantizes something that half nodes alone read.
+    """True if a node moves or dequantizes something that half nodes alone read.
 
     It is cheaper, and shares more casts, to convert in front of it.
     """
@@ -143,10 +143,10 @@ def _only_serves(node: onnx_ir.Node, half: set[onnx_ir.Node]) -> bool:
 
 
 def _ends_in_float32(node: onnx_ir.Node, half: set[onnx_ir.Node]) -> bool:
-    """Whether a node adds a constant to what float32 nodes alone read.
+    """True if a node adds a constant to what float32 nodes alone read.
 
-    The biases of the Linears that write to the residual stream: added in float32 they cost nothing,
-    as the sum that follows is one, and a rounding is saved where values are largest.
+    These are the biases of the Linears that write to the residual stream. Added in float32 they
+    cost nothing, as the next sum is float32, and save a rounding where values are largest.
     """
     if node.op_type not in _ELEMENTWISE or len(node.outputs) != 1:
         return False
@@ -156,7 +156,7 @@ def _ends_in_float32(node: onnx_ir.Node, half: set[onnx_ir.Node]) -> bool:
 
 
 def _is_scalar(value: onnx_ir.Value) -> bool:
-    """Whether a value is one number, such as a computed attention scale."""
+    """True if a value is one number, such as a computed attention scale."""
     return value.shape is not None and all(size == 1 for size in value.shape)
 
 
@@ -182,9 +182,9 @@ def _refuse_unknown(node: onnx_ir.Node) -> None:
 def _named(model: onnx_ir.Model, names: Collection[str]) -> Iterator[onnx_ir.Node]:
     missing = set(names)
     for node in model.graph:
-        found = {str(node.name), stem(node)} & set(names)
-        if found:
-            missing -= found
+        matches = {str(node.name), stem(node)} & set(names)
+        if matches:
+            missing -= matches
             yield node
     if missing:
         known = sorted({stem(node) for node in model.graph if node.op_type in GEMMS})

@@ -23,9 +23,9 @@ from vit_edge.quantize import Quantized, Task
 from vit_edge.quantize.formats.blocks import BlockFormat, dequantize_in_graph
 from vit_edge.quantize.linears import Linear, all_linears, block_linears, check_names
 from vit_edge.quantize.rescale.awq import Choice
-from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rounding.moments import collect_moments, passes
-from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, rounded_linear
+from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, round_linear
 from vit_edge.quantize.search.sensitivity import (
     Judge,
     SearchSettings,
@@ -41,7 +41,7 @@ LEAST_OPSET = {"cpu": 21, "gpu": 21}  # brought block_size and 4-bit integers to
 
 @dataclass(frozen=True)
 class Settings(SearchSettings):
-    """What can be chosen beside the search, which starts only where the target is missed."""
+    """The choices beside the search, which starts only where the target is missed."""
 
     block_size: int = 64  # input channels that share a scale; OpenVINO wants a divisor of the width
     symmetric: bool = False  # without zero points: a little smaller and less exact
@@ -51,7 +51,7 @@ class Settings(SearchSettings):
     head: bool = False  # the Linears behind the last LayerNormalization too
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
+        """List everything that cannot be followed; empty if nothing."""
         problems = super().problems()
         if self.block_size not in BLOCK_SIZES:
             sizes = list(BLOCK_SIZES)
@@ -78,13 +78,13 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
     _check(task)
     kind = BlockFormat(bits, settings.symmetric, settings.block_size)
     workspace = Workspace(task.scratch / "weight-only")
-    reference = workspace.settled(task.model)
+    reference = workspace.settle(task.model)
     model = reference.clone()
     rounded, choices = _round(task, settings, kind, workspace, reference, model)
-    model = workspace.settled(model)
+    model = workspace.settle(model)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:
-        return _applied(model, {name: rounded[name] for name in names})
+        return _apply(model, {name: rounded[name] for name in names})
 
     trials = _search(task, settings, workspace, reference, variant, list(rounded))
     kept_float = trials[-1].kept_float if trials else ()
@@ -129,9 +129,9 @@ def _round(
     linears = linears_of(model, settings.head)
     check_names(settings.keep_float, [linear.name for linear in linears])
     pixels = task.images.pixels(0, IMAGES)
-    tied = proven(workspace, model, linears, pixels) if settings.rescale else []
+    tied = prove_groups(workspace, model, linears, pixels) if settings.rescale else []
     corrects = settings.bias_correction
-    found: dict[str, Rounded] = {}
+    rounded: dict[str, Rounded] = {}
     choices: dict[str, Choice] = {}
     for run in passes(linears, tied):
         seen = collect_moments(workspace, reference, run, task.images, task.progress)
@@ -143,21 +143,21 @@ def _round(
             for linear in run:
                 if linear.name not in settings.keep_float:
                     moment = seen[str(linear.input.name)]
-                    found[linear.name] = rounded_linear(
+                    rounded[linear.name] = round_linear(
                         linear, moment, kind, settings.rounding, correct_bias=corrects
                     )
                 bar.update(1)
         seen.clear()  # before the next pass fills its own
-    return found, choices
+    return rounded, choices
 
 
-def _applied(model: onnx_ir.Model, found: Mapping[str, Rounded]) -> onnx_ir.Model:
+def _apply(model: onnx_ir.Model, rounded: Mapping[str, Rounded]) -> onnx_ir.Model:
     """A copy of the model with these Linears quantized."""
     copy = model.clone()
     for linear in all_linears(copy):
-        if linear.name in found:
-            linear.correct_bias(found[linear.name].bias)
-            dequantize_in_graph(copy, linear, found[linear.name].weight)
+        if linear.name in rounded:
+            linear.correct_bias(rounded[linear.name].bias)
+            dequantize_in_graph(copy, linear, rounded[linear.name].weight)
     return copy
 
 
@@ -185,17 +185,17 @@ def _record(
     task: Task,
     settings: Settings,
     kind: BlockFormat,
-    found: Mapping[str, Rounded],
+    rounded: Mapping[str, Rounded],
     choices: Mapping[str, Choice],
     names: Sequence[str],
     trials: Sequence[Trial],
 ) -> dict[str, Any]:
-    """What the manifest keeps: enough to see why the graph is as it is."""
+    """Return what the manifest keeps: enough to see why the graph is as it is."""
     method = f"weight-only, {kind.dtype.name.lower()} in blocks of {kind.block}"
     return {
         **task.record(method, settings),
         **record_of_search(task, trials),
-        "weight_bytes": sum(found[name].weight.stored_bytes for name in names),
+        "weight_bytes": sum(rounded[name].weight.stored_bytes for name in names),
         "linears": [
             {
                 "name": name,
@@ -203,18 +203,18 @@ def _record(
                 "exponent": choices[name].exponent if name in choices else None,
                 "output_error": linear.error,
             }
-            for name, linear in found.items()
+            for name, linear in rounded.items()
         ],
     }
 
 
 def _table(
-    found: Mapping[str, Rounded], choices: Mapping[str, Choice], names: Sequence[str]
+    rounded: Mapping[str, Rounded], choices: Mapping[str, Choice], names: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     """The Linears, the worst first, to print."""
     rows = [("linear", "output error", "exponent", "weights")]
-    for name in sorted(found, key=lambda name: -found[name].error):
-        linear = found[name]
+    for name in sorted(rounded, key=lambda name: -rounded[name].error):
+        linear = rounded[name]
         exponent = f"{choices[name].exponent:.1f}" if name in choices else "-"
         stored = linear.weight.kind.dtype.name.lower() if name in names else "float"
         rows.append((name, f"{linear.error:.1e}", exponent, stored))

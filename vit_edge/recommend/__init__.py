@@ -1,1 +1,1 @@
-"""Which bundle to ship, and with which backend."""
+"""The bundle to ship, and the backend to run it with."""

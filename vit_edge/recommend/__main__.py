@@ -60,14 +60,14 @@ def measure(
         for name in names
         for way in _missing(bundle, name, known)
     ]
-    found = [Offer(bundle, way) for bundle, way in missing if way.refused is not None]
+    offers = [Offer(bundle, way) for bundle, way in missing if way.refused is not None]
     wanted = {
         Configuration(bundle.path, way.backend, way.options, terms.batch).name: (bundle, way)
         for bundle, way in missing
         if way.refused is None
     }
     if not wanted:
-        return found
+        return offers
     suite = Suite(
         "recommend",
         tuple(one.configuration(terms.batch) for one in (Offer(*pair) for pair in wanted.values())),
@@ -83,10 +83,10 @@ def measure(
     for entry in run.configurations:
         bundle, way = wanted[entry.name]
         if entry.failed is None:
-            found.append(offer(bundle, entry, run, terms))
+            offers.append(offer(bundle, entry, run, terms))
         else:
-            found.append(Offer(bundle, dataclasses.replace(way, refused=entry.failed)))
-    return found
+            offers.append(Offer(bundle, dataclasses.replace(way, refused=entry.failed)))
+    return offers
 
 
 def _missing(bundle: Bundle, name: str, known: Sequence[Offer]) -> list[Measured]:
@@ -108,7 +108,7 @@ def target_from_text(text: str) -> Target:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.recommend",
         description="Say which bundle to ship with which backend on the device this runs on: the "
         "fastest that is surely (95 %%) within what is asked, the next one, and why the others "
@@ -118,46 +118,46 @@ def parser() -> argparse.ArgumentParser:
         "--max-latency-ms 50 --memory-limit 200MB --parity-target 0.99 --golden mine.npz",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
-    made.add_argument(
+    parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
+    parser.add_argument(
         "--results",
         nargs="+",
         type=Path,
         default=[],
         metavar="FILE",
         help="what `bench --out` wrote; entries of other models, machines or runtimes are left "
-        "out, and told",
+        "out, and named",
     )
-    made.add_argument("--max-latency-ms", type=float, metavar="MS", help="of one batch")
-    made.add_argument(
+    parser.add_argument("--max-latency-ms", type=float, metavar="MS", help="of one batch")
+    parser.add_argument(
         "--percentile", type=float, default=0.5, metavar="Q", help="of the latency; default: 0.5"
     )
-    made.add_argument(
+    parser.add_argument(
         "--memory-limit",
         metavar="SIZE",
         help="what the process may have at its peak, mapped files included: 200MB",
     )
-    made.add_argument(
+    parser.add_argument(
         "--parity-target",
         metavar="NUMBER|NAME=NUMBER,...",
         help="what the answers must surely reach; a number alone is the least top-1 agreement",
     )
-    made.add_argument(
+    parser.add_argument(
         "--golden",
         type=Path,
         metavar="FILE",
         help="images that decide about answers (python -m vit_edge.parity record): a bundle's own "
         "16 cannot prove a rate of 0.99, 381 can",
     )
-    made.add_argument("--batch", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="default: 1")
     names = ", ".join(backends.runtimes())
-    made.add_argument(
+    parser.add_argument(
         "--backend", metavar="NAME,NAME", help=f"of {names}; default: all that are installed"
     )
-    made.add_argument("--processes", type=int, default=Sampling.processes, metavar="N")
-    made.add_argument("--out", type=Path, metavar="FILE", help="append what is measured to results")
-    made.add_argument("--json", action="store_true", help="print the answer as JSON on stdout")
-    return made
+    parser.add_argument("--processes", type=int, default=Sampling.processes, metavar="N")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append the measurements to it")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON on stdout")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -207,19 +207,19 @@ def _bundles(paths: Sequence[Path], terms: Terms) -> list[Bundle]:
     Raises:
         UsageError: The batch is over what one of them takes, or two cannot be told apart.
     """
-    found = [Bundle.read(path) for path in paths]
-    most = min(bundle.manifest.max_batch for bundle in found)
+    bundles = [Bundle.read(path) for path in paths]
+    most = min(bundle.manifest.max_batch for bundle in bundles)
     if not 1 <= terms.batch <= most:
         raise UsageError(
             f"--batch must lie in 1..{most}, which all bundles take, not {terms.batch}"
         )
-    for what, values in {
-        "the same model": [bundle.model_sha256 for bundle in found],
-        "folders of one name": [bundle.path.resolve().name for bundle in found],
+    for what, keys in {
+        "the same model": [bundle.model_sha256 for bundle in bundles],
+        "folders of one name": [bundle.path.resolve().name for bundle in bundles],
     }.items():
-        if same := [str(b.path) for b, v in zip(found, values, strict=True) if values.count(v) > 1]:
+        if same := [str(b.path) for b, v in zip(bundles, keys, strict=True) if keys.count(v) > 1]:
             raise UsageError(f"{what}, which results do not tell apart: {', '.join(same)}")
-    return found
+    return bundles
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from vit_edge.parity.targets import AGREEMENTS, STATISTICS, Proof, Target, decid
 
 
 class Terms(NamedTuple):
-    """What is asked of an offer."""
+    """The demands on an offer."""
 
     batch: int = 1
     percentile: float = 0.5
@@ -69,7 +69,7 @@ class Offer:
         return self.bundle.model_sha256, self.way.name
 
     def configuration(self, batch: int) -> Configuration:
-        """What measures it again."""
+        """Return the configuration that measures it again."""
         return Configuration(self.bundle.path, self.way.backend, self.way.options, batch)
 
     def with_parity(self, parity: Answers | None, target: Target | None) -> Offer:
@@ -125,7 +125,7 @@ def from_results(
         ResultsError: A file holds no results.
     """
     by_model = {bundle.model_sha256: bundle for bundle in bundles}
-    found: dict[tuple[str, str], Offer] = {}
+    offers: dict[tuple[str, str], Offer] = {}
     left_out: dict[str, None] = {}
     for path, run in sorted(_runs(paths), key=_rank):
         for entry in run.configurations:
@@ -133,9 +133,9 @@ def from_results(
             if reason is not None:
                 left_out[f"{path}: {entry.name}: {reason}"] = None
                 continue
-            made = offer(by_model[entry.model.model_sha256 or ""], entry, run, terms)
-            found[made.key] = made
-    return list(found.values()), list(left_out)
+            latest = offer(by_model[entry.model.model_sha256 or ""], entry, run, terms)
+            offers[latest.key] = latest
+    return list(offers.values()), list(left_out)
 
 
 def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Run]]:
@@ -145,7 +145,7 @@ def _runs(paths: Sequence[Path]) -> Iterator[tuple[Path, Run]]:
 
 
 def _rank(item: tuple[Path, Run]) -> tuple[bool, str]:
-    """What counts more comes later."""
+    """Order by what counts: what counts more comes later."""
     _, run = item
     return run.complete, run.started
 
@@ -157,7 +157,7 @@ def _unfit(
     here: Mapping[str, str],
     terms: Terms,
 ) -> str | None:
-    """Why a configuration says nothing about what is asked; None if it does."""
+    """Say why a configuration says nothing about what is asked; None if it does."""
     if entry.bundle is None or entry.bundle.model_sha256 not in by_model:
         return "another model than any of these bundles'"
     there = run.facts
@@ -181,7 +181,7 @@ def _unfit(
 
 
 def _other_runtime(entry: Entry) -> str | None:
-    """How the runtime differs from what is installed here, as far as its backend tells."""
+    """Say how the runtime differs from the one here, as far as its backend tells."""
     facts = entry.facts
     name = str(facts.get("backend", entry.backend))  # what runs, where "auto" was asked for
     there, here = facts.get("runtime"), backends.version(name)
@@ -196,26 +196,26 @@ def _other_runtime(entry: Entry) -> str | None:
 def _too_slow(latency: Estimate, terms: Terms) -> str | None:
     if terms.max_latency_ms is None or latency.high <= terms.max_latency_ms:
         return None
-    told = f"{terms.percentile_name} may be {latency.high:.4g} ms, allowed {terms.max_latency_ms:g}"
+    text = f"{terms.percentile_name} may be {latency.high:.4g} ms, allowed {terms.max_latency_ms:g}"
     if latency.value > terms.max_latency_ms:
-        return told
-    return f"{told}; measured {latency.value:.4g}: more processes narrow it (--processes)"
+        return text
+    return f"{text}; measured {latency.value:.4g}: more processes narrow it (--processes)"
 
 
 def _over_limit(peak_bytes: int, own_bytes: int, limit_bytes: int | None) -> str | None:
     if limit_bytes is None or peak_bytes <= limit_bytes:
         return None
-    told = f"it takes {peak_bytes / 1e6:.0f} MB, allowed are {limit_bytes / 1e6:.0f}"
+    text = f"it takes {peak_bytes / 1e6:.0f} MB, allowed are {limit_bytes / 1e6:.0f}"
     if own_bytes > limit_bytes:
-        return told
+        return text
     return (
-        f"{told}; {own_bytes / 1e6:.0f} MB are its own and the rest are files, so it may still "
+        f"{text}; {own_bytes / 1e6:.0f} MB are its own and the rest are files, so it may still "
         "answer, more slowly: python -m vit_edge.build BUNDLE --tune --memory-limit tells"
     )
 
 
 def _judged(parity: Answers | None, target: Target | None) -> tuple[list[str], list[str], str]:
-    """What answers miss, what is open, and what is proven."""
+    """Return what answers miss, what is open, and what is proven."""
     if parity is None:
         return [], ["its answers were not compared with the reference's"], ""
     faults, statistics = list(parity.problems), parity.statistics

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vit_edge.bench.results.compare import compared
-from vit_edge.build.choose import Measured, ranked
+from vit_edge.build.choose import Measured, rank
 from vit_edge.errors import VitEdgeError
 from vit_edge.machine import child
 from vit_edge.recommend.offers import Offer, Terms
@@ -21,7 +21,7 @@ _JUDGE_TIMEOUT_S = 3600.0  # thousands of images on a small board
 
 
 class Verdict(NamedTuple):
-    """What to ship, and why."""
+    """The bundle to ship, and why."""
 
     ship: Offer | None
     runner_up: Offer | None
@@ -30,15 +30,15 @@ class Verdict(NamedTuple):
 
     def lines(self) -> list[str]:
         """The answer, as text."""
-        found = []
+        lines = []
         if self.ship is not None:
-            found.append(f"ship       {self.ship.name}: {_merits(self.ship, self.terms)}")
+            lines.append(f"ship       {self.ship.name}: {_merits(self.ship, self.terms)}")
         if self.ship is not None and self.runner_up is not None:
-            found.append(
+            lines.append(
                 f"runner-up  {self.runner_up.name}: {_merits(self.runner_up, self.terms)}; "
                 f"{_against(self.runner_up, self.ship)}"
             )
-        return found + [f"lost       {one.name}: {reason}" for one, reason in self.others]
+        return lines + [f"lost       {one.name}: {reason}" for one, reason in self.others]
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -64,13 +64,13 @@ def decide(offers: Sequence[Offer], terms: Terms, golden: Path | None = None) ->
         The verdict; `ship` is None where nothing fits.
     """
     known = list(offers)
-    order = ranked([one.way for one in known], terms.batch)
+    order = rank([one.way for one in known], terms.batch)
     fit: list[int] = []
     seen: set[int] = set()
     for index in order:
         seen.add(index)
         if golden is not None:
-            known[index] = _judged(known[index], golden, terms)
+            known[index] = _judge(known[index], golden, terms)
         if known[index].way.usable and not known[index].doubts:
             fit.append(index)
         if len(fit) == 2:
@@ -85,7 +85,7 @@ def decide(offers: Sequence[Offer], terms: Terms, golden: Path | None = None) ->
     return Verdict(best, second, others, terms)
 
 
-def _judged(one: Offer, golden: Path, terms: Terms) -> Offer:
+def _judge(one: Offer, golden: Path, terms: Terms) -> Offer:
     """An offer, judged by other images."""
     _LOG.info("comparing the answers of %s on %s", one.name, golden)
     try:
@@ -102,7 +102,7 @@ def _judged(one: Offer, golden: Path, terms: Terms) -> Offer:
 
 
 def _why(one: Offer, best: Offer | None, terms: Terms, *, passed_over: bool) -> str:
-    """Why an offer lost; what was passed over need not have been looked at closer."""
+    """Say why an offer lost; what was passed over need not have been looked at closer."""
     if one.way.faults:
         return "; ".join(one.way.faults)
     if one.doubts and not passed_over:
@@ -111,24 +111,24 @@ def _why(one: Offer, best: Offer | None, terms: Terms, *, passed_over: bool) -> 
 
 
 def _merits(one: Offer, terms: Terms) -> str:
-    told = [
+    merits = [
         f"{terms.percentile_name} {_latency_ms(one, terms):.4g} ms at most",
         f"{one.way.peak_rss_bytes / 1e6:.0f} MB at most",
         one.proven,
     ]
-    return ", ".join(text for text in told if text)
+    return ", ".join(text for text in merits if text)
 
 
 def _against(one: Offer, best: Offer | None) -> str:
-    """How much slower it is than the best one; the medians of what was measured."""
+    """Say how much slower it is than the best one, by the measured medians."""
     if best is None:
         return "slower"
     if one.entry is None or one.run is None or best.entry is None or best.run is None:
         return "slower"
-    found = compared(one.entry, best.entry, one.run, best.run)
-    value, low, high = found.ratio
-    told = f"{value:.3g}x its median latency, 95 % {low:.3g}-{high:.3g}"
-    return told if found.decided else f"cannot tell which is faster ({told})"
+    comparison = compared(one.entry, best.entry, one.run, best.run)
+    value, low, high = comparison.ratio
+    text = f"{value:.3g}x its median latency, 95 % {low:.3g}-{high:.3g}"
+    return text if comparison.decided else f"cannot tell which is faster ({text})"
 
 
 def _latency_ms(one: Offer, terms: Terms) -> float:

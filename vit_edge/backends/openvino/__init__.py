@@ -51,12 +51,12 @@ _HAS_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of cpus.cpu_features
 
 @takes(BuildOptions)
 def key(bundle: Bundle, options: BuildOptions) -> str:
-    """What a blob depends on: model, runtime, CPU, options."""
+    """Return what a blob depends on: model, runtime, CPU, options."""
     return engines.key_of(_key_parts(bundle, options))
 
 
 def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
-    """What is worth trying here; see the measurements in docs/openvino.md."""
+    """List the options worth trying here; see the measurements in docs/openvino.md."""
     precision = bundle.manifest.precision
     if precision in ("int8-dynamic", *SIMULATED):  # their products are float32 here
         return []
@@ -71,7 +71,7 @@ def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
 
 
 def full_blocks(bundle: Bundle) -> int | None:
-    """Where to split its tokens: the few after full blocks cost most. None: there are none."""
+    """Return where full blocks of tokens end, as the few after them cost most; None: nowhere."""
     architecture = bundle.manifest.architecture
     if architecture is None:
         return None
@@ -116,7 +116,7 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     integrity.ensure_verified(bundle, full=True)
     needed_bytes = 2 * bundle.model_bytes  # 16-bit weights may be written as float32
     parts = _key_parts(bundle, options)
-    with engines.made(
+    with engines.stage_engine(
         bundle, "openvino", parts, ENGINE_FILES, options.engines_dir, needed_bytes
     ) as stage:
         model = devices.compile_model(core, bundle, use)
@@ -159,7 +159,7 @@ def load(bundle: Bundle, options: Options) -> OpenVinoBackend:
 
 
 class _Opened(NamedTuple):
-    """What a run needs: the model does not keep the file alive that its weights are mapped from."""
+    """A compiled model, and the file its weights are mapped from, which it does not keep alive."""
 
     model: openvino.CompiledModel
     blob: NDArray[np.uint8] | None

@@ -51,7 +51,7 @@ def check_device(core: openvino.Core, bundle: Bundle, options: Options) -> None:
 
 
 def device_name(core: openvino.Core, options: Options) -> str:
-    """What the device is called."""
+    """Return the device's own name."""
     if options.family == "CPU":
         return cpus.cpu_model()
     return str(core.get_property(options.device, "FULL_DEVICE_NAME"))
@@ -104,13 +104,13 @@ def granted(model: openvino.CompiledModel, options: Options) -> dict[str, str]:
         BackendError: Something that was asked for is otherwise; all of it is listed.
     """
     with refusals("reading the compiled model's properties"):
-        found = {
+        properties = {
             "execution_precision": model.get_property("INFERENCE_PRECISION_HINT").to_string(),
             "streams": str(model.get_property("NUM_STREAMS")),
             "threads": f"of {options.device}",
         }
         if options.family == "CPU":
-            found["threads"] = str(model.get_property("INFERENCE_NUM_THREADS"))
+            properties["threads"] = str(model.get_property("INFERENCE_NUM_THREADS"))
         devices = model.get_property("EXECUTION_DEVICES")
     asked = {
         "execution_precision": options.precision_hint,
@@ -118,9 +118,9 @@ def granted(model: openvino.CompiledModel, options: Options) -> dict[str, str]:
         "threads": options.threads,
     }
     problems = [
-        f"{name} {value}, got {found[name]}"
+        f"{name} {value}, got {properties[name]}"
         for name, value in asked.items()
-        if value is not None and str(value) != found[name]
+        if value is not None and str(value) != properties[name]
     ]
     if any(name.partition(".")[0] != options.family for name in devices):
         problems.append(f"device {options.device}, got {', '.join(devices)}")
@@ -129,11 +129,11 @@ def granted(model: openvino.CompiledModel, options: Options) -> dict[str, str]:
             f"asked OpenVINO {version()} for {'; for '.join(problems)}: ask for what this machine "
             "has, or leave it out"
         )
-    found["execution_precision"] = options.execution_precision
+    properties["execution_precision"] = options.execution_precision
     if options.family == "CPU":
         products = product_precisions(model).most_common()
-        found["products"] = ", ".join(f"{count} {name}" for name, count in products)
-    return found
+        properties["products"] = ", ".join(f"{count} {name}" for name, count in products)
+    return properties
 
 
 def product_precisions(model: openvino.CompiledModel) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""What a bundle is opened with, and what of it OpenVINO is told."""
+"""The options a bundle is opened with, and the properties they give OpenVINO."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CAPABILITY: dict[ExecutionPrecision, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions(shared.BuildOptions):
-    """What a blob depends on; streams and threads are no part of it.
+    """The options a blob depends on; streams and threads are no part of it.
 
     Attributes:
         execution_precision: What those parts run in that the graph has in float32; "bf16-products":
@@ -47,7 +47,7 @@ class BuildOptions(shared.BuildOptions):
 
     @property
     def one_by_one(self) -> bool:
-        """Whether images go one by one, so that the graph needs no free axis.
+        """True if images go one by one, so that the graph needs no free axis.
 
         rewrite.split_tokens gains by a graph without; and where images go to several streams
         anyway, it saves a percent (docs/openvino.md).
@@ -64,7 +64,7 @@ class BuildOptions(shared.BuildOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Options(BuildOptions):
-    """How a bundle is opened.
+    """The options a bundle is opened with.
 
     Attributes:
         device: As OpenVINO names it: CPU, GPU, GPU.1, NPU. It alone runs the graph.
@@ -81,7 +81,7 @@ class Options(BuildOptions):
 
     @property
     def precision_hint(self) -> str:
-        """What OpenVINO is told; products in bf16 are in the graph then."""
+        """The hint for OpenVINO; products in bf16 are in the graph then."""
         return "f32" if self.execution_precision == "bf16-products" else self.execution_precision
 
     @property
@@ -91,7 +91,7 @@ class Options(BuildOptions):
 
     @property
     def static(self) -> bool:
-        """Whether shapes are without a free axis; OpenVINO's documentation asks for it on NPUs."""
+        """True if shapes are without a free axis; OpenVINO's documentation asks for it on NPUs."""
         return self.one_by_one or self.family == "NPU"
 
 
@@ -127,27 +127,27 @@ def check_options(options: Options) -> None:
 
 
 def properties(bundle: Bundle, options: Options) -> dict[str, str | int]:
-    """What OpenVINO is told, by its own names.
+    """Return the properties for OpenVINO, by its own names.
 
     The precision always: its own choice is bf16 wherever the CPU has that, whatever the graph says.
     Hyperthreads and pinning never: without pinning it was no faster on two cores.
     """
-    found: dict[str, str | int] = {
+    values: dict[str, str | int] = {
         "INFERENCE_PRECISION_HINT": options.precision_hint,
         "PERFORMANCE_HINT": options.mode.upper(),
     }
     if options.mode == "latency":
-        found["NUM_STREAMS"] = 1
+        values["NUM_STREAMS"] = 1
     elif options.streams is not None:
-        found["NUM_STREAMS"] = options.streams
+        values["NUM_STREAMS"] = options.streams
     if options.family == "CPU":
-        found["INFERENCE_NUM_THREADS"] = options.threads or cpus.usable_cpus()
-        found["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group_size(bundle, options.accuracy_level)
-    return found
+        values["INFERENCE_NUM_THREADS"] = options.threads or cpus.usable_cpus()
+        values["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group_size(bundle, options.accuracy_level)
+    return values
 
 
 def _group_size(bundle: Bundle, accuracy_level: AccuracyLevel) -> int:
-    """How many neighbours of a product's input share a scale; 0: inputs are not rounded.
+    """The number of neighbours in a product's input that share a scale; 0: inputs are not rounded.
 
     OpenVINO's own choice is 32; with the blocks of the weights its answers are ort's.
     """

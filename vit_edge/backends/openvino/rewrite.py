@@ -1,4 +1,4 @@
-"""What OpenVINO is given in place of the graph as it is: the same model, in a faster shape."""
+"""Rewrites of the graph for OpenVINO: the same model, in a faster shape."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _ALONG_WIDTH = {"MVN", "Split"}  # second input: axes
 def split_tokens(model: openvino.Model, first: int) -> None:
     """Run everything that treats tokens one by one for the first tokens and the rest apart.
 
-    Threads share a product [tokens, K] x [K, N] by blocks of 64 rows: of the 197 rows of a ViT at
-    224 px, the last five cost two threads nearly as much as 64. As a product of their own they
-    cost a quarter of that (docs/openvino.md). Each product of a row is computed as before.
+    Threads share a product [tokens, K] x [K, N] by blocks of 64 rows. A ViT at 224 px has 197
+    rows, of which the last five cost two threads nearly as much as 64. As a product of their own
+    they cost a quarter of that (docs/openvino.md). Each product of a row is computed as before.
 
     Args:
         model: Of static shape, batch 1; rewritten in place. Without batches the tokens lie one
@@ -69,7 +69,7 @@ class _Split:
                 self._join_inputs(node)
 
     def _by_token(self, node: openvino.Node) -> bool:
-        """Whether each token of its outputs depends on that token of its inputs alone."""
+        """True if each token of its outputs depends on that token of its inputs alone."""
         kind = node.get_type_name()
         first, *others = node.input_values() or [None]
         if first is None or not all(self._has_tokens(output) for output in node.outputs()):
@@ -93,9 +93,9 @@ class _Split:
 
     def _inputs(self, node: openvino.Node, part: int) -> list[openvino.Output]:
         inputs = node.input_values()
-        return [self._parted(i)[part] if self._has_tokens(i) else i for i in inputs]
+        return [self._part(i)[part] if self._has_tokens(i) else i for i in inputs]
 
-    def _parted(self, output: openvino.Output) -> Parts:
+    def _part(self, output: openvino.Output) -> Parts:
         key = (output.get_node().get_name(), output.get_index())
         if key not in self._parts:
             ops = imported().opset13
@@ -141,7 +141,7 @@ def round_products(model: openvino.Model) -> None:
 
 
 def _before_moves(given: openvino.Input) -> openvino.Input:
-    """Where to round what an input gets: before it is moved about, so that less is moved."""
+    """Find the place to round an input: before it is moved about, so that less is moved."""
     node = given.get_source_output().get_node()
     while node.get_type_name() in _MOVES and all(
         len(o.get_target_inputs()) == 1 for o in node.outputs()
@@ -169,7 +169,7 @@ def shape_of(output: openvino.Output) -> list[int]:
 
 
 def _same_for_all(output: openvino.Output) -> bool:
-    """Whether it broadcasts over tokens."""
+    """True if it broadcasts over tokens."""
     shape = shape_of(output)
     return len(shape) < 2 or (len(shape) <= 3 and shape[-2] == 1)
 

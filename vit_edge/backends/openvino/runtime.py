@@ -17,17 +17,17 @@ MINIMUM_VERSION = (2026, 3)
 
 
 def available() -> Availability:
-    """Whether openvino is installed, without importing it."""
+    """Say whether openvino is installed, without importing it."""
     if importlib.util.find_spec("openvino") is None:
         return Availability(False, 'openvino is not installed: pip install "vit-edge[openvino]"')
-    found = version()
-    if tuple(int(part) for part in found.split(".")[:2]) < MINIMUM_VERSION:
+    got = version()
+    if tuple(int(part) for part in got.split(".")[:2]) < MINIMUM_VERSION:
         needed = ".".join(map(str, MINIMUM_VERSION))
         return Availability(
             False,
-            f'openvino {found} is too old, {needed} is needed: pip install -U "vit-edge[openvino]"',
+            f'openvino {got} is too old, {needed} is needed: pip install -U "vit-edge[openvino]"',
         )
-    return Availability(True, f"openvino {found}")
+    return Availability(True, f"openvino {got}")
 
 
 def version() -> str:
@@ -61,7 +61,7 @@ def imported() -> Any:
 
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
-    """Turn the runtime's exceptions, which have no base of their own, into ours.
+    """Turn the runtime's exceptions, which have no base of their own, into got.
 
     Args:
         what: What was refused, or where it happened: the beginning of the message.

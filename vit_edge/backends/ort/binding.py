@@ -19,7 +19,7 @@ _SIZES = 16  # batch sizes whose memory is kept; of those not kept the oldest go
 
 
 class _Slot(NamedTuple):
-    """What one run of one batch size needs; one thread at a time has it."""
+    """The buffers for one run of one batch size; one thread at a time has them."""
 
     bound: Any  # onnxruntime.IOBinding
     pixels: Any  # onnxruntime.OrtValue on the GPU, as the following
@@ -31,11 +31,11 @@ class Binding:
     """Runs a session on tensors that stay where they are. Thread-safe.
 
     A thread takes a free slot of its batch size, or makes one: as many are kept as there were
-    threads at once. With a CUDA graph, which is recorded with the addresses it was run with, runs
-    take turns, so there is one slot for each batch size and its addresses never change.
+    threads at once. A CUDA graph is recorded with the addresses of its first run. So runs take
+    turns there, and each batch size has one slot, whose addresses never change.
 
-    The host's side is ordinary memory: Python has no way to ask ONNX Runtime's CUDA provider for
-    pinned memory, and a ViT's 0.6 MB an image take about 0.1 ms over PCIe either way.
+    The host's side is ordinary memory: Python cannot ask ONNX Runtime's CUDA provider for pinned
+    memory. A ViT's 0.6 MB an image take about 0.1 ms over PCIe either way.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ def open_bound(runtime: Any, bundle: Bundle, use: LoadOptions) -> Bound:
                 runtime, bundle.model_path, options, use.provider, providers.provider_options(use)
             )
         except BackendError as error:
-            raise providers.explained(error, libraries.missing(runtime), runtime) from error
+            raise providers.explain(error, libraries.missing(runtime), runtime) from error
     facts = {
         "device": f"{gpu.name} ({gpu.sm})",
         "provider": PROVIDERS[use.provider],

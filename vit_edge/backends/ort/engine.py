@@ -36,12 +36,12 @@ BUILD_OPTIONS = build_names(BuildOptions)
 
 @takes(BuildOptions)
 def key(bundle: Bundle, options: BuildOptions) -> str:
-    """What packed weights depend on: the model, the runtime, the CPU and its features."""
+    """Return what packed weights depend on: the model, the runtime, the CPU and its features."""
     return engines.key_of(_key_parts(bundle, options))
 
 
 def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
-    """What is worth trying here: see `LoadOptions` for what each is good for."""
+    """List the options worth trying here: see `LoadOptions` for what each is good for."""
     precision = bundle.manifest.precision
     worth: list[Mapping[str, Option]] = []
     if precision not in ("bf16", *SIMULATED):
@@ -98,12 +98,12 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     use = LoadOptions(accuracy_level=options.accuracy_level)
     check_runnable(bundle, "cpu")
     integrity.ensure_verified(bundle, full=True)
-    needed_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
-    parts = _key_parts(bundle, options)
-    with engines.made(bundle, "ort", parts, FILES, options.engines_dir, needed_bytes) as stage:
+    disk_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
+    key = _key_parts(bundle, options)
+    with engines.stage_engine(bundle, "ort", key, FILES, options.engines_dir, disk_bytes) as stage:
         weight_only = bundle.manifest.precision in WEIGHT_ONLY
         # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
-        _optimized(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
+        _optimize(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
         if weight_only:
             _check_fusion(bundle.model_path, stage.path / MODEL_NAME)
         else:
@@ -117,7 +117,7 @@ def _key_parts(bundle: Bundle, options: BuildOptions) -> dict[str, str]:
     return own | {"runtime": f"onnxruntime {installed_version()}"} | engines.machine_parts(bundle)
 
 
-def _optimized(
+def _optimize(
     bundle: Bundle, use: LoadOptions, model: Path, folder: Path, *, prepack: bool
 ) -> None:
     """Have the runtime optimize a model, and write what comes out to a folder."""
@@ -143,14 +143,14 @@ def _compact(bundle: Bundle, use: LoadOptions, stage: Path) -> None:
     model, data = stage / MODEL_NAME, stage / WEIGHTS_NAME
     with tempfile.TemporaryDirectory(dir=stage) as name:
         scratch = Path(name)
-        _linked(data, scratch / WEIGHTS_NAME)
+        _link(data, scratch / WEIGHTS_NAME)
         try:
             external = packed.external_data(model)
             stand_ins = packed.with_stand_ins(external, scratch / "stand-ins")
             (scratch / MODEL_NAME).write_bytes(packed.with_external_data(model, stand_ins))
             keyed = scratch / "keyed"
             keyed.mkdir()
-            _optimized(bundle, use, scratch / MODEL_NAME, keyed, prepack=True)
+            _optimize(bundle, use, scratch / MODEL_NAME, keyed, prepack=True)
             keys = packed.external_data(keyed / MODEL_NAME)
             small = scratch / "small"
             small.mkdir()
@@ -171,7 +171,7 @@ def _compact(bundle: Bundle, use: LoadOptions, stage: Path) -> None:
             (small / file).replace(stage / file)
 
 
-def _linked(file: Path, place: Path) -> None:
+def _link(file: Path, place: Path) -> None:
     """The same file in another folder; not by a symlink, which onnxruntime 1.24 refuses."""
     try:
         os.link(file, place)
@@ -180,7 +180,7 @@ def _linked(file: Path, place: Path) -> None:
 
 
 def _answers(bundle: Bundle, use: LoadOptions, model: Path) -> Mapping[str, bytes]:
-    """What an optimized model answers to two images of noise, to the bit."""
+    """Return an optimized model's answers to two images of noise, to the bit."""
     import onnxruntime
 
     precision = bundle.manifest.precision

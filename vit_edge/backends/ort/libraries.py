@@ -32,7 +32,7 @@ class _Segment(NamedTuple):
 
 
 def provider_file(runtime: Any) -> Path:
-    """Where the wheel has the provider's code."""
+    """Return the wheel's file with the provider's code."""
     return Path(runtime.__file__).parent / "capi" / PROVIDER_FILE
 
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CUDA provider is told, and what must be true before they are asked."""
+"""Options for ONNX Runtime's CUDA provider, and the checks before it is loaded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gpu_of(use: LoadOptions) -> Gpu:
 
 
 def provider_options(use: LoadOptions) -> dict[str, str]:
-    """What the provider is told: names of onnxruntime's cuda_execution_provider_info.cc."""
+    """Return the provider's options: names of onnxruntime's cuda_execution_provider_info.cc."""
     options = {
         "device_id": str(use.device),
         # The default rounds inputs of FP32 products to 10 bits; a graph in FP32 means FP32.
@@ -57,7 +57,7 @@ def provider_options(use: LoadOptions) -> dict[str, str]:
 
 
 def precision_facts(precision: str) -> dict[str, str]:
-    """What the provider does with the precisions of the graph."""
+    """Return what the provider does with the precisions of the graph."""
     facts = {"tf32": "off"}
     if precision == "int8":  # its Q/DQ fusions are the CPU's: graph_transformer_utils.cc
         facts["simulated"] = "int8 values rounded, products computed in float32"
@@ -70,9 +70,9 @@ def check_installed(distributions: Mapping[str, str] | None = None) -> None:
     Args:
         distributions: Name -> version of what is installed; None: look.
     """
-    found = _distributions() if distributions is None else distributions
-    if len(found) > 1:
-        both = " and ".join(f"{name} {version}" for name, version in found.items())
+    installed = _distributions() if distributions is None else distributions
+    if len(installed) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in installed.items())
         _LOG.warning(
             "%s are both installed and overwrite each other's files: uninstall both, then install "
             "onnxruntime-gpu",
@@ -81,11 +81,11 @@ def check_installed(distributions: Mapping[str, str] | None = None) -> None:
 
 
 def _distributions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def stdout_on_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def explained(error: BackendError, reasons: list[str], runtime: Any) -> BackendError:
+def explain(error: BackendError, reasons: list[str], runtime: Any) -> BackendError:
     """A refusal with what is behind it: libraries that are missing, or nodes left over."""
     if not reasons:
         return BackendError(

@@ -48,7 +48,7 @@ _MOST_CONTEXTS = 16  # more overlap nothing
 
 @takes(BuildOptions)
 def key(bundle: Bundle, options: BuildOptions) -> str:
-    """What an engine depends on: the model, TensorRT, the GPU, and the options.
+    """Return what an engine depends on: the model, TensorRT, the GPU, and the options.
 
     Raises:
         BackendError: No TensorRT, or no GPU.
@@ -78,7 +78,7 @@ def _find(bundle: Bundle, gpu: Gpu, name: Name, engines_dir: Path | None, only: 
 
 
 def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
-    """What is worth trying here: with recorded graphs, and two contexts for large batches."""
+    """List the options worth trying: with recorded graphs, and two contexts for large batches."""
     return [{}] if bundle.manifest.max_batch == 1 else [{}, {"contexts": 2}]
 
 
@@ -155,7 +155,7 @@ class TrtBackend:
             for _ in range(options.contexts):
                 lane = Lane(
                     engine, self._cudart, bundle.manifest, graphs=options.cuda_graphs,
-                    told=lambda reason: facts.update(cuda_graphs=f"off ({reason})"),
+                    on_eager=lambda reason: facts.update(cuda_graphs=f"off ({reason})"),
                 )  # fmt: skip
                 self._lanes.append(lane)
         except BaseException:
@@ -279,12 +279,12 @@ def _trusted(path: Path) -> tuple[bytes, dict[str, Any]]:
             raise IntegrityError(
                 f"{path / name} is not the file that was built here: remove {path}, and build again"
             )
-    found: dict[str, Any] = json.loads(contents[RECORD_NAME])
-    return contents[PLAN_NAME], found
+    record: dict[str, Any] = json.loads(contents[RECORD_NAME])
+    return contents[PLAN_NAME], record
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
-    """What an engine was built with, and what became of it."""
+    """Return the options an engine was built with, and what became of it."""
     options: Mapping[str, str] = record["options"]
     counted = sorted(record["precisions"].items(), key=lambda item: -item[1])
     facts = {

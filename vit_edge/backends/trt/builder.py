@@ -38,7 +38,7 @@ _KILLED = 9  # what the kernel does to who takes too much
 
 
 def device_parts(gpu: Gpu, name: Name) -> dict[str, str]:
-    """What every engine depends on besides the model and its options."""
+    """Return what every engine depends on besides the model and its options."""
     return {
         "runtime": f"{name} {installed_version(name)}",
         "gpu": gpu.name,
@@ -48,7 +48,7 @@ def device_parts(gpu: Gpu, name: Name) -> dict[str, str]:
 
 
 def key_parts(bundle: Bundle, gpu: Gpu | None, name: Name, options: BuildOptions) -> dict[str, str]:
-    """What an engine depends on: the model, TensorRT, the GPU, the options."""
+    """Return what an engine depends on: the model, TensorRT, the GPU, the options."""
     device = (
         {"runtime": f"{name} {installed_version(name)}"} if gpu is None else device_parts(gpu, name)
     )
@@ -93,14 +93,14 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
         timing_cache=_known_timings(gpu, name) if options.timing_cache and gpu else None,
         terminal=child.shown_on_terminal(),
     )
-    parts = key_parts(bundle, gpu, name, options)
+    key = key_parts(bundle, gpu, name, options)
     files = FILES if gpu is None else (*FILES, LAYERS_NAME)
-    needed_bytes = 2 * bundle.model_bytes  # float16 weights may be kept as float32
-    with engines.made(bundle, "trt", parts, files, options.engines_dir, needed_bytes) as stage:
-        found = _compiled(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
+    disk_bytes = 2 * bundle.model_bytes  # float16 weights may be kept as float32
+    with engines.stage_engine(bundle, "trt", key, files, options.engines_dir, disk_bytes) as stage:
+        facts = _compile(with_limits(job, gpu, free_bytes), gpu, free_bytes, stage.path)
         if gpu is not None:
             _keep_timings(stage.path / _CACHE_NAME, gpu, name)
-            found |= _opened(bundle, gpu, job, stage.path)
+            facts |= _open(bundle, gpu, job, stage.path)
         record = {
             "schema_version": SCHEMA_VERSION,
             "model": bundle.model_sha256,
@@ -111,7 +111,7 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
             "batch_limit": manifest.max_batch,
             "precisions": {},
         }
-        (stage.path / RECORD_NAME).write_text(json.dumps(record | found, indent=2) + "\n")
+        (stage.path / RECORD_NAME).write_text(json.dumps(record | facts, indent=2) + "\n")
     return stage.target
 
 
@@ -141,14 +141,14 @@ def _free_bytes(bundle: Bundle) -> int:
     return available
 
 
-def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[str, Any]:
+def _compile(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[str, Any]:
     """Compile, with ever less memory as long as it runs out; what came of it, for the record."""
     reasons: list[str] = []
     for attempt in attempts(job, free_bytes):
         if attempt.change:
             _LOG.warning("%s; trying again %s", reasons[-1], attempt.change)
         try:
-            return _attempted(attempt, gpu, folder)
+            return _attempt(attempt, gpu, folder)
         except ResourceError as error:
             reasons.append(str(error).partition("\n")[0])
         except BackendError as error:
@@ -164,15 +164,15 @@ def _compiled(job: Job, gpu: Gpu | None, free_bytes: int, folder: Path) -> dict[
     )
 
 
-def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any]:
+def _attempt(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any]:
     started, job = time.monotonic(), attempt.job
     device = None if gpu is None else gpu.index
     call = child.attempted_call(
         "vit_edge.backends.trt.builder:compile_here", job, device, folder, echo=True
     )
     _check_death(call.child, f"building {job.model}")
-    found: dict[str, Any] = call.value
-    return found | {
+    facts: dict[str, Any] = call.value
+    return facts | {
         "changed": attempt.change,
         "profiles": [str(profile) for profile in job.profiles],
         "workspace_bytes": job.workspace_bytes,
@@ -182,15 +182,15 @@ def _attempted(attempt: Attempt, gpu: Gpu | None, folder: Path) -> dict[str, Any
     }
 
 
-def _opened(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
+def _open(bundle: Bundle, gpu: Gpu, job: Job, folder: Path) -> dict[str, Any]:
     """Open what was built, answer an image, and write down what runs in which precision."""
     call = child.attempted_call(
         "vit_edge.backends.trt.builder:try_here", str(bundle.path), gpu.index, job.options, folder,
         echo=True,
     )  # fmt: skip
     _check_death(call.child, f"running the engine of {job.model} for the first time")
-    found: dict[str, Any] = call.value
-    return found
+    facts: dict[str, Any] = call.value
+    return facts
 
 
 def _check_death(completed: child.ChildResult, what: str) -> None:
@@ -222,15 +222,15 @@ def compile_here(job: Job, device: int | None, folder: Path) -> dict[str, Any]:
     library = open_library(job.options.library)
     if device is not None:
         _check_gpu(the_gpu(device), job.model)
-    made = compile_plan(library, job)
-    (folder / PLAN_NAME).write_bytes(made.plan)
-    if made.timing_cache is not None:
-        (folder / _CACHE_NAME).write_bytes(made.timing_cache)
-    found: dict[str, Any] = {"plan_bytes": len(made.plan), "network_layers": made.layers}
+    plan = compile_plan(library, job)
+    (folder / PLAN_NAME).write_bytes(plan.plan)
+    if plan.timing_cache is not None:
+        (folder / _CACHE_NAME).write_bytes(plan.timing_cache)
+    facts: dict[str, Any] = {"plan_bytes": len(plan.plan), "network_layers": plan.layers}
     if job.options.dla_core is not None:
-        found["dla"] = {"core": job.options.dla_core, "left_to_gpu": made.on_gpu}
-        _LOG.warning("%d layers run on the GPU: %s", len(made.on_gpu), ", ".join(made.on_gpu[:20]))
-    return found
+        facts["dla"] = {"core": job.options.dla_core, "left_to_gpu": plan.on_gpu}
+        _LOG.warning("%d layers run on the GPU: %s", len(plan.on_gpu), ", ".join(plan.on_gpu[:20]))
+    return facts
 
 
 def _check_gpu(gpu: Gpu, model: Path) -> None:
@@ -241,11 +241,11 @@ def _check_gpu(gpu: Gpu, model: Path) -> None:
     """
     cudart = open_cudart(gpu.index)
     cudart.use_device()
-    free_bytes, needed_bytes = cudart.memory().free_bytes, model.stat().st_size
-    if not gpu.integrated and free_bytes < needed_bytes:
+    free_bytes, disk_bytes = cudart.memory().free_bytes, model.stat().st_size
+    if not gpu.integrated and free_bytes < disk_bytes:
         raise ResourceError(
             f"{gpu.name} has {free_bytes / 1e6:.0f} MB free, and the weights alone take "
-            f"{needed_bytes / 1e6:.0f} MB: close what else uses it (nvidia-smi shows it)"
+            f"{disk_bytes / 1e6:.0f} MB: close what else uses it (nvidia-smi shows it)"
         )
 
 
@@ -280,15 +280,15 @@ def try_here(bundle: str, device: int, options: BuildOptions, folder: Path) -> d
         if not all(np.isfinite(answer).all() for answer in lane.finish().values()):
             raise EngineError(f"{folder / PLAN_NAME}: it answers an empty image with NaN or Inf")
         try:
-            found = engine.layers()
-            counted: dict[str, Any] = {"precisions": precisions(found)}
+            layers = engine.layers()
+            counted: dict[str, Any] = {"precisions": precisions(layers)}
         except BackendError as error:  # the engine runs without
-            found, counted = {}, {"inspector": str(error)}
+            layers, counted = {}, {"inspector": str(error)}
             _LOG.warning("%s", str(error))
     finally:
         lane.close()
         engine.close()
-    (folder / LAYERS_NAME).write_text(json.dumps(found, indent=1) + "\n")
+    (folder / LAYERS_NAME).write_text(json.dumps(layers, indent=1) + "\n")
     return counted
 
 
@@ -299,27 +299,27 @@ def _timings_folder(gpu: Gpu, name: Name) -> Path | None:
 
 
 def _known_timings(gpu: Gpu, name: Name) -> bytes:
-    """What earlier builds here have timed; only what we recorded is used."""
+    """Read the timings of earlier builds here; only what we recorded is used."""
     folder = _timings_folder(gpu, name)
     recorded = None if folder is None else trust.recorded_hashes(folder).get(_CACHE_NAME)
     if folder is None or recorded is None:
         return b""
-    found = (folder / _CACHE_NAME).read_bytes()
-    return found if hashlib.sha256(found).hexdigest() == recorded else b""
+    timings = (folder / _CACHE_NAME).read_bytes()
+    return timings if hashlib.sha256(timings).hexdigest() == recorded else b""
 
 
-def _keep_timings(made: Path, gpu: Gpu, name: Name) -> None:
+def _keep_timings(timings: Path, gpu: Gpu, name: Name) -> None:
     """Move what was timed to where the next build finds it; no build fails for it."""
-    if not made.exists():
+    if not timings.exists():
         return
     folder = _timings_folder(gpu, name)
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            aside = folder / f"{_CACHE_NAME}.{made.stat().st_ino}"
-            aside.write_bytes(made.read_bytes())
+            aside = folder / f"{_CACHE_NAME}.{timings.stat().st_ino}"
+            aside.write_bytes(timings.read_bytes())
             aside.replace(folder / _CACHE_NAME)
             trust.record(folder, trust.fingerprints(folder, [_CACHE_NAME]))
     except OSError as error:
         _LOG.warning("%s: what was timed is not kept: %s", folder, error.strerror)
-    made.unlink()
+    timings.unlink()

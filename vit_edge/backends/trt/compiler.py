@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.backends.trt.library import Library
-from vit_edge.backends.trt.messages import failure, made, message_logger, told
+from vit_edge.backends.trt.messages import create, failure, message_logger, quote
 from vit_edge.backends.trt.options import BuildOptions, Profile
 from vit_edge.backends.trt.progress import progress_monitor
 from vit_edge.errors import BackendError
@@ -23,7 +23,7 @@ _TOLD_ERRORS = 10  # of a parser that does not stop at the first
 
 @dataclass(frozen=True)
 class Job:
-    """What to compile.
+    """A graph to compile, and how.
 
     Attributes:
         model: The ONNX file.
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came out.
+    """A compiled plan, and what it came with.
 
     Attributes:
         plan: A plain plan, as trtexec and Triton load it.
@@ -77,14 +77,14 @@ def compile_plan(library: Library, job: Job) -> Compiled:
     logger = message_logger(trt)
     if job.options.compute_capability is not None:
         _check_target(library, job.options.compute_capability)
-    builder = made("builder", logger, lambda: trt.Builder(logger))
+    builder = create("builder", logger, lambda: trt.Builder(logger))
     # A flag's number differs between versions: the enumeration is asked.
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = made("network", logger, lambda: builder.create_network(typed))
-    parser = made("parser", logger, lambda: trt.OnnxParser(network, logger))
+    network = create("network", logger, lambda: builder.create_network(typed))
+    parser = create("parser", logger, lambda: trt.OnnxParser(network, logger))
     if not parser.parse_from_file(str(job.model)):
         raise BackendError(_refusal(library, job.model, parser, logger))
-    config = made("configuration", logger, builder.create_builder_config)
+    config = create("configuration", logger, builder.create_builder_config)
     _configure(library, builder, config, job)
     _add_profiles(builder, config, job, logger)
     on_gpu = _use_dla(library, builder, config, network, job)
@@ -103,7 +103,7 @@ def _refusal(library: Library, model: Path, parser: Any, logger: Any) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     words = [_parser_words(error) for error in errors[:_TOLD_ERRORS]] or logger.errors
     return (
-        f"{model}: {library.label} does not take this graph:{told(words)}\n"
+        f"{model}: {library.label} does not take this graph:{quote(words)}\n"
         "Export it for TensorRT: python -m vit_edge.export --recipe gpu-fp16 (or gpu-int8, gpu-fp8)"
     )
 
@@ -166,7 +166,7 @@ def _check_target(library: Library, name: str) -> None:
 
 def _add_profiles(builder: Any, config: Any, job: Job, logger: Any) -> None:
     for sizes in job.profiles:
-        profile = made("optimization profile", logger, builder.create_optimization_profile)
+        profile = create("optimization profile", logger, builder.create_optimization_profile)
         profile.set_shape(job.input_name, *((batch, *job.image_shape) for batch in sizes))
         if config.add_optimization_profile(profile) < 0:
             raise failure(f"{job.model}: TensorRT refuses the batch sizes {sizes}", logger)
@@ -211,12 +211,12 @@ def _attach_timing_cache(config: Any, job: Job, logger: Any) -> Any:
 
 
 def _layers(network: Any) -> dict[str, int]:
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         name = f"{layer.type.name} {_dtype(layer)}".rstrip()
-        found[name] = found.get(name, 0) + 1
-    return dict(sorted(found.items()))
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
 
 
 def _dtype(layer: Any) -> str:

@@ -77,7 +77,7 @@ class Cudart:
         self._call("cudaSetDevice", self._device)
 
     def memory(self) -> Memory:
-        """What is free, and all."""
+        """Return the free bytes, and all bytes."""
         free, total = _SIZE(), _SIZE()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return Memory(free.value, total.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.backends.trt.library import Library
-from vit_edge.backends.trt.messages import made, message_logger, ran_out_of_memory, told
+from vit_edge.backends.trt.messages import create, message_logger, quote, ran_out_of_memory
 from vit_edge.backends.trt.options import Profile
 from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import BackendError, EngineError, ResourceError
@@ -55,7 +55,7 @@ class Engine:
         self._plan = where
         self._logger = message_logger(trt)
         self._configs: list[Any] = []
-        self._runtime: Any = made("runtime", self._logger, lambda: trt.Runtime(self._logger))
+        self._runtime: Any = create("runtime", self._logger, lambda: trt.Runtime(self._logger))
         if host_code:
             self._runtime.engine_host_code_allowed = True
         if dla_core is not None:
@@ -71,20 +71,20 @@ class Engine:
             EngineError: It is a plan of another model.
         """
         trt, engine = self.library.trt, self._engine
-        found = {}
+        tensors = {}
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             dtype = engine.get_tensor_dtype(name).name
             shape = tuple(engine.get_tensor_shape(name))[1:]
-            found[name] = (is_input, _DTYPES.get(dtype, dtype), shape)
+            tensors[name] = (is_input, _DTYPES.get(dtype, dtype), shape)
         expected = {
             tensor.name: (tensor.name == manifest.input.name, tensor.dtype, tuple(tensor.shape[1:]))
             for tensor in (manifest.input, *manifest.outputs)
         }
-        if found != expected:
+        if tensors != expected:
             raise EngineError(
-                f"{self._plan}: its tensors are {found}, those of the bundle {expected}: "
+                f"{self._plan}: its tensors are {tensors}, those of the bundle {expected}: "
                 "build it again"
             )
 
@@ -108,10 +108,10 @@ class Engine:
             config.set_execution_context_allocation_strategy(strategy)
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             self._configs.append(config)  # contexts do not keep theirs alive
-            return made(
+            return create(
                 "context", self._logger, lambda: self._engine.create_execution_context(config)
             )
-        return made(
+        return create(
             "context", self._logger, lambda: self._engine.create_execution_context(strategy)
         )
 
@@ -135,7 +135,7 @@ class Engine:
             raise self._failure(f"{what} is refused", BackendError)
 
     def layers(self) -> Any:
-        """What the engine inspector tells of each layer, as JSON has it.
+        """Return the engine inspector's entry for each layer, as JSON has it.
 
         Raises:
             BackendError: It tells nothing that can be read.
@@ -158,8 +158,8 @@ class Engine:
     ) -> BackendError | EngineError | ResourceError:
         errors = self._logger.errors
         if ran_out_of_memory(errors):
-            return ResourceError(f"{self._plan}: {what}: memory ran out:{told(errors)}")
-        return kind(f"{self._plan}: {what}:{told(errors)}")
+            return ResourceError(f"{self._plan}: {what}: memory ran out:{quote(errors)}")
+        return kind(f"{self._plan}: {what}:{quote(errors)}")
 
 
 def precisions(layers: Any) -> dict[str, int]:

@@ -1,9 +1,8 @@
 """A lane: one stream, its buffers, and for each batch size a context with its recorded graph.
 
-A context is set up once, for one batch size, and never changed: a recorded CUDA graph is then good
-for as long as its buffers stay where they are (NVIDIA's advice: one context per graph, which share
-their scratch memory). Buffers grow to the largest batch seen, and whatever was recorded is recorded
-anew.
+A context is set up once, for one batch size, and never changed. A recorded CUDA graph is then good
+for as long as its buffers stay in place. NVIDIA advises one context per graph; all share scratch
+memory. When buffers grow to a larger batch, graphs are recorded anew.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class Lane:
         manifest: Manifest,
         *,
         graphs: bool,
-        told: Callable[[str], None] = lambda reason: None,
+        on_eager: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """Make a stream; memory is taken when the first batch comes.
 
@@ -95,7 +94,7 @@ class Lane:
             cudart: On the engine's GPU.
             manifest: Of the bundle.
             graphs: Record each batch size's launches after its first run, and replay them.
-            told: Called with the reason where that turns out not to be possible.
+            on_eager: Called with the reason where that turns out not to be possible.
         """
         self._engine = engine
         self._cudart = cudart
@@ -105,7 +104,7 @@ class Lane:
         self._profiles = engine.profiles(manifest.input.name)
         self._rtx_records = engine.library.name == "tensorrt_rtx"  # by itself
         self._graphs = graphs
-        self._told = told
+        self._on_eager = on_eager
         self._slots: OrderedDict[int, _Slot] = OrderedDict()
         self._scratch = self._scratch_bytes = 0
         self._running: _Slot | None = None
@@ -172,7 +171,7 @@ class Lane:
             self._make_room(images)
         slot = self._slots.get(images)
         if slot is None:
-            slot = self._made_slot(images)
+            slot = self._make_slot(images)
             self._slots[images] = slot
             if len(self._slots) > _SLOTS:
                 _, oldest = self._slots.popitem(last=False)
@@ -188,7 +187,7 @@ class Lane:
         for slot in self._slots.values():
             self._set_addresses(slot.context)
 
-    def _made_slot(self, images: int) -> _Slot:
+    def _make_slot(self, images: int) -> _Slot:
         engine, shape = self._engine, (images, *self._input.shape)
         context = engine.context(graphs=self._graphs)
         if profile := self._profile(images):
@@ -199,9 +198,9 @@ class Lane:
             f"a batch of {images}", lambda: context.set_input_shape(self._input.name, shape)
         )
         for out in self._outputs:
-            found = tuple(context.get_tensor_shape(out.name))
-            if found != (images, *out.shape):
-                raise BackendError(f"{out.name} has shape {found}, not {(images, *out.shape)}")
+            actual = tuple(context.get_tensor_shape(out.name))
+            if actual != (images, *out.shape):
+                raise BackendError(f"{out.name} has shape {actual}, not {(images, *out.shape)}")
         self._set_addresses(context)
         scratch = int(context.update_device_memory_size_for_shapes())
         if scratch > self._scratch_bytes:
@@ -260,7 +259,7 @@ class Lane:
             slot.graph = self._cudart.end_capture(self._stream)
         except (BackendError, ResourceError) as error:
             self._graphs = False
-            self._told(str(error).partition("\n")[0])
+            self._on_eager(str(error).partition("\n")[0])
             _LOG.warning("runs are not recorded as CUDA graphs, and slower for it: %s", str(error))
 
     def _forget(self, slot: _Slot) -> None:

@@ -1,4 +1,4 @@
-"""Which TensorRT is here: the full one, or TensorRT-RTX, which shares its interface."""
+"""The TensorRT that is installed: the full one, or TensorRT-RTX, which shares its interface."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Library(NamedTuple):
 def installed(name: Name | None = None) -> Name | None:
     """The TensorRT that is installed, without importing it; the full one first. None: neither."""
     wanted = get_args(Name) if name is None else (name,)
-    return next((found for found in wanted if _is_there(found)), None)
+    return next((candidate for candidate in wanted if _is_there(candidate)), None)
 
 
 def available() -> Availability:
-    """Whether TensorRT and a GPU are here, without importing TensorRT."""
+    """Say whether TensorRT and a GPU are here, without importing TensorRT."""
     name = installed()
     if name is None:
         return Availability(False, _INSTALL)
@@ -71,7 +71,7 @@ def installed_version(name: Name) -> str:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return str(_imported(name).__version__)
+    return str(_import(name).__version__)
 
 
 def open_library(name: Name | None = None) -> Library:
@@ -86,15 +86,15 @@ def open_library(name: Name | None = None) -> Library:
     """
     if name is not None and name not in get_args(Name):
         raise UsageError(f"no library {name!r}; there are: {', '.join(get_args(Name))}")
-    found = installed(name)
-    if found is None:
+    chosen = installed(name)
+    if chosen is None:
         raise BackendError(_INSTALL if name is None else f"{name} is not installed. {_INSTALL}")
-    trt = _imported(found)
+    trt = _import(chosen)
     version = str(trt.__version__)
-    if _too_old(found, version):
+    if _too_old(chosen, version):
         oldest = ".".join(map(str, MINIMUM_VERSION))
-        raise BackendError(f"{found} {version} is too old, {oldest} is needed")
-    return Library(trt, found, version)
+        raise BackendError(f"{chosen} {version} is too old, {oldest} is needed")
+    return Library(trt, chosen, version)
 
 
 def the_gpu(index: int) -> Gpu:
@@ -103,17 +103,17 @@ def the_gpu(index: int) -> Gpu:
     Raises:
         BackendError: There is none, or not that one.
     """
-    found, _, reason = gpus()
-    if not found:
+    devices, _, reason = gpus()
+    if not devices:
         raise BackendError(f"TensorRT needs an NVIDIA GPU, and there is {reason}")
-    if not 0 <= index < len(found):
-        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in found)
+    if not 0 <= index < len(devices):
+        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in devices)
         raise BackendError(f"there is no GPU {index}; there are: {names}")
-    return found[index]
+    return devices[index]
 
 
 def _is_there(name: Name) -> bool:
-    """Whether there is a package, and not just a folder of that name."""
+    """True if there is a package, and not just a folder of that name."""
     try:
         spec = importlib.util.find_spec(name)
     except ValueError:  # a module that was put together by hand
@@ -121,7 +121,7 @@ def _is_there(name: Name) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def _imported(name: Name) -> Any:
+def _import(name: Name) -> Any:
     try:
         trt = importlib.import_module(name)
         str(trt.__version__)

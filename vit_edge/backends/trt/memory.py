@@ -1,4 +1,4 @@
-"""Whether a build fits into memory, and what to try when it did not."""
+"""The memory limits of a build, and what to try when it did not fit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def with_limits(job: Job, gpu: Gpu | None, free_bytes: int) -> Job:
 
 
 def attempts(job: Job, free_bytes: int) -> Iterator[Attempt]:
-    """What was asked for, then ever less memory while building. What is built answers the same.
+    """Yield the job as asked, then with ever less memory to build in. The answers stay the same.
 
     Args:
         job: With its limits.

@@ -1,4 +1,4 @@
-"""TensorRT's words: kept, so that what it answers with None or -1 can be told with its reason."""
+"""TensorRT's messages, kept so that an answer of None or -1 is reported with its reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def message_logger(trt: Any) -> Any:
     return Logger()
 
 
-def made(what: str, logger: Any, make: Callable[[], Any]) -> Any:
+def create(what: str, logger: Any, make: Callable[[], Any]) -> Any:
     """Something of TensorRT's, which answers None or raises where there is no such thing.
 
     Args:
@@ -64,17 +64,17 @@ def failure(what: str, logger: Any) -> BackendError | ResourceError:
     if ran_out_of_memory(errors):
         return ResourceError(
             f"{what}: memory ran out\nFree some, or build with a smaller workspace_mb, a smaller "
-            f"largest batch (profiles) or optimization_level 0:{told(errors)}"
+            f"largest batch (profiles) or optimization_level 0:{quote(errors)}"
         )
-    return BackendError(f"{what}:{told(errors)}")
+    return BackendError(f"{what}:{quote(errors)}")
 
 
-def told(errors: list[str]) -> str:
+def quote(errors: list[str]) -> str:
     """Errors as the end of a message."""
     lines = "".join(f"\n  | {line}" for line in dict.fromkeys(errors))
     return lines or "\n  | TensorRT gave no reason"
 
 
 def ran_out_of_memory(errors: list[str]) -> bool:
-    """Whether it is memory that was missing."""
+    """True if it is memory that was missing."""
     return any(word in error.lower() for error in errors for word in _MEMORY)

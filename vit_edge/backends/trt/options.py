@@ -1,4 +1,4 @@
-"""What an engine is built with. What decides precision is none of it: that is in the graph."""
+"""The options an engine is built with. None decides precision: that is in the graph."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def split(profiles: Sequence[Profile], images: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions(shared.BuildOptions):
-    """Which GPU, and which TensorRT.
+    """The GPU and the TensorRT to use.
 
     Attributes:
         device: Which GPU, as CUDA counts them.
@@ -55,7 +55,7 @@ class DeviceOptions(shared.BuildOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(DeviceOptions):
-    """How an engine is opened.
+    """The options an engine is opened with.
 
     Attributes:
         contexts: How many batches run at the same time, each with buffers of its own: for several
@@ -69,7 +69,7 @@ class LoadOptions(DeviceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions(DeviceOptions):
-    """How an engine is built; every value but the last two is part of its key.
+    """The options an engine is built with; each but the last two is part of its key.
 
     Attributes:
         profiles: Batch sizes as "least,best,most"; several are separated by spaces, and a batch
@@ -129,8 +129,8 @@ class BuildOptions(DeviceOptions):
             problems.append(f"optimization_level must lie in 0..{LEVELS[-1]}, not {level}")
         if self.hardware_compatibility not in get_args(Compatibility):
             allowed = ", ".join(get_args(Compatibility))
-            found = self.hardware_compatibility
-            problems.append(f"hardware_compatibility must be one of {allowed}, not {found!r}")
+            asked = self.hardware_compatibility
+            problems.append(f"hardware_compatibility must be one of {allowed}, not {asked!r}")
         if self.dla_core is not None and self.dla_core < 0:
             problems.append(f"dla_core must be at least 0, not {self.dla_core}")
         if self.library == "tensorrt_rtx" and self.version_compatible:
@@ -155,21 +155,21 @@ class BuildOptions(DeviceOptions):
             # a DLA takes fixed shapes only
             return [Profile(1, 1, max_batch if self.dla_core is None else 1)]
         try:
-            found = [Profile(*map(int, text.split(","))) for text in self.profiles.split()]
+            profiles = [Profile(*map(int, text.split(","))) for text in self.profiles.split()]
         except (ValueError, TypeError):
-            found = []
-        if not found or any(not 1 <= p.least <= p.best <= p.most <= max_batch for p in found):
+            profiles = []
+        if not profiles or any(not 1 <= p.least <= p.best <= p.most <= max_batch for p in profiles):
             raise UsageError(
                 f"profiles {self.profiles!r}: expected least,best,most with 1 <= least <= best <= "
                 f"most <= {max_batch}, the bundle's largest batch; several separated by spaces"
             )
-        if self.dla_core is not None and any(p.least != p.most for p in found):
+        if self.dla_core is not None and any(p.least != p.most for p in profiles):
             raise UsageError(
                 f"profiles {self.profiles!r}: a DLA takes fixed batch sizes only, such as 1,1,1"
             )
-        if min(p.least for p in found) > 1:
+        if min(p.least for p in profiles) > 1:
             raise UsageError(f"profiles {self.profiles!r}: one of them must begin at batch size 1")
-        return found
+        return profiles
 
     def key_parts(self) -> dict[str, str]:
         """The options that were chosen and that an engine depends on, as text."""

@@ -1,4 +1,4 @@
-"""How far a build is: TensorRT's phases, as a line on stderr."""
+"""The progress of a build: TensorRT's phases, as a line on stderr."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def progress_monitor(trt: Any, terminal: bool) -> Any:
                 print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
         def _show(self, now: float) -> None:
-            told = " > ".join(
+            phases = " > ".join(
                 f"{name} {done}/{steps}" for name, (done, steps) in list(self._phases.items())
             )
-            line = f"building: {now - self._started:.0f} s, {told}"
+            line = f"building: {now - self._started:.0f} s, {phases}"
             if terminal:
                 print(f"\r\x1b[K{line[:100]}", end="", file=sys.stderr, flush=True)
             else:

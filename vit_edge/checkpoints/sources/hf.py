@@ -21,7 +21,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 
 class _Dialect(NamedTuple):
-    """What transformers calls the parts of a block."""
+    """The names that transformers gives the parts of a block."""
 
     block: str
     query: str
@@ -164,7 +164,7 @@ def _read_config(
 
 
 def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:
-    """How many classes the head has, and their names if id2label really names them."""
+    """Count the classes of the head, and name them if id2label really does."""
     head = tensors.get("classifier.weight")
     if head is None and "ViTForImageClassification" not in fields.words("architectures"):
         return 0, ()
@@ -181,7 +181,7 @@ def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, t
 
 
 def _rules(a: Architecture, tensors: dict[str, LazyTensor], prefix: str) -> list[Rule]:
-    """Where each of transformers' tensors goes."""
+    """Say where each of transformers' tensors goes."""
     in_memory = any(name.startswith(f"{prefix}layers.") for name in tensors)
     dialect = _IN_MEMORY if in_memory else _ON_DISK
     embeddings, patch = f"{prefix}embeddings", f"{prefix}embeddings.patch_embeddings.projection"

@@ -104,7 +104,7 @@ def _architecture(tensors: Mapping[str, LazyTensor], where: str) -> Architecture
 
 
 def _rules(a: Architecture) -> list[Rule]:
-    """Where each array goes. Flax kernels are [in, out] already."""
+    """Say where each array goes. Flax kernels are [in, out] already."""
     kernel = (a.patch_px, a.patch_px, a.channels, a.width)
     rules = [
         Rule("cls", (1, 1, a.width), "embedding.cls_token"),

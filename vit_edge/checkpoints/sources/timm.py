@@ -172,7 +172,7 @@ def _heads(given: object, width: int, depth: int, row: Variant | None, where: st
 
 
 def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
-    """Where each of timm's tensors goes."""
+    """Say where each of timm's tensors goes."""
     patches = a.tokens - 1
     # no_embed_class: the class token has no position of its own, which is a position of zero.
     bare = "pos_embed" in tensors and tensors["pos_embed"].shape[1] == patches

@@ -1,4 +1,4 @@
-"""What a foreign ONNX file does not say: how images become its pixels, and what its classes are.
+"""Conventions a foreign ONNX file does not state: its preprocessing, and what its classes are.
 
 Both are asked for, never guessed: `--preprocess NAME|FILE` and `--labels FILE`.
 """
@@ -33,7 +33,7 @@ _LARGEST_FILE_BYTES = 16 * 2**20  # of labels or a configuration; theirs are a f
 
 
 class Convention(NamedTuple):
-    """How a family of models evaluates, at any image size."""
+    """The preprocessing a family of models evaluates with, at any image size."""
 
     resize: Literal["squash", "cover"]
     crop_ratio: Callable[[int], float]  # of the model's image size in px; 1 crops nothing
@@ -108,13 +108,13 @@ def preprocessing_for(name_or_file: str, image_hw: tuple[int, int]) -> Preproces
             f"--preprocess {name_or_file}: no such file, nor a name{meant}. Names are: "
             + "; ".join(f"{name} ({c.whose})" for name, c in CONVENTIONS.items())
         )
-    found = _preprocessing_of_file(path, image_hw)
-    if found.crop_hw != image_hw:
+    steps = _preprocessing_of_file(path, image_hw)
+    if steps.crop_hw != image_hw:
         raise CheckpointError(
-            f"{path}: images end at {list(found.crop_hw)} px, the graph takes {list(image_hw)} px. "
+            f"{path}: images end at {list(steps.crop_hw)} px, the graph takes {list(image_hw)} px. "
             "This is another model's file, or the graph was exported at another size"
         )
-    return found
+    return steps
 
 
 def _preprocessing_of_file(path: Path, image_hw: tuple[int, int]) -> Preprocessing:

@@ -40,9 +40,9 @@ def load_normalised(path: Path, interface: Interface, scratch: Path) -> tuple[on
     # the oldest that will do: runtimes refuse newer ones, and nothing here needs them
     model.ir_version = MINIMUM_IR.get(model.opset_imports[""], model.ir_version)
     workspace = Workspace(scratch / "foreign")
-    model = workspace.settled(model)
-    (found,) = workspace.observe(model, model.graph.outputs, [_noise(interface)])
-    relative = relative_difference(found[LOGITS], expected)
+    model = workspace.settle(model)
+    (actual,) = workspace.observe(model, model.graph.outputs, [_noise(interface)])
+    relative = relative_difference(actual[LOGITS], expected)
     if not relative <= EXACT_RELATIVE:
         raise ModelError(
             f"{path}: rewritten, its logits differ by {relative:.1e} of the largest, allowed "
@@ -62,19 +62,19 @@ def _logits_of_file(path: Path, interface: Interface) -> NDArray[np.float32]:
     answers: list[NDArray[np.float32]] = []
     for size in (3, 2, 1):
         try:
-            (found,) = session.run([interface.output], {interface.input: noise[:size]})
+            (logits,) = session.run([interface.output], {interface.input: noise[:size]})
         except Exception as error:  # the runtime's exceptions have no common base but this
             raise ModelError(
                 f"{path}: does not run with {size} image(s) at once, so the batch it was exported "
                 f"with is baked in: {_first_line(error)}. Export it again with an example batch "
                 "of 2 and a dynamic batch axis"
             ) from error
-        if found.ndim != 2 or len(found) != size or not np.isfinite(found).all():
+        if logits.ndim != 2 or len(logits) != size or not np.isfinite(logits).all():
             raise ModelError(
-                f"{path}: {interface.output} is {list(found.shape)} for {size} image(s), or not "
+                f"{path}: {interface.output} is {list(logits.shape)} for {size} image(s), or not "
                 f"finite; [{size}, classes] is needed"
             )
-        answers.append(found)
+        answers.append(logits)
     together = answers[0]
     if any(relative_difference(a, together[: len(a)]) > EXACT_RELATIVE for a in answers):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""What an image classifier's ONNX file takes and gives, and why it may not be one."""
+"""The input and output of an image classifier's ONNX file, and why it may not be one."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _graph_problems(facts: ModelFacts) -> Iterator[str]:
 
 def _image_problems(image: ValueFacts) -> Iterator[str]:
     shape = image.shape
-    what = f"input {image.name} is {_described(image)}"
+    what = f"input {image.name} is {_describe(image)}"
     if image.dtype != "float32":
         yield f"{what}; float32 pixels are needed, already scaled and normalised"
     if shape is None or len(shape) != 4:
@@ -116,9 +116,9 @@ def _may_be_logits(value: ValueFacts) -> bool:
 
 
 def _listed(values: list[ValueFacts] | tuple[ValueFacts, ...]) -> str:
-    return ", ".join(f"{value.name} {_described(value)}" for value in values) or "none"
+    return ", ".join(f"{value.name} {_describe(value)}" for value in values) or "none"
 
 
-def _described(value: ValueFacts) -> str:
+def _describe(value: ValueFacts) -> str:
     shape = "[?]" if value.shape is None else [s if s is not None else "?" for s in value.shape]
     return f"{value.dtype or 'no tensor'}{shape}".replace("'", "")

@@ -1,7 +1,7 @@
 """A ViT that somebody else exported: an ONNX file becomes a source of bundles.
 
-The file is checked like a bundle's model before anything parses it, rewritten into one form
-without changing a value (graphs.normalise), and run: at batch 1, 2 and 3, before and after. The
+The file is checked like a bundle's model before anything parses it. It is rewritten into one form
+without changing a value (graphs.normalise), and run before and after, at batch 1, 2 and 3. The
 reference of all that follows is the file itself, in float32 on ONNX Runtime.
 """
 

@@ -44,7 +44,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class BlockFormat:
-    """How weights are stored."""
+    """A format that weights are stored in."""
 
     bits: int  # 4 or 8
     symmetric: bool  # signed and without zero points
@@ -66,7 +66,7 @@ class BlockFormat:
         return _TYPES[self.bits, self.symmetric]
 
     def starts(self, rows: int) -> range:
-        """Where the blocks of so many input channels begin."""
+        """Return the first channel of each block of so many input channels."""
         return range(0, rows, self.block)
 
     def covering(self, weight: NDArray[np.float32], share: float = 1.0) -> Grid:
@@ -99,24 +99,24 @@ class BlockFormat:
         least = np.full(best.scale.shape, np.inf, np.float32)
         counts = importance[:, None]
         for share in SHARES:
-            found = self.covering(weight, share)
-            wrong = self.nearest(weight, found)
+            grid = self.covering(weight, share)
+            wrong = self.nearest(weight, grid)
             wrong -= weight
             wrong *= wrong
             wrong *= counts
             error = np.add.reduceat(wrong, starts)
             better = error < least
             least[better] = error[better]
-            best.scale[better] = found.scale[better]
-            best.zero[better] = found.zero[better]
+            best.scale[better] = grid.scale[better]
+            best.zero[better] = grid.zero[better]
         return best
 
     def nearest(self, weight: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-        """What is left of float32[in, out] on the nearest levels of its blocks."""
+        """Round float32[in, out] to the nearest levels of its blocks."""
         left = np.empty_like(weight)
         for block, start in enumerate(self.starts(len(weight))):
             part, levels_at = slice(start, start + self.block), grid.of(block)
-            left[part] = self.dequantized(self.levels(weight[part], levels_at), levels_at)
+            left[part] = self.dequantize(self.levels(weight[part], levels_at), levels_at)
         return left
 
     def levels(self, rows: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
@@ -126,8 +126,8 @@ class BlockFormat:
         q += grid.zero
         return np.clip(q, self.low, self.high, out=q)
 
-    def dequantized(self, levels: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-        """What levels of one block stand for: float32[n, out]."""
+    def dequantize(self, levels: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+        """Return the values that levels of one block stand for: float32[n, out]."""
         return (levels - grid.zero) * grid.scale
 
 
@@ -139,7 +139,7 @@ class BlockWeight:
     grid: Grid
     kind: BlockFormat
 
-    def dequantized(self) -> NDArray[np.float32]:
+    def dequantize(self) -> NDArray[np.float32]:
         """float32[in, out]."""
         rows = len(self.levels)
         zero, scale = (
@@ -150,7 +150,7 @@ class BlockWeight:
 
     @property
     def stored_bytes(self) -> int:
-        """What it takes in the file."""
+        """Return its size in the file."""
         zero_bits = 0 if self.kind.symmetric else self.kind.bits
         bits = self.kind.bits * self.levels.size + (32 + zero_bits) * self.grid.scale.size
         return -(-bits // 8)

@@ -1,8 +1,8 @@
 """E4M3, the 8-bit float of ONNX's FLOAT8E4M3FN and TensorRT's FP8, in NumPy.
 
 A sign, 4 bits of exponent, 3 of the significand, no infinities (arXiv:2209.05433, Table 1). A
-number keeps three bits behind its first one whatever its size, so what a scale decides is where the
-range ends and where powers of two fall, not how fine the steps are.
+number keeps three bits behind its first one, whatever its size. So a scale decides where the range
+ends and where powers of two fall, not how fine the steps are.
 
     q = e4m3(saturate(x / scale))        x^ = q scale
 
@@ -47,7 +47,7 @@ def covering_scale(largest: float) -> np.float32:
 
 
 def fake(x: NDArray[np.float32], scale: np.float32 | NDArray[np.float32]) -> NDArray[np.float32]:
-    """What is left of float32 x after quantizing and dequantizing it.
+    """Quantize and dequantize float32 x.
 
     Adding 1.5 * 2^20 times a number's power of two leaves three bits behind its first one, and
     float32's own rounding is half to even.

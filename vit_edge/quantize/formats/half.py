@@ -121,7 +121,7 @@ def _convert_constants(model: onnx_ir.Model, half: Half, nodes: set[onnx_ir.Node
         uses = [use for use in value.uses() if use.node in nodes]
         if not uses or not is_float32(value):
             continue
-        narrow = _narrowed(value, uses[0].node, half)
+        narrow = _narrow(value, uses[0].node, half)
         if len(uses) == len(value.uses()) and not value.is_graph_output():
             set_constant(value, narrow)
             value.type = onnx_ir.TensorType(half.dtype)
@@ -136,7 +136,7 @@ def _convert_constants(model: onnx_ir.Model, half: Half, nodes: set[onnx_ir.Node
             use.node.replace_input_with(use.idx, copy)
 
 
-def _narrowed(value: onnx_ir.Value, node: onnx_ir.Node, half: Half) -> NDArray[np.generic]:
+def _narrow(value: onnx_ir.Value, node: onnx_ir.Node, half: Half) -> NDArray[np.generic]:
     wide = constant(value)
     with np.errstate(over="ignore"):
         narrow: NDArray[np.generic] = wide.astype(half.dtype.numpy())

@@ -49,7 +49,7 @@ class Format:
     def fake(
         self, x: NDArray[np.float32], scale: np.float32, zero_point: int
     ) -> NDArray[np.float32]:
-        """What is left of x after quantizing and dequantizing it."""
+        """Quantize and dequantize x."""
         q: NDArray[np.float32] = np.divide(x, scale, dtype=np.float32)
         np.rint(q, out=q)
         np.clip(q, self.low - zero_point, self.high - zero_point, out=q)
@@ -76,7 +76,7 @@ class QuantizedWeight:
     values: NDArray[Any]  # int8 or float8_e4m3fn, [in, out]
     scale: NDArray[np.float32]  # [out]
 
-    def dequantized(self) -> NDArray[np.float32]:
+    def dequantize(self) -> NDArray[np.float32]:
         """float32[in, out]."""
         return self.values.astype(np.float32) * self.scale
 

@@ -11,7 +11,7 @@ from vit_edge.quantize import CalibrationUse, Quantized, Task
 from vit_edge.quantize.formats.half import BFLOAT16, convert, prepare
 from vit_edge.quantize.parts import HalfSettings
 from vit_edge.quantize.rescale.centring import centre
-from vit_edge.quantize.search.simulate import sentence, simulated
+from vit_edge.quantize.search.simulate import sentence, simulate
 
 CALIBRATION: CalibrationUse = "optional"  # for centring
 LEAST_OPSET = {"cpu": 17, "gpu": 17}
@@ -29,10 +29,10 @@ def quantize(task: Task, settings: HalfSettings) -> Quantized:
     """
     workspace = Workspace(task.scratch / "bf16")
     prepare(task.model)
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     shifted: list[str] = []
     if settings.centre and task.calibration is not None:
         shifted = centre(model, workspace, task.calibration, task.progress)
     convert(model, BFLOAT16, settings.also_half, settings.keep_float32)
-    simulation = simulated(model, BFLOAT16)
+    simulation = simulate(model, BFLOAT16)
     return Quantized(model, {"centred": shifted}, (), simulation, sentence(BFLOAT16))

@@ -16,7 +16,7 @@ from vit_edge.quantize.parts import HalfSettings, half_nodes
 from vit_edge.quantize.rescale.centring import centre
 from vit_edge.quantize.search import overflow
 from vit_edge.quantize.search.overflow import scan, underflow
-from vit_edge.quantize.search.simulate import sentence, simulated
+from vit_edge.quantize.search.simulate import sentence, simulate
 
 CALIBRATION: CalibrationUse = "required"  # float16 overflows, and random images do not show where
 LEAST_OPSET = {"cpu": 17, "gpu": 17}
@@ -24,7 +24,7 @@ LEAST_OPSET = {"cpu": 17, "gpu": 17}
 
 @dataclass(frozen=True)
 class Settings(HalfSettings):
-    """What can be chosen.
+    """The choices of float16.
 
     Attributes:
         margin: How many times the largest |x| on the calibration images must fit float16.
@@ -33,7 +33,7 @@ class Settings(HalfSettings):
     margin: float = overflow.MARGIN
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
+        """List everything that cannot be followed; empty if nothing."""
         problems = super().problems()
         if not 1 <= self.margin <= FLOAT16.largest:
             problems.append(f"margin: must be at least 1, not {self.margin}")
@@ -51,7 +51,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
         raise UsageError("fp16 looks at real images for what overflows: give --calibration DIR")
     workspace = Workspace(task.scratch / "fp16")
     prepare(task.model)
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     shifted = centre(model, workspace, task.calibration, task.progress) if settings.centre else []
     reach = scan(
         model, workspace, task.calibration, FLOAT16, settings.also_half, settings.keep_float32,
@@ -61,5 +61,5 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     weights = underflow(model, FLOAT16, half_nodes(model, settings.also_half, keep))
     convert(model, FLOAT16, settings.also_half, keep)
     record = {"centred": shifted, "overflow_scan": reach.as_dict(), "underflow": weights}
-    simulation = simulated(model, FLOAT16)
+    simulation = simulate(model, FLOAT16)
     return Quantized(model, record, reach.table(), simulation, sentence(FLOAT16))

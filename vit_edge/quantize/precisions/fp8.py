@@ -53,7 +53,7 @@ SIMULATION = {"session.disable_quant_qdq": "1"}
 
 @dataclass(frozen=True)
 class Settings(SearchSettings):
-    """What can be chosen beside the search, which may keep blocks.N.attention.products too.
+    """The choices beside the search, which may keep blocks.N.attention.products too.
 
     Attributes:
         attention: Quantize the products q k^T and p v too.
@@ -88,15 +88,15 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     _check(task)
     workspace = Workspace(task.scratch / "fp8")
     prepare(task.model)
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     centred = []
     if settings.centre:
-        centred = _centred(workspace, model, task)
-        model = workspace.settled(model)
-    rounded = _rounded(workspace, model, task, settings)
-    ranked, trials = _searched(workspace, model, rounded, task, settings)
+        centred = _centre(workspace, model, task)
+        model = workspace.settle(model)
+    rounded = _round(workspace, model, task, settings)
+    ranked, trials = _search(workspace, model, rounded, task, settings)
     kept = {*settings.keep_float, *trials[-1].kept_float}
-    final = rounded.applied(model, [name for name in rounded.names if name not in kept])
+    final = rounded.apply(model, [name for name in rounded.names if name not in kept])
     record = _record(settings, centred, rounded, ranked, trials, task)
     quantized = Quantized(final, record, _table(ranked, trials[-1], settings))
     if settings.around == "fp32":
@@ -119,16 +119,16 @@ def _check(task: Task) -> None:
         raise ModelError(f"FLOAT8E4M3FN needs opset {least} or newer, not {opset}")
 
 
-def _centred(workspace: Workspace, model: onnx_ir.Model, task: Task) -> list[str]:
+def _centre(workspace: Workspace, model: onnx_ir.Model, task: Task) -> list[str]:
     """Take offsets out of activations and keys, in place; the names of what was shifted."""
     keys = centre_keys(model, workspace, task.images, task.progress)
     return [*centre(model, workspace, task.images, task.progress), *keys]
 
 
-def _rounded(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Settings) -> Rounded:
+def _round(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Settings) -> Rounded:
     linears = block_linears(model)
     products = attention_products(model) if settings.attention else []
-    operands = [operand for found in products for operand in found.measured]
+    operands = [operand for product in products for operand in product.measured]
     readers: list[Reader] = [*linears, *operands]
     samples = collect_samples(workspace, model, readers, task.images, task.progress)
     rounded = round_all(linears, products, samples, settings.scales, task.progress)
@@ -136,14 +136,14 @@ def _rounded(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: S
     return rounded
 
 
-def _searched(
+def _search(
     workspace: Workspace, model: onnx_ir.Model, rounded: Rounded, task: Task, settings: Settings
 ) -> tuple[list[Share], list[Trial]]:
     """Measure what each part costs, and how many must stay in float for the target."""
     names = [name for name in rounded.names if name not in settings.keep_float]
 
     def variant(chosen: Sequence[str]) -> onnx_ir.Model:
-        return rounded.applied(model, chosen)
+        return rounded.apply(model, chosen)
 
     judge = Judge(workspace, model, task.images, SIMULATION)
     return ranked_search(judge, variant, names, task, settings)
@@ -157,7 +157,7 @@ def _record(
     trials: Sequence[Trial],
     task: Task,
 ) -> dict[str, Any]:
-    """What the manifest keeps: enough to see why the graph is as it is."""
+    """Return what the manifest keeps: enough to see why the graph is as it is."""
     kept = {*settings.keep_float, *trials[-1].kept_float}
     return {
         **task.record("static E4M3 Q/DQ on block Linears and attention products", settings),

@@ -43,7 +43,7 @@ from vit_edge.quantize.formats.integers import (
     unrounded,
 )
 from vit_edge.quantize.linears import Linear, block_linears, check_names, constant
-from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, smooth, written
 from vit_edge.quantize.rounding.ranges import Parameters, RangeMethod, parameters
 from vit_edge.quantize.rounding.samples import Sample, collect_samples
@@ -64,7 +64,7 @@ LEAST_OPSET = {"cpu": 17, "gpu": 19}  # 19 brought FP16 scales
 
 @dataclass(frozen=True)
 class Settings(SearchSettings):
-    """What can be chosen beside the search."""
+    """The choices beside the search."""
 
     activations: Literal["uint8", "int8"] = "uint8"  # cpu; x86 prefers uint8, ARM int8
     smoothing: bool = True
@@ -77,7 +77,7 @@ class Settings(SearchSettings):
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a Linear becomes."""
+    """A Linear, rounded."""
 
     weight: QuantizedWeight
     activation: Parameters
@@ -101,14 +101,14 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     """
     kind = _format(task, settings)
     workspace = Workspace(task.scratch / "int8")
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     every = [linear.name for linear in block_linears(model)]
     check_names(settings.keep_float, every)
     judge = Judge(workspace, model, task.images)
-    model, choices, rounded = _smoothed_and_rounded(workspace, model, settings, kind, task)
+    model, choices, rounded = _smooth_and_round(workspace, model, settings, kind, task)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:
-        return _applied(model, {name: rounded[name] for name in names}, kind)
+        return _apply(model, {name: rounded[name] for name in names}, kind)
 
     names = [name for name in every if name not in settings.keep_float]
     ranked, trials = ranked_search(judge, variant, names, task, settings)
@@ -121,7 +121,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     return halve_around(quantized, model, workspace, task)
 
 
-def _smoothed_and_rounded(
+def _smooth_and_round(
     workspace: Workspace, model: onnx_ir.Model, settings: Settings, kind: Format, task: Task
 ) -> tuple[onnx_ir.Model, dict[str, Choice], dict[str, Rounded]]:
     """The float32 graph with its activations rescaled, how they were, and every Linear rounded.
@@ -139,12 +139,12 @@ def _smoothed_and_rounded(
     samples = collect_samples(workspace, model, linears, task.images, task.progress)
     choices: dict[str, Choice] = {}
     if settings.smoothing:
-        groups = proven(workspace, model, linears, task.images.pixels(0, IMAGES))
+        groups = prove_groups(workspace, model, linears, task.images.pixels(0, IMAGES))
         error = rounding_error(kind, _largest_weight(settings))
         choices = smooth(groups, samples, error, shift=settings.shift, progress=task.progress)
-        model = workspace.settled(model)
+        model = workspace.settle(model)
         linears = block_linears(model)
-        samples = _renamed(samples, linears)
+        samples = _rename(samples, linears)
     return model, choices, _round(linears, samples, settings, kind, task)
 
 
@@ -162,7 +162,7 @@ def _largest_weight(settings: Settings) -> int:
     return LARGEST_REDUCED if settings.reduce_range else LARGEST
 
 
-def _renamed(
+def _rename(
     samples: Mapping[onnx_ir.Value, Sample], linears: Sequence[Linear]
 ) -> dict[onnx_ir.Value, Sample]:
     """The same samples for the values of a model that was written and read again."""
@@ -185,7 +185,7 @@ def _round(
         for linear in linears:
             matrix, sample = linear.matrix().astype(np.float32), samples[linear.input]
             weight = quantized_weight(matrix, largest, scale_type)
-            left = weight.dequantized()
+            left = weight.dequantize()
             scale, zero_point = parameters(settings.ranges, sample, left, kind)
             activation = (np.float32(scale_type(np.array([scale]))[0]), zero_point)
             bias = None
@@ -198,7 +198,7 @@ def _round(
     return rounded
 
 
-def _applied(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format) -> onnx_ir.Model:
+def _apply(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format) -> onnx_ir.Model:
     """A copy of the model with these Linears quantized."""
     copy = model.clone()
     linears = [linear for linear in block_linears(copy) if linear.name in rounded]
@@ -219,7 +219,7 @@ def _record(
     trials: Sequence[Trial],
     task: Task,
 ) -> dict[str, Any]:
-    """What the manifest keeps: enough to see why the graph is as it is."""
+    """Return what the manifest keeps: enough to see why the graph is as it is."""
     kept = {*settings.keep_float, *trials[-1].kept_float}
     linears = []
     for name, linear in rounded.items():

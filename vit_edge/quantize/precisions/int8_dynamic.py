@@ -1,4 +1,4 @@
-"""INT8, dynamic: the range of an activation is that of the batch at hand, found at every run.
+"""INT8, dynamic: the range of an activation is that of the batch, measured at every run.
 
 The Linears of the blocks become DynamicQuantizeLinear and MatMulInteger, standard operators that
 ONNX Runtime's CPU provider makes one DynamicQuantizeMatMul of. Weights are symmetric, one scale for
@@ -32,7 +32,7 @@ from vit_edge.quantize.formats.integers import (
     quantized_weight,
 )
 from vit_edge.quantize.linears import Linear, block_linears, check_names
-from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, smooth, written
 from vit_edge.quantize.rounding.samples import collect_samples
 
@@ -48,7 +48,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen.
+    """The choices of dynamic int8.
 
     Attributes:
         smoothing: Rescale activations first where that is exact; only with calibration images.
@@ -92,7 +92,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     if settings.smoothing and task.calibration is None:
         _LOG.warning("no calibration images: activations are not smoothed, outliers may hurt")
     elif settings.smoothing:
-        model, choices = _smoothed(task, settings, largest)
+        model, choices = _smooth(task, settings, largest)
     linears = block_linears(model)
     check_names(settings.keep_float, [linear.name for linear in linears])
     chosen = [linear for linear in linears if linear.name not in settings.keep_float]
@@ -105,15 +105,15 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     )
 
 
-def _smoothed(
+def _smooth(
     task: Task, settings: Settings, largest: int
 ) -> tuple[onnx_ir.Model, dict[str, Choice]]:
     """Smooth for the range of the calibration images, which that of a batch will resemble."""
     workspace = Workspace(task.scratch / "int8-dynamic")
-    model = workspace.settled(task.model)
+    model = workspace.settle(task.model)
     linears = block_linears(model)
     samples = collect_samples(workspace, model, linears, task.images, task.progress)
-    groups = proven(workspace, model, linears, task.images.pixels(0, IMAGES))
+    groups = prove_groups(workspace, model, linears, task.images.pixels(0, IMAGES))
     error = rounding_error(UINT8, largest)
     return model, smooth(groups, samples, error, shift=settings.shift, progress=task.progress)
 
@@ -148,7 +148,7 @@ def _replace(
     if linear.node.op_type == "Gemm" and linear.bias is not None:
         result = nodes.add("Add", [result.outputs[0], linear.bias])
     result.outputs[0].shape, result.outputs[0].type = output.shape, output.type
-    model.graph.insert_before(linear.node, nodes.made)
+    model.graph.insert_before(linear.node, nodes.added)
     output.replace_all_uses_with(result.outputs[0])
     model.graph.remove(linear.node, safe=True)
     del model.graph.initializers[stem]
@@ -159,7 +159,7 @@ class _Nodes:
     """Nodes in the place of a Linear's own, in order, named after it."""
 
     linear: Linear
-    made: list[onnx_ir.Node]
+    added: list[onnx_ir.Node]
 
     def add(
         self,
@@ -175,14 +175,14 @@ class _Nodes:
         node = onnx_ir.Node("", operator, inputs, attributes or (), num_outputs=outputs, name=name)
         for index, output in enumerate(node.outputs):
             output.name = f"{name}:{index}"
-        self.made.append(node)
+        self.added.append(node)
         return node
 
 
 def _record(
     task: Task, settings: Settings, linears: list[Linear], choices: dict[str, Choice]
 ) -> dict[str, Any]:
-    """What the manifest keeps."""
+    """Return what the manifest keeps."""
     return {
         **task.record("dynamic, MatMulInteger in block Linears", settings),
         "batch_dependence": BATCH_DEPENDENCE,

@@ -104,8 +104,8 @@ def centre_keys(
 ) -> list[str]:
     """Make the keys of our own graphs zero-mean, in place; other exporters' are left as they are.
 
-    What all keys of a head have in common adds the same number to every score of a query, which
-    softmax ignores: it goes out of the bias of qkv, and rounding has less to round.
+    The common part of a head's keys adds the same number to every score of a query, which softmax
+    ignores. It is taken out of the bias of qkv, and rounding has less to round.
 
     Args:
         model: float32, settled in the workspace.
@@ -117,21 +117,21 @@ def centre_keys(
         The names of the keys that were shifted.
     """
     makers = {linear.name: linear for linear in block_linears(model)}
-    found = {}
+    key_linears = {}
     for attention in attention_products(model):
         linear = makers.get(f"{attention.name.removesuffix('.products')}.qkv")
         if linear is not None and linear.bias is not None and _is_fused(linear):
-            found[attention.k.name] = linear
-    operands = [_Made(name, linear.output) for name, linear in found.items()]
+            key_linears[attention.k.name] = linear
+    operands = [_Made(name, linear.output) for name, linear in key_linears.items()]
     samples = collect_samples(workspace, model, operands, calibration, progress)
-    for linear in found.values():
+    for linear in key_linears.values():
         assert linear.bias is not None
         width = linear.matrix().shape[0]
         keys = slice(width, 2 * width)
         bias = constant(linear.bias).copy()
         bias[keys] -= samples[linear.output].rows[:, keys].mean(axis=0, dtype=np.float64)
         set_constant(linear.bias, bias)
-    return list(found)
+    return list(key_linears)
 
 
 def _is_fused(qkv: Linear) -> bool:

@@ -4,8 +4,8 @@ Weights that meet strong inputs are made larger, and the inputs smaller, before 
 
     s_j = rms(x_j)^exponent          (x / s) (s W) = x W
 
-AWQ takes the mean of |x_j|; the root mean square serves as well and comes with the covariance, by
-which the true error of what comes out can be computed for each exponent.
+AWQ takes the mean of |x_j|. The root mean square serves as well, and comes with the covariance,
+which gives the true error of the output for each exponent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXPONENTS = tuple(round(0.1 * step, 1) for step in range(11))  # AWQ searches 20
 
 
 class Choice(NamedTuple):
-    """How one group is rescaled."""
+    """The scale of one group."""
 
     exponent: float
     scale: NDArray[np.float64]  # [C]
@@ -44,15 +44,15 @@ def choose(group: Group, moment: Moment, error: Error) -> Choice:
     """
     weights = [linear.matrix().astype(np.float32) for linear in group.linears]
     strength = np.sqrt(moment.mean_square)
-    found = []
+    candidates = []
     for exponent in EXPONENTS:
         scale = scale_of(strength, exponent)
-        moved = moment.rescaled(scale)
+        moved = moment.rescale(scale)
         scaled = (np.multiply(weight, scale[:, None], dtype=np.float32) for weight in weights)
         total = sum(error(weight, moved) for weight in scaled)
-        found.append((total, exponent, scale))
-    least, exponent, scale = min(found, key=lambda candidate: candidate[0])
-    return Choice(exponent, scale, least / found[0][0] if found[0][0] > 0 else 1.0)
+        candidates.append((total, exponent, scale))
+    least, exponent, scale = min(candidates, key=lambda candidate: candidate[0])
+    return Choice(exponent, scale, least / candidates[0][0] if candidates[0][0] > 0 else 1.0)
 
 
 def scale_of(strength: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:

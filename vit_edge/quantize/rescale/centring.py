@@ -2,7 +2,7 @@
 
 A float's rounding error grows with its magnitude, and outlier channels of a ViT are mostly offset:
 behind LayerNormalization some stay near a mean twenty times their spread. The offset is the same
-for every image, so it can go where it is not rounded: into the bias of the next Linear, exactly
+for every image. So it can go exactly into the bias of the next Linear, where it is not rounded
 (Outlier Suppression+, arXiv:2304.09145, does it for integers).
 """
 
@@ -15,7 +15,7 @@ from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import Progress
 from vit_edge.quantize.calibration import Calibration
 from vit_edge.quantize.linears import block_linears
-from vit_edge.quantize.rescale.proving import IMAGES, proven
+from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rounding.samples import collect_samples
 
 
@@ -34,8 +34,8 @@ def centre(
         The names of what was shifted.
     """
     linears = block_linears(model)
-    found = proven(workspace, model, linears, calibration.pixels(0, IMAGES))
-    movable = [group for group in found if group.can_shift]
+    groups = prove_groups(workspace, model, linears, calibration.pixels(0, IMAGES))
+    movable = [group for group in groups if group.can_shift]
     read = [group.linears[0] for group in movable]
     samples = collect_samples(workspace, model, read, calibration, progress)
     for group in movable:

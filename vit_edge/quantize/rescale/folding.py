@@ -122,7 +122,7 @@ def _norm_groups(model: onnx_ir.Model, by_node: dict[onnx_ir.Node, Linear]) -> I
 def _class_token_factors(
     model: onnx_ir.Model, readers: list[onnx_ir.Node], by_node: dict[onnx_ir.Node, Linear]
 ) -> tuple[list[Linear], list[Factor]] | None:
-    """What reads the norm of a block of export.graph.ClsAttention; None if it is something else.
+    """Find what reads the norm of a block of export.graph.ClsAttention; None if it is another.
 
     The query's Linear reads one token of it, the keys and values meet it in two products whose
     weights are `key` [heads, head_dim, D] and `value` [heads, D, head_dim].
@@ -161,12 +161,12 @@ def _value_groups(model: onnx_ir.Model, linears: list[Linear]) -> Iterator[Group
         qkv = named.get(f"{stem}.qkv")
         value = model.graph.initializers.get(f"{stem}.value")
         if qkv is not None and qkv.matrix().shape[1] == 3 * width:
-            made = tuple(columns(qkv, 2 * width, 3 * width))
+            factors = tuple(columns(qkv, 2 * width, 3 * width))
             can_shift = qkv.bias is not None and out.bias is not None
         elif value is not None:
             heads, _, head_dim = constant(value).shape
-            made = (Factor(value, (slice(None),) * 3, (heads, 1, head_dim), inverse=True),)
+            factors = (Factor(value, (slice(None),) * 3, (heads, 1, head_dim), inverse=True),)
             can_shift = False
         else:
             continue
-        yield Group(f"{stem}.value", (out,), (*made, rows(out)), can_shift)
+        yield Group(f"{stem}.value", (out,), (*factors, rows(out)), can_shift)

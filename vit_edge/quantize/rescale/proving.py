@@ -26,7 +26,7 @@ _LOG_SCALE = 2.0  # scales are drawn from e^-2 to e^2, more than smoothing asks 
 _CHUNK_BYTES = 96 * 2**20  # of weights that are rewritten, and so held in memory, at once
 
 
-def proven(
+def prove_groups(
     workspace: Workspace,
     model: onnx_ir.Model,
     linears: list[Linear],
@@ -38,19 +38,19 @@ def proven(
 
     Args:
         workspace: Where to run.
-        model: Settled (Workspace.settled); its weights are those it had when this returns.
+        model: Settled (Workspace.settle); its weights are those it had when this returns.
         linears: Of its blocks.
         pixels: float32[N, 3, H, W] of an image or two.
 
     Returns:
         Groups of `folding` and `values`; one that does not hold is left out, and logged.
     """
-    found = groups(model, linears)
-    grouped = {linear for group in found for linear in group.linears}
+    candidates = groups(model, linears)
+    grouped = {linear for group in candidates for linear in group.linears}
     others = [linear for linear in linears if linear not in grouped]
-    found += value_groups(workspace, model, linears, others, pixels)
+    candidates += value_groups(workspace, model, linears, others, pixels)
     trial = _Trial(workspace, model, pixels)
-    return [group for chunk in _chunks(found) for group in _holding(trial, chunk)]
+    return [group for chunk in _chunks(candidates) for group in _holding(trial, chunk)]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class _Trial:
     pixels: NDArray[np.float32]
 
     def holds(self, tried: Sequence[Group]) -> bool:
-        """Whether the outputs, and what comes out of the groups' Linears, stay as they are."""
+        """True if the outputs, and what comes out of the groups' Linears, stay as they are."""
         rewritten = {value: value.const_value for group in tried for value in _rewritten(group)}
-        made = {factor.value for group in tried for factor in group.factors if factor.inverse}
+        makers = {factor.value for group in tried for factor in group.factors if factor.inverse}
         linears = (linear for group in tried for linear in group.linears)
         # what makes another group's channels is meant to give other values
-        watched = [linear.output for linear in linears if linear.weight not in made]
+        watched = [linear.output for linear in linears if linear.weight not in makers]
         before = self._answers(watched)
         rng = np.random.default_rng(0)
         try:
@@ -105,11 +105,11 @@ def _holding(trial: _Trial, tried: Sequence[Group]) -> list[Group]:
     return _holding(trial, tried[:middle]) + _holding(trial, tried[middle:])
 
 
-def _chunks(found: list[Group]) -> Iterator[list[Group]]:
+def _chunks(candidates: list[Group]) -> Iterator[list[Group]]:
     """Groups whose weights together stay below _CHUNK_BYTES."""
     chunk: list[Group] = []
     size = 0
-    for group in found:
+    for group in candidates:
         nbytes = sum(constant(value).nbytes for value in _rewritten(group))
         if chunk and size + nbytes > _CHUNK_BYTES:
             yield chunk

@@ -6,8 +6,8 @@ The scale moves difficulty from activations to weights (SmoothQuant, arXiv:2211.
 
 alpha is searched for each group by the error of what comes out of its Linears, and so is whether a
 shift of each channel's middle to zero helps (arXiv:2304.09145). The scales that are tried come from
-one half of the calibration images, the error from the other: every channel that is scaled to the
-full range has nothing left for larger values, and only other images show what that costs.
+one half of the calibration images, the error from the other. A channel that is scaled to the full
+range has nothing left for larger values, and only other images show what that costs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Error = Callable[[Sample, NDArray[np.float32]], float]
 
 
 class Choice(NamedTuple):
-    """How one group is rescaled."""
+    """The scale and shift of one group."""
 
     alpha: float | None  # None: not at all
     shifted: bool
@@ -48,7 +48,7 @@ def written(choice: Choice | None) -> str:
 
 
 def rounding_error(kind: Format, largest: int) -> Error:
-    """What is lost when an input is rounded over its whole range, and its weights by output.
+    """Measure the loss when an input is rounded over its whole range, and its weights by output.
 
     Args:
         kind: Of the input.
@@ -59,7 +59,7 @@ def rounding_error(kind: Format, largest: int) -> Error:
         ends = float(sample.fit_low.min()), float(sample.fit_high.max())
         scale_and_zero = kind.parameters(*ends)
         rounded = kind.fake(sample.rows, *scale_and_zero)
-        rounded = rounded @ quantized_weight(weight, largest).dequantized()
+        rounded = rounded @ quantized_weight(weight, largest).dequantize()
         rounded -= sample.rows @ weight
         return float(np.square(rounded, dtype=np.float64).sum())
 
@@ -67,7 +67,7 @@ def rounding_error(kind: Format, largest: int) -> Error:
 
 
 def smooth(
-    found: Sequence[Group],
+    groups: Sequence[Group],
     samples: dict[onnx_ir.Value, Sample],
     error: Error,
     *,
@@ -77,7 +77,7 @@ def smooth(
     """Choose and fold a scale for every group; the samples follow.
 
     Args:
-        found: Their weights are rewritten.
+        groups: Their weights are rewritten.
         samples: Of what enters their Linears; replaced by those of the rescaled values.
         error: See `choose`.
         shift: Whether channels may be moved as well.
@@ -87,13 +87,13 @@ def smooth(
         What was done, by the name of the Linear.
     """
     choices: dict[str, Choice] = {}
-    with progress("smoothing", len(found), "group") as bar:
-        for group in found:
+    with progress("smoothing", len(groups), "group") as bar:
+        for group in groups:
             allowed = dataclasses.replace(group, can_shift=group.can_shift and shift)
             choice = choose(allowed, samples[group.linears[0].input], error)
             group.fold(choice.scale, choice.shift)
             for value in {linear.input for linear in group.linears}:
-                samples[value] = samples[value].rescaled(choice.scale, choice.shift)
+                samples[value] = samples[value].rescale(choice.scale, choice.shift)
             choices |= {linear.name: choice for linear in group.linears}
             bar.update(1)
     return choices
@@ -114,23 +114,23 @@ def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] =
     ones, zeros = np.ones(len(sample.low)), np.zeros(len(sample.low))
     best = Choice(None, False, ones, zeros, 1.0)
     for shifted in [False, True] if group.can_shift else [False]:
-        shift, reach = _centred(sample.fit_low, sample.fit_high, shifted)
+        shift, reach = _centre(sample.fit_low, sample.fit_high, shifted)
         for alpha in alphas:
             scale = smoothing_scale(reach, largest_weight, alpha)
-            moved = sample.rescaled(scale, shift)
-            found = sum(
+            moved = sample.rescale(scale, shift)
+            total = sum(
                 error(moved, (weight * scale[:, None]).astype(np.float32)) for weight in weights
             )
-            relative = found / unscaled if unscaled else 1.0
+            relative = total / unscaled if unscaled else 1.0
             if relative < best.error:
                 best = Choice(alpha, shifted, scale, shift, relative)
     if best.alpha is None:
         return best
-    shift, reach = _centred(sample.low, sample.high, best.shifted)  # now from all images
+    shift, reach = _centre(sample.low, sample.high, best.shifted)  # now from all images
     return best._replace(scale=smoothing_scale(reach, largest_weight, best.alpha), shift=shift)
 
 
-def _centred(
+def _centre(
     low: NDArray[np.float32], high: NDArray[np.float32], shifted: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The shift of each channel, and how far the channel reaches from there."""

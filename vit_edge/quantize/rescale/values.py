@@ -1,10 +1,10 @@
 """Values and the projection behind them, in graphs whose names say nothing.
 
 Structure says where to look: from a projection back over nodes that only move data, through the
-product with the attention's weights, and on to a Linear. Which of its outputs are the values, and
-in which order they reach the projection, is not guessed from the layout (q, k and v separate, or
-fused as [3, heads, head_dim] or otherwise) but measured: each output of the Linear is replaced by
-its own number, and the projection's input shows which number arrives in which channel. Weights that
+product with the attention's weights, and on to a Linear. Its layout (q, k and v separate, or
+fused as [3, heads, head_dim] or otherwise) is not guessed. Which of its outputs are the values, and
+in which order they reach the projection, is measured: each output of the Linear is replaced by its
+own number, and the projection's input shows which number arrives in which channel. Weights that
 sum to 1 leave the numbers as they are.
 """
 
@@ -45,21 +45,21 @@ def value_groups(
     if not pairs:
         return []
     arrived = _arrivals(workspace, model, pairs, pixels)
-    found = []
-    for made, out in pairs:
+    groups = []
+    for maker, out in pairs:
         start = _first_channel(arrived[str(out.input.name)])
         width = out.matrix().shape[0]
-        if start is not None and start + width <= made.matrix().shape[1]:
-            factors = (*columns(made, start, start + width), rows(out))
-            can_shift = made.bias is not None and out.bias is not None
-            found.append(Group(f"{made.name}.value", (out,), factors, can_shift))
-    return found
+        if start is not None and start + width <= maker.matrix().shape[1]:
+            factors = (*columns(maker, start, start + width), rows(out))
+            can_shift = maker.bias is not None and out.bias is not None
+            groups.append(Group(f"{maker.name}.value", (out,), factors, can_shift))
+    return groups
 
 
 def _pairs(linears: list[Linear], projections: list[Linear]) -> list[tuple[Linear, Linear]]:
     """(the Linear that makes the values, the projection), as far as only moves lie between."""
     makers = {linear.output: linear for linear in linears}
-    found = []
+    pairs = []
     for out in projections:
         mixed = _origin(out.input).producer()
         operand = None if mixed is None or mixed.domain else _VALUE_INPUT.get(mixed.op_type)
@@ -69,12 +69,12 @@ def _pairs(linears: list[Linear], projections: list[Linear]) -> list[tuple[Linea
         if values is not None and not is_initializer(values):
             maker = makers.get(_origin(values))
             if maker is not None:
-                found.append((maker, out))
-    return found
+                pairs.append((maker, out))
+    return pairs
 
 
 def _origin(value: onnx_ir.Value) -> onnx_ir.Value:
-    """Where a value was before it was only moved."""
+    """Follow a value back to where it was before it was only moved."""
     producer = value.producer()
     while producer is not None and not producer.domain and producer.op_type in _MOVES:
         source = producer.inputs[0]
@@ -90,10 +90,10 @@ def _arrivals(
     pairs: list[tuple[Linear, Linear]],
     pixels: NDArray[np.float32],
 ) -> dict[str, NDArray[np.float32]]:
-    """What reaches the projections when every maker's outputs are their own numbers."""
+    """Observe what reaches the projections when every maker's outputs are their own numbers."""
     marked = model.clone()
     values = {v.name: v for node in marked.graph for v in node.outputs}
-    for number, maker in enumerate({made.output: made for made, _ in pairs}.values()):
+    for number, maker in enumerate({linear.output: linear for linear, _ in pairs}.values()):
         _number_channels(marked, values[maker.output.name], maker.matrix().shape[1], number)
     observed = [values[out.input.name] for _, out in pairs]
     (arrived,) = workspace.observe(marked, observed, [pixels])
@@ -115,7 +115,7 @@ def _number_channels(model: onnx_ir.Model, value: onnx_ir.Value, width: int, num
 
 
 def _first_channel(arrived: NDArray[np.float32]) -> int | None:
-    """Which number arrived first, if the others follow it one by one at every token."""
+    """Return the number that arrived first, if the others follow one by one at every token."""
     tokens = arrived.reshape(-1, arrived.shape[-1])
     if not np.isfinite(tokens).all():
         return None

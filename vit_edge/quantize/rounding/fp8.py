@@ -1,4 +1,4 @@
-"""What the Linears and attention products of a graph become in FP8, and putting it there."""
+"""The Linears and attention products of a graph in FP8, and putting them there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ScaleMethod = Literal["largest", "search"]
 
 @dataclass(frozen=True)
 class RoundedLinear:
-    """What a Linear becomes."""
+    """A Linear, rounded."""
 
     weight: QuantizedWeight
     input_scale: np.float32
@@ -39,22 +39,22 @@ class RoundedLinear:
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a graph can become."""
+    """The Linears and products of a graph, rounded."""
 
     linears: Mapping[str, RoundedLinear]
     products: Mapping[str, Mapping[str, np.float32]]  # name -> operand's name -> scale
 
     @property
     def names(self) -> list[str]:
-        """Everything that can be quantized or kept in float."""
+        """List everything that can be quantized or kept in float."""
         return [*self.linears, *self.products]
 
     def scales(self, name: str) -> dict[str, float]:
         """The activation scales of a Linear or of the products of an attention."""
-        found = self.products.get(name) or {name: self.linears[name].input_scale}
-        return {operand: float(scale) for operand, scale in found.items()}
+        scales = self.products.get(name) or {name: self.linears[name].input_scale}
+        return {operand: float(scale) for operand, scale in scales.items()}
 
-    def applied(self, model: onnx_ir.Model, names: Collection[str]) -> onnx_ir.Model:
+    def apply(self, model: onnx_ir.Model, names: Collection[str]) -> onnx_ir.Model:
         """A copy of the model with those of these names quantized."""
         copy = model.clone()
         for products in attention_products(copy) if self.products else []:
@@ -87,16 +87,16 @@ def round_all(
     with progress("rounding", len(linears) + len(products), "part") as bar:
         for linear in linears:
             sample = samples[linear.input]
-            rounded[linear.name] = _rounded_linear(linear, sample, method)
+            rounded[linear.name] = _round_linear(linear, sample, method)
             bar.update(1)
         for attention in products:
-            found = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
-            scales[attention.name] = {**found, attention.p.name: _storable(SOFTMAX_SCALE)}
+            inputs = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
+            scales[attention.name] = {**inputs, attention.p.name: _storable(SOFTMAX_SCALE)}
             bar.update(1)
     return Rounded(rounded, scales)
 
 
-def _rounded_linear(linear: Linear, sample: Sample, method: ScaleMethod) -> RoundedLinear:
+def _round_linear(linear: Linear, sample: Sample, method: ScaleMethod) -> RoundedLinear:
     matrix = linear.matrix().astype(np.float32)
     importance = sample.mean_square if method == "search" else None
     weight = quantized_weight(matrix, rounded_scale(weight_scale(matrix, importance)))

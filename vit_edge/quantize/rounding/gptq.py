@@ -53,9 +53,9 @@ def gptq(
             carried = left_over[here] + factor[start:i, i] @ error[start:i]
             levels_at = grid.of(row // kind.block)
             wanted = weight[row] + carried / factor[i, i]
-            found = kind.levels(wanted[None], levels_at)
-            levels[row] = found[0]
-            error[i] = weight[row] - kind.dequantized(found, levels_at)[0]
+            nearest = kind.levels(wanted[None], levels_at)
+            levels[row] = nearest[0]
+            error[i] = weight[row] - kind.dequantize(nearest, levels_at)[0]
     return BlockWeight(levels.astype(kind.dtype.numpy()), grid, kind)
 
 

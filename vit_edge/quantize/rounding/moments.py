@@ -38,7 +38,7 @@ class Moment:
         """float64[in]: of each channel."""
         return np.diag(self.covariance) + self.mean**2
 
-    def rescaled(self, scale: NDArray[np.float64]) -> Moment:
+    def rescale(self, scale: NDArray[np.float64]) -> Moment:
         """The moments of x / scale, for a positive scale [in]."""
         inverse = (1 / scale).astype(np.float32)
         return Moment(self.mean / scale, self.covariance * inverse[:, None] * inverse)
@@ -62,7 +62,7 @@ class _Sums:
         self._rows += len(x)
 
     def moment(self) -> Moment:
-        """What has been counted; ends the counting, for the memory is handed on."""
+        """Return what has been counted, and end the counting: the memory is handed on."""
         off = self._first / self._rows
         self._second /= np.float32(self._rows)
         self._second -= np.outer(off, off).astype(np.float32)
@@ -95,8 +95,8 @@ def collect_moments(
     values = list({linear.input.name: linear.input for linear in linears}.values())
     sums: dict[str, _Sums] = {}
     with progress("calibration", len(calibration)) as bar:
-        for found in workspace.observe(model, values, calibration.batches(batch_size(values))):
-            for name, array in found.items():
+        for observed in workspace.observe(model, values, calibration.batches(batch_size(values))):
+            for name, array in observed.items():
                 x = array.reshape(-1, array.shape[-1])
                 if not np.isfinite(x).all():
                     raise ModelError(f"{readers[name]}: its input is NaN or infinite")

@@ -30,9 +30,9 @@ def parameters(
     """Scale and zero point of a Linear's input.
 
     Args:
-        method: minmax covers all that was seen; percentile the middle 99.99 %; entropy the range
-            whose histogram loses least information; mse the least squared error of the input;
-            output the least squared error of what the Linear makes of it.
+        method: minmax covers all that was seen, percentile the middle 99.99 %. entropy takes the
+            range whose histogram loses least information, mse that of the least squared error of
+            the input, and output that of the least squared error of the Linear's output.
         sample: Of the input.
         rounded_weight: float32[in, out], the Linear's weight after quantization.
         kind: The integers to use.
@@ -57,8 +57,8 @@ def _error(method: RangeMethod, sample: Sample, rounded_weight: NDArray[np.float
     """The squared error of the input, or of what the Linear makes of it."""
     exact = sample.rows @ rounded_weight if method == "output" else sample.rows
 
-    def squared_error(found: Parameters, kind: Format) -> float:
-        rounded = kind.fake(sample.rows, *found)
+    def squared_error(parameters: Parameters, kind: Format) -> float:
+        rounded = kind.fake(sample.rows, *parameters)
         if method == "output":
             rounded = rounded @ rounded_weight
         rounded -= exact
@@ -88,10 +88,10 @@ def _divergence(sample: Sample) -> Cost:
     counts, edges = np.histogram(sample.rows, ENTROPY_BINS, (low, high if high > low else low + 1))
     centres = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
 
-    def divergence(found: Parameters, kind: Format) -> float:
-        rounded = kind.fake(centres, *found)
+    def divergence(parameters: Parameters, kind: Format) -> float:
+        rounded = kind.fake(centres, *parameters)
         levels, place = np.unique(rounded, return_inverse=True)
-        kept = (counts > 0) & (np.abs(rounded - centres) <= found[0])  # the rest is clipped
+        kept = (counts > 0) & (np.abs(rounded - centres) <= parameters[0])  # the rest is clipped
         mass = np.bincount(place, counts, len(levels))
         spread = np.bincount(place, kept, len(levels))
         q = np.where(kept, mass[place] / np.maximum(spread[place], 1), 0.0)

@@ -1,4 +1,4 @@
-"""What enters each Linear on the calibration images: exact extremes, and a sample of the rows."""
+"""The inputs of each Linear on the calibration images: exact extremes, and a sample of the rows."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Reader(Protocol):
 class Sample:
     """The input of a Linear over all calibration images.
 
-    What is searched is judged on other images than it is made from, or it would fit the extremes
-    of these images and clip the next ones: every other image gives the rows, the rest `fit_low` and
-    `fit_high`.
+    Every other image gives the rows, the rest give `fit_low` and `fit_high`. So a search is judged
+    on other images than it is made from. Otherwise it would fit the extremes of these images, and
+    clip the next ones.
     """
 
     low: NDArray[np.float32]  # [in], the exact minimum of each channel
@@ -43,7 +43,7 @@ class Sample:
     fit_high: NDArray[np.float32]  # [in]
     rows: NDArray[np.float32]  # [<= ROWS, in]: class tokens and others drawn at random
 
-    def rescaled(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Sample:
+    def rescale(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Sample:
         """The sample of (x - shift) / scale, for a positive scale [in]."""
         parts = (self.low, self.high, self.fit_low, self.fit_high, self.rows)
         return Sample(*(((part - shift) / scale).astype(np.float32) for part in parts))
@@ -86,11 +86,11 @@ def collect_samples(
     seen = 0
     with progress("calibration", len(calibration)) as bar:
         batches = calibration.batches(batch_size(values))
-        for found in workspace.observe(model, values, batches):
-            images = len(found[str(values[0].name)])
+        for observed in workspace.observe(model, values, batches):
+            images = len(observed[str(values[0].name)])
             judging = (seen + np.arange(images)) % 2 == 0
             for value in values:
-                x = found[str(value.name)]
+                x = observed[str(value.name)]
                 x = x.reshape(images, -1, x.shape[-1])  # [N, tokens, in]
                 if not extremes[value].add(x):
                     raise ModelError(f"{name_of[value]}: its input is NaN or infinite")

@@ -20,7 +20,7 @@ Rounding = Literal["gptq", "nearest"]
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a Linear becomes."""
+    """A Linear, rounded."""
 
     weight: BlockWeight
     bias: NDArray[np.float32] | None  # corrected; None where there is none to correct
@@ -51,7 +51,7 @@ def rescale(
     choice = choose(group, seen[str(group.linears[0].input.name)], error)
     group.fold(choice.scale, np.zeros_like(choice.scale))
     for name in {str(linear.input.name) for linear in group.linears}:
-        seen[name] = seen[name].rescaled(choice.scale)
+        seen[name] = seen[name].rescale(choice.scale)
     return {linear.name: choice for linear in group.linears}
 
 
@@ -61,7 +61,7 @@ def output_error(wrong: NDArray[np.float32], covariance: NDArray[np.float32]) ->
 
 
 def input_noise(weight: NDArray[np.float32], moment: Moment, block: int) -> float:
-    """What int8 inputs add to `output_error`: MatMulNBits rounds each token's by blocks.
+    """Estimate what int8 inputs add to `output_error`: MatMulNBits rounds each token's by blocks.
 
     A block's step is its largest |x| / 127, the mean square of its rounding a twelfth of the
     step's. The mean of the largest x^2 is taken as the Euclidean norm of the channels' mean
@@ -78,7 +78,7 @@ def input_noise(weight: NDArray[np.float32], moment: Moment, block: int) -> floa
     return float(largest @ gain) / (12 * 127**2)
 
 
-def rounded_linear(
+def round_linear(
     linear: Linear, moment: Moment, kind: BlockFormat, rounding: Rounding, *, correct_bias: bool
 ) -> Rounded:
     """Round one Linear. Where its bias takes the mean, only the covariance counts.
@@ -95,12 +95,12 @@ def rounded_linear(
     covariance = moment.second if old_bias is None else moment.covariance
     grid = kind.fitting(weight, np.diag(covariance))
     if rounding == "gptq":
-        made = gptq(weight, covariance, grid, kind)
+        blocks = gptq(weight, covariance, grid, kind)
     else:
-        made = rounded(weight, grid, kind)
-    wrong = weight - made.dequantized()
+        blocks = rounded(weight, grid, kind)
+    wrong = weight - blocks.dequantize()
     bias = None
     if old_bias is not None:
         bias = (constant(old_bias) + moment.mean @ wrong).astype(np.float32)
     exact = output_error(weight, moment.covariance)
-    return Rounded(made, bias, output_error(wrong, covariance) / max(exact, 1e-30))
+    return Rounded(blocks, bias, output_error(wrong, covariance) / max(exact, 1e-30))

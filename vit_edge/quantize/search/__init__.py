@@ -1,1 +1,1 @@
-"""What to leave in float: errors measured one operator at a time."""
+"""The search for what to leave in float: errors measured one operator at a time."""

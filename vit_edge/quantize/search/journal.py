@@ -1,4 +1,4 @@
-"""What a search has measured so far, kept on disk: a stopped search goes on where it was."""
+"""The measurements of a search, kept on disk: a stopped search goes on where it was."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         """Read what is there; None keeps nothing."""
         self._path = path
-        self.found: dict[str, float] = {}
+        self.values: dict[str, float] = {}
         if path is None or not path.is_file():
             return
         text = path.read_text(encoding="utf-8")
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
-                self.found[str(entry["name"])] = float(entry["value"])
+                self.values[str(entry["name"])] = float(entry["value"])
             except (ValueError, KeyError, TypeError):
                 continue
         if text and not text.endswith("\n"):
@@ -28,7 +28,7 @@ class Journal:
 
     def add(self, name: str, value: float) -> None:
         """Keep one measurement; it is on disk when this returns."""
-        self.found[name] = value
+        self.values[name] = value
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)

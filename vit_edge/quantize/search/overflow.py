@@ -1,4 +1,4 @@
-"""What would leave the range of half precision: the largest |x| of every tensor on real images."""
+"""Values outside the range of half precision: the largest |x| of every tensor on real images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vit_edge.quantize.calibration import Calibration
 from vit_edge.quantize.formats.half import FLOAT16, Half, convert, prepare
 from vit_edge.quantize.linears import constant, is_initializer
 from vit_edge.quantize.parts import USUAL_PARTS, half_nodes, is_float32
-from vit_edge.quantize.search.simulate import sentence, simulated
+from vit_edge.quantize.search.simulate import sentence, simulate
 
 # How many times the largest |x| seen must fit: of vit-cifar10-outliers' 160 tensors one goes 3.2
 # times as far on 1,000 other images.
@@ -27,7 +27,7 @@ _SCORES = 3  # the output of Attention that holds q k^T (opset 23, qk_matmul_out
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a graph's tensors go, and what that means."""
+    """The largest values of a graph's tensors, and what they mean."""
 
     largest: Mapping[str, float]  # value -> the largest |x| seen
     sums: Mapping[str, float]  # MatMul or Gemm -> the largest sum of |a||b|, see `scan`
@@ -44,7 +44,7 @@ class Reach:
         }
 
     def table(self) -> tuple[tuple[str, ...], ...]:
-        """What stays float32, and the largest of the rest."""
+        """List what stays float32, and the largest of the rest."""
         sums = ((f"sums of {node}", x) for node, x in self.sums.items())
         rows = sorted([*self.largest.items(), *sums], key=lambda row: -row[1])
         over = sum(x > self.limit for _, x in rows)
@@ -89,8 +89,8 @@ def scan(
     seen = 0
     with progress("overflow scan", len(calibration)) as bar:
         batches = calibration.batches(BATCH)
-        for found in workspace.observe(probed.model, probed.observed, batches):
-            for name, x in found.items():
+        for extremes in workspace.observe(probed.model, probed.observed, batches):
+            for name, x in extremes.items():
                 largest[name] = max(largest.get(name, 0.0), float(x))
                 if not np.isfinite(x):
                     raise ModelError(f"{probed.values.get(name, name)} is NaN or infinite")
@@ -123,7 +123,7 @@ def halve_around(
         quantized.model,
         {**quantized.record, "overflow_scan": reach.as_dict()},
         quantized.table,
-        simulated(quantized.model, FLOAT16),
+        simulate(quantized.model, FLOAT16),
         sentence(FLOAT16) + remark,
     )
 
@@ -216,7 +216,7 @@ class _Probed:
 
 
 def underflow(model: onnx_ir.Model, half: Half, nodes: Collection[onnx_ir.Node]) -> dict[str, int]:
-    """How many weights of float32 nodes-to-be-half are rounded away, or to few bits.
+    """Count the weights of float32 nodes-to-be-half that are rounded away, or to few bits.
 
     Args:
         model: float32.

@@ -1,4 +1,4 @@
-"""Which Linears suffer, and how many must stay in float: measured on the calibration images."""
+"""The Linears that suffer, and how many must stay in float, by the calibration images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Variant = Callable[[Sequence[str]], onnx_ir.Model]
 
 
 class Share(NamedTuple):
-    """What one Linear does to the answers."""
+    """The noise that one Linear adds to the answers."""
 
     name: str
     noise: float  # mean square difference of the output when it alone is quantized
@@ -40,7 +40,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What can be chosen of every search.
+    """The choices of every search.
 
     Attributes:
         keep_float: What is not quantized in any case.
@@ -55,7 +55,7 @@ class SearchSettings:
     sensitivity_images: int = 32
 
     def problems(self) -> list[str]:
-        """Everything that cannot be followed; empty if nothing."""
+        """List everything that cannot be followed; empty if nothing."""
         problems = []
         if self.float_budget < 0:
             problems.append(f"float_budget must not be negative, not {self.float_budget}")
@@ -104,8 +104,8 @@ class Judge:
     def summary(self, model: onnx_ir.Model) -> dict[str, object]:
         """Every statistic over all calibration images."""
         comparison = LogitComparison()
-        found = self.answers(model, len(self.reference))
-        comparison.add(np.arange(len(found)), found, self.reference)
+        answers = self.answers(model, len(self.reference))
+        comparison.add(np.arange(len(answers)), answers, self.reference)
         return comparison.summary()
 
 
@@ -120,21 +120,21 @@ def shares(
     """Measure every Linear alone, the worst first.
 
     Noise that arises in different places adds up nearly independently, so the sum of the parts is
-    close to the whole; what one Linear costs is seen without the others covering it.
+    close to the whole. The cost of one Linear is seen without the others covering it.
     """
     with progress("sensitivity", len(names), "Linear") as bar:
         for name in names:
-            if name not in journal.found:
+            if name not in journal.values:
                 journal.add(name, judge.noise(variant([name]), images))
             bar.update(1)
-    noise = {name: journal.found[name] for name in names}
+    noise = {name: journal.values[name] for name in names}
     total = sum(noise.values()) or 1.0
     ranked = sorted(names, key=lambda name: -noise[name])
     return [Share(name, noise[name], noise[name] / total) for name in ranked]
 
 
 def disproportionate(ranked: Sequence[Share], largest_share: float) -> int:
-    """How many of the worst do more than this share of the damage that is left each time."""
+    """Count the worst that do more than this share of the damage that is left each time."""
     left = sum(share.noise for share in ranked)
     for count, share in enumerate(ranked):
         if share.noise <= largest_share * left:
@@ -221,7 +221,7 @@ def ranked_search(
 
 
 def record_of_search(task: Task, trials: Sequence[Trial]) -> dict[str, Any]:
-    """What the manifest keeps of a search."""
+    """Return what the manifest keeps of a search."""
     return {
         "parity_target": None if task.parity_target is None else task.parity_target.as_dict(),
         "trials": [
@@ -232,7 +232,7 @@ def record_of_search(task: Task, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def record_of_cost(ranked: Sequence[Share], name: str) -> dict[str, float | None]:
-    """What the manifest keeps of what one Linear costs; None for one that was not measured."""
+    """Return what the manifest keeps of one Linear's cost; None for one that was not measured."""
     share = next((share for share in ranked if share.name == name), None)
     return {
         "noise": None if share is None else share.noise,

@@ -2,8 +2,8 @@
 
 ONNX Runtime's CPU provider has no bfloat16 MatMul, and runs float16 ones in float32 while leaving
 out the roundings between them, so that an overflow at 65504 goes unseen. Here every value that the
-graph stores in half precision is rounded to it, by a Cast there and back; sums inside an operator
-are float32, as they are on tensor cores unless a kernel accumulates in float16 itself.
+graph stores in half precision is rounded to it, by a Cast there and back. Sums inside an operator
+are float32, as on tensor cores, unless a kernel accumulates in float16 itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vit_edge.quantize.linears import constant, set_constant
 from vit_edge.quantize.parts import MOVES
 
 
-def simulated(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
+def simulate(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
     """A float32 graph that rounds wherever the given one stores half precision.
 
     Args:
@@ -42,7 +42,7 @@ def simulated(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
 
 
 def sentence(half: Half) -> str:
-    """What the simulation does, for the manifest."""
+    """Describe the simulation, for the manifest."""
     return (
         f"float32 arithmetic on onnxruntime's CPU provider, every value that the graph stores in "
         f"{half.name} rounded to it, sums inside operators in float32"
