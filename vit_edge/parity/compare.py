@@ -20,7 +20,7 @@ from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.result import Row
 from vit_edge.parity.statistics import Difference, Floats, Repeats
 from vit_edge.parity.targets import LOGITS, Target
-from vit_edge.report.strict import json_from_record
+from vit_edge.strict import json_from_record
 
 SCHEMA_VERSION = 2  # of a bundle's parity.json
 # What a batch size breaks, it breaks for any image: the largest size sees all of them, the others

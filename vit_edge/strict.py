@@ -2,8 +2,10 @@
 
 The type hints of a dataclass are its schema. Known are str, bool, int (a count), float (a finite
 number), Literal, `X | None`, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]` and other frozen
-dataclasses. A field with a default may be absent. Unknown keys are let through and not kept. A
-dataclass refuses what its hints cannot say by a ValueError from `__post_init__`.
+dataclasses; annotations narrow them: Keys, Rest, Check. `Rules` say which keys may be absent or
+unknown. A dataclass refuses what its hints cannot say by a ValueError from `__post_init__`, or by
+a method `faults` that names everything. Of a field's metadata, `key` is its key in JSON, and
+`omitted` says that it is not written where it is None.
 """
 
 from __future__ import annotations
@@ -21,14 +23,34 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from vit_edge.errors import InputError
 
-# Statistics are of float32 values, counts fit what NumPy counts with: what is larger was not
-# written by vit_edge, and would overflow in whoever shows it.
-LARGEST_NUMBER = 3.5e38
-LARGEST_COUNT = 2**63
+LARGEST_COUNT = 2**63  # NumPy counts no further
 
 T = TypeVar("T")
 # Returns what a value becomes and adds what is wrong with it; `where` is its place.
 _Reader: TypeAlias = "Callable[[Any, str, list[str]], Any]"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a whole file is read."""
+
+    # What is larger was not written by vit_edge, and would overflow in whoever shows it. By
+    # default that of statistics, which are of float32 values.
+    numbers_below: float = 3.5e38
+    defaults: bool = True  # a field with a default may be absent
+    unknown_keys: bool = True  # they are let through, and not kept
+
+
+_BY_DEFAULT = Rules()
+
+
+@dataclass(frozen=True)
+class Check:
+    """Of an annotated value: it is as it should be by this function, whatever its type."""
+
+    words: str  # what it should be
+    holds: Callable[[Any], bool]
+    kept: Callable[[Any], Any] = lambda value: value  # what it becomes
 
 
 @dataclass(frozen=True)
@@ -63,17 +85,35 @@ def json_from_file(path: Path, *, largest_bytes: int, kind: str, remedy: str) ->
             raise InputError(f"{path}: {'no file' if path.exists() else 'no such file'}")
         if path.stat().st_size > largest_bytes:
             raise InputError(f"{path}: larger than {largest_bytes >> 20} MiB: no {kind}")
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half of a pair of surrogates: no text
+        return json_from_text(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged, or no JSON: {error}; {remedy}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def json_from_text(text: str | bytes) -> Any:
+    """Parse JSON; NaN, Infinity and half of a pair of surrogates are none.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is too deep.
+    """
+    value = json.loads(text, parse_constant=_refuse_constant)
+    json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
-def record_from_json(kind: type[T], value: Any, where: str = "the file") -> tuple[T, list[str]]:
+def record_from_json(
+    kind: type[T], value: Any, whole: str = "the file", rules: Rules = _BY_DEFAULT
+) -> tuple[T, list[str]]:
     """Make a dataclass of a JSON value.
+
+    Args:
+        kind: The dataclass.
+        value: As `json.loads` gives it.
+        whole: What problems call the value itself.
+        rules: What is allowed everywhere in it.
 
     Returns:
         The dataclass, and everything that is wrong with the value. Where anything is, the
@@ -81,7 +121,8 @@ def record_from_json(kind: type[T], value: Any, where: str = "the file") -> tupl
     """
     problems: list[str] = []
     hint: Any = kind
-    return _reader(hint)(value, where, problems), problems
+    record = _reader(hint, rules)(value, "", problems)
+    return record, [f"{whole}{text}" if text[:1] == " " else text for text in problems]
 
 
 def json_from_record(value: Any) -> Any:
@@ -89,9 +130,10 @@ def json_from_record(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         kind: Any = type(value)
         written: dict[str, Any] = {}
-        for name, rest in _fields(kind):
-            entry = json_from_record(getattr(value, name))
-            written |= entry if rest else {name: entry}
+        for field_, key, rest in _fields(kind):
+            entry = json_from_record(getattr(value, field_.name))
+            if entry is not None or not field_.metadata.get("omitted"):
+                written |= entry if rest else {key: entry}
         return written
     if isinstance(value, Mapping):
         return {key: json_from_record(entry) for key, entry in value.items()}
@@ -104,7 +146,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _shown(value: Any) -> str:
+def shown(value: object) -> str:
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
@@ -121,46 +164,68 @@ def _rest(hint: Any) -> Rest | None:
 
 
 @functools.cache
-def _fields(kind: Any) -> list[tuple[str, Rest | None]]:
-    return [(entry.name, _rest(_hints(kind)[entry.name])) for entry in dataclasses.fields(kind)]
+def _fields(kind: Any) -> list[tuple[dataclasses.Field[Any], str, Rest | None]]:
+    """Every field, its key in JSON, and the mark of one that holds the rest of the keys."""
+    return [
+        (entry, entry.metadata.get("key", entry.name), _rest(_hints(kind)[entry.name]))
+        for entry in dataclasses.fields(kind)
+    ]
 
 
-_PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
-    Any: ("anything", lambda value: True),
-    str: ("a text", lambda value: isinstance(value, str)),
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number from 0 on", lambda v: type(v) is int and 0 <= v < LARGEST_COUNT),
-    float: ("a finite number", lambda v: type(v) in (int, float) and abs(v) <= LARGEST_NUMBER),
+_PLAIN = {
+    Any: Check("anything", lambda value: True),
+    str: Check("a text", lambda value: isinstance(value, str)),
+    bool: Check("true or false", lambda value: isinstance(value, bool)),
 }
 
 
+def _number(kind: type, rules: Rules) -> Check:
+    below = min(LARGEST_COUNT, rules.numbers_below)
+    if kind is int:
+        return Check("a whole number from 0 on", lambda v: type(v) is int and 0 <= v < below)
+
+    def holds(value: Any) -> bool:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) < rules.numbers_below
+
+    return Check("a finite number", holds)
+
+
 @functools.cache
-def _reader(hint: Any) -> _Reader:
+def _reader(hint: Any, rules: Rules) -> _Reader:
     """How values of a type are read."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (int, float):
+        return _checked(_number(hint, rules))
     if hint in _PLAIN:
-        return _plain(*_PLAIN[hint])
+        return _checked(_PLAIN[hint])
     if dataclasses.is_dataclass(hint):
-        return _object(hint)
+        return _object(hint, rules)
     if origin is Annotated:
-        (keys,) = (mark for mark in hint.__metadata__ if isinstance(mark, Keys))
-        return _mapping(_reader(typing.get_args(arguments[0])[1]), keys.known)
+        (mark,) = hint.__metadata__
+        if isinstance(mark, Check):
+            return _checked(mark)
+        return _mapping(_reader(typing.get_args(arguments[0])[1], rules), mark.known)
     if origin is Literal:
         words = f"{'one of ' * (len(arguments) > 1)}{', '.join(map(str, arguments))}"
-        return _plain(words, lambda v: any(type(v) is type(one) and v == one for one in arguments))
+        return _checked(
+            Check(words, lambda v: any(type(v) is type(one) and v == one for one in arguments))
+        )
     if origin in (typing.Union, types.UnionType):
-        return _optional(_reader(next(one for one in arguments if one is not type(None))))
+        return _optional(_reader(next(one for one in arguments if one is not type(None)), rules))
     if origin is tuple:
         several = arguments[-1] is Ellipsis
-        return _items([_reader(one) for one in arguments if one is not Ellipsis], several=several)
-    return _mapping(_reader(arguments[1]), None)
+        readers = [_reader(one, rules) for one in arguments if one is not Ellipsis]
+        return _items(readers, several=several)
+    return _mapping(_reader(arguments[1], rules), None)
 
 
-def _plain(words: str, holds: Callable[[Any], bool]) -> _Reader:
+def _checked(check: Check) -> _Reader:
     def read(value: Any, where: str, problems: list[str]) -> Any:
-        if not holds(value):
-            problems.append(f"{where} is {_shown(value)}, expected {words}")
-        return value
+        if check.holds(value):
+            return check.kept(value)
+        problems.append(f"{where} is {shown(value)}, expected {check.words}")
+        return None
 
     return read
 
@@ -172,7 +237,7 @@ def _optional(reader: _Reader) -> _Reader:
 def _items(readers: list[_Reader], *, several: bool) -> _Reader:
     def read(value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, list):
-            problems.append(f"{where} is {_shown(value)}, expected a list")
+            problems.append(f"{where} is {shown(value)}, expected a list")
             return ()
         if not several and len(value) != len(readers):
             problems.append(f"{where} has {len(value)} entries, expected {len(readers)}")
@@ -185,47 +250,54 @@ def _items(readers: list[_Reader], *, several: bool) -> _Reader:
 def _mapping(reader: _Reader, known: frozenset[str] | None) -> _Reader:
     def read(value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, dict):
-            problems.append(f"{where} is {_shown(value)}, expected an object")
+            problems.append(f"{where} is {shown(value)}, expected an object")
             return {}
         for key in value:
             if known is not None and key not in known:
                 words = ", ".join(sorted(known))
-                problems.append(f"{where} has {_shown(key)}, known are {words}")
-        return {key: reader(e, f"{where}[{_shown(key)}]", problems) for key, e in value.items()}
+                problems.append(f"{where} has {shown(key)}, known are {words}")
+        return {key: reader(e, f"{where}[{shown(key)}]", problems) for key, e in value.items()}
 
     return read
 
 
-def _object(kind: Any) -> _Reader:
+def _object(kind: Any, rules: Rules) -> _Reader:
     absent, hints = dataclasses.MISSING, _hints(kind)
-    own = {entry.name: entry for entry in dataclasses.fields(kind)}
-    rests = {name: rest for name, rest in _fields(kind) if rest is not None}
-    for name in rests:
-        del own[name]
-    readers = {name: _reader(hints[name]) for name in own}
-    required = {n for n, e in own.items() if e.default is absent and e.default_factory is absent}
+    rests = {entry.name: rest for entry, _, rest in _fields(kind) if rest is not None}
+    own = {key: entry for entry, key, rest in _fields(kind) if rest is None}
+    hinted = {key: hints[entry.name] for key, entry in own.items()}
+    required = {
+        key
+        for key, entry in own.items()
+        if not rules.defaults or entry.default is entry.default_factory is absent
+    }
     for rest in rests.values():
-        hinted = {**rest.required, **rest.optional}
-        readers |= {key: _reader(hint) for key, hint in hinted.items()}
+        hinted |= {**rest.required, **rest.optional}
         required |= set(rest.required)
+    readers = {key: _reader(hint, rules) for key, hint in hinted.items()}
 
     def read(value: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(value, dict):
-            problems.append(f"{where} is {_shown(value)}, expected an object")
+            problems.append(f"{where} is {shown(value)}, expected an object")
             return None
         before = len(problems)
         problems += [f"{where} lacks {key!r}" for key in readers if key in required - value.keys()]
+        if not (rules.unknown_keys or rests):
+            unknown = sorted(value.keys() - own.keys())
+            problems += [f"{where} has {shown(key)}, an unknown key" for key in unknown]
         entries = {
-            key: reader(value[key], f"{where}.{key}".removeprefix("the file."), problems)
+            key: reader(value[key], f"{where}.{key}".removeprefix("."), problems)
             for key, reader in readers.items()
             if key in value
         }
         if len(problems) > before:
             return None
-        entries = {key: entry for key, entry in entries.items() if key in own}
+        entries = {own[key].name: entry for key, entry in entries.items() if key in own}
         rest = {key: entry for key, entry in value.items() if key not in own}
         try:
-            return kind(**entries, **dict.fromkeys(rests, rest))
+            record = kind(**entries, **dict.fromkeys(rests, rest))
+            problems += [f"{where} {fault}" for fault in getattr(record, "faults", list)()]
+            return record
         except ValueError as error:
             problems.append(f"{where} {error}")
             return None
