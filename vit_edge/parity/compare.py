@@ -13,7 +13,8 @@ from vit_edge.bundle.golden import Golden, GoldenWriter, Probe
 from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.errors import BundleError, ImageError, PredictionError
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import input_from_resized, resized_from_image
+from vit_edge.images.preprocess import input_from_resized
+from vit_edge.images.resize import resized_from_image
 from vit_edge.parity import judge
 from vit_edge.parity.limits import Limit, limit_for
 from vit_edge.parity.logits import LogitComparison
