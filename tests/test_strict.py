@@ -174,6 +174,12 @@ def test_rules_refuse_unknown_keys_defaults_and_what_is_too_large() -> None:
     ]
 
 
+@pytest.mark.parametrize("to_float", [False, True])
+def test_a_whole_number_stays_one_unless_the_rules_say_otherwise(to_float: bool) -> None:
+    record, _ = record_from_json(Marked, {"import": 1}, rules=Rules(to_float=to_float))
+    assert type(record.imports) is (float if to_float else int)
+
+
 @pytest.mark.parametrize("text", ["NaN", "[-Infinity]", '"\\ud800"', "{", "[" * 10**5])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises((ValueError, RecursionError)):

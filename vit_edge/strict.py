@@ -39,6 +39,7 @@ class Rules:
     numbers_below: float = 3.5e38
     defaults: bool = True  # a field with a default may be absent
     unknown_keys: bool = True  # they are let through, and not kept
+    to_float: bool = False  # a whole number becomes a float where one is expected
 
 
 _BY_DEFAULT = Rules()
@@ -130,9 +131,9 @@ def json_from_record(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         kind: Any = type(value)
         written: dict[str, Any] = {}
-        for field_, key, rest in _fields(kind):
-            entry = json_from_record(getattr(value, field_.name))
-            if entry is not None or not field_.metadata.get("omitted"):
+        for own, key, rest in _fields(kind):
+            entry = json_from_record(getattr(value, own.name))
+            if entry is not None or not own.metadata.get("omitted"):
                 written |= entry if rest else {key: entry}
         return written
     if isinstance(value, Mapping):
@@ -188,7 +189,8 @@ def _number(kind: type, rules: Rules) -> Check:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and abs(value) < rules.numbers_below
 
-    return Check("a finite number", holds)
+    finite = Check("a finite number", holds)
+    return dataclasses.replace(finite, kept=float) if rules.to_float else finite
 
 
 @functools.cache

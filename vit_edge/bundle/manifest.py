@@ -249,7 +249,7 @@ def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:
 
 
 def _checked(kind: type[_Record], data: object, where: str, *, defaults: bool) -> _Record:
-    rules = Rules(_LARGEST_NUMBER, defaults=defaults, unknown_keys=False)
+    rules = Rules(_LARGEST_NUMBER, defaults=defaults, unknown_keys=False, to_float=True)
     record, problems = record_from_json(kind, data, "it", rules)
     if problems := problems or record.problems():
         raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
