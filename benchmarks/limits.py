@@ -23,9 +23,9 @@ from roofline.runtimes import RUNTIMES
 from vit_edge import backends, cli
 from vit_edge.bench.device import facts
 from vit_edge.bench.results import results
-from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.results.runs import Roofline
 from vit_edge.errors import UsageError
+from vit_edge.strict import json_from_record
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         save(limits)
     each = [] if against is None else shares.shares_of(against, limits)
     if arguments.json:
-        printed = {"run": encoded(limits), "shares": [share._asdict() for share in each]}
+        printed = {"run": json_from_record(limits), "shares": [share._asdict() for share in each]}
         print(json.dumps(printed, indent=2))
         return 0
     print(cli.table([] if limits.roofline is None else rows(limits.roofline)))

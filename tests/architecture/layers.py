@@ -16,10 +16,11 @@ PACKAGE = "vit_edge"
 ROOMS: dict[str, set[str]] = {
     # nouns of the device: the standard library, numpy and pillow
     "errors": set(),
+    "strict": {"errors"},
     "plugins": {"errors"},
     "machine": {"errors"},
     "onnxfile": {"errors"},
-    "bundle": {"errors", "machine", "onnxfile"},
+    "bundle": {"errors", "strict", "machine", "onnxfile"},
     "variants": {"errors", "bundle"},
     "images": {"errors", "bundle"},
     "backends": {"errors", "plugins", "machine", "bundle"},
@@ -33,13 +34,13 @@ ROOMS: dict[str, set[str]] = {
     "inspect": {"bundle", "cli", "onnxfile"},
     "doctor": {"errors", "machine", "onnxfile", "bundle", "images", "backends", "cli"},
     "parity": {
-        "errors", "machine", "onnxfile", "bundle", "images", "backends", "predictor", "cli",
-        "report",
+        "errors", "strict", "machine", "onnxfile", "bundle", "images", "backends", "predictor",
+        "cli", "report",
     },
     "evaluate": {"errors", "machine", "bundle", "images", "predictor", "parity", "cli"},
     "bench": {
-        "errors", "machine", "bundle", "images", "backends", "predictor", "parity", "doctor", "cli",
-        "report",
+        "errors", "strict", "machine", "bundle", "images", "backends", "predictor", "parity",
+        "doctor", "cli", "report",
     },
     "build": {
         "errors", "plugins", "machine", "bundle", "backends", "parity", "bench", "cli",

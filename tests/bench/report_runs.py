@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from vit_edge.bench.report import machines as report
-from vit_edge.bench.results.fields import decoded
-from vit_edge.bench.results.runs import Entry, Run
+from vit_edge.bench.results.runs import RULES, Entry, Run
 from vit_edge.parity.intervals import wilson_interval
+from vit_edge.strict import record_from_json
 
 # precision -> (share of fp32's time, SQNR in dB, share of its file)
 KINDS: dict[str, tuple[float, float | None, float]] = {
@@ -31,10 +31,11 @@ BACKENDS = {"ort": 1.0, "openvino": 0.9}
 
 def typed(run: Any) -> Run:
     """A run as it is read; the tests make and change its JSON."""
-    problems: list[str] = []
-    found = run if isinstance(run, Run) else decoded(Run, run, "", problems)
-    assert found is not None, problems
-    return found
+    if isinstance(run, Run):
+        return run
+    record, problems = record_from_json(Run, run, "it", RULES)
+    assert not problems
+    return record
 
 
 def typed_entry(entry: dict[str, Any]) -> Entry:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from vit_edge.bench.__main__ import main
-from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import built, runner
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle
 from vit_edge.machine import cgroups, child
+from vit_edge.strict import json_from_record
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -24,7 +24,7 @@ QUICK = Sampling(processes=1, percentile=0.5, at_least_s=0.02)
 def entry_of(configuration: Configuration, *, build: bool) -> dict[str, Any]:
     builds = built.builds([configuration]) if build else {}
     found = runner.run(Suite("test", (configuration,), QUICK), lambda run: None, [], builds)
-    entry: dict[str, Any] = encoded(found.configurations[0])
+    entry: dict[str, Any] = json_from_record(found.configurations[0])
     return entry
 
 

@@ -398,11 +398,11 @@ def test_every_reader_names_the_place_of_what_is_wrong(
     wrong["configurations"][0]["processes"][1]["latencies_ms"][3] = float("nan")
     path = tmp_path / "r.json"
     path.write_text(json.dumps({"schema_version": 1, "runs": [run(), wrong]}))
-    words = f"{path}: run 2: configuration 1: process 2: latencies_ms"
+    words = f"{path}: run 2: configurations[0].processes[1].latencies_ms"
     for command in (["compare", str(path)], ["check", str(path), "--baseline", str(path)]):
         assert judge.main(command) == 3
         assert words in capsys.readouterr().err
-    with pytest.raises(results.ResultsError, match="process 2: latencies_ms"):
+    with pytest.raises(results.ResultsError, match=r"processes\[1\]\.latencies_ms"):
         from_results([path], [], {}, Terms())
 
 

@@ -291,33 +291,39 @@ def wrong_runs() -> dict[str, Any]:
     process = made_entry()["processes"][0]
     bundle = made_entry()["bundle"]
     return {
-        "lacks 'title'": {k: v for k, v in made_run().items() if k != "title"},
-        "warnings holds 3": made_run() | {"warnings": [3]},
-        "configuration 1: is 3, expected an object": made_run() | {"configurations": [3]},
+        "it lacks 'title'": {k: v for k, v in made_run().items() if k != "title"},
+        "warnings[0] is 3, expected a text": made_run() | {"warnings": [3]},
+        "configurations[0] is 3, expected an object": made_run() | {"configurations": [3]},
         "batch is True": entry(batch=True),
-        "has no bundle, and did not fail": entry(bundle=None),
-        "image_hw is [0, 1]": entry(bundle=bundle | {"image_hw": [0, 1]}),
+        "configurations[0] has no bundle, and did not fail": entry(bundle=None),
+        "configurations[0].bundle image_hw is [0, 1]": entry(bundle=bundle | {"image_hw": [0, 1]}),
         "model_bytes is None": entry(bundle=bundle | {"model_bytes": None}),
         "sqnr_centred_db is nan": entry(
             parity={"problems": [], "top1_agreement": 1, "sqnr_centred_db": math.nan, "relative": 1}
         ),
-        "process 1: latencies_ms": entry(processes=[process | {"latencies_ms": [1.0, math.nan]}]),
-        "latencies_ms holds": entry(processes=[process | {"latencies_ms": ["x"]}]),
+        "processes[0].latencies_ms is [1.0, nan]": entry(
+            processes=[process | {"latencies_ms": [1.0, math.nan]}]
+        ),
+        "latencies_ms is ['x'], expected a list of positive numbers": entry(
+            processes=[process | {"latencies_ms": ["x"]}]
+        ),
         "seconds is 0": entry(processes=[process | {"seconds": 0}]),
-        "cold_s: lacks 'load'": entry(processes=[process | {"cold_s": {"import": 1}}]),
-        "memory_bytes: peak is inf": entry(
+        "cold_s lacks 'load'": entry(processes=[process | {"cold_s": {"import": 1}}]),
+        "memory_bytes.peak is inf": entry(
             processes=[process | {"memory_bytes": process["memory_bytes"] | {"peak": math.inf}}]
         ),
-        "temperature_c: CPU is [1], expected two numbers": entry(
+        "temperature_c['CPU'] is [1], expected two numbers": entry(
             processes=[process | {"sensors": {"temperature_c": {"CPU": [1]}}}]
         ),
-        "built: is 3": entry(built=3),
+        "built is 3": entry(built=3),
         "multiply_adds is 'x'": entry(bundle=bundle | {"multiply_adds": "x"}),
-        "roofline: is 3, expected an object": made_run() | {"roofline": 3},
-        "roofline: lacks 'limits'": made_run() | {"roofline": {"peaks": []}},
-        "limits: fp32 is 0": made_run() | {"roofline": {"peaks": [], "limits": {"fp32": 0}}},
-        "peak 1: is 3, expected an object": made_run() | {"roofline": {"peaks": [3], "limits": {}}},
-        "peak 1: lacks 'kind'": made_run() | {"roofline": {"peaks": [{}], "limits": {}}},
+        "roofline is 3, expected an object": made_run() | {"roofline": 3},
+        "roofline lacks 'limits'": made_run() | {"roofline": {"peaks": []}},
+        "roofline limits: fp32 is 0": made_run()
+        | {"roofline": {"peaks": [], "limits": {"fp32": 0}}},
+        "peaks[0] is 3, expected an object": made_run()
+        | {"roofline": {"peaks": [3], "limits": {}}},
+        "peaks[0] lacks 'kind'": made_run() | {"roofline": {"peaks": [{}], "limits": {}}},
     }
 
 

@@ -21,11 +21,11 @@ from vit_edge.bench.__main__ import main
 from vit_edge.bench.device import noise
 from vit_edge.bench.device.noise import Ticks
 from vit_edge.bench.results import results
-from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import runner
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product
 from vit_edge.bundle import Bundle
 from vit_edge.machine import child
+from vit_edge.strict import json_from_record
 
 requires = ("onnxruntime",)
 
@@ -40,11 +40,11 @@ def suite(bundle: Bundle, *batches: int, **options: Any) -> Suite:
 def test_a_run_keeps_every_sample_and_what_it_was_measured_on(testing_bundle: Bundle) -> None:
     saved: list[Any] = []
     found = runner.run(
-        suite(testing_bundle, 1, 4), lambda run: saved.append(json.dumps(encoded(run)))
+        suite(testing_bundle, 1, 4), lambda run: saved.append(json.dumps(json_from_record(run)))
     )
     assert found.complete
     assert len(saved) == 1 + 4 + 1
-    assert json.loads(saved[-1]) == encoded(found)
+    assert json.loads(saved[-1]) == json_from_record(found)
     assert {"cpu", "memory", "system", "affinity"} <= found.facts.keys()
     for entry, batch in zip(found.configurations, (1, 4), strict=True):
         assert entry.model.model_sha256 == testing_bundle.model_sha256
@@ -172,7 +172,7 @@ def test_the_command_line_prints_a_table_and_appends(
     assert main(arguments) == 0
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert "testing ort batch 2 single-stream" in said
+    assert f"{testing_bundle.path.name} ort batch 2 single-stream" in said
     assert "hold, " in said
     assert len(results.read(out)) == 2
     assert main(["compare", str(out), str(out)]) == 0

@@ -18,7 +18,6 @@ from comparisons import Bar, bar_rows
 
 from tests.bench.report_runs import made_entry, made_process, made_run
 from vit_edge.bench.results.compare import compared
-from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import runner
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, read_suite
 from vit_edge.bundle import Bundle
@@ -26,6 +25,7 @@ from vit_edge.bundle.golden import Golden
 from vit_edge.errors import BackendError, UsageError
 from vit_edge.images.folders import PHOTOS
 from vit_edge.machine import cpus
+from vit_edge.strict import json_from_record
 
 requires = ("onnxruntime",)
 
@@ -102,7 +102,7 @@ def test_competitors_take_turns_with_ours_and_their_answers_are_judged_alike(
     ours = (Configuration(testing_bundle.path, "ort", {}, 1),)
     peers = [peer(competitors, folder, way) for way in ("right", "wrong", "broken")]
     found = runner.run(Suite("test", ours, QUICK), lambda run: None, peers=peers)
-    kept = encoded(found)
+    kept = json_from_record(found)
     own, right, wrong, broken = kept["configurations"]
     assert found.complete
     json.dumps(kept, allow_nan=False)

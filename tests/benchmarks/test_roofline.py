@@ -17,10 +17,10 @@ from roofline.runtimes import RUNTIMES
 from tests.bench.planted import process
 from tests.bench.report_runs import made_entry, made_run, typed, typed_entry
 from vit_edge.bench.results import results
-from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.results.runs import Run
 from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.errors import InputError, UsageError
+from vit_edge.strict import json_from_record
 from vit_edge.variants import variant
 
 requires = ("onnx", "onnxruntime", "openvino")
@@ -108,7 +108,9 @@ def test_a_roofline_is_a_run_beside_others_and_compare_does_not_take_it_for_one(
         save(made_run(made_entry()))
     with results.appending(tmp_path / "r.json") as save:
         save(found)
-    assert encoded(results.read(tmp_path / "r.json")[1]) == json.loads(json.dumps(encoded(found)))
+    assert json_from_record(results.read(tmp_path / "r.json")[1]) == json.loads(
+        json.dumps(json_from_record(found))
+    )
     assert results.last(tmp_path / "r.json").configurations == (typed_entry(made_entry()),)
     assert ("bf16", "-", "none has it", "", "", "") in limits.rows(found.roofline)
 

@@ -80,7 +80,7 @@ def test_every_problem_of_a_manifest_is_listed(folder: Path) -> None:
     path.write_text(json.dumps(data))
     with pytest.raises(BundleError) as caught:
         Bundle.read(folder)
-    for part in ("opset: missing", "surprise: unknown", "max_batch", "stretch", "image_hw"):
+    for part in ("lacks 'opset'", "'surprise', an unknown key", "max_batch", "stretch", "image_hw"):
         assert part in str(caught.value)
 
 

@@ -101,7 +101,7 @@ def test_a_file_for_another_size_is_refused_with_both(data: Any, tmp_path: Path)
     [
         ("{", "cannot be read as JSON"),
         ({"hidden_size": 768}, "no preprocessing in it"),
-        ({"resize_hw": [224, 224], "colour": 1}, "colour: unknown key"),
+        ({"resize_hw": [224, 224], "colour": 1}, "'colour', an unknown key"),
         ({"pretrained_cfg": {"mean": HALF}}, "crop_pct: missing"),
         ({"do_resize": True, "size": 224, "do_pad": True}, "do_pad"),
     ],

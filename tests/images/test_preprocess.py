@@ -20,8 +20,9 @@ from PIL import Image
 
 from vit_edge.bundle.manifest import Interpolation, Preprocessing
 from vit_edge.errors import ArrayError
-from vit_edge.images import preprocess as subject
-from vit_edge.images.preprocess import pixels_from_resized, preprocess, resized_from_image
+from vit_edge.images import resize as subject
+from vit_edge.images.preprocess import pixels_from_resized, preprocess
+from vit_edge.images.resize import resized_from_image
 
 FILTERS: tuple[Interpolation, ...] = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 HALF = (0.5, 0.5, 0.5)

@@ -22,6 +22,7 @@ from vit_edge.images import preprocess as subject
 from vit_edge.images.load import load_image, load_picture
 from vit_edge.images.preprocess import preprocess
 from vit_edge.images.reduced import Picture, whole
+from vit_edge.images.resize import _resized_size
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 SQUASH = Preprocessing("squash", (32, 32), (32, 32), "bilinear", ZERO, ONE)
@@ -108,7 +109,7 @@ def test_nothing_is_decoded_below_twice_what_it_is_resized_to(
     data = _jpeg(Image.new("RGB", (width, height)))
     least_px = subject._least_px("fast", spec)
     picture = load_picture(data, least_px)
-    resized = subject._resized_size((width, height), spec)
+    resized = _resized_size((width, height), spec)
     assert picture.full_size == (width, height)
     if picture.image.size != picture.full_size:
         assert all(now >= 2 * then for now, then in zip(picture.image.size, resized, strict=True))

@@ -15,7 +15,7 @@ from vit_edge.parity.report.read import result_from_json
 from vit_edge.parity.result import Result
 from vit_edge.parity.statistics import Difference, Repeats
 from vit_edge.parity.witness import Witness
-from vit_edge.report.strict import json_from_record
+from vit_edge.strict import json_from_record
 
 IMAGES, CLASSES = 16, 10
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -15,7 +15,7 @@ from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden, Probe, write_golden
 from vit_edge.errors import BundleError, UsageError
-from vit_edge.images.preprocess import resized_from_image
+from vit_edge.images.resize import resized_from_image
 from vit_edge.parity.__main__ import main
 from vit_edge.parity.compare import Comparison, check_probes, compare_answers, gate_batches
 from vit_edge.parity.limits import limit_for

@@ -12,7 +12,7 @@ from PIL import Image
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.errors import UsageError
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import resized_from_image
+from vit_edge.images.resize import resized_from_image
 from vit_edge.parity.probes import make_probes
 
 HALF = (0.5, 0.5, 0.5)

@@ -41,7 +41,7 @@ from vit_edge.parity.report.read import result_from_json
 from vit_edge.parity.report.sections import merged
 from vit_edge.parity.report.text import text_of
 from vit_edge.parity.run import compare
-from vit_edge.report.strict import json_from_record
+from vit_edge.strict import json_from_record
 
 requires = ("jinja2", "matplotlib")
 

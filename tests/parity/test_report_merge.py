@@ -27,8 +27,8 @@ from vit_edge.parity.report.read import read_result, result_from_json
 from vit_edge.parity.report.sections import devices, merged, overall
 from vit_edge.parity.report.text import text_of
 from vit_edge.parity.result import INCONCLUSIVE, Finding
-from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
+from vit_edge.strict import json_from_record
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from vit_edge.parity.result import DIED, FAIL, PASS, Scatter, exit_code
 from vit_edge.parity.run import Question, compare, compare_here
 from vit_edge.parity.targets import parse_target
 from vit_edge.parity.witness import SCATTER, Witness
-from vit_edge.report.strict import json_from_record
+from vit_edge.strict import json_from_record
 
 requires = ("onnxruntime",)
 

@@ -15,7 +15,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.parity import __main__ as parity
 from vit_edge.parity.report.read import read_results
-from vit_edge.report.strict import json_from_record
+from vit_edge.strict import json_from_record
 from vit_edge.verify import main as verify
 
 requires = ("onnxruntime",)

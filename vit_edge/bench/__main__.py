@@ -12,7 +12,6 @@ from typing import get_args
 
 from vit_edge import backends, cli
 from vit_edge.bench.results import results, table
-from vit_edge.bench.results.fields import encoded
 from vit_edge.bench.run import built
 from vit_edge.bench.run.plan import (
     OFFLINE_BATCH,
@@ -27,6 +26,7 @@ from vit_edge.bench.run.plan import (
 from vit_edge.bench.run.runner import Save, Terminated, command_line, run, terminable
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
+from vit_edge.strict import json_from_record
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,7 +129,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         builds = _builds(suite) if arguments.build else {}
         measured = run(suite, save, command_line(), builds)
     if arguments.json:
-        print(json.dumps(encoded(measured), indent=2))
+        print(json.dumps(json_from_record(measured), indent=2))
     else:
         print(cli.table(table.rows(measured)))
         for line in table.warnings(measured):

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from vit_edge.bundle.strict import record_from_json
 from vit_edge.errors import BundleError
+from vit_edge.strict import Rules, json_from_text, record_from_json
 
 SCHEMA_VERSION = 2  # 1 had no quantization and always an architecture
 REQUIRED_FILES = ("model.onnx", "golden.npz", "labels.txt", "parity.json")
 
 # Of a side in pixels, a width, a depth, ...: ViT-22B's MLP has 24,576 (arXiv:2302.05442).
 _LARGEST_SIZE = 2**16
+_LARGEST_NUMBER = 2**53  # beyond it, not every reader of JSON is exact; no field comes near
 _IN_RANGE = f"must lie in 1..{_LARGEST_SIZE}"
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -224,7 +225,7 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             type; all problems are listed.
     """
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json_from_text(text)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not JSON: {error}") from None
     if not isinstance(data, dict):
@@ -235,7 +236,7 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
             "Export the bundle again with this version, or install the version that wrote it."
         )
-    return _checked(Manifest, data, where, "manifest")
+    return _checked(Manifest, data, where, defaults=False)
 
 
 def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:
@@ -244,16 +245,13 @@ def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:
     Raises:
         BundleError: Keys missing or unknown, or values of the wrong type or range; all are listed.
     """
-    fields = dataclasses.fields(Preprocessing)
-    optional = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-    return _checked(Preprocessing, json.loads(json.dumps(optional)) | data, where, "preprocessing")
+    return _checked(Preprocessing, data, where, defaults=True)
 
 
-def _checked(kind: type[_Record], data: dict[str, Any], where: str, name: str) -> _Record:
-    record, problems = record_from_json(kind, data, name)
-    if record is not None:
-        problems = record.problems()
-    if record is None or problems:
+def _checked(kind: type[_Record], data: object, where: str, *, defaults: bool) -> _Record:
+    rules = Rules(_LARGEST_NUMBER, defaults=defaults, unknown_keys=False, to_float=True)
+    record, problems = record_from_json(kind, data, "it", rules)
+    if problems := problems or record.problems():
         raise BundleError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
     return record
 
@@ -267,10 +265,6 @@ def _unmet(record: object, **checks: tuple[bool, str]) -> list[str]:
             shown = list(value) if isinstance(value, tuple) else value
             problems.append(f"{name} {requirement}, not {shown}")
     return problems
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _output_problems(manifest: Manifest) -> Iterator[str]:

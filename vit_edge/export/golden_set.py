@@ -15,7 +15,7 @@ from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.graphs.mapped import mapped
 from vit_edge.images.folders import PHOTOS, image_files
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import resized_from_image
+from vit_edge.images.resize import resized_from_image
 from vit_edge.parity.probes import make_probes
 
 KEPT = 16  # images in golden.npz; the gate itself runs over all of them

@@ -26,8 +26,8 @@ from vit_edge.parity.result import (
 )
 from vit_edge.parity.tables import exact_table, statistics_table
 from vit_edge.parity.targets import STATISTICS, Target, parse_target
-from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
+from vit_edge.strict import json_from_record
 
 _VERDICTS = {
     PASS: "parity holds",

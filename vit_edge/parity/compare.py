@@ -13,14 +13,15 @@ from vit_edge.bundle.golden import Golden, GoldenWriter, Probe
 from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.errors import BundleError, ImageError, PredictionError
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import input_from_resized, resized_from_image
+from vit_edge.images.preprocess import input_from_resized
+from vit_edge.images.resize import resized_from_image
 from vit_edge.parity import judge
 from vit_edge.parity.limits import Limit, limit_for
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.result import Row
 from vit_edge.parity.statistics import Difference, Floats, Repeats
 from vit_edge.parity.targets import LOGITS, Target
-from vit_edge.report.strict import json_from_record
+from vit_edge.strict import json_from_record
 
 SCHEMA_VERSION = 2  # of a bundle's parity.json
 # What a batch size breaks, it breaks for any image: the largest size sees all of them, the others

@@ -76,7 +76,7 @@ def check_parity(
     from vit_edge.parity import run
     from vit_edge.parity.result import exit_code
     from vit_edge.parity.targets import parse_target
-    from vit_edge.report.strict import json_from_record
+    from vit_edge.strict import json_from_record
 
     result = run.compare(
         os.fspath(bundle),

@@ -1,6 +1,6 @@
 """What a comparison found, as `python -m vit_edge.parity --save` writes it.
 
-docs/parity.md describes the result. `vit_edge.report.strict` reads and writes it.
+docs/parity.md describes the result. `vit_edge.strict` reads and writes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from vit_edge.parity.limits import Limit
 from vit_edge.parity.targets import LOGITS, NON_FINITE, STATISTICS, Proof, Target, decides
-from vit_edge.report.strict import Keys, Rest
+from vit_edge.strict import Keys, Rest
 
 # 2 is the parity.json of a bundle, which holds one comparison (parity.compare.as_json).
 SCHEMA_VERSION: Final = 3

@@ -19,7 +19,8 @@ from vit_edge.graphs.mapped import mapped
 from vit_edge.graphs.workspace import LARGEST_BATCH, PIXEL_BYTES
 from vit_edge.images.folders import image_files
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import pixels_from_resized, resized_from_image
+from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.images.resize import resized_from_image
 
 DEFAULT_COUNT = 128  # 64 to 256 are what the post-training literature uses
 RANDOM = "random"  # the name by which noise is asked for

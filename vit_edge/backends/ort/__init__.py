@@ -113,8 +113,6 @@ class OrtBackend:
 
     def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
         """See vit_edge.backends.Backend."""
-        if self._session is None:
-            raise UsageError("this backend is closed")
         check_pixels(pixels, self._bundle.manifest)
         feed = np.ascontiguousarray(pixels)
         size = self._micro_batch

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge import cli
-from vit_edge.bench.results.fields import decoded, encoded
-from vit_edge.bench.results.runs import SCHEMA_VERSION, Run
+from vit_edge.bench.results.runs import RULES, SCHEMA_VERSION, Run
 from vit_edge.errors import InputError, ResourceError
+from vit_edge.strict import json_from_record, record_from_json
 
 _SHOWN = 10  # problems; the rest is counted
 
@@ -72,14 +72,13 @@ def _read(paths: Sequence[Path], contents: Sequence[Sequence[object]]) -> list[l
         ResultsError: With the problems of all of them, or the first ones.
     """
     problems: list[str] = []
-    runs = [
-        [
-            run
-            for number, value in enumerate(values, 1)
-            if (run := decoded(Run, value, f"{path}: run {number}: ", problems)) is not None
-        ]
-        for path, values in zip(paths, contents, strict=True)
-    ]
+    runs: list[list[Run]] = []
+    for path, values in zip(paths, contents, strict=True):
+        runs.append([])
+        for number, value in enumerate(values, 1):
+            run, wrong = record_from_json(Run, value, "it", RULES)
+            problems += [f"{path}: run {number}: {problem}" for problem in wrong]
+            runs[-1].append(run)
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ResultsError(
@@ -131,7 +130,7 @@ class Appending:
         Raises:
             ResourceError: It cannot be written.
         """
-        runs = ",\n".join([*self._before, _line(encoded(run))])
+        runs = ",\n".join([*self._before, _line(json_from_record(run))])
         text = f'{{"schema_version": {SCHEMA_VERSION}, "runs": [\n{runs}\n]}}\n'  # one a line
         try:
             _replace(self._path, text)

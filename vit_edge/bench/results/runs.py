@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from vit_edge.bench.results.fields import Pair, Times, Word, check_values, decoded, encoded, short
+import numpy as np
+
 from vit_edge.parity.targets import STATISTICS
+from vit_edge.strict import Check, Rest, Rules, shown
 
 SCHEMA_VERSION = 1
 PEER_PREFIX = "peer:"  # what the backend of an entry begins with that is not ours
+RULES = Rules(numbers_below=1e18)  # beyond any time, size or count
 _MOST_PIXELS = 1e6
+_MOST_OF_PAIR = 1e4  # a pair is an interval of a rate, or two temperatures
 
+
+def _are_times(value: Any) -> bool:
+    """Whether they are numbers over 0, of which there are too many to look at each by itself."""
+    try:
+        times = np.asarray(value, dtype=float) if isinstance(value, list) else np.array(0.0)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return times.ndim == 1 and bool(np.all((times > 0) & (times < RULES.numbers_below)))
+
+
+def _is_pair(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(type(one) in (int, float) for one in value)
+    return numbers and len(value) == 2 and all(abs(one) < _MOST_OF_PAIR for one in value)
+
+
+Times = Annotated[Sequence[float], Check("a list of positive numbers", _are_times)]
+Pair = Annotated[tuple[float, float], Check("two numbers", _is_pair, tuple)]
+Word = Annotated[  # of facts and options
+    str | int | float | bool | None,
+    Check("text or a number", lambda value: not isinstance(value, (dict, list))),
+]
 Facts = Mapping[str, Word]
 
 
@@ -90,7 +115,7 @@ class Model:
         """What is wrong with it as a whole."""
         sides = self.image_hw
         if len(sides) != 2 or not all(0 < side < _MOST_PIXELS for side in sides):
-            yield f"image_hw is {short([*sides])}, expected height and width in pixels"
+            yield f"image_hw is {shown([*sides])}, expected height and width in pixels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +136,14 @@ class Built:
     build_memory_bytes: BuildMemory | None = None
 
 
+_JUDGED_BY = ("images", "labelled", "non_finite", "reference_margin_median")
+_STATISTICS = Rest(
+    {},
+    dict.fromkeys((*_JUDGED_BY, *STATISTICS), float | None)
+    | {one.interval: Pair | None for one in STATISTICS.values() if one.interval},
+)
+
+
 @dataclass(frozen=True)
 class Answers:
     """What the answers are worth, as the child that measured judged them.
@@ -122,7 +155,7 @@ class Answers:
     """
 
     problems: tuple[str, ...]
-    statistics: Mapping[str, Any]
+    statistics: Annotated[Mapping[str, Any], _STATISTICS]
 
     @property
     def worth_db(self) -> float | None:
@@ -132,35 +165,14 @@ class Answers:
             return math.inf if self.statistics.get("relative") == 0 else None
         return float(noise)
 
-    @classmethod
-    def decoded(cls, value: Mapping[str, Any], where: str, problems: list[str]) -> Answers | None:
-        """Read it: the problems and every statistic stand side by side."""
-        before = len(problems)
-        listed = decoded(_Problems, value, where, problems)
-        known = (*_JUDGED_BY, *STATISTICS)
-        numbers = {name: one for name, one in value.items() if name in known}
-        check_values(float | None, numbers, where, problems)
-        if listed is None or len(problems) > before:
-            return None
+    def faults(self) -> Iterator[str]:
+        """Rates without what they are judged by."""
         for name, statistic in STATISTICS.items():
-            if statistic.interval is None or numbers.get(name) is None:
+            if statistic.interval is None or self.statistics.get(name) is None:
                 continue
-            check_values(Pair, {statistic.interval: value.get(statistic.interval)}, where, problems)
-            check_values(float, {statistic.trials: value.get(statistic.trials)}, where, problems)
-        statistics = {name: one for name, one in value.items() if name != "problems"}
-        return None if len(problems) > before else cls(listed.problems, statistics)
-
-    def encoded(self) -> dict[str, Any]:
-        """As it is written."""
-        return {"problems": list(self.problems), **encoded(self.statistics)}
-
-
-_JUDGED_BY = ("images", "labelled", "non_finite", "reference_margin_median")
-
-
-@dataclass(frozen=True)
-class _Problems:
-    problems: tuple[str, ...]
+            for key in (statistic.interval, statistic.trials):
+                if self.statistics.get(key) is None:
+                    yield f"has {name}, but no {key}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +191,7 @@ class Entry:
     facts: Facts  # of the backend
     parity: Answers | None
     failed: str | None  # why there is no more of it
-    processes: tuple[Process, ...] = field(metadata={"each": "process"})
+    processes: tuple[Process, ...]
 
     def faults(self) -> Iterator[str]:
         """What is wrong with it as a whole."""
@@ -223,7 +235,7 @@ class Peak:
 class Roofline:
     """What a machine can reach; benchmarks/results has one."""
 
-    peaks: tuple[Peak, ...] = field(metadata={"each": "peak"})
+    peaks: tuple[Peak, ...]
     limits: Mapping[str, float | None]
     runtimes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -247,7 +259,7 @@ class Run:
     )
     facts: Facts
     warnings: tuple[str, ...]
-    configurations: tuple[Entry, ...] = field(metadata={"each": "configuration"})
+    configurations: tuple[Entry, ...]
     interrupted: str | None = field(default=None, metadata={"omitted": True})
     roofline: Roofline | None = field(default=None, metadata={"omitted": True})
 

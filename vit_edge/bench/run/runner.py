@@ -16,9 +16,8 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from vit_edge.bench.device import facts, noise
-from vit_edge.bench.results.fields import decoded
 from vit_edge.bench.results.percentiles import samples_needed
-from vit_edge.bench.results.runs import Answers, Built, Entry, Model, Process, Run
+from vit_edge.bench.results.runs import RULES, Answers, Built, Entry, Model, Process, Run
 from vit_edge.bench.run import built
 from vit_edge.bench.run.operations import multiply_adds
 from vit_edge.bench.run.peers import Measure, Peer
@@ -26,6 +25,7 @@ from vit_edge.bench.run.plan import Configuration, Sampling, Suite
 from vit_edge.bundle import Bundle
 from vit_edge.errors import InputError, ResourceError, VitEdgeError
 from vit_edge.machine import child
+from vit_edge.strict import record_from_json
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -155,11 +155,10 @@ def _decoded(kind: type[T], value: Mapping[str, Any]) -> T:
     Raises:
         InputError: It is not what it should be.
     """
-    problems: list[str] = []
-    made = decoded(kind, dict(value), "", problems)
-    if made is None:
+    record, problems = record_from_json(kind, dict(value), "it", RULES)
+    if problems:
         raise InputError(f"its process said what cannot be read: {'; '.join(problems)}")
-    return made
+    return record
 
 
 def _measured(

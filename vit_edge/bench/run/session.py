@@ -21,6 +21,7 @@ from vit_edge.backends import Backend, auto
 from vit_edge.bench.run.plan import Configuration, Sampling
 from vit_edge.bundle import Bundle
 from vit_edge.machine import processes
+from vit_edge.strict import json_from_record
 
 if TYPE_CHECKING:  # it is imported after what is measured
     from vit_edge.bench.results.runs import Answers
@@ -83,7 +84,7 @@ def measure(
         },
         "memory_bytes": memory,
         "sensors": watch.told(found.images),
-        "parity": None if judged is None else judged.encoded(),
+        "parity": None if judged is None else json_from_record(judged),
         "facts": facts | {"numpy": np.__version__},
     }
 

@@ -16,8 +16,8 @@ from vit_edge.parity.report.read import read_results
 from vit_edge.parity.report.sections import merged, overall, separate_note
 from vit_edge.parity.report.text import text_of
 from vit_edge.parity.result import SCHEMA_VERSION, Result, exit_code
-from vit_edge.report.strict import json_from_record
 from vit_edge.report.write import write_report
+from vit_edge.strict import json_from_record
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from typing import Any
 from vit_edge.errors import InputError, UsageError
 from vit_edge.parity.judge import with_findings
 from vit_edge.parity.result import SCHEMA_VERSION, Result
-from vit_edge.report.strict import json_from_file, record_from_json
+from vit_edge.strict import json_from_file, record_from_json
 
 # A result of 10,000 images on four backends, the most that is recorded, takes about 12 MB.
 LARGEST_BYTES = 256 << 20

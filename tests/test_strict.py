@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import pytest
 
-from vit_edge.report.strict import (
+from vit_edge.strict import (
     LARGEST_COUNT,
+    Check,
     Keys,
     Rest,
+    Rules,
     json_from_record,
+    json_from_text,
     record_from_json,
 )
 
@@ -126,6 +129,61 @@ def test_a_key_that_is_not_known_is_refused_where_the_keys_are() -> None:
 
 def test_a_dataclass_can_refuse_what_its_hints_cannot_say() -> None:
     assert problems(count=2) == ["the file has 1 parts, counted 2"]
+
+
+@dataclass(frozen=True)
+class Marked:
+    imports: float = field(metadata={"key": "import"})
+    pair: Annotated[tuple[int, int], Check("a pair", lambda v: len(v) == 2, tuple)] = (0, 0)
+    note: str | None = field(default=None, metadata={"omitted": True})
+
+    def faults(self) -> Iterator[str]:
+        if self.imports < 0:
+            yield "has negative imports"
+        if self.pair == (1, 1):
+            yield "has a pair of ones"
+
+
+def test_metadata_of_a_field_says_its_key_and_when_it_is_not_written() -> None:
+    record, wrong = record_from_json(Marked, {"import": 1, "pair": [3, 4]})
+    assert (record, wrong) == (Marked(1, (3, 4)), [])
+    assert json_from_record(record) == {"import": 1, "pair": [3, 4]}
+    assert record_from_json(Marked, {"imports": 1})[1] == ["the file lacks 'import'"]
+
+
+def test_a_check_of_its_own_is_named_by_its_words() -> None:
+    assert record_from_json(Marked, {"import": 1, "pair": [3]})[1] == [
+        "pair is [3], expected a pair"
+    ]
+
+
+def test_a_dataclass_can_name_every_fault() -> None:
+    assert record_from_json(Marked, {"import": -1, "pair": [1, 1]}, "it")[1] == [
+        "it has negative imports",
+        "it has a pair of ones",
+    ]
+
+
+def test_rules_refuse_unknown_keys_defaults_and_what_is_too_large() -> None:
+    rules = Rules(numbers_below=10, defaults=False, unknown_keys=False)
+    assert record_from_json(Marked, {"import": 10, "more": 1}, rules=rules)[1] == [
+        "the file lacks 'pair'",
+        "the file lacks 'note'",
+        "the file has 'more', an unknown key",
+        "import is 10, expected a finite number",
+    ]
+
+
+@pytest.mark.parametrize("to_float", [False, True])
+def test_a_whole_number_stays_one_unless_the_rules_say_otherwise(to_float: bool) -> None:
+    record, _ = record_from_json(Marked, {"import": 1}, rules=Rules(to_float=to_float))
+    assert type(record.imports) is (float if to_float else int)
+
+
+@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", '"\\ud800"', "{", "[" * 10**5])
+def test_what_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        json_from_text(text)
 
 
 def test_all_problems_are_listed_at_once() -> None:
