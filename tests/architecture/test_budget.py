@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from tests.architecture import budget
@@ -49,3 +50,14 @@ def test_every_line_is_counted(tmp_path: Path) -> None:
     found = budget.lines_of(tmp_path)
     assert (found["a"], found["benchmarks"], found["core path"]) == (3, 2, len(budget.CORE_PATH))
     assert found["all"] == 3 + 1 + 2 + len(budget.CORE_PATH)
+
+
+def test_the_reading_order_is_an_hour(repository: Path) -> None:
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition("## Reading order")
+    order, _, _ = rest.partition("\n## ")
+    listed = re.findall(r"^\d+\. .*?(?=^\d+\. |^$)", order, re.MULTILINE | re.DOTALL)
+    files = [name for item in listed for name in re.findall(r"`([\w/.]+\.(?:py|md))`", item)]
+    assert len(files) > 10
+    lines = sum(len((repository / name).read_text().splitlines()) for name in files)
+    assert lines <= 2500, f"{lines} lines are more than an hour"
