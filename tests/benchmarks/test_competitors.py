@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from comparisons import Bar, bar_rows
 
-from tests.bench.report_runs import made_entry, made_process, made_run
+from tests.bench.report_runs import made_entry, made_process, made_run, typed, typed_entry
 from vit_edge.bench.results.compare import compared
 from vit_edge.bench.run import runner
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, read_suite
@@ -222,7 +222,7 @@ def timed_peer(name: str, level_ms: float, macs: int | None = None) -> dict[str,
 
 
 def bar_cells(bar: Bar, *entries: dict[str, Any]) -> list[tuple[str, ...]]:
-    return bar_rows([bar], made_run(*entries))[1:]
+    return bar_rows([bar], typed(made_run(*entries)))[1:]
 
 
 def test_a_bar_sets_the_fastest_of_ours_against_the_fastest_of_theirs() -> None:
@@ -257,10 +257,10 @@ def test_bf16_products_of_a_float32_bundle_are_held_to_the_limit_of_bf16(
     reference, off = random.standard_normal((2, 16, 10)).astype(np.float32)
     parity = competitors.parity(reference + noise * off, reference, "fp32")
     entry = made_entry("fp32", "openvino") | {"parity": parity}
-    assert comparisons.holds(entry) is (noise < 1e-6)
+    assert comparisons.holds(typed_entry(entry)) is (noise < 1e-6)
     in_bf16 = entry | {"options": {"execution_precision": "bf16-products"}}
-    assert comparisons.holds(in_bf16) is holds
-    assert not comparisons.holds(entry | {"parity": None})
+    assert comparisons.holds(typed_entry(in_bf16)) is holds
+    assert not comparisons.holds(typed_entry(entry | {"parity": None}))
 
 
 def test_the_limit_of_the_arithmetic_is_four_times_the_rate_of_a_float32_product() -> None:
@@ -299,7 +299,7 @@ def test_the_bars_of_a_cpu_name_what_is_measured() -> None:
         for batch in row.batches or (1,):
             entry = timed_peer(row.name, 50.0, row.multiply_adds)
             entries.append(entry | {"name": f"{row.name} {batch}", "batch": batch})
-    lines = bar_rows(cpu.bars, made_run(*entries))
+    lines = bar_rows(cpu.bars, typed(made_run(*entries)))
     assert [line[0] for line in lines[1:]] == [str(place) for place in range(1, 10)]
     assert "not measured" not in {line[-1] for line in lines}
 
