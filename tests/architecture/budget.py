@@ -24,6 +24,7 @@ CORE_PATH = (
     "vit_edge/images/files.py",
     "vit_edge/images/load.py",
     "vit_edge/images/preprocess.py",
+    "vit_edge/images/resize.py",
     "vit_edge/backends/__init__.py",
     "vit_edge/backends/ort/__init__.py",
     "vit_edge/backends/ort/session.py",
