@@ -11,10 +11,9 @@ import documents
 import pytest
 from documents import TABLES, markers, with_tables
 
-from tests.bench.report_runs import full_run, made_entry, made_process, made_run
+from tests.bench.report_runs import full_run, machines, made_entry, made_process, made_run
 from tests.bench.test_report import HOSTILE, places, row_of
 from vit_edge.bench.report.cells import NOISY
-from vit_edge.bench.report.machines import machines
 from vit_edge.bench.report.markdown import markdown
 from vit_edge.bench.results.results import read_runs
 from vit_edge.errors import InputError

@@ -31,7 +31,7 @@ def old_bundle(tmp_path: Path) -> Path:
 def test_its_bundle_is_read_verified_and_predicts(old_bundle: Path, photos: list[Path]) -> None:
     assert verify([str(old_bundle)]) == 0
     manifest = Bundle.read(old_bundle).manifest
-    assert (manifest.variant, manifest.precision) == ("testing", "int8")
+    assert (manifest.variant, manifest.precision) == ("testing", "fp32")
     with Predictor(old_bundle, backend="ort") as predictor:
         assert len(predictor.predict(photos[0]).top) == 5
     with Golden(old_bundle / "golden.npz") as golden:
