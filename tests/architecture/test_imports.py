@@ -65,6 +65,16 @@ def test_a_circle_is_found() -> None:
         layers.floors({"a": {"b"}, "b": {"c"}, "c": {"a"}})
 
 
+def test_no_modules_import_each_other_in_a_circle(repository: Path) -> None:
+    modules = layers.module_names(repository)
+    faces = {name for name, path in modules.items() if path.name == "__init__.py"}
+    imported: dict[str, set[str]] = {name: set() for name in modules}
+    for item in layers.imports(repository):
+        if item.imported in modules.keys() - faces and item.imported != item.module:
+            imported[item.module].add(item.imported)
+    layers.floors(imported)
+
+
 def test_no_runtime_imports_another_and_nobody_imports_the_workshop() -> None:
     for room, allowed in layers.ROOMS.items():
         outside = room not in layers.WORKSHOP | {"backends.eager"}

@@ -11,7 +11,6 @@ from typing import Any
 
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.checkpoints.pickled import Say, open_pickled
-from vit_edge.checkpoints.request import local_path
 from vit_edge.checkpoints.safetensors import open_safetensors
 from vit_edge.checkpoints.tensors import LazyTensor
 from vit_edge.errors import CheckpointError
@@ -44,32 +43,6 @@ class Weights:
     path: Path  # to name in errors
     tensors: dict[str, LazyTensor]
     files: tuple[Path, ...]
-
-
-def locate(
-    source: str,
-    reference: str,
-    repository: str,
-    revision: str | None,
-    required: Iterable[str],
-    optional: Iterable[str] = (),
-) -> Place:
-    """Find a checkpoint that lies here, or bring it from the hub.
-
-    `reference` is what stands behind the colon of `source`, `repository` what the hub calls it.
-    The others are those of `hub.fetch`.
-
-    Raises:
-        UsageError: Nothing is named, or a revision of something local.
-        CheckpointError: Nothing lies there, and no hub can have it.
-        HubError: The hub does not have it or does not answer.
-    """
-    path = local_path(source, reference, revision)
-    if path is not None:
-        return Place(path, stem(path))
-    from vit_edge.checkpoints import hub  # only here is huggingface_hub needed
-
-    return hub.fetch(source, repository, revision, required, optional)
 
 
 def stem(path: Path) -> str:

@@ -10,9 +10,10 @@ from vit_edge.bundle.manifest import Architecture
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
-from vit_edge.checkpoints.files import Place, locate, open_weights, read_json
+from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
 from vit_edge.checkpoints.labels import numbered_labels
+from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, tensor_names
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules, without_wrapper
 from vit_edge.errors import CheckpointError

@@ -13,8 +13,9 @@ from vit_edge.bundle.manifest import Architecture
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import Fields, refuse_giants
-from vit_edge.checkpoints.files import Place, locate, open_weights, read_json
+from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet
+from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, tensor_names
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
