@@ -17,6 +17,7 @@ HERE = Path(__file__).parents[1]
 ALWAYS = {"hypothesis", "onnxruntime"}  # with the oldest versions, too
 
 
+@pytest.mark.slow
 def test_without_the_packages_they_require_modules_are_skipped_and_none_fails_to_import() -> None:
     """`sys.modules[name] = None` is how Python itself marks what cannot be imported."""
     absent = {

@@ -48,6 +48,7 @@ def test_an_untuned_bundle_runs_on_ort_and_says_why(bundle: Bundle) -> None:
         assert "untuned (none was built" in predictor.facts["chosen"]
 
 
+@pytest.mark.slow
 def test_tuning_records_a_winner_for_each_batch_that_the_predictor_takes(
     tuned_bundle: Bundle,
 ) -> None:

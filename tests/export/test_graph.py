@@ -66,6 +66,7 @@ def relative_difference(path: Path, vit: ViT, outputs: tuple[str, ...], batch: i
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "opset"), FORMS)
 @pytest.mark.parametrize("outputs", [("logits", "features"), ("tokens", "logits")])
 def test_the_graph_computes_the_reference_at_batches_never_traced(
@@ -116,6 +117,7 @@ def test_any_shape_exports(
     assert relative_difference(path, vit, outputs, 3) < 5e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "opset", "nodes"), [("fused", 23, 200), ("decomposed", 20, 277)])
 def test_a_base_graph_has_no_node_too_many(form: str, opset: int, nodes: int) -> None:
     """Stock torch.onnx on timm's model: 323 with opset 23, 527 with opset 18."""

@@ -56,6 +56,7 @@ def test_a_sound_bundle_passes_by_every_check(embedded_bundle: Bundle) -> None:
     assert names == {"preprocessing", "repeatability", "placement"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ALL, ids=name_of)
 def test_a_fault_in_float32_is_caught(
     change: Change, embedded_bundle: Bundle, tmp_path: Path

@@ -147,6 +147,7 @@ def test_no_text_of_a_result_becomes_markup() -> None:
     assert "{{7*7}}" in parsed.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["\ud800", "a\x00b", "中🙂", "$\\frac{1}{$", "‮abc"])
 def test_no_text_stops_the_page(text: str) -> None:
     result = full_result()

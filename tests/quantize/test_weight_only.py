@@ -132,6 +132,7 @@ def planted(bundle: Bundle, seed: int) -> onnx_ir.Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_planted_outliers_are_survived_where_plain_rounding_fails(
     embedded_bundle: Bundle, tmp_path: Path, seed: int

@@ -42,6 +42,7 @@ def pixels(bundle: Bundle) -> Any:
     return calibration(4, 3, bundle.manifest.preprocessing).pixels(0, 4)
 
 
+@pytest.mark.slow
 def test_the_file_is_a_fifth_of_float(int4_bundle: Bundle, embedded_bundle: Bundle) -> None:
     """5.1 bits a weight with scales and zero points, and a tenth of this small model is float."""
     assert int4_bundle.model_bytes < 0.2 * embedded_bundle.model_bytes

@@ -526,6 +526,7 @@ def test_the_fake_crashes_as_the_real_one_does(built: Bundle) -> None:
     assert done.returncode == -11
 
 
+@pytest.mark.slow
 def test_ten_thousand_calls_leave_nothing_behind(fake: Any, built: Bundle) -> None:
     backend = trt.load(built, contexts=2)
     whole = pixels(4)

@@ -43,6 +43,7 @@ def tune(bundles: list[Bundle], *more: str) -> int:
     return main([*paths, "--tune", "--backend", "trt", "--batches", "1,2", "--json", *more])
 
 
+@pytest.mark.slow
 def test_both_are_built_as_the_recipe_says_and_recorded(
     fake: Any, pair: list[Bundle], capsys: pytest.CaptureFixture[str]
 ) -> None:
