@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 Statistic = Callable[[NDArray[np.float64]], float | NDArray[np.float64]]
 
-PERCENTILES = (0.5, 0.9, 0.95, 0.99)
-
 # MLPerf Inference, "Number of queries": margin a twentieth of what lies above the percentile, and
 # 99 % confidence (arXiv:1911.02549, table 4); rounded up to a multiple of 2**13, as there.
 _CONFIDENCE_Z = 2.5758293035489004  # of 99 %, both sides
