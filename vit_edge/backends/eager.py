@@ -150,8 +150,10 @@ def _vit_from_bundle(bundle: Bundle, architecture: Architecture) -> ViT:
     for name, shape in parameter_shapes(architecture).items():
         if name in arrays:
             array = arrays[name]
-            if scaled and ".attention.qkv." in name:
+            if scaled and ".attention.qkv." in name and not architecture.qk_norm:
                 array = array * _query_factors(architecture)
+            elif scaled and ".attention.q_norm." in name:
+                array = array * np.float32(architecture.head_dim**0.5)
         elif name == "embedding.patch.weight" and "embedding.patch.matrix" in arrays:
             array = _patch_weight(arrays["embedding.patch.matrix"], bundle.manifest.preprocessing)
         elif name == "embedding.cls_token":  # added to its position already

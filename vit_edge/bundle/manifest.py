@@ -25,7 +25,12 @@ _LARGEST_NUMBER = 2**53  # beyond it, not every reader of JSON is exact; no fiel
 _IN_RANGE = f"must lie in 1..{_LARGEST_SIZE}"
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-PositionMethod = Literal["bicubic", "bicubic-antialias", "zoom-bilinear"]
+PositionMethod = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "zoom-bilinear"]
+Activation = Literal["gelu", "quick_gelu"]  # x * sigmoid(1.702 x) is what CLIP was trained with
+# The tokens that become `features`: one, the mean over the patches, or two side by side.
+Pooling = Literal["class", "mean", "class+mean", "class+distilled"]
+_LEAST_PREFIX = {"class": 1, "mean": 0, "class+mean": 1, "class+distilled": 2}
+_LARGEST_PREFIX = 64  # 16 registers are the most that were published
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ class Architecture:
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
     pre_logits_dim: int | None = None  # width of the tanh layer before the head, if there is one
+    prefix_tokens: int = 1  # in front of the patches: class token, distillation token, registers
+    pooling: Pooling = "class"
+    norm_after_pooling: bool = False  # timm's fc_norm: the last LayerNorm sees the pooled token
+    norm_pre: bool = False  # a LayerNorm before the first block (CLIP)
+    qk_norm: bool = False  # a LayerNorm on each head's queries and keys (arXiv:2302.05442)
+    activation: Activation = "gelu"
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -51,8 +62,18 @@ class Architecture:
 
     @property
     def tokens(self) -> int:
-        """Patches plus the class token."""
-        return self.grid_hw[0] * self.grid_hw[1] + 1
+        """Patches and what stands in front of them."""
+        return self.grid_hw[0] * self.grid_hw[1] + self.prefix_tokens
+
+    @property
+    def features_dim(self) -> int:
+        """Channels of `features`: twice the width where two tokens are set side by side."""
+        return self.width * (1 + ("+" in self.pooling))
+
+    @property
+    def class_token_alone(self) -> bool:
+        """Whether the last block can work for the class token alone, exactly."""
+        return self.pooling == "class" and not self.qk_norm
 
     @property
     def head_dim(self) -> int:
@@ -65,13 +86,19 @@ class Architecture:
         in_range = {name: 1 <= getattr(self, name) <= _LARGEST_SIZE for name in sizes}
         if not all(in_range.values()):
             return _unmet(self, **{name: (ok, _IN_RANGE) for name, ok in in_range.items()})
-        dim = self.pre_logits_dim
+        dim, least = self.pre_logits_dim, _LEAST_PREFIX[self.pooling]
         problems = _unmet(
             self,
+            prefix_tokens=(
+                least <= self.prefix_tokens <= _LARGEST_PREFIX,
+                f"must lie between {least} and {_LARGEST_PREFIX} where pooling is {self.pooling!r}",
+            ),
             num_classes=(self.num_classes >= 0, "must not be negative"),
             pre_logits_dim=(dim is None or dim > 0, "must be positive or null"),
             layer_norm_eps=(0 < self.layer_norm_eps < 1, "must lie between 0 and 1"),
         )
+        if self.norm_after_pooling and self.pooling != "mean":
+            problems.append(f"norm_after_pooling fits pooling 'mean', not {self.pooling!r}")
         if self.width % self.heads:
             problems.append(f"width {self.width} is not divisible by {self.heads} heads")
         for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):

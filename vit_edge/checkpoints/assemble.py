@@ -33,7 +33,10 @@ HEAD = ("readout.head.weight", "readout.head.bias")
 POSITION = "embedding.position"
 
 # What makes another variant. Heads, labels and epsilons change in fine-tuning, or by source.
-_SHAPE = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "qkv_bias")
+_SHAPE = (
+    *("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "qkv_bias", "prefix_tokens"),
+    *("pooling", "norm_after_pooling", "norm_pre", "qk_norm", "activation"),
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,9 @@ def _resize(
         return resized, record
     from_hw, to_hw = architecture.grid_hw, resized.grid_hw
     log.info("positions interpolated: %s, %s -> %s", method, from_hw, to_hw)
-    weights[POSITION] = interpolate(weights[POSITION], from_hw, to_hw, method)
+    weights[POSITION] = interpolate(
+        weights[POSITION], from_hw, to_hw, method, architecture.prefix_tokens
+    )
     change = PositionInterpolation(method, from_hw, to_hw)
     return resized, dataclasses.replace(record, position_interpolation=change)
 

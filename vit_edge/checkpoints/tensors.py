@@ -33,6 +33,9 @@ class LazyTensor:
     read: Callable[[], Tensor]
 
 
+Layout = Callable[[Tensor], Tensor]
+
+
 def as_stored(tensor: Tensor) -> Tensor:
     """The layout of a tensor that needs no change."""
     return tensor
@@ -45,22 +48,57 @@ def transposed(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rule:
-    """A foreign tensor goes to `ours`, or to one of `parts` slices of its last axis."""
+    """A foreign tensor goes to `ours`, or to one of `parts` slices of its last axis.
+
+    `scale` names a foreign tensor, a factor for each channel of the last axis: layer scale
+    (arXiv:2103.17239) is folded into the Linear before it. The product is rounded once.
+    """
 
     theirs: str
     shape: tuple[int, ...]  # of the foreign tensor
     ours: str
-    layout: Callable[[Tensor], Tensor] = as_stored
+    layout: Layout = as_stored
     part: int = 0
     parts: int = 1
+    scale: str | None = None
+    first_row: int | None = None  # in the second axis of `ours`, which holds several tensors' rows
 
 
-def linear_rules(theirs: str, ours: str, inputs: int, outputs: int) -> list[Rule]:
-    """The rules of a torch Linear with bias."""
+def linear_rules(
+    theirs: str, ours: str, inputs: int, outputs: int, scale: str | None = None
+) -> list[Rule]:
+    """The rules of a torch Linear with bias; `scale`: see Rule."""
     return [
-        Rule(f"{theirs}.weight", (outputs, inputs), f"{ours}.weight", transposed),
-        Rule(f"{theirs}.bias", (outputs,), f"{ours}.bias"),
+        Rule(f"{theirs}.weight", (outputs, inputs), f"{ours}.weight", transposed, scale=scale),
+        Rule(f"{theirs}.bias", (outputs,), f"{ours}.bias", scale=scale),
     ]
+
+
+def zeros(*shape: int) -> LazyTensor:
+    """Stand in for a bias that the source does not have."""
+    return LazyTensor(shape, "float32", lambda: torch.zeros(shape))
+
+
+def averaged_heads(first: LazyTensor, second: LazyTensor) -> LazyTensor:
+    """One head for two tokens side by side that answers the mean of both heads (DeiT).
+
+    Args:
+        first: The weight [classes, D] or bias [classes] of the class token's head.
+        second: That of the distillation token's.
+
+    Returns:
+        [classes, 2 D] or [classes]; halving is exact, the sum of biases is rounded once.
+    """
+    if len(first.shape) == 1:
+        return LazyTensor(
+            first.shape,
+            "float32",
+            lambda: ((first.read().double() + second.read().double()) / 2).float(),
+        )
+    shape = (first.shape[0], first.shape[1] + second.shape[1])
+    return LazyTensor(
+        shape, "float32", lambda: torch.cat([first.read(), second.read()], dim=1).float() / 2
+    )
 
 
 def norm_rules(theirs: str, ours: str, width: int) -> list[Rule]:
@@ -123,7 +161,9 @@ def read_weights(
             tensor holds NaN or infinities.
     """
     by_name = {rule.theirs: rule for rule in rules}
-    _check_keys(by_name, stored, where, ignored)
+    expected = {name: rule.shape for name, rule in by_name.items()}
+    expected |= {rule.scale: rule.shape[:1] for rule in by_name.values() if rule.scale}
+    _check_keys(expected, stored, where, ignored)
     shapes = parameter_shapes(architecture)
     unfilled = sorted(shapes.keys() - {rule.ours for rule in by_name.values()})
     if unfilled:
@@ -135,7 +175,12 @@ def read_weights(
     # a bar on a terminal, on stderr; nothing in a log
     for name, rule in tqdm(by_name.items(), "weights", unit="tensor", leave=False, disable=None):
         destination = weights[rule.ours].chunk(rule.parts, dim=-1)[rule.part]
-        destination.copy_(rule.layout(stored[name].read()))
+        if rule.first_row is not None:
+            destination = destination[:, rule.first_row :][:, : rule.shape[1]]
+        tensor = rule.layout(stored[name].read())
+        if rule.scale is not None:
+            tensor = tensor.double() * stored[rule.scale].read().double()
+        destination.copy_(tensor)
         if not torch.isfinite(destination).all():
             raise CheckpointError(
                 f"{where}: {name} holds NaN or infinite values; such a checkpoint cannot be "
@@ -145,24 +190,24 @@ def read_weights(
 
 
 def _check_keys(
-    rules: Mapping[str, Rule],
+    expected: Mapping[str, tuple[int, ...]],
     stored: Mapping[str, LazyTensor],
     where: str,
     ignored: Collection[str],
 ) -> None:
     """Account for every key on both sides."""
-    skipped = sorted(stored.keys() & set(ignored) - rules.keys())
+    skipped = sorted(stored.keys() & set(ignored) - expected.keys())
     if skipped:
         log.info("%s: not needed for classification: %s", where, ", ".join(skipped))
-    problems = _listed("missing", (f"{n} {list(rules[n].shape)}" for n in rules.keys() - stored))
-    extra = stored.keys() - rules.keys() - set(ignored)
+    problems = _listed("missing", (f"{n} {list(expected[n])}" for n in expected.keys() - stored))
+    extra = stored.keys() - expected.keys() - set(ignored)
     problems += _listed("not understood", (f"{n} {list(stored[n].shape)}" for n in extra))
     problems += _listed(
         "of another shape",
         (
-            f"{n}: found {list(stored[n].shape)}, expected {list(rules[n].shape)}"
-            for n in rules.keys() & stored.keys()
-            if stored[n].shape != rules[n].shape
+            f"{n}: found {list(stored[n].shape)}, expected {list(expected[n])}"
+            for n in expected.keys() & stored.keys()
+            if stored[n].shape != expected[n]
         ),
     )
     if problems:

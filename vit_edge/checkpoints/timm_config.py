@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, cast
 
-from vit_edge.bundle.manifest import Interpolation, Preprocessing
+from vit_edge.bundle.manifest import Activation, Interpolation, Preprocessing
 from vit_edge.checkpoints.fields import Fields
 from vit_edge.checkpoints.labels import numbered_labels
 from vit_edge.errors import CheckpointError
@@ -18,13 +18,7 @@ log = logging.getLogger(__name__)
 
 # Tensors of models that share timm's names with the ViT but compute something else.
 _OTHER_MODELS = (
-    (r"dist_token|head_dist\.", "a distillation token (distilled DeiT)"),
-    (r"fc_norm\.", "average pooling over the patches (fc_norm)"),
     (r"attn_pool\.", "attention pooling (SigLIP)"),
-    (r"norm_pre\.", "a LayerNorm before the first block (CLIP)"),
-    (r"reg_token", "register tokens"),
-    (r"blocks\.\d+\.(ls[12]\.gamma|gamma_[12])", "layer scale (DeiT III, DINOv2, BEiT)"),
-    (r"blocks\.\d+\.attn\.[qk]_norm\.", "normalised queries and keys"),
     (r"blocks\.\d+\.mlp\.(w12|w3|fc1_[gx]|norm)\.", "a gated MLP (SwiGLU)"),
     (r"blocks\.\d+\.attn\.(relative_position|rel_pos)|rel_pos", "relative positions"),
     (r"rope\.", "rotary positions"),
@@ -39,23 +33,17 @@ _FREE = frozenset(
         "mlp_ratio", "qkv_bias", "drop_rate", "pos_drop_rate", "patch_drop_rate",
         "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init", "fix_init",
         "dynamic_img_size", "strict_img_size", "no_embed_class", "representation_size",
-        "has_logits",
+        "has_logits", "class_token", "reg_tokens", "pre_norm", "fc_norm", "qk_norm", "init_values",
     }
 )
 # fmt: on
 # ... and those of which only some values do.
 _PLAIN: dict[str, tuple[object, ...]] = {
-    "global_pool": ("token",),
-    "class_token": (True,),
-    "reg_tokens": (0,),
+    "global_pool": ("token", "avg"),
     "pos_embed": ("learn",),
-    "pre_norm": (False,),
     "final_norm": (True,),
-    "fc_norm": (None, False),
-    "qk_norm": (False,),
-    "init_values": (None,),
     "proj_bias": (True,),
-    "act_layer": (None, "gelu"),
+    "act_layer": (None, "gelu", "quick_gelu"),
     "norm_layer": (None, "layernorm"),
     "scale_attn_norm": (False,),
     "scale_mlp_norm": (False,),
@@ -76,8 +64,6 @@ def refuse_other_models(names: Iterable[str], where: str) -> None:
         for pattern, reason in _OTHER_MODELS
         if re.match(pattern, name)
     }
-    if "cls_token" not in names:
-        features["no class token"] = "cls_token is missing"
     if features:
         listed = "\n  ".join(f"{reason}: {name}" for reason, name in sorted(features.items()))
         raise CheckpointError(
@@ -91,11 +77,6 @@ def check_model_args(fields: Fields) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         fields.problem("model_args: expected an object")
         return {}
-    pool = fields.data.get("global_pool")
-    if pool not in (None, "token"):
-        fields.problem(f"global_pool: {pool!r} is not supported; expected 'token'")
-    if "quickgelu" in str(fields.data.get("architecture")):
-        fields.problem(f"architecture: {fields.data['architecture']} uses another GELU")
     for name, value in arguments.items():
         if name in _PLAIN and value not in _PLAIN[name]:
             allowed = " or ".join(map(repr, _PLAIN[name]))
@@ -103,6 +84,26 @@ def check_model_args(fields: Fields) -> dict[str, Any]:
         if name not in _PLAIN and name not in _FREE:
             fields.problem(f"model_args.{name}: unknown, so it may change what is computed")
     return arguments
+
+
+def pools_patches(fields: Fields, arguments: dict[str, Any], names: Collection[str]) -> bool:
+    """Whether features are the mean over the patches, not the class token.
+
+    timm keeps that in config.json alone. Without one, what can only be averaged is.
+    """
+    pool = arguments.get("global_pool", fields.data.get("global_pool"))
+    if pool not in (None, "token", "avg"):
+        fields.problem(f"global_pool: {pool!r} is not supported; expected 'token' or 'avg'")
+    if pool is None:
+        return "fc_norm.weight" in names or "cls_token" not in names
+    return bool(pool == "avg")
+
+
+def activation_of(fields: Fields, arguments: dict[str, Any]) -> Activation:
+    """The MLP's activation: CLIP's own models have it in their name alone."""
+    named = "quickgelu" in str(fields.data.get("architecture"))
+    quick = named or arguments.get("act_layer") == "quick_gelu"
+    return "quick_gelu" if quick else "gelu"
 
 
 def pretrained_cfg(fields: Fields) -> Fields:

@@ -191,7 +191,7 @@ def output_specs(
         UsageError: An output that this model does not have, or named twice.
     """
     shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {
-        "features": ("NC", (None, architecture.width)),
+        "features": ("NC", (None, architecture.features_dim)),
         "tokens": ("NLC", (None, architecture.tokens, architecture.width)),
     }
     if architecture.num_classes:

@@ -5,7 +5,8 @@ Three things differ from the reference, none of them visible in the answers:
 - the class token and its position are one constant row, put in front by a Pad, so that no Shape
   or Expand is needed for the dynamic batch;
 - where only the class token is asked for, the last block works for that token alone: nobody reads
-  the others (about 8 % of a 12-block model's multiply-adds);
+  the others (about 8 % of a 12-block model's multiply-adds). Not where features are pooled over
+  several tokens, nor where keys are normalised and cannot be folded away;
 - attention is one ONNX `Attention` node (opset 23), or MatMul-Softmax-MatMul with the scale folded
   into the query weights, for runtimes whose opset ends earlier.
 """
@@ -48,6 +49,10 @@ class Attention(Protocol):
         """float32[N, tokens, 3 * D] -> q, k and v, laid out as `attend` wants them."""
         ...
 
+    def normalise(self, x: Tensor, norm: nn.LayerNorm, heads: int) -> Tensor:
+        """Apply a LayerNorm to the channels of each head of q or k."""
+        ...
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """-> float32[N, query tokens, D]."""
         ...
@@ -59,6 +64,10 @@ class FusedAttention:
     def split(self, qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
         return qkv.chunk(3, dim=-1)
 
+    def normalise(self, x: Tensor, norm: nn.LayerNorm, heads: int) -> Tensor:
+        y: Tensor = norm(x.unflatten(-1, (heads, -1)))
+        return y.flatten(-2)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         y: Tensor = torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0]
         return y
@@ -69,6 +78,10 @@ class DecomposedAttention:
 
     def split(self, qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
         return split_heads(qkv, 3 * heads).chunk(3, dim=1)
+
+    def normalise(self, x: Tensor, norm: nn.LayerNorm, heads: int) -> Tensor:
+        y: Tensor = norm(x)
+        return y
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         return merge_heads((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v)
@@ -106,18 +119,33 @@ def scaled_query(qkv: Linear, heads: int) -> Linear:
     return scaled
 
 
+def scaled_norm(norm: nn.LayerNorm, scale: float) -> nn.LayerNorm:
+    """A LayerNorm whose answers are `scale` times those of `norm`, in fresh memory."""
+    with torch.device("meta"):
+        scaled = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
+    scaled.weight, scaled.bias = constant(norm.weight * scale), constant(norm.bias * scale)
+    return scaled
+
+
 class ExportEmbedding(nn.Module):
-    """Pad instead of Concat(Expand): row 0 of `position` is class token + its position."""
+    """Pad instead of Concat(Expand): the prefix's rows of `position` hold its tokens, too."""
 
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
         self.patch = embedding.patch
         self.position = constant(embedding.position)
-        self.position[:, :1] += embedding.cls_token
+        self.prefix = 0
+        if embedding.cls_token is not None:
+            self.prefix = embedding.cls_token.shape[1]
+            self.position[:, : self.prefix] += embedding.cls_token
+        self.norm = embedding.norm
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch(pixels).flatten(2).transpose(1, 2)
-        return functional.pad(patches, (0, 0, 1, 0)) + self.position
+        if self.prefix:
+            patches = functional.pad(patches, (0, 0, self.prefix, 0))
+        x = patches + self.position
+        return x if self.norm is None else self.norm(x)
 
 
 class ExportAttention(nn.Module):
@@ -127,12 +155,19 @@ class ExportAttention(nn.Module):
         super().__init__()
         self.heads = attention.heads
         decomposed = form == "decomposed"
-        self.qkv = scaled_query(attention.qkv, self.heads) if decomposed else attention.qkv
-        self.out = attention.out
+        self.qkv, self.out = attention.qkv, attention.out
+        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        if decomposed and self.q_norm is not None:  # which would take a scale in front of it back
+            self.q_norm = scaled_norm(self.q_norm, attention.head_dim**-0.5)
+        elif decomposed:
+            self.qkv = scaled_query(attention.qkv, self.heads)
         self.form = _FORMS[form]
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.form.split(self.qkv(x), self.heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.form.normalise(q, self.q_norm, self.heads)
+            k = self.form.normalise(k, self.k_norm, self.heads)
         y: Tensor = self.out(self.form.attend(q, k, v, self.heads))
         return y
 
@@ -203,7 +238,8 @@ class ExportableViT(nn.Module):
         *blocks, last = (cast(Block, block) for block in model.blocks)
         self.embedding = ExportEmbedding(model.embedding)
         self.blocks = nn.ModuleList([ExportBlock(block, form) for block in blocks])
-        self.blocks.append(ExportBlock(last, form) if "tokens" in outputs else ClsBlock(last))
+        alone = model.architecture.class_token_alone and "tokens" not in outputs
+        self.blocks.append(ClsBlock(last) if alone else ExportBlock(last, form))
         self.readout: Readout = model.readout
         self.outputs = tuple(outputs)
 

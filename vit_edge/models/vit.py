@@ -24,8 +24,8 @@ from vit_edge.bundle.manifest import Architecture
 class Outputs(NamedTuple):
     """Everything the model computes, named as in the exported graph."""
 
-    tokens: Tensor  # [N, 1 + patches, D], after the last LayerNorm
-    features: Tensor  # [N, D], the class token of `tokens`
+    tokens: Tensor  # [N, prefix + patches, D], after the last LayerNorm
+    features: Tensor  # [N, D], the class token of `tokens`, or what Architecture.pooling says
     pre_logits: Tensor  # [N, pre_logits_dim], tanh layer; without one the same as features
     logits: Tensor | None  # [N, classes]; None without a head
 
@@ -49,12 +49,19 @@ class SelfAttention(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width = architecture.width
-        self.heads = architecture.heads
+        self.heads, self.head_dim = architecture.heads, architecture.head_dim
         self.qkv = Linear(width, 3 * width, bias=architecture.qkv_bias)
         self.out = Linear(width, width)
+        self.q_norm = self.k_norm = None
+        if architecture.qk_norm:
+            eps = architecture.layer_norm_eps
+            self.q_norm = nn.LayerNorm(architecture.head_dim, eps=eps)
+            self.k_norm = nn.LayerNorm(architecture.head_dim, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         scores = q @ k.transpose(-2, -1) / k.shape[-1] ** 0.5
         y: Tensor = self.out(merge_heads(scores.softmax(dim=-1) @ v))
         return y
@@ -71,16 +78,25 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two layers with an exact GELU between them."""
+    """Two layers with an exact GELU between them, or with CLIP's x * sigmoid(1.702 x)."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.fc1 = Linear(architecture.width, architecture.mlp_dim)
         self.fc2 = Linear(architecture.mlp_dim, architecture.width)
+        self.activation = _ACTIVATIONS[architecture.activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        y: Tensor = self.fc2(self.activation(self.fc1(x)))
         return y
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Approximate the GELU as arXiv:1606.08415, section 4, does."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS = {"gelu": functional.gelu, "quick_gelu": quick_gelu}
 
 
 class Block(nn.Module):
@@ -101,19 +117,29 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Patches projected to width D, the class token in front, positions added: Eq. 1."""
+    """Patches projected to width D, the class token in front, positions added: Eq. 1.
+
+    `cls_token` holds all that stands in front of the patches, [1, prefix, D]: a distillation token
+    (arXiv:2012.12877) or registers (arXiv:2309.16588) follow the class token.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width, patch_px = architecture.width, architecture.patch_px
         self.patch = nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        prefix = architecture.prefix_tokens
+        self.cls_token = nn.Parameter(torch.empty(1, prefix, width)) if prefix else None
         self.position = nn.Parameter(torch.empty(1, architecture.tokens, width))
+        self.norm = None
+        if architecture.norm_pre:
+            self.norm = nn.LayerNorm(width, eps=architecture.layer_norm_eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.patch(pixels).flatten(2).transpose(1, 2)
-        cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
-        return torch.cat([cls_token, patches], dim=1) + self.position
+        x = self.patch(pixels).flatten(2).transpose(1, 2)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = x + self.position
+        return x if self.norm is None else self.norm(x)
 
 
 class Readout(nn.Module):
@@ -121,8 +147,10 @@ class Readout(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        width = architecture.width
-        self.norm = nn.LayerNorm(width, eps=architecture.layer_norm_eps)
+        width = architecture.features_dim
+        self.norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
+        self.norm_after_pooling = architecture.norm_after_pooling
+        self.pooling, self.prefix = architecture.pooling, architecture.prefix_tokens
         # The original in21k checkpoints have a tanh layer here; Hugging Face calls it the pooler.
         self.pre_logits: Linear | None = None
         if architecture.pre_logits_dim is not None:
@@ -131,11 +159,23 @@ class Readout(nn.Module):
         self.head = Linear(width, architecture.num_classes) if architecture.num_classes else None
 
     def forward(self, x: Tensor) -> Outputs:
-        tokens = self.norm(x)
-        features = tokens[:, 0]
+        if self.norm_after_pooling:
+            tokens, features = x, self.norm(self.pool(x))
+        else:
+            tokens = self.norm(x)
+            features = self.pool(tokens)
         pre_logits = features if self.pre_logits is None else self.pre_logits(features).tanh()
         logits = None if self.head is None else self.head(pre_logits)
         return Outputs(tokens, features, pre_logits, logits)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """[N, prefix + patches, D] -> [N, D], or [N, 2 D] of two tokens side by side."""
+        if self.pooling == "class":
+            return tokens[:, 0]
+        if self.pooling == "class+distilled":
+            return tokens[:, :2].flatten(1)
+        mean = tokens[:, self.prefix :].mean(dim=1)
+        return mean if self.pooling == "mean" else torch.cat([tokens[:, 0], mean], dim=-1)
 
 
 class ViT(nn.Module):

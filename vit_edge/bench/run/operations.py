@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from vit_edge.bundle.manifest import Architecture
 
 
@@ -14,7 +16,7 @@ def multiply_adds(shape: Architecture) -> int:
     """
     attention = 2 * shape.tokens * shape.tokens * shape.width
     linears = shape.tokens * shape.width * (4 * shape.width + 2 * shape.mlp_dim)
-    patches = (shape.tokens - 1) * shape.width * shape.channels * shape.patch_px**2
-    head = (shape.pre_logits_dim or shape.width) * shape.num_classes
-    head += shape.width * (shape.pre_logits_dim or 0)
+    patches = math.prod(shape.grid_hw) * shape.width * shape.channels * shape.patch_px**2
+    head = (shape.pre_logits_dim or shape.features_dim) * shape.num_classes
+    head += shape.features_dim * (shape.pre_logits_dim or 0)
     return shape.depth * (linears + attention) + patches + head

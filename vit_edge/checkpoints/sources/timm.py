@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.manifest import Architecture, Pooling
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import Fields, refuse_giants
@@ -18,19 +20,23 @@ from vit_edge.checkpoints.labels import labels_or_imagenet
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, tensor_names
 from vit_edge.checkpoints.tensors import (
+    Layout,
     LazyTensor,
     Rule,
-    as_stored,
+    averaged_heads,
     linear_rules,
     norm_rules,
     shape_of,
     square_side,
     without_wrapper,
+    zeros,
 )
 from vit_edge.checkpoints.timm_config import (
+    activation_of,
     check_model_args,
     input_hw,
     labels_from,
+    pools_patches,
     preprocessing_from,
     preprocessing_of_row,
     pretrained_cfg,
@@ -42,6 +48,7 @@ from vit_edge.variants import VARIANTS, Variant
 CONFIG = "config.json"
 LAYER_NORM_EPS = 1e-6  # timm.models.vision_transformer: partial(nn.LayerNorm, eps=1e-6)
 _PATCH = "patch_embed.proj.weight"
+_PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this order
 
 
 def recognises(path: Path) -> bool:
@@ -83,8 +90,18 @@ def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
     else:
         preprocessing = preprocessing_of_row(request.variant, where)
     fields.done()
-    heads = arguments.get("num_heads")
-    architecture = _architecture(tensors, heads, image_hw, request.variant, where)
+    architecture = _architecture(
+        tensors, arguments.get("num_heads"), image_hw, request.variant, where
+    )
+    pooling = _pooling(tensors, pools_patches(fields, arguments, tensors))
+    architecture = dataclasses.replace(
+        architecture,
+        pooling=pooling,
+        norm_after_pooling=pooling == "mean" and "fc_norm.weight" in tensors,
+        activation=activation_of(fields, arguments),
+    )
+    fields.done()
+    tensors = _in_one_form(tensors, architecture)
     if cfg.has("num_classes") and cfg.data["num_classes"] != architecture.num_classes:
         fields.problem(
             f"num_classes: {cfg.data['num_classes']}, but the head has {architecture.num_classes}"
@@ -101,6 +118,7 @@ def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
         labels=labels_or_imagenet(labels, architecture.num_classes, where),
         preprocessing=preprocessing,
         position_method="bicubic-antialias",
+        ignored={"mask_token"},  # of DINOv2's and MAE's training
         files=(*([config_file] if config else []), *weights.files),
         revision=place.revision,
         published_as=lambda row: row.timm is not None and source == f"timm:{row.timm}",
@@ -123,6 +141,7 @@ def _architecture(
     width, channels, patch_px, _ = shape(_PATCH, 4)
     mlp_dim, _ = shape("blocks.0.mlp.fc1.weight", 2)
     _, positions, _ = shape("pos_embed", 3)
+    prefix = sum(shape(name, 3)[1] for name in _PREFIX if name in tensors)
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
     head, pre_logits = "head.weight", "pre_logits.fc.weight"
     architecture = Architecture(
@@ -131,19 +150,45 @@ def _architecture(
         heads=_heads(heads, width, depth, row, where),
         mlp_dim=mlp_dim,
         patch_px=patch_px,
-        image_hw=image_hw or _square_hw(positions, patch_px, where),
+        image_hw=image_hw or _square_hw(positions, prefix, patch_px, where),
         num_classes=shape(head, 2)[0] if head in tensors else 0,
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
         layer_norm_eps=LAYER_NORM_EPS,
         pre_logits_dim=shape(pre_logits, 2)[0] if pre_logits in tensors else None,
+        prefix_tokens=prefix,
+        norm_pre="norm_pre.weight" in tensors,
+        qk_norm="blocks.0.attn.q_norm.weight" in tensors,
     )
     return refuse_giants(architecture, where)
 
 
-def _square_hw(positions: int, patch_px: int, where: str) -> tuple[int, int]:
-    """The image size of a square grid, with or without a position for the class token."""
-    side = square_side(positions - 1) or square_side(positions)
+def _pooling(tensors: Mapping[str, LazyTensor], of_patches: bool) -> Pooling:
+    """What the tensors and config.json say that features are made of."""
+    if "head_dist.weight" in tensors:
+        return "class+distilled"
+    return "mean" if of_patches else "class"
+
+
+def _in_one_form(
+    tensors: Mapping[str, LazyTensor], architecture: Architecture
+) -> dict[str, LazyTensor]:
+    """One head for two, and zeros for biases that models with norm_pre leave out."""
+    merged = dict(tensors)
+    if architecture.norm_pre:
+        merged.setdefault("patch_embed.proj.bias", zeros(architecture.width))
+    if "head.weight" in merged:
+        merged.setdefault("head.bias", zeros(architecture.num_classes))
+    for leaf in ("weight", "bias"):
+        second = merged.pop(f"head_dist.{leaf}", None)
+        if second is not None and f"head.{leaf}" in merged:
+            merged[f"head.{leaf}"] = averaged_heads(merged[f"head.{leaf}"], second)
+    return merged
+
+
+def _square_hw(positions: int, prefix: int, patch_px: int, where: str) -> tuple[int, int]:
+    """The image size of a square grid, with positions for all of the prefix, its first, or none."""
+    side = next(filter(None, (square_side(positions - rows) for rows in (prefix, 1, 0))), None)
     if side is None:
         raise CheckpointError(
             f"{where}: pos_embed has {positions} positions, which is no square grid. Write "
@@ -174,37 +219,70 @@ def _heads(given: object, width: int, depth: int, row: Variant | None, where: st
 
 def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
     """Say where each of timm's tensors goes."""
-    patches = a.tokens - 1
-    # no_embed_class: the class token has no position of its own, which is a position of zero.
-    bare = "pos_embed" in tensors and tensors["pos_embed"].shape[1] == patches
     rules = [
-        Rule("cls_token", (1, 1, a.width), "embedding.cls_token"),
-        Rule(
-            "pos_embed",
-            (1, patches if bare else a.tokens, a.width),
-            "embedding.position",
-            _zero_row_before if bare else as_stored,
-        ),
+        Rule("pos_embed", *_position(a, tensors["pos_embed"].shape[1])),
         Rule(_PATCH, (a.width, a.channels, a.patch_px, a.patch_px), "embedding.patch.weight"),
         Rule("patch_embed.proj.bias", (a.width,), "embedding.patch.bias"),
     ]
     for index in range(a.depth):
-        block = f"blocks.{index}"
-        qkv = linear_rules(f"{block}.attn.qkv", f"{block}.attention.qkv", a.width, 3 * a.width)
-        rules += qkv if a.qkv_bias else qkv[:1]
-        rules += linear_rules(f"{block}.attn.proj", f"{block}.attention.out", a.width, a.width)
-        rules += linear_rules(f"{block}.mlp.fc1", f"{block}.mlp.fc1", a.width, a.mlp_dim)
-        rules += linear_rules(f"{block}.mlp.fc2", f"{block}.mlp.fc2", a.mlp_dim, a.width)
-        for norm in ("norm1", "norm2"):
-            rules += norm_rules(f"{block}.{norm}", f"{block}.{norm}", a.width)
-    rules += norm_rules("norm", "readout.norm", a.width)
+        rules += _block_rules(a, tensors, f"blocks.{index}")
+    rules += norm_rules(
+        "fc_norm" if "fc_norm.weight" in tensors else "norm", "readout.norm", a.width
+    )
+    if a.norm_pre:
+        rules += norm_rules("norm_pre", "embedding.norm", a.width)
     if a.pre_logits_dim:
         rules += linear_rules("pre_logits.fc", "readout.pre_logits", a.width, a.pre_logits_dim)
     if a.num_classes:
-        rules += linear_rules("head", "readout.head", a.pre_logits_dim or a.width, a.num_classes)
+        inputs = a.pre_logits_dim or a.features_dim
+        rules += linear_rules("head", "readout.head", inputs, a.num_classes)
+    return rules + _prefix_rules(a, tensors)
+
+
+def _block_rules(a: Architecture, tensors: Mapping[str, LazyTensor], block: str) -> list[Rule]:
+    """One encoder block; layer scale, if there is one, goes into the Linears before it."""
+    first, second = ("ls1.gamma", "ls2.gamma"), ("gamma_1", "gamma_2")
+    names = next((n for n in (first, second) if f"{block}.{n[0]}" in tensors), None)
+    after_attention, after_mlp = (f"{block}.{n}" for n in names) if names else (None, None)
+    qkv = linear_rules(f"{block}.attn.qkv", f"{block}.attention.qkv", a.width, 3 * a.width)
+    rules = qkv if a.qkv_bias else qkv[:1]
+    rules += linear_rules(
+        f"{block}.attn.proj", f"{block}.attention.out", a.width, a.width, after_attention
+    )
+    rules += linear_rules(f"{block}.mlp.fc1", f"{block}.mlp.fc1", a.width, a.mlp_dim)
+    rules += linear_rules(f"{block}.mlp.fc2", f"{block}.mlp.fc2", a.mlp_dim, a.width, after_mlp)
+    for norm in ("norm1", "norm2"):
+        rules += norm_rules(f"{block}.{norm}", f"{block}.{norm}", a.width)
+    if a.qk_norm:
+        for norm in ("q_norm", "k_norm"):
+            rules += norm_rules(f"{block}.attn.{norm}", f"{block}.attention.{norm}", a.head_dim)
     return rules
 
 
-def _zero_row_before(position: Tensor) -> Tensor:
-    """[1, patches, D] -> [1, 1 + patches, D]."""
-    return functional.pad(position, (0, 0, 1, 0))
+def _position(a: Architecture, rows: int) -> tuple[tuple[int, ...], str, Layout]:
+    """Shape, destination and layout of the positions.
+
+    What stands in front of the patches may have none (no_embed_class), which is a position of zero,
+    or its class token alone has one (facebookresearch/dinov2 with registers).
+    """
+    patches = a.tokens - a.prefix_tokens
+    first = min(max(rows - patches, 0), 1) if rows != a.tokens else a.prefix_tokens
+    shape = (1, patches + first, a.width)
+
+    def widened(position: Tensor) -> Tensor:
+        front = functional.pad(position[:, :first], (0, 0, 0, a.prefix_tokens - first))
+        return torch.cat([front, position[:, first:]], dim=1)
+
+    return shape, "embedding.position", widened
+
+
+def _prefix_rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
+    """What stands in front of the patches; its rows become one tensor."""
+    rules, start = [], 0
+    for name in _PREFIX:
+        if name in tensors:
+            rows = tensors[name].shape[1]
+            shape = (1, rows, a.width)
+            rules.append(Rule(name, shape, "embedding.cls_token", first_row=start))
+            start += rows
+    return rules
