@@ -39,6 +39,7 @@ class Request:
     image_hw: tuple[int, int] | None = None  # None: the checkpoint's own size
     position_method: PositionMethod | None = None  # None: the source's own
     revision: str | None = None  # of a hub repository
+    key: str | None = None  # which of several models in a file: an entry, or a prefix of names
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
 from vit_edge.checkpoints.labels import numbered_labels
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, tensor_names
-from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules, without_wrapper
+from vit_edge.checkpoints.sniff import config_of, holds
+from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules
 from vit_edge.errors import CheckpointError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -59,8 +59,7 @@ def recognises(path: Path) -> bool:
     """A directory whose config.json has a model_type, or transformers' tensor names."""
     if path.is_dir() and config_of(path):
         return "model_type" in config_of(path)
-    names = {name.removeprefix("vit.") for name in tensor_names(path)}
-    return "embeddings.patch_embeddings.projection.weight" in names
+    return holds(path, "embeddings.patch_embeddings.projection.weight")
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -95,8 +94,10 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it."
         )
     config = read_json(folder / CONFIG)
-    weights = open_weights(path)
-    tensors = without_wrapper(weights.tensors)
+    if config.get("model_type") != "vit":
+        _read_config(config, {}, "", str(folder / CONFIG))  # raises before names are judged
+    weights = open_weights(path, request.key)
+    tensors = weights.tensors
     prefix = "vit." if any(name.startswith("vit.") for name in tensors) else ""
     architecture, labels = _read_config(config, tensors, prefix, str(folder / CONFIG))
     processor = folder / PROCESSOR

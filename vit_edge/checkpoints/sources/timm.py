@@ -16,7 +16,7 @@ from vit_edge.checkpoints.fields import Fields, refuse_giants
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, tensor_names
+from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
     Rule,
@@ -25,7 +25,6 @@ from vit_edge.checkpoints.tensors import (
     norm_rules,
     shape_of,
     square_side,
-    without_wrapper,
 )
 from vit_edge.checkpoints.timm_config import (
     check_model_args,
@@ -48,8 +47,7 @@ def recognises(path: Path) -> bool:
     """A directory whose config.json names an architecture, or timm's tensor names."""
     if path.is_dir() and config_of(path):
         return "architecture" in config_of(path)
-    names = tensor_names(path)
-    return _PATCH in names and "blocks.0.attn.qkv.weight" in names
+    return holds(path, _PATCH, "blocks.0.attn.qkv.weight")
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -71,8 +69,8 @@ def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
     path = place.path
     config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_json(config_file) if config_file.is_file() else {}
-    weights = open_weights(path)
-    tensors = without_wrapper(weights.tensors)
+    weights = open_weights(path, request.key)
+    tensors = weights.tensors
     where = str(weights.path)
     refuse_other_models(tensors.keys(), where)
     fields = Fields(config, str(config_file))
