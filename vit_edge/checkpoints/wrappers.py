@@ -67,17 +67,19 @@ def unwrap(stored: Mapping[str, _Value], where: str, key: str | None = None) -> 
         raise CheckpointError(f"{where}: nothing stands below --key {key}, but below {prefix!r}")
     others = tuple(prefixes - {prefix})
     inner = tuple(other for other in others if other.startswith(prefix))
-    beside = [name for name in tensors if _is_beside(name, prefix) and not name.startswith(others)]
-    _refuse_unknown(beside, prefix, key, where)
-    if beside:
-        log.warning("%s: not part of the model, left out: %s", where, _listed(beside))
-    if prefix:
-        log.info("%s: every name begins with %r, which is left out", where, prefix)
-    return {
+    inside = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(prefix) and not name.startswith(inner) and name not in beside
+        if name.startswith(prefix) and not name.startswith(inner)
     }
+    beside = [name for name in tensors if not name.startswith((prefix, *others))]
+    _refuse_unknown(beside, prefix, key, where)
+    beside += [name for name in inside if _NO_PART.search(name)]
+    if beside:
+        log.warning("%s: not part of the model, left out: %s", where, _listed(sorted(beside)))
+    if prefix:
+        log.info("%s: every name begins with %r, which is left out", where, prefix)
+    return {name: tensor for name, tensor in inside.items() if not _NO_PART.search(name)}
 
 
 def prefix_of(name: str) -> str | None:
@@ -163,11 +165,6 @@ def _without_marks(stored: Mapping[str, _Value], where: str) -> dict[str, _Value
     if marks:
         log.info("%s: left out of all names: %s, of a wrapper", where, ", ".join(marks))
     return tensors
-
-
-def _is_beside(name: str, prefix: str) -> bool:
-    """True if a tensor does not stand among the model's, or takes no part in any answer."""
-    return not name.startswith(prefix) or bool(_NO_PART.search(name))
 
 
 def _refuse_unknown(beside: Iterable[str], prefix: str, key: str | None, where: str) -> None:
