@@ -18,9 +18,10 @@ from vit_edge.errors import CheckpointError
 
 
 def config_of(path: Path) -> dict[str, Any]:
-    """config.json of a directory; empty if there is none or it cannot be read."""
+    """config.json of a directory, or beside a file; empty if there is none that can be read."""
+    config = (path if path.is_dir() else path.parent) / "config.json"
     try:
-        return read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        return read_json(config) if config.is_file() else {}
     except CheckpointError:
         return {}
 

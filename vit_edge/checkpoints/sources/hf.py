@@ -12,10 +12,12 @@ from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
-from vit_edge.checkpoints.labels import numbered_labels
+from vit_edge.checkpoints.labels import is_numbered, numbered_labels
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
+from vit_edge.checkpoints.sources import timm
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules
+from vit_edge.checkpoints.timm_config import is_timm_config
 from vit_edge.errors import CheckpointError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -58,7 +60,7 @@ _IN_MEMORY = _Dialect(
 def recognises(path: Path) -> bool:
     """A directory whose config.json has a model_type, or transformers' tensor names."""
     if path.is_dir() and config_of(path):
-        return "model_type" in config_of(path)
+        return "model_type" in config_of(path) and not is_timm_config(config_of(path))
     return holds(path, "embeddings.patch_embeddings.projection.weight")
 
 
@@ -71,6 +73,8 @@ def load(reference: str, request: Request) -> Checkpoint:
         HubError: `reference` is no path, and the hub does not have it or does not answer.
     """
     place = locate("hf", reference, reference, request.revision, (CONFIG,), (PROCESSOR,))
+    if is_timm_config(config_of(place.path)):  # which transformers reads as well
+        return timm.load_files(place, f"hf:{reference}", request)
     return load_files(place, f"hf:{reference}", request)
 
 
@@ -178,8 +182,7 @@ def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, t
     for name, count in (("id2label", len(labels)), ("num_labels", fields.data.get("num_labels"))):
         if fields.has(name) and count and count != classes:
             fields.problem(f"{name}: {count} classes, but the head has {classes}")
-    unnamed = labels == tuple(f"LABEL_{index}" for index in range(len(labels)))
-    return classes, () if unnamed else labels
+    return classes, () if is_numbered(labels) else labels
 
 
 def _rules(a: Architecture, tensors: dict[str, LazyTensor], prefix: str) -> list[Rule]:

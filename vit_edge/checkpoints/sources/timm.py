@@ -1,10 +1,16 @@
-"""timm checkpoints of plain Vision Transformers: a file, a directory, or a name on the hub."""
+"""timm checkpoints of plain Vision Transformers: a file, a directory, or a name on the hub.
+
+Among them those that transformers trained: its TimmWrapper saves timm's names below `timm_model.`,
+and timm's fields in config.json.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
@@ -28,7 +34,9 @@ from vit_edge.checkpoints.tensors import (
 )
 from vit_edge.checkpoints.timm_config import (
     check_model_args,
+    heads_of,
     input_hw,
+    is_timm_config,
     labels_from,
     preprocessing_from,
     preprocessing_of_row,
@@ -38,15 +46,17 @@ from vit_edge.checkpoints.timm_config import (
 from vit_edge.errors import CheckpointError
 from vit_edge.variants import VARIANTS, Variant
 
+log = logging.getLogger(__name__)
+
 CONFIG = "config.json"
 LAYER_NORM_EPS = 1e-6  # timm.models.vision_transformer: partial(nn.LayerNorm, eps=1e-6)
 _PATCH = "patch_embed.proj.weight"
 
 
 def recognises(path: Path) -> bool:
-    """A directory whose config.json names an architecture, or timm's tensor names."""
+    """A directory whose config.json is timm's, or timm's tensor names."""
     if path.is_dir() and config_of(path):
-        return "architecture" in config_of(path)
+        return is_timm_config(config_of(path))
     return holds(path, _PATCH, "blocks.0.attn.qkv.weight")
 
 
@@ -61,11 +71,20 @@ def load(reference: str, request: Request) -> Checkpoint:
     """
     repository = reference if "/" in reference else f"timm/{reference}"
     place = locate("timm", reference, repository, request.revision, (CONFIG,))
-    return _load_files(place, f"timm:{reference}", request)
+    return load_files(place, f"timm:{reference}", request)
 
 
-def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
-    """Read a checkpoint that lies on disk, with or without config.json."""
+def load_files(place: Place, source: str, request: Request) -> Checkpoint:
+    """Read a checkpoint that lies on disk, with or without config.json.
+
+    Args:
+        place: The directory, or a weight file.
+        source: What the manifest calls it.
+        request: What was asked.
+
+    Raises:
+        CheckpointError: The files are missing or damaged, or the model is no plain ViT.
+    """
     path = place.path
     config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_json(config_file) if config_file.is_file() else {}
@@ -75,18 +94,20 @@ def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
     refuse_other_models(tensors.keys(), where)
     fields = Fields(config, str(config_file))
     arguments, cfg = check_model_args(fields), pretrained_cfg(fields)
-    image_hw = input_hw(cfg, arguments)
+    image_hw = input_hw(cfg, arguments, asked=request.image_hw is not None)
     if config:
         preprocessing = preprocessing_from(cfg)
     else:
         preprocessing = preprocessing_of_row(request.variant, where)
     fields.done()
-    heads = arguments.get("num_heads")
-    architecture = _architecture(tensors, heads, image_hw, request.variant, where)
-    if cfg.has("num_classes") and cfg.data["num_classes"] != architecture.num_classes:
-        fields.problem(
-            f"num_classes: {cfg.data['num_classes']}, but the head has {architecture.num_classes}"
-        )
+    said = _Said(arguments.get("num_heads"), str(config.get("architecture")), image_hw)
+    architecture = _architecture(tensors, said, request.variant, where)
+    claimed = fields.data.get("num_classes")
+    if claimed not in (None, architecture.num_classes):
+        log.warning(
+            "%s: num_classes is %s, but the head has %d, which count",
+            fields.where, claimed, architecture.num_classes,
+        )  # fmt: skip
     labels = labels_from(cfg, fields, architecture.num_classes)
     fields.done()
     foreign = Foreign(
@@ -101,17 +122,24 @@ def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
         position_method="bicubic-antialias",
         files=(*([config_file] if config else []), *weights.files),
         revision=place.revision,
-        published_as=lambda row: row.timm is not None and source == f"timm:{row.timm}",
+        published_as=lambda row: (
+            row.timm is not None
+            and source.removeprefix("hf:timm/").removeprefix("timm:") == row.timm
+        ),
     )
     return checkpoint_from(foreign, request)
 
 
+class _Said(NamedTuple):
+    """What config.json says of the shape."""
+
+    heads: object
+    architecture: str
+    image_hw: tuple[int, int] | None
+
+
 def _architecture(
-    tensors: Mapping[str, LazyTensor],
-    heads: object,
-    image_hw: tuple[int, int] | None,
-    row: Variant | None,
-    where: str,
+    tensors: Mapping[str, LazyTensor], said: _Said, row: Variant | None, where: str
 ) -> Architecture:
     """Read the shape off the tensors; only heads and a non-square grid are not in them."""
 
@@ -126,10 +154,10 @@ def _architecture(
     architecture = Architecture(
         width=width,
         depth=depth,
-        heads=_heads(heads, width, depth, row, where),
+        heads=_heads(said, width, depth, row, where),
         mlp_dim=mlp_dim,
         patch_px=patch_px,
-        image_hw=image_hw or _square_hw(positions, patch_px, where),
+        image_hw=said.image_hw or _square_hw(positions, patch_px, where),
         num_classes=shape(head, 2)[0] if head in tensors else 0,
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
@@ -151,14 +179,18 @@ def _square_hw(positions: int, patch_px: int, where: str) -> tuple[int, int]:
     return side * patch_px, side * patch_px
 
 
-def _heads(given: object, width: int, depth: int, row: Variant | None, where: str) -> int:
+def _heads(said: _Said, width: int, depth: int, row: Variant | None, where: str) -> int:
     """The number of heads: as given, as the variant has it, or as the table alone can have it."""
+    given = said.heads
     if given is not None:
         if type(given) is not int or given < 1:
             raise CheckpointError(f"{where}: model_args.num_heads: {given!r} is no number of heads")
         return given
     if row is not None:
         return row.architecture.heads
+    named = heads_of(said.architecture, width)
+    if named is not None:
+        return named
     shapes = {row.architecture for row in VARIANTS.values()}
     fitting = {a.heads for a in shapes if (a.width, a.depth) == (width, depth)}
     if len(fitting) == 1:
