@@ -25,7 +25,7 @@ _LARGEST_NUMBER = 2**53  # beyond it, not every reader of JSON is exact; no fiel
 _IN_RANGE = f"must lie in 1..{_LARGEST_SIZE}"
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-PositionMethod = Literal["bicubic", "bicubic-antialias", "zoom-bilinear"]
+PositionMethod = Literal["bicubic", "bicubic-antialias", "bicubic-corners", "zoom-bilinear"]
 
 
 @dataclass(frozen=True)

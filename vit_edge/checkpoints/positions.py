@@ -22,17 +22,19 @@ def interpolate(
         from_grid_hw: Patches down and across of `position`.
         to_grid_hw: Those of the result.
         method: "bicubic" is transformers' interpolate_pos_encoding; "bicubic-antialias" is
-            timm.layers.resample_abs_pos_embed; "zoom-bilinear" is scipy.ndimage.zoom(order=1) of
-            google-research/vision_transformer (vit_jax/checkpoint.py), whose grid is that of
-            align_corners=True.
+            timm.layers.resample_abs_pos_embed; "bicubic-corners" is torchvision's
+            interpolate_embeddings (align_corners=True); "zoom-bilinear" is
+            scipy.ndimage.zoom(order=1) of google-research/vision_transformer
+            (vit_jax/checkpoint.py), whose grid is that of align_corners=True.
 
     Returns:
         float32[1, 1 + new patches, D].
     """
     cls_row, patches = position[:, :1], position[:, 1:]
     grid = patches.reshape(1, *from_grid_hw, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
-    if method == "zoom-bilinear":
-        grid = functional.interpolate(grid, to_grid_hw, mode="bilinear", align_corners=True)
+    if method in ("zoom-bilinear", "bicubic-corners"):
+        mode = "bilinear" if method == "zoom-bilinear" else "bicubic"
+        grid = functional.interpolate(grid, to_grid_hw, mode=mode, align_corners=True)
     else:
         grid = functional.interpolate(
             grid, to_grid_hw, mode="bicubic", antialias=method == "bicubic-antialias"

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from vit_edge.bundle.manifest import Architecture
 from vit_edge.checkpoints import Checkpoint, Request
-from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
+from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import Fields, refuse_giants
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet
@@ -44,7 +44,7 @@ from vit_edge.checkpoints.timm_config import (
     refuse_other_models,
 )
 from vit_edge.errors import CheckpointError
-from vit_edge.variants import VARIANTS, Variant
+from vit_edge.variants import Variant
 
 log = logging.getLogger(__name__)
 
@@ -186,20 +186,8 @@ def _heads(said: _Said, width: int, depth: int, row: Variant | None, where: str)
         if type(given) is not int or given < 1:
             raise CheckpointError(f"{where}: model_args.num_heads: {given!r} is no number of heads")
         return given
-    if row is not None:
-        return row.architecture.heads
-    named = heads_of(said.architecture, width)
-    if named is not None:
-        return named
-    shapes = {row.architecture for row in VARIANTS.values()}
-    fitting = {a.heads for a in shapes if (a.width, a.depth) == (width, depth)}
-    if len(fitting) == 1:
-        return fitting.pop()
-    raise CheckpointError(
-        f"{where}: the number of heads is not in the tensors, and no variant has "
-        f'width {width} and depth {depth}. Write "model_args": {{"num_heads": N}} into config.json '
-        "beside the weights."
-    )
+    named = heads_of(said.architecture, width) if row is None else None
+    return named or heads_from_table(width, depth, row, where)
 
 
 def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
