@@ -292,6 +292,7 @@ def test_plugins_are_named_without_being_imported() -> None:
         "jax",
         "seeded",
         "timm",
+        "torchvision",
     ]
 
 

@@ -193,8 +193,12 @@ def test_the_first_config_format_of_timm_is_read(tmp_path: Path) -> None:
         (timm_config(SMALL, interpolation="random"), "interpolation: 'random'"),
         (timm_config(SMALL, crop_pct=0), "crop_pct: 0"),
         (timm_config(SMALL, mean=None), "pretrained_cfg.mean: missing"),
-        (timm_config(SMALL, num_classes=7), "num_classes: 7, but the head has 5"),
-        (timm_config(SMALL, input_size=[3, 64, 64]), "img_size: .* contradicts input_size"),
+        (timm_config(SMALL) | {"model_args": {"num_heads": 2, "img_size": "a"}}, "img_size: 'a'"),
+        (
+            timm_config(SMALL) | {"model_args": {"num_heads": 2, "img_size": [32]}},
+            r"img_size: \[32",
+        ),
+        (timm_config(SMALL, input_size=[32, 32]), r"input_size: \[32, 32\] is not"),
         (timm_config(SMALL, label_names=["a"]), "label_names: 1 labels, but the head has 5"),
         (timm_config(SMALL) | {"global_pool": "avg"}, "global_pool: 'avg' is not supported"),
         (timm_config(SMALL) | {"architecture": "vit_b_quickgelu"}, "uses another GELU"),
@@ -215,6 +219,127 @@ def test_a_config_that_cannot_be_followed_names_the_field(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         loaded_with(tmp_path, config)
+
+
+def test_the_head_decides_how_many_classes_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fine-tuned model keeps the num_classes of the weights that it started from."""
+    names = [f"n{i}" for i in range(1000)]
+    inherited = timm_config(SMALL, num_classes=1000, label_names=names)
+    loaded = loaded_with(tmp_path, inherited)
+    assert (loaded.architecture.num_classes, loaded.labels[0]) == (5, "class_0")
+    assert "has the 1000 labels of other weights; the head has 5" in caplog.text
+    own = inherited | {"label_names": list("abcde")}
+    assert loaded_with(tmp_path, own).labels == tuple("abcde")
+    stale = timm_config(SMALL) | {"num_classes": 1000}  # model.head replaced by hand
+    assert loaded_with(tmp_path, stale).architecture.num_classes == 5
+    assert "num_classes is 1000, but the head has 5, which count" in caplog.text
+
+
+@pytest.mark.parametrize("img_size", [32, [32, 32]])
+@pytest.mark.parametrize("input_size", [[3, 64, 64], [3, 32, 64], None])
+def test_the_size_that_the_model_was_made_with_decides(
+    img_size: Any, input_size: Any, tmp_path: Path
+) -> None:
+    config = timm_config(SMALL, input_size=input_size)
+    config["model_args"]["img_size"] = img_size
+    loaded = loaded_with(tmp_path, config)
+    assert loaded.architecture == SMALL
+    assert (loaded.preprocessing.resize_hw, loaded.preprocessing.crop_hw) == ((35, 35), (32, 32))
+
+
+def test_a_model_of_any_size_asks_which_is_meant(tmp_path: Path) -> None:
+    """timm resamples its positions for every image: for input_size, not for img_size."""
+    config = timm_config(SMALL, input_size=[3, 64, 64])
+    config["model_args"]["dynamic_img_size"] = True
+    with pytest.raises(CheckpointError, match="decide with --image-size 64x64 or 32x32"):
+        loaded_with(tmp_path, config)
+    assert loaded_with(tmp_path, config, image_hw=(64, 64)).architecture.image_hw == (64, 64)
+    assert loaded_with(tmp_path, config, image_hw=(32, 32)).architecture == SMALL
+
+
+@pytest.mark.parametrize("holder", ["top", "pretrained_cfg", "flat"])
+@pytest.mark.parametrize("field", ["label_names", "labels"])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (list("abcde"), "abcde"),
+        ({str(i): label for i, label in enumerate("abcde")}, "abcde"),
+        ({label: i for i, label in enumerate("abcde")}, "abcde"),
+        ({"4": "e", "1": "b", "0": "a", "3": "d", "2": "c"}, "abcde"),
+        ([0, 1, 2, 3, 4], "01234"),
+        ({"0": "a", "3": "d"}, ["a", "class_1", "class_2", "d", "class_4"]),
+        ([f"LABEL_{i}" for i in range(5)], [f"class_{i}" for i in range(5)]),
+        ({str(i): f"LABEL_{i}" for i in range(5)}, [f"class_{i}" for i in range(5)]),
+        ([], [f"class_{i}" for i in range(5)]),
+    ],
+)
+def test_labels_are_read_in_every_shape_that_timm_writes(
+    names: Any, expected: Any, field: str, holder: str, tmp_path: Path
+) -> None:
+    config = timm_config(SMALL)
+    if holder == "flat":
+        config = config.pop("pretrained_cfg") | config
+    (config["pretrained_cfg"] if holder == "pretrained_cfg" else config)[field] = names
+    assert loaded_with(tmp_path, config).labels == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    "names", [3, "abcde", [["a"]], {"7": "a"}, list("abcd"), {str(i): "a" for i in range(7)}]
+)
+def test_labels_of_another_shape_are_refused(names: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="label_names"):
+        loaded_with(tmp_path, timm_config(SMALL) | {"label_names": names})
+
+
+def test_heads_come_from_the_architecture_at_any_depth(tmp_path: Path) -> None:
+    a = replace(variant("tiny-patch16-224").architecture, depth=1, image_hw=(32, 32), num_classes=2)
+    path = write_timm(tmp_path / "x", a, weights_of(a))
+    config = timm_config(a) | {"architecture": "vit_tiny_patch16_224.augreg_in21k"}
+    write_json(path / "config.json", config | {"model_args": {"depth": 1, "img_size": 32}})
+    assert load_checkpoint(str(path), Request()).architecture == a
+
+
+def wrapped_by_transformers(folder: Path, **changes: Any) -> Path:
+    """What TimmWrapperForImageClassification.save_pretrained writes."""
+    path = write_timm(folder / "x", SMALL, weights_of(SMALL))
+    state = load_file(path / "model.safetensors")
+    save_file({f"timm_model.{n}": t for n, t in state.items()}, path / "model.safetensors")
+    config = timm_config(SMALL) | {
+        "architectures": ["TimmWrapperForImageClassification"],
+        "do_pooling": True,
+        "initializer_range": 0.02,
+        "label_names": ["ant", "bee", "cat", "dog", "elk"],
+        "model_type": "timm_wrapper",
+        "problem_type": "single_label_classification",
+        "transformers_version": "5.23.0",
+    }
+    del config["global_pool"], config["pretrained_cfg"]["num_classes"]
+    write_json(path / "config.json", config | changes)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:", "timm:"])
+@pytest.mark.parametrize("file", ["", "/model.safetensors"])
+def test_a_model_of_timms_that_transformers_trained_is_read(
+    prefix: str, file: str, tmp_path: Path
+) -> None:
+    path = wrapped_by_transformers(tmp_path)
+    loaded = load_checkpoint(f"{prefix}{path}{file}", Request())
+    assert_same_weights(loaded, weights_of(SMALL))
+    assert loaded.labels == ("ant", "bee", "cat", "dog", "elk")
+    assert loaded.preprocessing == Preprocessing("cover", (35, 35), (32, 32), "bicubic", HALF, HALF)
+
+
+def test_labels_that_transformers_invents_are_none(tmp_path: Path) -> None:
+    path = wrapped_by_transformers(tmp_path, label_names=[f"LABEL_{i}" for i in range(5)])
+    assert load_checkpoint(str(path), Request()).labels == tuple(f"class_{i}" for i in range(5))
+
+
+def test_a_plain_timm_folder_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    path = write_timm(tmp_path / "x", SMALL, weights_of(SMALL))
+    assert_same_weights(load_checkpoint(f"hf:{path}", Request()), weights_of(SMALL))
 
 
 def test_labels_are_described_where_timm_describes_them(tmp_path: Path) -> None:

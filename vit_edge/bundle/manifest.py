@@ -25,7 +25,9 @@ _LARGEST_NUMBER = 2**53  # beyond it, not every reader of JSON is exact; no fiel
 _IN_RANGE = f"must lie in 1..{_LARGEST_SIZE}"
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-PositionMethod = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "zoom-bilinear"]
+PositionMethod = Literal[
+    "bicubic", "bicubic-antialias", "bicubic-corners", "bicubic-offset", "zoom-bilinear"
+]
 Activation = Literal["gelu", "quick_gelu"]  # x * sigmoid(1.702 x) is what CLIP was trained with
 # The tokens that become `features`: one, the mean over the patches, or two side by side.
 Pooling = Literal["class", "mean", "class+mean", "class+distilled"]

@@ -39,6 +39,7 @@ class Request:
     image_hw: tuple[int, int] | None = None  # None: the checkpoint's own size
     position_method: PositionMethod | None = None  # None: the source's own
     revision: str | None = None  # of a hub repository
+    key: str | None = None  # which of several models in a file: an entry, or a prefix of names
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
     """Read a checkpoint from wherever SOURCE says.
 
     Args:
-        source: `hf:ID_OR_DIR`, `timm:NAME_OR_FILE_OR_DIR`, `jax:FILE.npz`, `seeded:N`, `embedded`,
-            or a bare path, recognised by what it holds. None: where the variant was published.
+        source: `hf:ID_OR_DIR`, `timm:NAME_OR_FILE_OR_DIR`, `torchvision:FILE`, `jax:FILE.npz`,
+            `seeded:N`, `embedded`, or a bare path, recognised by what it holds. None: where the
+            variant was published.
         request: What else was asked.
 
     Returns:
@@ -145,5 +147,6 @@ def _recognise(path: Path, known: list[str]) -> str:
     raise CheckpointError(
         f"{path}: no checkpoint recognised. Expected a Hugging Face directory (config.json with "
         "model_type vit), a timm directory or file (config.json with architecture, or tensors "
-        "named blocks.0.attn.qkv.weight), or a JAX .npz (Transformer/encoderblock_0/...)"
+        "named blocks.0.attn.qkv.weight), a torchvision file "
+        "(encoder.layers.encoder_layer_0...), or a JAX .npz (Transformer/encoderblock_0/...)"
     )

@@ -97,6 +97,25 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     )
 
 
+def heads_from_table(width: int, depth: int, row: Variant | None, where: str) -> int:
+    """The number of heads: as the variant has it, or as the table alone can have it.
+
+    Raises:
+        CheckpointError: Neither tells.
+    """
+    if row is not None:
+        return row.architecture.heads
+    shapes = {row.architecture for row in VARIANTS.values()}
+    fitting = {a.heads for a in shapes if (a.width, a.depth) == (width, depth)}
+    if len(fitting) == 1:
+        return fitting.pop()
+    raise CheckpointError(
+        f"{where}: the number of heads is not in the tensors, and no variant has "
+        f'width {width} and depth {depth}. Write "model_args": {{"num_heads": N}} into a timm '
+        "config.json beside the weights."
+    )
+
+
 def plain_labels(count: int) -> list[str]:
     """Stand-ins for labels nobody knows: class_0, class_1 ..., padded to equal length."""
     digits = len(str(max(count - 1, 0)))

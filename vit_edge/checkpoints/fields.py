@@ -18,10 +18,12 @@ MAX_CLASSES = 2**20
 class Fields:
     """The fields of one file. A bad field adds to `problems` and reads as a harmless value."""
 
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+    def __init__(
+        self, data: Mapping[str, Any], where: str, problems: list[str] | None = None
+    ) -> None:
         self.data = data
         self.where = where
-        self.problems: list[str] = []
+        self.problems: list[str] = [] if problems is None else problems
 
     def has(self, name: str) -> bool:
         """True if the field is there and not null."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from vit_edge.bundle.bundle import sha256_of
-from vit_edge.checkpoints.pickled import Say, open_pickled
+from vit_edge.checkpoints.pickled import names_in, open_pickled
 from vit_edge.checkpoints.safetensors import open_safetensors
 from vit_edge.checkpoints.tensors import LazyTensor
+from vit_edge.checkpoints.wrappers import unwrap, without_marks
 from vit_edge.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-PICKLES = (".bin", ".pt", ".pth", ".tar")  # .pth.tar is what timm's training writes
+SAFETENSORS = ".safetensors"
+# .pth.tar is what timm's training writes, .ckpt Lightning's. Any other name is told by its bytes.
+PICKLES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle")
 # In the order in which they are looked for: safetensors first, whole before sharded.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -41,7 +45,7 @@ class Weights:
     """The tensors of one checkpoint, and the files they lie in."""
 
     path: Path  # to name in errors
-    tensors: dict[str, LazyTensor]
+    tensors: dict[str, LazyTensor]  # by the model's own names, without those of wrappers
     files: tuple[Path, ...]
 
 
@@ -51,28 +55,45 @@ def stem(path: Path) -> str:
     return resolved.name if resolved.is_dir() else resolved.stem.removesuffix(".pth")
 
 
-def open_weights(path: Path, say: Say = log.info) -> Weights:
+def open_weights(path: Path, key: str | None = None) -> Weights:
     """Open the weights of a directory, or one weight file.
 
     Args:
         path: The directory or file.
-        say: Where to log what was chosen.
+        key: Which of several models in it is meant.
 
     Raises:
-        CheckpointError: There are none, or they are damaged.
+        CheckpointError: There are none, or they are damaged, or it is not clear which are meant.
     """
-    if path.is_file():
-        return _open_file(path, say)
-    present = [name for name in WEIGHT_FILES if (path / name).is_file()]
-    if not present:
-        raise CheckpointError(
-            f"{path}: no weights found; expected one of {', '.join(WEIGHT_FILES)}. "
-            f"There are: {', '.join(sorted(p.name for p in path.iterdir())) or 'no files'}"
-        )
-    if len(present) > 1:
-        say("%s: reading %s, not %s", path, present[0], ", ".join(present[1:]))
-    chosen = path / present[0]
-    return _open_sharded(chosen, say) if chosen.suffix == ".json" else _open_file(chosen, say)
+    file, others = _weight_file(path)
+    if others:
+        log.info("%s: reading %s, not %s", path, file.name, ", ".join(others))
+    if file.suffix == ".json":
+        files, tensors, rest = _open_sharded(file, key)
+    else:
+        files, (tensors, rest) = (file,), _open_file(file, key)
+    return Weights(file, unwrap(tensors, str(file), rest), files)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """List the names of all tensors in a directory's weights or in a file, of whatever model.
+
+    Raises:
+        CheckpointError: As open_weights, if there are none or they cannot be read.
+    """
+    file, _ = _weight_file(path)
+    if file.suffix == ".json":
+        names = [name for shard in shards_of_index(file).values() for name in shard]
+    elif _format_of(file) == SAFETENSORS:
+        names = list(open_safetensors(file))
+    else:
+        names = names_in(file)
+    return [without_marks(name) for name in names]
+
+
+def is_weight_file(path: Path) -> bool:
+    """True if this is a file of torch's or of safetensors', by its name or by its first bytes."""
+    return path.is_file() and _format_of(path) is not None
 
 
 def shards_of_index(path: Path) -> dict[str, list[str]]:
@@ -124,17 +145,47 @@ def hashes_of(files: Iterable[Path]) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in files}
 
 
-def _open_file(path: Path, say: Say) -> Weights:
-    if path.suffix == ".safetensors":
-        return Weights(path, open_safetensors(path), (path,))
-    if path.suffix in PICKLES:
-        return Weights(path, open_pickled(path, say), (path,))
+def _weight_file(path: Path) -> tuple[Path, list[str]]:
+    """Return the file to read, and the names of those that are not."""
+    if path.is_file():
+        return path, []
+    present = [name for name in WEIGHT_FILES if (path / name).is_file()]
+    if not present:
+        raise CheckpointError(
+            f"{path}: no weights found; expected one of {', '.join(WEIGHT_FILES)}. "
+            f"There are: {', '.join(sorted(p.name for p in path.iterdir())) or 'no files'}"
+        )
+    return path / present[0], present[1:]
+
+
+def _format_of(path: Path) -> str | None:
+    """Return SAFETENSORS or the first of PICKLES; None if the file is of neither kind."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    header_bytes = int.from_bytes(head[:8], "little")
+    is_safetensors = head[8:] == b"{" and header_bytes <= path.stat().st_size
+    if is_safetensors or path.suffix == SAFETENSORS:
+        return SAFETENSORS
+    is_pickle = re.match(rb"PK|\x80[\x02-\x05]", head) is not None
+    if path.suffix in PICKLES or (is_pickle and path.suffix != ".npz"):
+        return PICKLES[0]
+    return None
+
+
+def _open_file(path: Path, key: str | None) -> tuple[dict[str, LazyTensor], str | None]:
+    kind = _format_of(path)
+    if kind == SAFETENSORS:
+        return open_safetensors(path), key
+    if kind is not None:
+        return open_pickled(path, key)
     raise CheckpointError(
-        f"{path}: not a kind of weight file; expected .safetensors, {', '.join(PICKLES)}"
+        f"{path}: not a kind of weight file; expected {SAFETENSORS}, {', '.join(PICKLES)}"
     )
 
 
-def _open_sharded(index: Path, say: Say) -> Weights:
+def _open_sharded(
+    index: Path, key: str | None
+) -> tuple[tuple[Path, ...], dict[str, LazyTensor], str | None]:
     shards = shards_of_index(index)
     missing = sorted(name for name in shards if not (index.parent / name).is_file())
     if missing:
@@ -142,7 +193,7 @@ def _open_sharded(index: Path, say: Say) -> Weights:
     tensors: dict[str, LazyTensor] = {}
     problems = []
     for name, expected in shards.items():
-        shard = _open_file(index.parent / name, say).tensors
+        shard, _ = _open_file(index.parent / name, None)
         contradictions = {
             "is missing": set(expected) - shard.keys(),
             "is not in the index": shard.keys() - set(expected),
@@ -156,7 +207,7 @@ def _open_sharded(index: Path, say: Say) -> Weights:
         tensors |= shard
     if problems:
         raise CheckpointError(f"{index}: the shards contradict it:\n  " + "\n  ".join(problems))
-    return Weights(index, tensors, (index, *(index.parent / name for name in shards)))
+    return (index, *(index.parent / name for name in shards)), tensors, key
 
 
 def _is_plain_name(name: str) -> bool:

@@ -49,6 +49,11 @@ def one_line_labels(labels: Sequence[str], stand_ins: Sequence[str], where: str)
     return clean
 
 
+def is_numbered(labels: Sequence[str]) -> bool:
+    """True for LABEL_0, LABEL_1 ...: what transformers and old timm invent without labels."""
+    return bool(labels) and all(label == f"LABEL_{i}" for i, label in enumerate(labels))
+
+
 def numbered_labels(fields: Fields, name: str) -> tuple[str, ...]:
     """Read an object, class number -> label, whose numbers must be 0, 1, 2 ... without gaps."""
     labels = fields.data[name]

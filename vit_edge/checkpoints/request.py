@@ -13,7 +13,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # A name that ends so is a file, and never asked of the hub.
 _FILE_SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".tar", ".npz", ".json", ".onnx", ".ckpt", ".h5",
-    ".msgpack",
+    ".msgpack", ".pkl", ".pickle",
 )  # fmt: skip
 
 
@@ -62,6 +62,16 @@ def refuse_revision(revision: str | None, source: str) -> None:
         raise UsageError(
             f"--revision belongs to a hub repository, and {source} is none; leave it out"
         )
+
+
+def refuse_key(key: str | None, source: str) -> None:
+    """Refuse a key of what holds one model.
+
+    Raises:
+        UsageError: There is a key.
+    """
+    if key is not None:
+        raise UsageError(f"--key chooses among the models of a weight file, and {source} is none")
 
 
 def check_image_size(image_hw: tuple[int, int], patch_px: int) -> None:

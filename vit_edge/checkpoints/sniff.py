@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vit_edge.checkpoints.files import PICKLES, WEIGHT_FILES, open_weights, read_json
+from vit_edge.checkpoints.files import (
+    WEIGHT_FILES,
+    is_weight_file,
+    open_weights,
+    read_json,
+    tensor_names,
+)
 from vit_edge.checkpoints.npz import open_npz
-from vit_edge.checkpoints.tensors import without_wrapper
 from vit_edge.errors import CheckpointError
 
 
 def config_of(path: Path) -> dict[str, Any]:
-    """config.json of a directory; empty if there is none or it cannot be read."""
+    """config.json of a directory, or beside a file; empty if there is none that can be read."""
+    config = (path if path.is_dir() else path.parent) / "config.json"
     try:
-        return read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        return read_json(config) if config.is_file() else {}
     except CheckpointError:
         return {}
 
 
-def tensor_names(path: Path) -> Collection[str]:
-    """Names of the tensors of a directory or weight file, without wrappers; empty if unreadable."""
-    if not path.is_dir() and path.suffix not in (".safetensors", *PICKLES):
-        return ()
+def holds(path: Path, *names: str) -> bool:
+    """True if these tensors are in a directory's weights or in a file, whatever wraps them."""
+    if not path.is_dir() and not is_weight_file(path):
+        return False
     try:
         files = [path] if path.is_file() else sorted(path.iterdir())
-        return _names(path, tuple((file.name, file.stat().st_mtime_ns) for file in files))
+        stored = _names(path, tuple((file.name, file.stat().st_mtime_ns) for file in files))
     except (CheckpointError, OSError):
-        return ()
+        return False
+    return all(any(f".{s}".endswith(f".{name}") for s in stored) for name in names)
 
 
 def raise_reason(path: Path) -> None:
@@ -42,18 +48,14 @@ def raise_reason(path: Path) -> None:
         if (path / "config.json").is_file():
             read_json(path / "config.json")
         if any((path / name).is_file() for name in WEIGHT_FILES):
-            open_weights(path, _say_nothing)
+            open_weights(path)
     elif path.suffix == ".npz":
         open_npz(path)
-    elif path.suffix in (".safetensors", *PICKLES):
-        open_weights(path, _say_nothing)
+    elif is_weight_file(path):
+        open_weights(path)
 
 
 @lru_cache(maxsize=8)
 def _names(path: Path, stamps: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
     """The names alone, kept: every source asks for them, and old pickles are read whole."""
-    return tuple(without_wrapper(open_weights(path, _say_nothing).tensors))
-
-
-def _say_nothing(message: str, *arguments: object) -> None:
-    """Looking is not reading: what is chosen is said when the checkpoint is loaded."""
+    return tuple(tensor_names(path))

@@ -20,9 +20,6 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 20  # names of one kind in an error; a wrong prefix would otherwise print hundreds
 
-# What our names look like when the whole model was wrapped once more before saving.
-_WRAPPERS = ("module.", "model.", "state_dict.")
-
 
 @dataclass(frozen=True)
 class LazyTensor:
@@ -104,17 +101,6 @@ def averaged_heads(first: LazyTensor, second: LazyTensor) -> LazyTensor:
 def norm_rules(theirs: str, ours: str, width: int) -> list[Rule]:
     """The rules of a torch LayerNorm."""
     return [Rule(f"{theirs}.{leaf}", (width,), f"{ours}.{leaf}") for leaf in ("weight", "bias")]
-
-
-def without_wrapper(stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Drop `module.`, `model.` or `state_dict.` where every name starts with it."""
-    tensors = dict(stored)
-    while tensors:
-        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in tensors)), None)
-        if wrapper is None:
-            break
-        tensors = {name[len(wrapper) :]: tensor for name, tensor in tensors.items()}
-    return tensors
 
 
 def shape_of(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from vit_edge.bundle.manifest import Activation, Interpolation, Preprocessing
 from vit_edge.checkpoints.fields import Fields
-from vit_edge.checkpoints.labels import numbered_labels
+from vit_edge.checkpoints.labels import is_numbered, numbered_labels
 from vit_edge.errors import CheckpointError
-from vit_edge.variants import HALF, Variant
+from vit_edge.variants import HALF, VARIANTS, Variant
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,11 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "dynamic_img_pad": (False,),
 }
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+
+def is_timm_config(config: Mapping[str, Any]) -> bool:
+    """True if a config.json is timm's, or TimmWrapper's of transformers, which repeats it."""
+    return "architecture" in config and config.get("model_type") in (None, "timm_wrapper")
 
 
 def refuse_other_models(names: Iterable[str], where: str) -> None:
@@ -112,9 +117,7 @@ def pretrained_cfg(fields: Fields) -> Fields:
     if not isinstance(nested, dict):
         fields.problem("pretrained_cfg: expected an object")
         nested = {}
-    cfg = Fields(nested, fields.where)
-    cfg.problems = fields.problems  # one list, one error
-    return cfg
+    return Fields(nested, fields.where, fields.problems)  # one list, one error
 
 
 def preprocessing_from(cfg: Fields) -> Callable[[tuple[int, int]], Preprocessing]:
@@ -158,34 +161,100 @@ def preprocessing_of_row(
     return row.timm_preprocessing_at if row.timm is not None else row.preprocessing_at
 
 
-def input_hw(cfg: Fields, arguments: dict[str, Any]) -> tuple[int, int] | None:
-    """Height and width of the images, if the file says so."""
+def input_hw(
+    cfg: Fields, arguments: Mapping[str, Any], *, asked: bool = False
+) -> tuple[int, int] | None:
+    """Height and width of the images, if the file says so.
+
+    As in timm, what the model was made with, model_args.img_size, decides over the input_size of
+    the weights that it started from.
+
+    Args:
+        cfg: The fields of pretrained_cfg.
+        arguments: model_args.
+        asked: The user decides on a size.
+    """
     sides: object = cfg.data.get("input_size")
-    if sides is None:
-        return None
-    if not (isinstance(sides, list) and len(sides) == 3 and all(type(s) is int for s in sides)):
+    given = list(sides) if isinstance(sides, list) else []
+    if sides is not None and not (len(given) == 3 and all(type(s) is int for s in given)):
         cfg.problem(f"input_size: {sides!r} is not [channels, height, width]")
         return None
-    img_size = arguments.get("img_size", sides[1:])
-    if img_size not in (sides[1:], tuple(sides[1:])) and [img_size, img_size] != sides[1:]:
-        cfg.problem(f"model_args.img_size: {img_size!r} contradicts input_size {sides}")
-    return sides[1], sides[2]
+    own = _size_hw(cfg, arguments.get("img_size"))
+    if own is None:
+        return None if sides is None else (given[1], given[2])
+    if sides is not None and own != (given[1], given[2]):
+        if arguments.get("dynamic_img_size") and not asked:
+            cfg.problem(
+                f"input_size: {sides} is another size than model_args.img_size {list(own)}, and "
+                "dynamic_img_size would move the positions; decide with --image-size "
+                f"{given[1]}x{given[2]} or {own[0]}x{own[1]}"
+            )
+        log.info("%s: model_args.img_size %s decides over input_size %s", cfg.where, own, sides)
+    return own
+
+
+def _size_hw(cfg: Fields, img_size: object) -> tuple[int, int] | None:
+    """model_args.img_size: one integer, or [height, width]."""
+    if img_size is None:
+        return None
+    sides = [img_size, img_size] if type(img_size) is int else img_size
+    if isinstance(sides, list) and len(sides) == 2:
+        height, width = sides
+        if type(height) is int and type(width) is int and min(height, width) > 0:
+            return height, width
+    cfg.problem(f"model_args.img_size: {img_size!r} is neither a size nor [height, width]")
+    return None
+
+
+def heads_of(architecture: str, width: int) -> int | None:
+    """Return the heads of timm's vit_tiny, deit_small ... by name and width, at any depth."""
+    family = re.match(r"(vit|deit)_[a-z]+_", architecture)
+    if family is None:
+        return None
+    named = (row for row in VARIANTS.values() if str(row.timm).startswith(family[0]))
+    shapes = (row.architecture for row in named)
+    return next((a.heads for a in shapes if a.width == width), None)
 
 
 def labels_from(cfg: Fields, fields: Fields, num_classes: int) -> tuple[str, ...]:
-    """label_names, each replaced by its label_descriptions if there is one."""
-    holder = fields if fields.has("label_names") else cfg
-    if not holder.has("label_names") or not num_classes:
+    """label_names (once called labels), each replaced by its label_descriptions if there is one.
+
+    Those that a config keeps of the weights that training started from are left out.
+    """
+    holders = [(h, n) for h in (fields, cfg) for n in ("label_names", "labels") if h.data.get(n)]
+    if not holders or not num_classes:
         return ()
-    names = holder.data["label_names"]
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        labels = tuple(names)
-    else:
-        labels = numbered_labels(holder, "label_names")
+    holder, name = holders[0]
+    labels = _label_list(holder, name, num_classes)
     described = fields.data.get("label_descriptions") or cfg.data.get("label_descriptions") or {}
     if not isinstance(described, dict):
         holder.problem("label_descriptions: expected an object, label -> description")
         described = {}
+    if is_numbered(labels):
+        return ()
     if len(labels) != num_classes:
-        holder.problem(f"label_names: {len(labels)} labels, but the head has {num_classes} classes")
+        inherited = holder is cfg and cfg.data is not fields.data
+        if inherited and cfg.data.get("num_classes") not in (None, num_classes):
+            log.warning(
+                "%s: pretrained_cfg.%s has the %d labels of other weights; the head has %d classes",
+                cfg.where, name, len(labels), num_classes,
+            )  # fmt: skip
+            return ()
+        holder.problem(f"{name}: {len(labels)} labels, but the head has {num_classes} classes")
     return tuple(str(described.get(label, label)) for label in labels)
+
+
+def _label_list(holder: Fields, name: str, num_classes: int) -> tuple[str, ...]:
+    """A list; an object, class number -> label, with gaps, as timm allows; or one the other way."""
+    names = holder.data[name]
+    if isinstance(names, list) and all(type(label) in (str, int) for label in names):
+        return tuple(map(str, names))
+    if not isinstance(names, dict):
+        holder.problem(f"{name}: expected a list of labels, or an object, class number -> label")
+        return ()
+    if names and all(type(value) is int for value in names.values()):
+        names = {str(number): label for label, number in names.items()}
+    numbers = {str(index) for index in range(num_classes)}
+    if len(names) < num_classes and names.keys() <= numbers:
+        return tuple(str(names.get(str(index), "")) for index in range(num_classes))
+    return numbered_labels(Fields({name: names}, holder.where, holder.problems), name)

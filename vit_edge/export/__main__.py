@@ -20,7 +20,8 @@ _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors
 _EPILOG = """\
 SOURCE is one of
   hf:ID_OR_DIR          a Hugging Face repository or directory
-  timm:NAME_OR_FILE     a timm model name, .safetensors, .pth, or directory
+  timm:NAME_OR_FILE     a timm model name, .safetensors, .pth, .ckpt, or directory
+  torchvision:FILE      a state_dict of torchvision's vit_b_16, vit_l_32 ...
   jax:FILE.npz          an original JAX checkpoint
   seeded:N              random weights that depend on the image, for trials and tests
   embedded              the small trained model inside the package (CIFAR-10)
@@ -75,6 +76,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "for --onnx: one label a line, or a config.json with id2label",
     },
     "--revision": {"help": "commit, branch or tag of a hub repository"},
+    "--key": {
+        "metavar": "NAME",
+        "help": "which of several models in a weight file: an entry, such as teacher or "
+        "state_dict_ema, or what its tensors' names begin with, such as backbone",
+    },
     "--precision": {
         "metavar": "P",
         "help": "fp32 (default), fp16, bf16, int8, int8-dynamic, int8-weights, int4 or fp8; lower "
@@ -199,7 +205,9 @@ def _run(arguments: argparse.Namespace) -> int:
         ),
         foreign=None if file is None else ForeignFile(file, arguments.preprocess, arguments.labels),
         checkpoint=arguments.checkpoint,
-        request=Request(row, arguments.image_size, arguments.pos_interp, arguments.revision),
+        request=Request(
+            row, arguments.image_size, arguments.pos_interp, arguments.revision, arguments.key
+        ),
         outputs=tuple(arguments.outputs.split(",")),
         golden_images=arguments.golden_images,
         calibration=None if folder is None else CalibrationRequest(folder, count, seed),
@@ -271,7 +279,7 @@ def _check_source(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--onnx needs --preprocess: the file does not say how images become pixels"
         )
-    only = ("variant", "checkpoint", "revision", "image_size", "pos_interp", "opset")
+    only = ("variant", "checkpoint", "revision", "key", "image_size", "pos_interp", "opset")
     both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
     if both:
         raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")

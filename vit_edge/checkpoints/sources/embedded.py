@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vit_edge.checkpoints import EMBEDDED_VARIANT, Checkpoint, Request
 from vit_edge.checkpoints.files import Place
-from vit_edge.checkpoints.request import refuse_revision
+from vit_edge.checkpoints.request import refuse_key, refuse_revision
 from vit_edge.checkpoints.sources import hf
 from vit_edge.errors import UsageError
 
@@ -27,6 +27,7 @@ def load(reference: str, request: Request) -> Checkpoint:
     if reference:
         raise UsageError(f"embedded takes nothing behind it, got {reference!r}")
     refuse_revision(request.revision, "embedded")
+    refuse_key(request.key, "embedded")
     data = resources.files("vit_edge") / "data" / EMBEDDED_VARIANT
     with resources.as_file(data) as folder:
         return hf.load_files(Place(folder, EMBEDDED_VARIANT), "embedded", request)

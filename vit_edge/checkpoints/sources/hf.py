@@ -12,10 +12,12 @@ from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
-from vit_edge.checkpoints.labels import numbered_labels
+from vit_edge.checkpoints.labels import is_numbered, numbered_labels
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, tensor_names
-from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules, without_wrapper
+from vit_edge.checkpoints.sniff import config_of, holds
+from vit_edge.checkpoints.sources import timm
+from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules
+from vit_edge.checkpoints.timm_config import is_timm_config
 from vit_edge.errors import CheckpointError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -58,9 +60,8 @@ _IN_MEMORY = _Dialect(
 def recognises(path: Path) -> bool:
     """A directory whose config.json has a model_type, or transformers' tensor names."""
     if path.is_dir() and config_of(path):
-        return "model_type" in config_of(path)
-    names = {name.removeprefix("vit.") for name in tensor_names(path)}
-    return "embeddings.patch_embeddings.projection.weight" in names
+        return "model_type" in config_of(path) and not is_timm_config(config_of(path))
+    return holds(path, "embeddings.patch_embeddings.projection.weight")
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -72,6 +73,8 @@ def load(reference: str, request: Request) -> Checkpoint:
         HubError: `reference` is no path, and the hub does not have it or does not answer.
     """
     place = locate("hf", reference, reference, request.revision, (CONFIG,), (PROCESSOR,))
+    if is_timm_config(config_of(place.path)):  # which transformers reads as well
+        return timm.load_files(place, f"hf:{reference}", request)
     return load_files(place, f"hf:{reference}", request)
 
 
@@ -95,8 +98,10 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it."
         )
     config = read_json(folder / CONFIG)
-    weights = open_weights(path)
-    tensors = without_wrapper(weights.tensors)
+    if config.get("model_type") != "vit":
+        _read_config(config, {}, "", str(folder / CONFIG))  # raises before names are judged
+    weights = open_weights(path, request.key)
+    tensors = weights.tensors
     prefix = "vit." if any(name.startswith("vit.") for name in tensors) else ""
     architecture, labels = _read_config(config, tensors, prefix, str(folder / CONFIG))
     processor = folder / PROCESSOR
@@ -177,8 +182,7 @@ def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, t
     for name, count in (("id2label", len(labels)), ("num_labels", fields.data.get("num_labels"))):
         if fields.has(name) and count and count != classes:
             fields.problem(f"{name}: {count} classes, but the head has {classes}")
-    unnamed = labels == tuple(f"LABEL_{index}" for index in range(len(labels)))
-    return classes, () if unnamed else labels
+    return classes, () if is_numbered(labels) else labels
 
 
 def _rules(a: Architecture, tensors: dict[str, LazyTensor], prefix: str) -> list[Rule]:

@@ -15,7 +15,7 @@ from vit_edge.checkpoints.fields import refuse_giants
 from vit_edge.checkpoints.files import stem
 from vit_edge.checkpoints.labels import labels_or_imagenet
 from vit_edge.checkpoints.npz import open_npz
-from vit_edge.checkpoints.request import local_path
+from vit_edge.checkpoints.request import local_path, refuse_key
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, shape_of, square_side
 from vit_edge.errors import CheckpointError
 from vit_edge.variants import HALF
@@ -44,6 +44,7 @@ def load(reference: str, request: Request) -> Checkpoint:
         CheckpointError: It is missing, damaged, or not such a checkpoint.
     """
     path = local_path("jax", reference, request.revision)
+    refuse_key(request.key, f"jax:{reference}")
     if path is None:
         raise CheckpointError(f"{reference}: no such file")
     tensors = open_npz(path)

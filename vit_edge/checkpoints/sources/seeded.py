@@ -8,7 +8,7 @@ from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.draw import drawn_tensors
 from vit_edge.checkpoints.labels import default_labels
-from vit_edge.checkpoints.request import refuse_revision
+from vit_edge.checkpoints.request import refuse_key, refuse_revision
 from vit_edge.checkpoints.tensors import Rule
 from vit_edge.errors import UsageError
 
@@ -34,6 +34,7 @@ def load(reference: str, request: Request) -> Checkpoint:
     if row is None:
         raise UsageError("seeded weights need a variant: --variant NAME")
     refuse_revision(request.revision, f"seeded:{reference}")
+    refuse_key(request.key, f"seeded:{reference}")
     tensors = drawn_tensors(row.architecture, int(reference))
     foreign = Foreign(
         source=f"seeded:{int(reference)}",

@@ -1,11 +1,17 @@
-"""timm checkpoints of plain Vision Transformers: a file, a directory, or a name on the hub."""
+"""timm checkpoints of plain Vision Transformers: a file, a directory, or a name on the hub.
+
+Among them those that transformers trained: its TimmWrapper saves timm's names below `timm_model.`,
+and timm's fields in config.json.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +19,12 @@ from torch.nn import functional
 
 from vit_edge.bundle.manifest import Architecture, Pooling
 from vit_edge.checkpoints import Checkpoint, Request
-from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
+from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import Fields, refuse_giants
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, tensor_names
+from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.tensors import (
     Layout,
     LazyTensor,
@@ -28,13 +34,14 @@ from vit_edge.checkpoints.tensors import (
     norm_rules,
     shape_of,
     square_side,
-    without_wrapper,
     zeros,
 )
 from vit_edge.checkpoints.timm_config import (
     activation_of,
     check_model_args,
+    heads_of,
     input_hw,
+    is_timm_config,
     labels_from,
     pools_patches,
     preprocessing_from,
@@ -43,7 +50,9 @@ from vit_edge.checkpoints.timm_config import (
     refuse_other_models,
 )
 from vit_edge.errors import CheckpointError
-from vit_edge.variants import VARIANTS, Variant
+from vit_edge.variants import Variant
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 LAYER_NORM_EPS = 1e-6  # timm.models.vision_transformer: partial(nn.LayerNorm, eps=1e-6)
@@ -52,11 +61,10 @@ _PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this
 
 
 def recognises(path: Path) -> bool:
-    """A directory whose config.json names an architecture, or timm's tensor names."""
+    """A directory whose config.json is timm's, or timm's tensor names."""
     if path.is_dir() and config_of(path):
-        return "architecture" in config_of(path)
-    names = tensor_names(path)
-    return _PATCH in names and "blocks.0.attn.qkv.weight" in names
+        return is_timm_config(config_of(path))
+    return holds(path, _PATCH, "blocks.0.attn.qkv.weight")
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -70,42 +78,51 @@ def load(reference: str, request: Request) -> Checkpoint:
     """
     repository = reference if "/" in reference else f"timm/{reference}"
     place = locate("timm", reference, repository, request.revision, (CONFIG,))
-    return _load_files(place, f"timm:{reference}", request)
+    return load_files(place, f"timm:{reference}", request)
 
 
-def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
-    """Read a checkpoint that lies on disk, with or without config.json."""
+def load_files(place: Place, source: str, request: Request) -> Checkpoint:
+    """Read a checkpoint that lies on disk, with or without config.json.
+
+    Args:
+        place: The directory, or a weight file.
+        source: What the manifest calls it.
+        request: What was asked.
+
+    Raises:
+        CheckpointError: The files are missing or damaged, or the model is no plain ViT.
+    """
     path = place.path
     config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_json(config_file) if config_file.is_file() else {}
-    weights = open_weights(path)
-    tensors = without_wrapper(weights.tensors)
+    weights = open_weights(path, request.key)
+    tensors = weights.tensors
     where = str(weights.path)
     refuse_other_models(tensors.keys(), where)
     fields = Fields(config, str(config_file))
     arguments, cfg = check_model_args(fields), pretrained_cfg(fields)
-    image_hw = input_hw(cfg, arguments)
+    image_hw = input_hw(cfg, arguments, asked=request.image_hw is not None)
     if config:
         preprocessing = preprocessing_from(cfg)
     else:
         preprocessing = preprocessing_of_row(request.variant, where)
     fields.done()
-    architecture = _architecture(
-        tensors, arguments.get("num_heads"), image_hw, request.variant, where
-    )
+    said = _Said(arguments.get("num_heads"), str(config.get("architecture")), image_hw)
     pooling = _pooling(tensors, pools_patches(fields, arguments, tensors))
     architecture = dataclasses.replace(
-        architecture,
+        _architecture(tensors, said, request.variant, where),
         pooling=pooling,
         norm_after_pooling=pooling == "mean" and "fc_norm.weight" in tensors,
         activation=activation_of(fields, arguments),
     )
     fields.done()
     tensors = _in_one_form(tensors, architecture)
-    if cfg.has("num_classes") and cfg.data["num_classes"] != architecture.num_classes:
-        fields.problem(
-            f"num_classes: {cfg.data['num_classes']}, but the head has {architecture.num_classes}"
-        )
+    claimed = fields.data.get("num_classes")
+    if claimed not in (None, architecture.num_classes):
+        log.warning(
+            "%s: num_classes is %s, but the head has %d, which count",
+            fields.where, claimed, architecture.num_classes,
+        )  # fmt: skip
     labels = labels_from(cfg, fields, architecture.num_classes)
     fields.done()
     foreign = Foreign(
@@ -121,17 +138,24 @@ def _load_files(place: Place, source: str, request: Request) -> Checkpoint:
         ignored={"mask_token"},  # of DINOv2's and MAE's training
         files=(*([config_file] if config else []), *weights.files),
         revision=place.revision,
-        published_as=lambda row: row.timm is not None and source == f"timm:{row.timm}",
+        published_as=lambda row: (
+            row.timm is not None
+            and source.removeprefix("hf:timm/").removeprefix("timm:") == row.timm
+        ),
     )
     return checkpoint_from(foreign, request)
 
 
+class _Said(NamedTuple):
+    """What config.json says of the shape."""
+
+    heads: object
+    architecture: str
+    image_hw: tuple[int, int] | None
+
+
 def _architecture(
-    tensors: Mapping[str, LazyTensor],
-    heads: object,
-    image_hw: tuple[int, int] | None,
-    row: Variant | None,
-    where: str,
+    tensors: Mapping[str, LazyTensor], said: _Said, row: Variant | None, where: str
 ) -> Architecture:
     """Read the shape off the tensors; only heads and a non-square grid are not in them."""
 
@@ -147,10 +171,10 @@ def _architecture(
     architecture = Architecture(
         width=width,
         depth=depth,
-        heads=_heads(heads, width, depth, row, where),
+        heads=_heads(said, width, depth, row, where),
         mlp_dim=mlp_dim,
         patch_px=patch_px,
-        image_hw=image_hw or _square_hw(positions, prefix, patch_px, where),
+        image_hw=said.image_hw or _square_hw(positions, prefix, patch_px, where),
         num_classes=shape(head, 2)[0] if head in tensors else 0,
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
@@ -198,23 +222,15 @@ def _square_hw(positions: int, prefix: int, patch_px: int, where: str) -> tuple[
     return side * patch_px, side * patch_px
 
 
-def _heads(given: object, width: int, depth: int, row: Variant | None, where: str) -> int:
+def _heads(said: _Said, width: int, depth: int, row: Variant | None, where: str) -> int:
     """The number of heads: as given, as the variant has it, or as the table alone can have it."""
+    given = said.heads
     if given is not None:
         if type(given) is not int or given < 1:
             raise CheckpointError(f"{where}: model_args.num_heads: {given!r} is no number of heads")
         return given
-    if row is not None:
-        return row.architecture.heads
-    shapes = {row.architecture for row in VARIANTS.values()}
-    fitting = {a.heads for a in shapes if (a.width, a.depth) == (width, depth)}
-    if len(fitting) == 1:
-        return fitting.pop()
-    raise CheckpointError(
-        f"{where}: the number of heads is not in the tensors, and no variant has "
-        f'width {width} and depth {depth}. Write "model_args": {{"num_heads": N}} into config.json '
-        "beside the weights."
-    )
+    named = heads_of(said.architecture, width) if row is None else None
+    return named or heads_from_table(width, depth, row, where)
 
 
 def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
