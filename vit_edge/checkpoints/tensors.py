@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from vit_edge.bundle.manifest import Architecture
@@ -101,6 +102,40 @@ def averaged_heads(first: LazyTensor, second: LazyTensor) -> LazyTensor:
 def norm_rules(theirs: str, ours: str, width: int) -> list[Rule]:
     """The rules of a torch LayerNorm."""
     return [Rule(f"{theirs}.{leaf}", (width,), f"{ours}.{leaf}") for leaf in ("weight", "bias")]
+
+
+def prefix_rules(
+    names: Iterable[str], stored: Mapping[str, LazyTensor], a: Architecture
+) -> list[Rule]:
+    """The rules of what stands in front of the patches; its rows become one tensor."""
+    rules, start = [], 0
+    for name in names:
+        if name in stored:
+            shape = stored[name].shape
+            rules.append(
+                Rule(name, (1, *shape[1:2], a.width), "embedding.cls_token", first_row=start)
+            )
+            start += shape[1] if len(shape) == 3 else 1
+    return rules
+
+
+def position_rule(name: str, stored: Mapping[str, LazyTensor], a: Architecture) -> Rule:
+    """The rule of the positions.
+
+    What stands in front of the patches may have none (timm's no_embed_class), which is a position
+    of zero, or its class token alone has one (DINOv2 with registers).
+    """
+    patches = a.tokens - a.prefix_tokens
+    shape = stored[name].shape if name in stored else ()
+    rows = shape[1] if len(shape) == 3 else a.tokens
+    first = rows - patches if rows - patches in (0, 1) else a.prefix_tokens
+
+    def widened(position: Tensor) -> Tensor:
+        front = functional.pad(position[:, :first], (0, 0, 0, a.prefix_tokens - first))
+        return torch.cat([front, position[:, first:]], dim=1)
+
+    layout = as_stored if first == a.prefix_tokens else widened
+    return Rule(name, (1, patches + first, a.width), "embedding.position", layout)
 
 
 def shape_of(

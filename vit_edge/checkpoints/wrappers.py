@@ -21,7 +21,10 @@ _SHOWN = 10
 
 # One tensor that each kind of ViT has once: what stands in front of it is the prefix.
 ANCHORS = (
-    "vit.embeddings.patch_embeddings.projection.weight",  # transformers, with a head
+    *(  # transformers, with a head
+        f"{family}.embeddings.patch_embeddings.projection.weight"
+        for family in ("vit", "deit", "dinov2", "dinov2_with_registers")
+    ),
     "embeddings.patch_embeddings.projection.weight",  # transformers, without
     "patch_embed.proj.weight",  # timm
     "encoder.pos_embedding",  # torchvision

@@ -4,57 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.manifest import Architecture, Pooling
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
-from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
+from vit_edge.checkpoints.hf_families import FAMILIES, Dialect, Family
+from vit_edge.checkpoints.hf_preprocessing import preprocessing_of, read_preprocessing
 from vit_edge.checkpoints.labels import is_numbered, numbered_labels
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.sources import timm
-from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules
+from vit_edge.checkpoints.tensors import (
+    LazyTensor,
+    Rule,
+    averaged_heads,
+    linear_rules,
+    norm_rules,
+    position_rule,
+    prefix_rules,
+)
 from vit_edge.checkpoints.timm_config import is_timm_config
 from vit_edge.errors import CheckpointError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-
-
-class _Dialect(NamedTuple):
-    """The names that transformers gives the parts of a block."""
-
-    block: str
-    query: str
-    key: str
-    value: str
-    out: str
-    fc1: str
-    fc2: str
-
-
-# What save_pretrained writes, in transformers 4 and 5 alike.
-_ON_DISK = _Dialect(
-    "encoder.layer.{}",
-    "attention.attention.query",
-    "attention.attention.key",
-    "attention.attention.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
-# What torch.save(model.state_dict()) writes with transformers 5.
-_IN_MEMORY = _Dialect(
-    "layers.{}",
-    "attention.q_proj",
-    "attention.k_proj",
-    "attention.v_proj",
-    "attention.o_proj",
-    "mlp.fc1",
-    "mlp.fc2",
-)
 
 
 def recognises(path: Path) -> bool:
@@ -98,14 +73,18 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it."
         )
     config = read_json(folder / CONFIG)
-    if config.get("model_type") != "vit":
-        _read_config(config, {}, "", str(folder / CONFIG))  # raises before names are judged
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        raise CheckpointError(_other_model(config, str(folder / CONFIG)))
     weights = open_weights(path, request.key)
-    tensors = weights.tensors
-    prefix = "vit." if any(name.startswith("vit.") for name in tensors) else ""
-    architecture, labels = _read_config(config, tensors, prefix, str(folder / CONFIG))
+    tensors = _below_prefix(weights.tensors, family)
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    architecture, labels = _read_config(config, family, tensors, prefix, str(folder / CONFIG))
     processor = folder / PROCESSOR
-    ignored = {f"{prefix}embeddings.mask_token"}  # of masked-image pretraining only
+    if family.any_size and request.image_hw is None and processor.is_file():
+        request = dataclasses.replace(request, image_hw=read_preprocessing(processor).crop_hw)
+    # of masked-image pretraining only
+    ignored = {f"{prefix}embeddings.mask_token", *(n for n in tensors if n.startswith("decoder."))}
     if architecture.num_classes:
         # ViTForImageClassification reads the class token itself and never calls the pooler.
         ignored |= {f"{prefix}pooler.dense.weight", f"{prefix}pooler.dense.bias"}
@@ -114,11 +93,15 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         where=str(weights.path),
         name=place.name,
         architecture=architecture,
-        rules=tuple(_rules(architecture, tensors, prefix)),
-        tensors=tensors,
+        rules=tuple(_rules(architecture, family, tensors, prefix)),
+        tensors=_with_one_head(tensors),
         labels=labels,
-        preprocessing=preprocessing_of(processor, architecture.image_hw, request.image_hw),
-        position_method="bicubic",
+        preprocessing=preprocessing_of(
+            processor,
+            (family.any_size and request.image_hw) or architecture.image_hw,
+            request.image_hw,
+        ),
+        position_method=family.position_method,
         ignored=ignored,
         files=(folder / CONFIG, *([processor] if processor.is_file() else []), *weights.files),
         revision=place.revision,
@@ -127,15 +110,48 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     return checkpoint_from(foreign, request)
 
 
+def _other_model(config: dict[str, Any], where: str) -> str:
+    """Say that no family is meant, and what to do with a model of another."""
+    model_type = config.get("model_type")
+    kind = "missing" if model_type is None else f"{model_type!r} is another model"
+    return (
+        f"{where}: model_type: {kind}; expected one of {', '.join(FAMILIES)}. Whatever "
+        "torch.onnx.export writes of another model can be given with --onnx"
+    )
+
+
+def _below_prefix(tensors: dict[str, LazyTensor], family: Family) -> dict[str, LazyTensor]:
+    """Put the family's prefix where transformers 5 loses it: in the blocks of ViTMSN's file."""
+    if not any(name.startswith(f"{family.prefix}embeddings.") for name in tensors):
+        return tensors
+    return {
+        family.prefix + name if name.startswith("encoder.") else name: tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _with_one_head(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """DeiT's two heads, whose answers are averaged, as one for both tokens."""
+    merged = dict(tensors)
+    for leaf in ("weight", "bias"):
+        if {f"cls_classifier.{leaf}", f"distillation_classifier.{leaf}"} <= tensors.keys():
+            heads = (
+                merged.pop(f"cls_classifier.{leaf}"),
+                merged.pop(f"distillation_classifier.{leaf}"),
+            )
+            merged[f"classifier.{leaf}"] = averaged_heads(*heads)
+    return merged
+
+
 def _read_config(
-    config: dict[str, Any], tensors: dict[str, LazyTensor], prefix: str, where: str
+    config: dict[str, Any],
+    family: Family,
+    tensors: dict[str, LazyTensor],
+    prefix: str,
+    where: str,
 ) -> tuple[Architecture, tuple[str, ...]]:
     """The architecture and the labels; every problem of the file is listed."""
     fields = Fields(config, where)
-    model_type = config.get("model_type")
-    if model_type != "vit":
-        kind = "missing" if model_type is None else f"{model_type!r} is another model"
-        fields.problem(f"model_type: {kind}; expected 'vit'")
     width, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
     patch_px, image_hw = fields.positive("patch_size"), fields.size_hw("image_size")
     fields.choice("hidden_act", ("gelu",), "gelu")
@@ -147,8 +163,14 @@ def _read_config(
         )
     if fields.positive("num_channels", 3) != 3:
         fields.problem(f"num_channels: {config['num_channels']}; only 3 (RGB) is supported")
+    if fields.truth("use_swiglu_ffn", False):
+        fields.problem("use_swiglu_ffn: a gated MLP (SwiGLU) is not supported")
     pre_logits_dim = None
     classes, labels = _read_labels(fields, tensors)
+    distilled = "distillation_classifier.weight" in tensors
+    pooling: Pooling = "class+distilled" if distilled else "class"
+    if family.head_sees_mean and classes:
+        pooling = "class+mean"
     pooler = tensors.get(f"{prefix}pooler.dense.weight")
     if pooler is not None and not classes:
         fields.choice("pooler_act", ("tanh",), "tanh")
@@ -157,22 +179,36 @@ def _read_config(
         width=width,
         depth=fields.positive("num_hidden_layers", most=MAX_DEPTH),
         heads=heads,
-        mlp_dim=fields.positive("intermediate_size"),
+        mlp_dim=_mlp_dim(fields, width),
         patch_px=patch_px,
         image_hw=image_hw,
         num_classes=classes,
         qkv_bias=fields.truth("qkv_bias", True),
-        layer_norm_eps=fields.number("layer_norm_eps", 1e-12),
+        layer_norm_eps=fields.number("layer_norm_eps", family.epsilon),
         pre_logits_dim=pre_logits_dim,
+        prefix_tokens=sum(
+            tensors[name].shape[1]
+            for name in (f"{prefix}embeddings.{token}" for token in family.tokens)
+            if name in tensors and len(tensors[name].shape) == 3
+        ),
+        pooling=pooling,
     )
     fields.done()
     return architecture, labels
 
 
+def _mlp_dim(fields: Fields, width: int) -> int:
+    """intermediate_size, or DINOv2's mlp_ratio."""
+    if fields.has("mlp_ratio") and not fields.has("intermediate_size"):
+        return int(width * fields.number("mlp_ratio", 4.0))
+    return fields.positive("intermediate_size")
+
+
 def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:
     """Count the classes of the head, and name them if id2label really does."""
-    head = tensors.get("classifier.weight")
-    if head is None and "ViTForImageClassification" not in fields.words("architectures"):
+    head = tensors.get("classifier.weight", tensors.get("cls_classifier.weight"))
+    named = any("ForImageClassification" in name for name in fields.words("architectures"))
+    if head is None and not named:
         return 0, ()
     labels = numbered_labels(fields, "id2label") if fields.has("id2label") else ()
     claimed = len(labels)
@@ -185,15 +221,17 @@ def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, t
     return classes, () if is_numbered(labels) else labels
 
 
-def _rules(a: Architecture, tensors: dict[str, LazyTensor], prefix: str) -> list[Rule]:
+def _rules(
+    a: Architecture, family: Family, tensors: dict[str, LazyTensor], prefix: str
+) -> list[Rule]:
     """Say where each of transformers' tensors goes."""
-    in_memory = any(name.startswith(f"{prefix}layers.") for name in tensors)
-    dialect = _IN_MEMORY if in_memory else _ON_DISK
+    in_memory = any(".q_proj." in name for name in tensors)
+    dialect = family.in_memory if in_memory else family.on_disk
     embeddings, patch = f"{prefix}embeddings", f"{prefix}embeddings.patch_embeddings.projection"
     kernel = (a.width, a.channels, a.patch_px, a.patch_px)
     rules = [
-        Rule(f"{embeddings}.cls_token", (1, 1, a.width), "embedding.cls_token"),
-        Rule(f"{embeddings}.position_embeddings", (1, a.tokens, a.width), "embedding.position"),
+        *prefix_rules([f"{embeddings}.{token}" for token in family.tokens], tensors, a),
+        position_rule(f"{embeddings}.position_embeddings", tensors, a),
         Rule(f"{patch}.weight", kernel, "embedding.patch.weight"),
         Rule(f"{patch}.bias", (a.width,), "embedding.patch.bias"),
     ]
@@ -206,19 +244,22 @@ def _rules(a: Architecture, tensors: dict[str, LazyTensor], prefix: str) -> list
             f"{prefix}pooler.dense", "readout.pre_logits", a.width, a.pre_logits_dim
         )
     if a.num_classes:
-        rules += linear_rules("classifier", "readout.head", a.width, a.num_classes)
+        rules += linear_rules("classifier", "readout.head", a.features_dim, a.num_classes)
     return rules
 
 
-def _block_rules(a: Architecture, dialect: _Dialect, theirs: str, ours: str) -> list[Rule]:
+def _block_rules(a: Architecture, dialect: Dialect, theirs: str, ours: str) -> list[Rule]:
     """One encoder block; query, key and value become thirds of one matrix."""
-    rules = norm_rules(f"{theirs}.layernorm_before", f"{ours}.norm1", a.width)
-    rules += norm_rules(f"{theirs}.layernorm_after", f"{ours}.norm2", a.width)
+    rules = norm_rules(f"{theirs}.{dialect.norm1}", f"{ours}.norm1", a.width)
+    rules += norm_rules(f"{theirs}.{dialect.norm2}", f"{ours}.norm2", a.width)
+    scale1, scale2 = (name and f"{theirs}.{name}" for name in (dialect.scale1, dialect.scale2))
     for part, name in enumerate((dialect.query, dialect.key, dialect.value)):
         third = linear_rules(f"{theirs}.{name}", f"{ours}.attention.qkv", a.width, a.width)
         kept = third if a.qkv_bias else third[:1]
         rules += [dataclasses.replace(rule, part=part, parts=3) for rule in kept]
-    rules += linear_rules(f"{theirs}.{dialect.out}", f"{ours}.attention.out", a.width, a.width)
+    rules += linear_rules(
+        f"{theirs}.{dialect.out}", f"{ours}.attention.out", a.width, a.width, scale1
+    )
     rules += linear_rules(f"{theirs}.{dialect.fc1}", f"{ours}.mlp.fc1", a.width, a.mlp_dim)
-    rules += linear_rules(f"{theirs}.{dialect.fc2}", f"{ours}.mlp.fc2", a.mlp_dim, a.width)
+    rules += linear_rules(f"{theirs}.{dialect.fc2}", f"{ours}.mlp.fc2", a.mlp_dim, a.width, scale2)
     return rules

@@ -13,10 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from vit_edge.bundle.manifest import Architecture, Pooling
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
@@ -26,12 +22,13 @@ from vit_edge.checkpoints.labels import labels_or_imagenet
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.tensors import (
-    Layout,
     LazyTensor,
     Rule,
     averaged_heads,
     linear_rules,
     norm_rules,
+    position_rule,
+    prefix_rules,
     shape_of,
     square_side,
     zeros,
@@ -236,7 +233,7 @@ def _heads(said: _Said, width: int, depth: int, row: Variant | None, where: str)
 def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
     """Say where each of timm's tensors goes."""
     rules = [
-        Rule("pos_embed", *_position(a, tensors["pos_embed"].shape[1])),
+        position_rule("pos_embed", tensors, a),
         Rule(_PATCH, (a.width, a.channels, a.patch_px, a.patch_px), "embedding.patch.weight"),
         Rule("patch_embed.proj.bias", (a.width,), "embedding.patch.bias"),
     ]
@@ -252,7 +249,7 @@ def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
     if a.num_classes:
         inputs = a.pre_logits_dim or a.features_dim
         rules += linear_rules("head", "readout.head", inputs, a.num_classes)
-    return rules + _prefix_rules(a, tensors)
+    return rules + prefix_rules(_PREFIX, tensors, a)
 
 
 def _block_rules(a: Architecture, tensors: Mapping[str, LazyTensor], block: str) -> list[Rule]:
@@ -272,33 +269,4 @@ def _block_rules(a: Architecture, tensors: Mapping[str, LazyTensor], block: str)
     if a.qk_norm:
         for norm in ("q_norm", "k_norm"):
             rules += norm_rules(f"{block}.attn.{norm}", f"{block}.attention.{norm}", a.head_dim)
-    return rules
-
-
-def _position(a: Architecture, rows: int) -> tuple[tuple[int, ...], str, Layout]:
-    """Shape, destination and layout of the positions.
-
-    What stands in front of the patches may have none (no_embed_class), which is a position of zero,
-    or its class token alone has one (facebookresearch/dinov2 with registers).
-    """
-    patches = a.tokens - a.prefix_tokens
-    first = min(max(rows - patches, 0), 1) if rows != a.tokens else a.prefix_tokens
-    shape = (1, patches + first, a.width)
-
-    def widened(position: Tensor) -> Tensor:
-        front = functional.pad(position[:, :first], (0, 0, 0, a.prefix_tokens - first))
-        return torch.cat([front, position[:, first:]], dim=1)
-
-    return shape, "embedding.position", widened
-
-
-def _prefix_rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
-    """What stands in front of the patches; its rows become one tensor."""
-    rules, start = [], 0
-    for name in _PREFIX:
-        if name in tensors:
-            rows = tensors[name].shape[1]
-            shape = (1, rows, a.width)
-            rules.append(Rule(name, shape, "embedding.cls_token", first_row=start))
-            start += rows
     return rules
