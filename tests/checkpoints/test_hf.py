@@ -268,7 +268,7 @@ def test_a_classifier_without_its_head_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "deit"}, "model_type: 'deit' is another model"),
+        ({"model_type": "swin"}, "model_type: 'swin' is another model"),
         ({"model_type": None}, "model_type: missing"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000 is too large; at most 1000"),
         ({"num_hidden_layers": 10**4000}, "num_hidden_layers: a number of .* is too large"),

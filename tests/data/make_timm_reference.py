@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import get_act_layer, resample_abs_pos_embed
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.data.timm_cases import CASES, Case, pixels, shapes, weights
@@ -25,10 +26,13 @@ def timm_logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
     if case.resized_hw is not None:
         grids = [[side // case.patch for side in hw] for hw in (case.resized_hw, case.image_hw)]
         state["pos_embed"] = resample_abs_pos_embed(
-            state["pos_embed"], grids[0], grids[1], num_prefix_tokens=1
-        )
+            state["pos_embed"], grids[0], grids[1],
+            num_prefix_tokens=0 if case.no_embed_class else case.prefix_tokens,
+        )  # fmt: skip
         arguments["img_size"] = case.resized_hw
-    model = VisionTransformer(**arguments)
+    if case.of_family("act_layer", None):
+        arguments["act_layer"] = get_act_layer(case.of_family("act_layer", None))
+    model = (VisionTransformerDistilled if case.distilled else VisionTransformer)(**arguments)
     if case.resized_hw is None:
         assert {n: tuple(t.shape) for n, t in model.state_dict().items()} == shapes(case)
     model.load_state_dict(state, strict=True)

@@ -28,6 +28,20 @@ class Case:
     qkv_bias: bool = True
     no_embed_class: bool = False
     resized_hw: tuple[int, int] | None = None  # positions resampled to this size
+    # Arguments of the family beyond the plain ViT: class_token, reg_tokens, init_values, fc_norm,
+    # global_pool, qk_norm, pre_norm, act_layer
+    family: tuple[tuple[str, Any], ...] = ()
+    distilled: bool = False
+
+    def of_family(self, name: str, otherwise: Any) -> Any:
+        """The value of one of the family's arguments."""
+        return dict(self.family).get(name, otherwise)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """What stands in front of the patches."""
+        registers = int(self.of_family("reg_tokens", 0))
+        return registers + bool(self.of_family("class_token", True)) + self.distilled
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -42,7 +56,14 @@ class Case:
             "qkv_bias": self.qkv_bias,
             "no_embed_class": self.no_embed_class,
             "num_classes": self.classes,
+            **dict(self.family),
         }
+
+
+def _family(
+    *, no_embed_class: bool = False, resized_hw: tuple[int, int] | None = None, **family: Any
+) -> Case:
+    return Case(no_embed_class=no_embed_class, resized_hw=resized_hw, family=tuple(family.items()))
 
 
 CASES = {
@@ -57,6 +78,22 @@ CASES = {
     "narrow-mlp": Case(mlp_ratio=1.5),
     "resized": Case(resized_hw=(96, 48)),
     "resized-down": Case(image_hw=(128, 128), resized_hw=(64, 80)),
+    "layer-scale": _family(init_values=0.1),
+    "deit3": _family(init_values=0.1, no_embed_class=True),
+    "registers": _family(init_values=0.1, reg_tokens=4, no_embed_class=True),
+    "registers-with-positions": _family(reg_tokens=4),
+    "registers-resized": _family(reg_tokens=4, no_embed_class=True, resized_hw=(96, 48)),
+    "averaged": _family(global_pool="avg"),
+    "averaged-norm-first": _family(global_pool="avg", fc_norm=False),
+    "averaged-no-class-token": _family(global_pool="avg", class_token=False),
+    "averaged-registers": _family(
+        global_pool="avg", class_token=False, reg_tokens=4, no_embed_class=True
+    ),
+    "token-fc-norm": _family(fc_norm=True),
+    "qk-norm": _family(qk_norm=True),
+    "pre-norm": _family(pre_norm=True),
+    "clip": _family(pre_norm=True, act_layer="quick_gelu"),
+    "distilled": Case(distilled=True),
 }
 
 
@@ -64,16 +101,27 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
     """timm's state_dict: name -> shape."""
     d, mlp = case.width, int(case.width * case.mlp_ratio)
     patches = (case.image_hw[0] // case.patch) * (case.image_hw[1] // case.patch)
+    pool, norm_pre = case.of_family("global_pool", "token"), case.of_family("pre_norm", False)
+    norm = "fc_norm" if case.of_family("fc_norm", pool == "avg") else "norm"
     found: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, d),
-        "pos_embed": (1, patches + (not case.no_embed_class), d),
+        "pos_embed": (1, patches + (not case.no_embed_class) * case.prefix_tokens, d),
         "patch_embed.proj.weight": (d, 3, case.patch, case.patch),
-        "patch_embed.proj.bias": (d,),
-        "norm.weight": (d,),
-        "norm.bias": (d,),
+        f"{norm}.weight": (d,),
+        f"{norm}.bias": (d,),
         "head.weight": (case.classes, d),
         "head.bias": (case.classes,),
     }
+    if case.of_family("class_token", True):
+        found["cls_token"] = (1, 1, d)
+    if case.of_family("reg_tokens", 0):
+        found["reg_token"] = (1, case.of_family("reg_tokens", 0), d)
+    if norm_pre:
+        found |= {"norm_pre.weight": (d,), "norm_pre.bias": (d,)}
+    else:
+        found["patch_embed.proj.bias"] = (d,)
+    if case.distilled:
+        found |= {f"head_dist.{leaf}": found[f"head.{leaf}"] for leaf in ("weight", "bias")}
+        found["dist_token"] = (1, 1, d)
     for index in range(case.depth):
         block = f"blocks.{index}"
         found |= {
@@ -91,6 +139,11 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
         }
         if case.qkv_bias:
             found[f"{block}.attn.qkv.bias"] = (3 * d,)
+        if case.of_family("init_values", None):
+            found |= {f"{block}.ls1.gamma": (d,), f"{block}.ls2.gamma": (d,)}
+        if case.of_family("qk_norm", False):
+            names = [f"{x}_norm.{leaf}" for x in "qk" for leaf in ("weight", "bias")]
+            found |= {f"{block}.attn.{name}": (d // case.heads,) for name in names}
     return found
 
 

@@ -117,6 +117,25 @@ def test_any_shape_exports(
     assert relative_difference(path, vit, outputs, 3) < 5e-6
 
 
+FAMILY: list[dict[str, Any]] = [
+    {"prefix_tokens": 5, "norm_pre": True, "activation": "quick_gelu"},
+    {"prefix_tokens": 2, "pooling": "class+distilled", "qk_norm": True},
+    {"prefix_tokens": 0, "pooling": "mean", "norm_after_pooling": True},
+    {"prefix_tokens": 5, "pooling": "class+mean", "qk_norm": True, "norm_pre": True},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS[:2])
+@pytest.mark.parametrize("parts", FAMILY)
+def test_every_part_of_the_family_exports(
+    parts: dict[str, Any], form: tuple[str, int], tmp_path: Path
+) -> None:
+    vit = random_vit(dataclasses.replace(TESTING, **parts))
+    path = exported(vit, tmp_path, ("logits", "features"), *form)
+    assert relative_difference(path, vit, ("logits", "features"), 3) < 5e-6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "opset", "nodes"), [("fused", 23, 200), ("decomposed", 20, 277)])
 def test_a_base_graph_has_no_node_too_many(form: str, opset: int, nodes: int) -> None:

@@ -49,6 +49,15 @@ _PLAIN: dict[str, tuple[object, ...]] = {
     "scale_mlp_norm": (False,),
     "dynamic_img_pad": (False,),
 }
+# The tensor that shows whether a part of the family is there.
+_SEEN_IN = {
+    "class_token": "cls_token",
+    "reg_tokens": "reg_token",
+    "pre_norm": "norm_pre.weight",
+    "fc_norm": "fc_norm.weight",
+    "qk_norm": "blocks.0.attn.q_norm.weight",
+    "init_values": "blocks.0.ls1.gamma",
+}
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -89,6 +98,17 @@ def check_model_args(fields: Fields) -> dict[str, Any]:
         if name not in _PLAIN and name not in _FREE:
             fields.problem(f"model_args.{name}: unknown, so it may change what is computed")
     return arguments
+
+
+def check_against_tensors(
+    fields: Fields, arguments: Mapping[str, Any], names: Collection[str]
+) -> None:
+    """A part that model_args has and the tensors have not, or the other way, is a problem."""
+    for argument, tensor in _SEEN_IN.items():
+        value = arguments.get(argument)
+        if value is not None and bool(value) != (tensor in names):
+            there = "there" if tensor in names else "missing"
+            fields.problem(f"model_args.{argument}: {value!r}, but {tensor} is {there}")
 
 
 def pools_patches(fields: Fields, arguments: dict[str, Any], names: Collection[str]) -> bool:

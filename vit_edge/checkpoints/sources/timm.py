@@ -35,6 +35,7 @@ from vit_edge.checkpoints.tensors import (
 )
 from vit_edge.checkpoints.timm_config import (
     activation_of,
+    check_against_tensors,
     check_model_args,
     heads_of,
     input_hw,
@@ -104,6 +105,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     else:
         preprocessing = preprocessing_of_row(request.variant, where)
     fields.done()
+    check_against_tensors(fields, arguments, tensors)
     said = _Said(arguments.get("num_heads"), str(config.get("architecture")), image_hw)
     pooling = _pooling(tensors, pools_patches(fields, arguments, tensors))
     architecture = dataclasses.replace(
