@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluate": {"errors", "machine", "bundle", "images", "predictor", "parity", "cli"},
     "bench": {
         "errors", "strict", "machine", "bundle", "images", "backends", "predictor", "parity",
-        "doctor", "cli", "report",
+        "cli", "report",
     },
     "build": {
         "errors", "plugins", "machine", "bundle", "backends", "parity", "bench", "cli",

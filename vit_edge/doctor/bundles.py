@@ -13,9 +13,8 @@ from vit_edge.backends import Option, auto, name_of
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import MANIFEST_NAME
 from vit_edge.doctor.findings import Finding, Mark, in_child, one_line
-from vit_edge.doctor.system import size
 from vit_edge.errors import VitEdgeError
-from vit_edge.machine.memory import memory
+from vit_edge.machine.memory import memory, readable_size
 
 # The first load on a machine reads and hashes every byte, off an SD card at some 20 MB/s.
 ANSWER_TIMEOUT_S = 180.0
@@ -65,7 +64,7 @@ def examine(
     manifest = bundle.manifest
     about = (
         f"{manifest.variant}, {manifest.precision}, opset {manifest.opset}, "
-        f"{size(bundle.model_bytes)}, batches to {manifest.max_batch}"
+        f"{readable_size(bundle.model_bytes)}, batches to {manifest.max_batch}"
     )
     record = in_child(f"{__name__}:tuning", str(path), timeout_s=timeout_s)
     chosen, untuned = record.value or ("", record.reason)
@@ -158,7 +157,7 @@ def _ask(path: Path, name: str, options: Mapping[str, Option], timeout_s: float)
     words = [
         "answers WRONG: run python -m vit_edge.parity" if wrong else "runs",
         f"first answer {answer['first_answer_s']:.2f} s",
-        f"peak memory {size(outcome.peak_rss_bytes)}",
+        f"peak memory {readable_size(outcome.peak_rss_bytes)}",
         "logits not finite" if difference is None else f"logits off by {difference:.1g} at most",
         f"engine {answer['facts'].get('engine', 'none')}",
     ]

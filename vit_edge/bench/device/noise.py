@@ -82,13 +82,10 @@ def machine_warnings(
             f"{stolen / total:.0%} of the time went to other virtual machines {when} (steal): "
             "measure at another hour, or on a machine of its own"
         )
-    governors = {
-        read(path).strip()
-        for path in (root / "sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")
-    }
-    if governors - {"performance"}:
+    governors = cpus.governors(root)
+    if set(governors) - {"performance"}:
         found.append(
-            f"the clock follows the load (governor {', '.join(sorted(governors))}): "
+            f"the clock follows the load (governor {', '.join(governors)}): "
             "cpupower frequency-set --governor performance, on a Jetson jetson_clocks"
         )
     return found
