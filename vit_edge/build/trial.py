@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 from vit_edge import backends
 from vit_edge.backends import Option, auto
+from vit_edge.bench.run import session
 from vit_edge.bench.run.built import build_options
 from vit_edge.bench.run.golden import compare_golden, golden_pixels
+from vit_edge.bench.run.plan import Configuration
 from vit_edge.bench.run.scenarios import Limits, timed
 from vit_edge.build.choose import Measured
 from vit_edge.bundle import Bundle, engines
@@ -190,24 +192,20 @@ def measure_way(
     Returns:
         first_answer_s, facts, parity (problems), and batch -> seconds of each call.
     """
-    start = time.perf_counter()
+    way = Configuration(Path(path), backend, options)
     bundle = Bundle.read(path)
-    loaded = auto.open_choice(bundle, auto.Choice(backend, options), engines_dir)
     with Golden(bundle.golden_path) as golden:
         check_golden(golden, bundle.manifest)
-    pixels = golden_pixels(bundle, max(batches))
-    loaded.run(pixels[:1])
-    first_answer_s = time.perf_counter() - start
-    problems = compare_golden(bundle, loaded, batches, target=target).problems if check else []
-    seconds = {batch: _seconds(loaded, pixels[:batch]) for batch in batches}
-    facts = dict(loaded.facts)
-    loaded.close()
-    return {
-        "first_answer_s": first_answer_s,
-        "facts": facts,
-        "parity": problems,
-        "seconds": seconds,
-    }
+    with session.opened(way, time.monotonic(), engines_dir=engines_dir) as opened:
+        loaded = opened.backend
+        problems = compare_golden(bundle, loaded, batches, target=target).problems if check else []
+        pixels = golden_pixels(bundle, max(batches))
+        return {
+            "first_answer_s": sum(opened.cold_s.values()),
+            "facts": dict(loaded.facts),
+            "parity": problems,
+            "seconds": {batch: _seconds(loaded, pixels[:batch]) for batch in batches},
+        }
 
 
 def _seconds(loaded: backends.Backend, pixels: Any) -> list[float]:
