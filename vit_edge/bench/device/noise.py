@@ -92,7 +92,12 @@ def machine_warnings(
 
 
 def configuration_warnings(entry: Entry) -> list[str]:
-    """What of its own samples speaks against a configuration."""
+    """What of its own samples speaks against a configuration.
+
+    Each child judges its own process and says so in its result: stable, enough, throttled, and
+    whether its answers hold. Only the spread needs several processes. So the parent judges that,
+    and says of the rest what any of the children found, once for the configuration.
+    """
     name, processes = entry.name, entry.processes
     found = []
     medians = [statistics.median(latencies) for latencies in entry.samples if latencies]
@@ -103,12 +108,10 @@ def configuration_warnings(entry: Entry) -> list[str]:
                 f"{name}: its processes differ by {apart:.0%}: more of them (--processes) narrow "
                 "the interval"
             )
-    sensors = [process.sensors for process in processes if process.sensors is not None]
-    throttled = dict.fromkeys(reason for one in sensors for reason in one.throttled)
-    if throttled:
+    if entry.throttled:
         found.append(
-            f"{name}: throttled ({'; '.join(throttled)}): cool it, or lower the clocks to what it "
-            "can hold (a Jetson: another power mode, nvpmodel), and measure again"
+            f"{name}: throttled ({'; '.join(entry.throttled)}): cool it, or lower the clocks to "
+            "what it can hold (a Jetson: another power mode, nvpmodel), and measure again"
         )
     if not all(process.stable for process in processes):
         found.append(f"{name}: it did not come to rest within the warm-up")
