@@ -138,7 +138,7 @@ def measured(way: Way, folder: Path, request: Mapping[str, Any]) -> dict[str, An
             "first_answer": answered - ready,
         },
         "memory_bytes": memory,
-        "sensors": watch.told(found.images),
+        "sensors": watch.readings(found.images),
         "model_bytes": (folder / (way.file or WEIGHTS)).stat().st_size,
         "facts": dict(opened.facts) | {"threads": str(request["threads"])},
     }

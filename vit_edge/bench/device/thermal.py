@@ -67,10 +67,10 @@ def throttle_counts(root: Path = ROOT) -> dict[str, int]:
 
 
 def slowed(root: Path = ROOT) -> list[str]:
-    """What is slowed down now because of heat.
+    """List what is slowed down now because of heat.
 
-    That is: a cooling device of the kernel's that slows something is on; or a zone is at the
-    temperature where that begins and the CPU runs below the clock that its governor may use.
+    A cooling device of the kernel's that slows something is on. Or a zone is at the temperature
+    where that begins, and the CPU runs below the clock that its governor may use.
     """
     found = []
     for device in sorted((root / _ZONES).glob("cooling_device*")):

@@ -42,7 +42,7 @@ def _row(line: Line) -> dict[str, Cell]:
     return {
         "bundle": Cell(line.bundle),
         "precision": Cell(line.precision),
-        "backend": Cell(line.way),
+        "backend": Cell(line.setup),
         "batch": _number(line.batch, str),
         "p50 ms": Cell(
             ms(value) + f" {NOISY}" * line.noisy, value, interval(low, high), number=True

@@ -103,10 +103,8 @@ def measure(
         check: Compare the answers with the reference's, after everything else.
 
     Returns:
-        latencies_ms, seconds, images, warmup_runs, stable, enough (see scenarios.Sampled); cold:
-        seconds of import, load and first answer; memory: bytes of this process at its end, the
-        peak too; sensors: see sensors.Watch.told; facts: the backend's; parity: see runs.Answers,
-        None if not asked for.
+        The fields of runs.Process, the backend's facts, and parity: runs.Answers, None if not
+        asked for.
     """
     import numpy as np
 
@@ -125,7 +123,7 @@ def measure(
     return dataclasses.asdict(sampled) | {
         "cold_s": session.cold_s,
         "memory_bytes": memory,
-        "sensors": watch.told(sampled.images),
+        "sensors": watch.readings(sampled.images),
         "parity": None if answers is None else json_from_record(answers),
         "facts": _facts(session) | {"numpy": np.__version__},
     }
