@@ -151,6 +151,16 @@ def _filled(pixels: Any, batch: int) -> Any:
     return np.ascontiguousarray(np.resize(pixels, (batch, *pixels.shape[1:])))
 
 
+def onnxruntime_way(file: str, make: Make) -> Way:
+    """One that makes an ONNX file and runs it in onnxruntime."""
+    return Way(
+        ("onnxruntime",),
+        lambda folder, threads: onnxruntime_session(folder / file, threads),
+        make,
+        file,
+    )
+
+
 def onnxruntime_session(path: Path, threads: int) -> Opened:
     """An ONNX file in onnxruntime's CPU provider, with its defaults."""
     import onnxruntime
