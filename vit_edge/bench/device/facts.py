@@ -47,8 +47,8 @@ def run_facts(root: Path = ROOT) -> Facts:
         "power": _power,
         "driver": _driver,
     }
-    told = ((name, reader(root)) for name, reader in readers.items())
-    return found | {name: text for name, text in told if text} | _gpu(root)
+    known = ((name, reader(root)) for name, reader in readers.items())
+    return found | {name: text for name, text in known if text} | _gpu(root)
 
 
 def _memory_limit(root: Path) -> str:

@@ -127,9 +127,9 @@ def _check(arguments: argparse.Namespace) -> int:
     now = Newest(arguments.results, results.last(arguments.results))
     base = Newest(arguments.baseline, results.last(arguments.baseline))
     if not same_machine(now.run.facts, base.run.facts) and not arguments.across_machines:
-        told = "\n  ".join(machine_differences(now.run.facts, base.run.facts))
+        facts = "\n  ".join(machine_differences(now.run.facts, base.run.facts))
         raise InputError(
-            f"{base.path} was measured on another machine:\n  {cli.printable(told)}\nMeasure a "
+            f"{base.path} was measured on another machine:\n  {cli.printable(facts)}\nMeasure a "
             "baseline on this one, or insist with --across-machines"
         )
     found, others = _of_both(now, base, arguments.percentile)
@@ -227,8 +227,8 @@ def _tell_warnings(newest: Sequence[Newest]) -> None:
 
 def _tell_unpaired(others: Sequence[Unpaired], now: Newest, base: Newest) -> None:
     for one in others:
-        told = [(now.path, one.ours), (base.path, one.theirs)]
-        faults = "; ".join(f"in {path} {fault}" for path, fault in told if fault is not None)
+        sides = [(now.path, one.ours), (base.path, one.theirs)]
+        faults = "; ".join(f"in {path} {fault}" for path, fault in sides if fault is not None)
         _tell(f"not compared: {one.name}: {faults}")
 
 
