@@ -36,6 +36,7 @@ from vit_edge.machine import cgroups, processes
 
 POLL_S = 0.02  # what lives shorter is seen through the high-water marks only
 _TERMINAL = "VIT_EDGE_STDERR_IS_TERMINAL"  # of a child's environment
+_UTF_8 = {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # what we decode, whatever the locale
 _MIB = 1 << 20
 
 
@@ -224,14 +225,14 @@ def attempted_call(
             [sys.executable, "-m", "vit_edge.machine.child", str(request), str(answer)],
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
-            env={**os.environ, "PYTHONPATH": path, _TERMINAL: terminal},
+            env={**os.environ, **_UTF_8, "PYTHONPATH": path, _TERMINAL: terminal},
             echo=echo,
             poll_s=poll_s,
         )
         if done.death is not None or done.returncode != 0:
             return Call(None, done)
         if not echo:
-            sys.stderr.write(done.stderr)
+            _pass_on(done.stderr)
         try:  # our own child wrote it, into a folder that only we can read
             outcome, value = pickle.loads(answer.read_bytes())
         except Exception as error:  # it left before, or what it raised cannot be rebuilt here
@@ -244,7 +245,18 @@ def attempted_call(
 
 def shown_on_terminal() -> bool:
     """True if what is written to stderr comes to a terminal, if by way of parents that echo it."""
-    return os.environ.get(_TERMINAL) == "1" or sys.stderr.isatty()
+    return os.environ.get(_TERMINAL) == "1" or (_has_stderr() and sys.stderr.isatty())
+
+
+def _has_stderr() -> bool:
+    """Python has none where it was closed before the start; type checkers do not know that."""
+    return getattr(sys, "stderr", None) is not None
+
+
+def _pass_on(text: str) -> None:
+    if _has_stderr():
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 class _Echo:
@@ -260,8 +272,7 @@ class _Echo:
         # not read(): the child writes where the position is that it shares with us
         while piece := os.pread(self.handle, _MIB, self.at):
             self.at += len(piece)
-            sys.stderr.write(self.decoder.decode(piece))
-            sys.stderr.flush()
+            _pass_on(self.decoder.decode(piece))
 
 
 class _Watch:

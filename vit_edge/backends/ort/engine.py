@@ -24,6 +24,7 @@ from vit_edge.bundle import Bundle, engines, integrity
 from vit_edge.bundle.bundle import MODEL_NAME
 from vit_edge.bundle.engines import Found
 from vit_edge.errors import BackendError, ModelError, UsageError
+from vit_edge.machine.paths import path_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def _optimize(
     precision = bundle.manifest.precision
     ours = model == bundle.model_path
     options = session_options(onnxruntime, use, precision, optimize=ours, entries=entries)
-    options.optimized_model_filepath = str(folder / MODEL_NAME)
+    options.optimized_model_filepath = path_for("onnxruntime", folder / MODEL_NAME)
     open_session(onnxruntime, model, options, "cpu")
 
 

@@ -17,6 +17,7 @@ from vit_edge.graphs.normalise import normalise
 from vit_edge.graphs.versions import MINIMUM_IR
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.machine import cpus
+from vit_edge.machine.paths import path_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -113,12 +114,14 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
     Raises:
         ModelError: ONNX Runtime refuses it.
+        BackendError: It cannot take the path.
     """
+    location = path_for("onnxruntime", path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cpus.usable_cpus()
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(location, options, ["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions have no common base but this
         raise ModelError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
 
