@@ -7,11 +7,13 @@ import contextlib
 import importlib
 import logging
 import re
+import resource
 import sys
 from collections.abc import Callable, Iterator
 
 from vit_edge import backends
 from vit_edge.backends import auto
+from vit_edge.cli.refusals import refusal_of_machine
 from vit_edge.cli.streams import ReaderGoneError, prepared_streams
 from vit_edge.cli.table import printable as printable
 from vit_edge.cli.table import table as table
@@ -37,6 +39,7 @@ def guarded(run: Callable[[], int]) -> int:
     Our own errors are printed without a traceback. Printing works on any terminal: see
     streams.prepared_streams.
     """
+    _allow_open_files()
     with prepared_streams(), _messages_on_stderr():
         try:
             code = _exit_code(run)
@@ -49,7 +52,13 @@ def guarded(run: Callable[[], int]) -> int:
 
 def _exit_code(run: Callable[[], int]) -> int:
     try:
-        return run()
+        try:
+            return run()
+        except (OSError, MemoryError) as error:
+            refusal = refusal_of_machine(error)
+            if refusal is None:
+                raise
+            raise refusal from error
     except VitEdgeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
@@ -58,6 +67,13 @@ def _exit_code(run: Callable[[], int]) -> int:
         return 130
     except ReaderGoneError:
         return 0
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files to the hard one, which costs nothing."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _flush() -> int:

@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError
+from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.write import write_model
 from vit_edge.machine import cpus
 from vit_edge.machine.paths import path_for
@@ -47,7 +48,7 @@ class Workspace:
         write_model(model, folder, single_file_limit=0)
         for value in model.graph.initializers.values():
             value.const_value = None
-        return onnx_ir.load(folder / "model.onnx")
+        return load_mapped(folder / "model.onnx")
 
     def session(
         self,

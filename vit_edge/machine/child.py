@@ -14,6 +14,7 @@ process tree is watched, and killed up to POLL_S after it passes the limit. `lim
 from __future__ import annotations
 
 import codecs
+import ctypes
 import dataclasses
 import importlib
 import math
@@ -24,6 +25,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -104,7 +106,7 @@ def run_child(
     own_group = next(cgroups.own_groups("memory"), Path())
     kills_before = cgroups.oom_kills(own_group)
     # Files and not pipes: they never fill up, and keep what a killed child wrote.
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with _waiting_for_children, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
         try:
             child = subprocess.Popen(
@@ -229,6 +231,9 @@ def attempted_call(
             echo=echo,
             poll_s=poll_s,
         )
+        if done.returncode == os.EX_IOERR:
+            death = f"its answer could not be written below {folder} (TMPDIR)"
+            done = dataclasses.replace(done, death=death)
         if done.death is not None or done.returncode != 0:
             return Call(None, done)
         if not echo:
@@ -257,6 +262,41 @@ def _pass_on(text: str) -> None:
     if _has_stderr():
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+class _WaitingForChildren:
+    """While SIGCHLD is ignored, as some parents leave it, the kernel forgets how a child ended.
+
+    By sigaction's elder, since Python lets only the main thread change it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._ignored = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._waiting += 1
+            if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN and self._waiting == 1:
+                self._ignored = True
+                _set_handler(signal.SIGCHLD, signal.SIG_DFL)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._waiting -= 1
+            if self._ignored and self._waiting == 0:
+                self._ignored = False
+                _set_handler(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def _set_handler(number: int, handler: signal.Handlers) -> None:
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal(number, handler)
+
+
+_waiting_for_children = _WaitingForChildren()
 
 
 class _Echo:
@@ -358,7 +398,12 @@ def _main(request: str, answer: str) -> None:
         outcome = "returned", getattr(importlib.import_module(module), name)(*arguments)
     except Exception as error:
         outcome = "raised", error
-    Path(answer).write_bytes(pickle.dumps(outcome))
+    try:
+        Path(answer).write_bytes(pickle.dumps(outcome))
+    except OSError as error:
+        with suppress(OSError):  # what it prints goes to the same disk
+            print(f"{answer}: {error.strerror}", file=sys.stderr)
+        sys.exit(os.EX_IOERR)
 
 
 if __name__ == "__main__":

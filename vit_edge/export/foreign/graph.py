@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vit_edge.errors import ModelError
 from vit_edge.export.foreign.interface import Interface
 from vit_edge.graphs.exactness import EXACT_RELATIVE, relative_difference
+from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.normalise import normalise
 from vit_edge.graphs.versions import MINIMUM_IR
 from vit_edge.graphs.workspace import Workspace
@@ -35,7 +36,7 @@ def load_normalised(path: Path, interface: Interface, scratch: Path) -> tuple[on
         ModelError: It runs at one batch size only, mixes the images of a batch, or changed.
     """
     expected = _logits_of_file(path, interface)
-    model = onnx_ir.load(path)
+    model = load_mapped(path)
     _keep_logits(model, interface, expected.shape[1], str(path))
     normalise(model)
     # the oldest that will do: runtimes refuse newer ones, and nothing here needs them
