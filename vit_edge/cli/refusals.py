@@ -32,7 +32,7 @@ _REMEDIES = {
 def refusal_of_machine(error: OSError | MemoryError) -> ResourceError | None:
     """Say what the machine refused; None for what may be a fault of ours."""
     if isinstance(error, MemoryError):
-        return ResourceError(f"out of memory: {str(error) or 'no more could be had'}; free some of it")
+        return ResourceError(f"out of memory: {str(error) or 'none is left'}; free some of it")
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     if error.errno == errno.ENOENT and not where:  # tempfile; or the working directory is gone
         return ResourceError(f"{error.strerror}; go to a directory that is there, and set TMPDIR")
