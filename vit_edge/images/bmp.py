@@ -6,6 +6,7 @@ Pillow's own decoder appends single bytes, so that a file of a few bytes keeps i
 from __future__ import annotations
 
 import io
+from typing import cast
 
 from PIL import ImageFile
 
@@ -30,7 +31,8 @@ def unpack_runs(image: ImageFile.ImageFile, data: bytes, name: str) -> None:
     """
     if not image.tile or image.tile[0][0] != "bmp_rle":
         return
-    _, box, offset, (_, is_rle4, direction) = image.tile[0]
+    _, box, offset, arguments = image.tile[0]
+    _, is_rle4, direction = cast(tuple[str, bool, int], arguments)
     width, height = image.size
     pixels = _unpack(data, offset, width, width * height, is_rle4)
     if pixels is None:

@@ -73,7 +73,8 @@ def simplified(data: bytes, header: Header, name: str) -> bytes:
     else:
         samples = _samples_from_text(data[end:], count, white, table, name)
     new_kind = b"P5" if kind in (b"P2", b"P5") else b"P6"
-    return b"%s %d %d %d\n" % (new_kind, width, height, most) + samples.tobytes()
+    body: bytes = samples.tobytes()
+    return b"%s %d %d %d\n" % (new_kind, width, height, most) + body
 
 
 def _read_number(data: bytes, at: int, name: str) -> tuple[int, int]:
