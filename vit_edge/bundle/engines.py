@@ -97,7 +97,7 @@ def stage_engine(
         hashes = {name: known.sha256 for name, known in built.items()}
         content = {"key": parts, "sha256": hashes}
         (path / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n")
-    trust.record(target, built)
+    trust.record_moved(target, built)
 
 
 def find(
