@@ -40,6 +40,7 @@ POLL_S = 0.02  # what lives shorter is seen through the high-water marks only
 _TERMINAL = "VIT_EDGE_STDERR_IS_TERMINAL"  # of a child's environment
 _UTF_8 = {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # what we decode, whatever the locale
 _MIB = 1 << 20
+_INEXACT_BYTES = 4 * _MIB  # the kernel counts pages per CPU, and sums them up now and then
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,9 @@ class _Watch:
         # is the child's.
         own_bytes = processes.status_bytes(os.getpid()).get("VmHWM", 0)
         mark_bytes = 1024 * usage.ru_maxrss
-        peak_bytes = max(self.peak_bytes, mark_bytes if mark_bytes > own_bytes else 0)
+        peak_bytes = max(
+            self.peak_bytes, mark_bytes if mark_bytes > own_bytes + _INEXACT_BYTES else 0
+        )
         return os.waitstatus_to_exitcode(status), peak_bytes
 
     def look(self) -> None:
