@@ -351,11 +351,9 @@ class _Watch:
             self.echo()
         # The kernel hands our own high-water mark on to a child that we start; only a larger one
         # is the child's.
-        own_bytes = processes.status_bytes(os.getpid()).get("VmHWM", 0)
+        own_bytes = processes.status_bytes(os.getpid()).get("VmHWM", 0) + _INEXACT_BYTES
         mark_bytes = 1024 * usage.ru_maxrss
-        peak_bytes = max(
-            self.peak_bytes, mark_bytes if mark_bytes > own_bytes + _INEXACT_BYTES else 0
-        )
+        peak_bytes = max(self.peak_bytes, mark_bytes if mark_bytes > own_bytes else 0)
         return os.waitstatus_to_exitcode(status), peak_bytes
 
     def look(self) -> None:
