@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +13,16 @@ from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
-from vit_edge.checkpoints.labels import is_numbered, numbered_labels
+from vit_edge.checkpoints.labels import is_numbered, labels_or_imagenet, numbered_labels
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.sources import timm
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules
 from vit_edge.checkpoints.timm_config import is_timm_config
 from vit_edge.errors import CheckpointError
+from vit_edge.variants import Variant
+
+log = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -91,19 +95,27 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     """
     path = place.path
     folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG).is_file():
+    config_file, row = folder / CONFIG, request.variant
+    if not config_file.is_file() and row is None:
         raise CheckpointError(
-            f"{folder / CONFIG}: missing. A Hugging Face checkpoint is a directory with {CONFIG}, "
+            f"{config_file}: missing. A Hugging Face checkpoint is a directory with {CONFIG}, "
             f"{PROCESSOR} and model.safetensors (or another weight file, which may be named "
-            f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it."
+            f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it. "
+            "Or name the variant that the weights are of: --variant NAME"
         )
-    config = read_json(folder / CONFIG)
+    if config_file.is_file() or row is None:
+        row, config = None, read_json(config_file)
+    else:
+        log.info("%s: missing; shape and preprocessing as of %s", config_file, row.name)
+        config = _config_of_row(row)
     if config.get("model_type") != "vit":
-        _read_config(config, {}, "", str(folder / CONFIG))  # raises before names are judged
+        _read_config(config, {}, "", str(config_file))  # raises before names are judged
     weights = open_weights(path, request.key)
     tensors = weights.tensors
     prefix = "vit." if any(name.startswith("vit.") for name in tensors) else ""
-    architecture, labels = _read_config(config, tensors, prefix, str(folder / CONFIG))
+    architecture, labels = _read_config(config, tensors, prefix, str(config_file))
+    if row is not None:
+        labels = labels_or_imagenet((), architecture.num_classes, str(weights.path))
     processor = folder / PROCESSOR
     ignored = {f"{prefix}embeddings.mask_token"}  # of masked-image pretraining only
     if architecture.num_classes:
@@ -117,14 +129,31 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         rules=tuple(_rules(architecture, tensors, prefix)),
         tensors=tensors,
         labels=labels,
-        preprocessing=preprocessing_of(processor, architecture.image_hw, request.image_hw),
+        preprocessing=row.preprocessing_at
+        if row is not None and not processor.is_file()
+        else preprocessing_of(processor, architecture.image_hw, request.image_hw),
         position_method="bicubic",
         ignored=ignored,
-        files=(folder / CONFIG, *([processor] if processor.is_file() else []), *weights.files),
+        files=(*filter(Path.is_file, (config_file, processor)), *weights.files),
         revision=place.revision,
         published_as=lambda row: source == f"hf:{row.hf}",
     )
     return checkpoint_from(foreign, request)
+
+
+def _config_of_row(row: Variant) -> dict[str, Any]:
+    """config.json of a variant, with transformers' own defaults for the rest, and any head."""
+    a = row.architecture
+    return {
+        "model_type": "vit",
+        "hidden_size": a.width,
+        "num_hidden_layers": a.depth,
+        "num_attention_heads": a.heads,
+        "intermediate_size": a.mlp_dim,
+        "patch_size": a.patch_px,
+        "image_size": list(a.image_hw),
+        "qkv_bias": a.qkv_bias,
+    }
 
 
 def _read_config(
@@ -141,10 +170,8 @@ def _read_config(
     fields.choice("hidden_act", ("gelu",), "gelu")
     if width % heads:
         fields.problem(f"num_attention_heads: {heads} does not divide hidden_size {width}")
-    if any(side % patch_px for side in image_hw):
-        fields.problem(
-            f"image_size: {config['image_size']} is no multiple of patch_size {patch_px}"
-        )
+    if min(image_hw) < patch_px:
+        fields.problem(f"image_size: {config['image_size']} is less than patch_size {patch_px}")
     if fields.positive("num_channels", 3) != 3:
         fields.problem(f"num_channels: {config['num_channels']}; only 3 (RGB) is supported")
     pre_logits_dim = None
