@@ -269,6 +269,25 @@ def test_a_classifier_without_its_head_is_refused(tmp_path: Path) -> None:
         load_checkpoint(str(path), Request())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_reference_of_half_weights_is_exact_arithmetic_on_them(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """transformers in bfloat16 rounds after every step; the reference does not."""
+    model = spread(ViTForImageClassification(config())).to(dtype)
+    loaded = saved_and_loaded(model, tmp_path)
+    head = model.classifier.weight.t().float()
+    assert torch.equal(loaded.weights["readout.head.weight"], head)
+    pixels = pixels_for(loaded.architecture, torch.float64).to(dtype).double()
+    with torch.no_grad():
+        rounded = model(pixels.to(dtype)).logits.double()
+        exact = model.double()(pixels).logits
+    assert_close(logits_of(loaded, pixels), exact, FP64)
+    step = torch.finfo(dtype).eps
+    difference = ((rounded - exact).abs().max() / exact.abs().max()).item()
+    assert step / 20 < difference < 8 * step
+
+
 def test_pixels_that_fill_no_patch_are_said_and_not_seen(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vit_edge.checkpoints.fields import Fields
 from vit_edge.checkpoints.labels import labels_or_imagenet, one_line_labels, plain_labels
+from vit_edge.checkpoints.text import refuse_pointer
 from vit_edge.checkpoints.timm_config import label_list, labels_from, pretrained_cfg
 from vit_edge.errors import CheckpointError
 
@@ -89,6 +90,7 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 def _text(path: Path) -> str:
     """Decode a file: UTF-8, or UTF-16 if it begins with that mark, as PowerShell writes it."""
+    refuse_pointer(path)
     try:
         refuse_giant(path)
         data = path.read_bytes()

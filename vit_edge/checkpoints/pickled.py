@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vit_edge.checkpoints.tensors import LazyTensor
-from vit_edge.checkpoints.text import one_line, reason
+from vit_edge.checkpoints.tensors import LazyTensor, tensor_from_array
+from vit_edge.checkpoints.text import one_line, reason, refuse_pointer
 from vit_edge.checkpoints.wrappers import (
     below,
     choose,
@@ -136,6 +136,7 @@ def _load(path: Path) -> object:
             f"{path}: pickled weights are only read with torch >= 2.10, this is "
             f"{torch.__version__}. Use the .safetensors file, or: pip install -U torch"
         )
+    refuse_pointer(path)
     try:
         mapped = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(_harmless()):
@@ -228,7 +229,7 @@ def _tensors(stored: object, path: Path) -> dict[str, LazyTensor]:
     if not isinstance(stored, Mapping):
         raise CheckpointError(f"{path}: holds a {type(stored).__name__}, expected a state_dict")
     arrays = {
-        name: torch.from_numpy(np.ascontiguousarray(value))
+        name: tensor_from_array(value)
         for name, value in stored.items()
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
     }

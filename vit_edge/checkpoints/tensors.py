@@ -6,8 +6,11 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,6 +31,15 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: str  # as the file calls it; "float32" needs no conversion
     read: Callable[[], Tensor]
+
+
+def tensor_from_array(array: NDArray[Any]) -> Tensor:
+    """Take an array of NumPy's into torch.
+
+    torch has neither another byte order than this machine's nor floats longer than float64.
+    """
+    kind = np.dtype(np.float64) if array.dtype.char == "g" else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.ascontiguousarray(array, kind))
 
 
 def as_stored(tensor: Tensor) -> Tensor:

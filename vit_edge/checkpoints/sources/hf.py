@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from vit_edge.bundle.manifest import Architecture
 from vit_edge.checkpoints import Checkpoint, Request
+from vit_edge.checkpoints.adapter import refuse_adapter
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
@@ -95,6 +96,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     """
     path = place.path
     folder = path if path.is_dir() else path.parent
+    refuse_adapter(path)
     config_file, row = folder / CONFIG, request.variant
     if not config_file.is_file() and row is None:
         raise CheckpointError(
