@@ -115,12 +115,12 @@ def choose(places: Collection[str], key: str | None, where: str) -> str:
         left = [place for place in left if not _has(place, "student")]
     if len(left) == 1:
         return left[0]
-    spelled = " or ".join(f"--key {place.strip('.')}" for place in left or sorted(places) if place)
-    found = "none" if not left else "several"
     asked = "" if key is None else f" below --key {key}"
+    what = f"holds several models{asked}" if left else f"holds no model{asked}, but"
+    keys = [f"--key {place.strip('.')}" for place in left or sorted(places) if place]
     raise CheckpointError(
-        f"{where}: {found} of its models stand{asked}: {_keys(sorted(places))}. "
-        f"Say which is meant: {spelled or 'leave --key out'}"
+        f"{where}: {what}: {_keys(left or sorted(places))}. "
+        f"Say which is meant: {' or '.join(keys) or 'leave --key out'}"
     )
 
 
