@@ -9,6 +9,9 @@ command lines print it without a traceback.
 
 from __future__ import annotations
 
+# The first bytes of a file that Git LFS keeps elsewhere (git-lfs/docs/spec.md), and what to say.
+LFS_MAGIC, LFS_POINTER = b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"
+
 
 class VitEdgeError(Exception):
     """The root: catch it to catch everything vit_edge raises on purpose."""

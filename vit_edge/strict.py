@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 
-from vit_edge.errors import InputError
+from vit_edge.errors import LFS_MAGIC, LFS_POINTER, InputError
 
 LARGEST_COUNT = 2**63  # NumPy counts no further
 
@@ -100,6 +100,8 @@ def json_from_text(text: str | bytes) -> Any:
         ValueError: It is no JSON.
         RecursionError: It is too deep.
     """
+    if (text.encode() if isinstance(text, str) else text).startswith(LFS_MAGIC):
+        raise ValueError(LFS_POINTER)
     value = json.loads(text, parse_constant=_refuse_constant)
     json.dumps(value, ensure_ascii=False).encode()
     return value

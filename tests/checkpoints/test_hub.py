@@ -309,6 +309,14 @@ def test_a_model_without_weights_is_said(hub: Hub) -> None:
     assert "no weights: none of model.safetensors" in refused()
 
 
+def test_an_adapter_alone_is_said_to_be_one(hub: Hub) -> None:
+    (hub.folder / "config.json").unlink()
+    assert "the model has no such file" in refused()
+    write_json(hub.folder / "adapter_config.json", {"base_model_name_or_path": "google/vit-x"})
+    with pytest.raises(CheckpointError, match=f"{ID}: an adapter of PEFT alone.*google/vit-x"):
+        load_checkpoint(f"hf:{ID}", Request())
+
+
 def test_an_index_that_points_outside_downloads_nothing(hub: Hub) -> None:
     (hub.folder / "model.safetensors").unlink()
     index = {"weight_map": {"a": "../../evil.safetensors"}}

@@ -44,6 +44,62 @@ def test_kernels_come_into_our_layout(architecture: Any, tmp_path: Path) -> None
     assert_same_weights(loaded, weights_of(architecture))
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">f2", "<f4", "f8", "f2", "g", ">g"])
+def test_every_float_of_numpy_is_read(dtype: str, tmp_path: Path) -> None:
+    """Big-endian ones come from SPARC and POWER, long doubles from a careless astype."""
+    arrays = jax_arrays(weights_of(SMALL), SMALL.heads)
+    np.savez(tmp_path / "x.npz", **{n: np.asarray(a, dtype) for n, a in arrays.items()})
+    loaded = load_checkpoint(str(tmp_path / "x.npz"), Request())
+    expected = {
+        n: torch.from_numpy(np.asarray(np.asarray(t.numpy(), dtype), np.float32))
+        for n, t in weights_of(SMALL).items()
+    }
+    assert_same_weights(loaded, expected)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_array_in_either_order_is_read(order: Any, tmp_path: Path) -> None:
+    arrays = jax_arrays(weights_of(SMALL), SMALL.heads)
+    np.savez(tmp_path / "x.npz", **{n: np.asarray(a, ">f4", order) for n, a in arrays.items()})
+    loaded = load_checkpoint(str(tmp_path / "x.npz"), Request())
+    assert_same_weights(loaded, weights_of(SMALL))
+
+
+@pytest.mark.parametrize("dtype", ["c8", "U3", "S3", "M8[s]"])
+def test_what_is_no_number_is_refused(dtype: str, tmp_path: Path) -> None:
+    arrays = jax_arrays(weights_of(SMALL), SMALL.heads)
+    arrays["head/bias"] = np.zeros(5, dtype)
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert "head/bias.npy: refused: of dtype" in refused(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("prefix", ["jax:", ""])
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (lambda name: f"opt/target/{name}", "the state of a training (opt/target/"),
+        (lambda name: f"params/{name}", "the state of a training (params/"),
+        (lambda name: f"optimizer/target/{name}", "the state of a training (optimizer/"),
+        (
+            lambda name: name.replace("embedding/", "conv_root/"),
+            "a ResNet before the patches (hybrid, such as R50+ViT-B_16): conv_root/",
+        ),
+        (
+            lambda name: name.replace("embedding/", "block1/unit1/conv1/"),
+            "a ResNet before the patches (hybrid, such as R50+ViT-B_16): block1/unit1/conv1",
+        ),
+    ],
+)
+def test_other_files_of_the_same_authors_are_named(
+    rename: Any, message: str, prefix: str, tmp_path: Path
+) -> None:
+    arrays = jax_arrays(weights_of(SMALL), SMALL.heads)
+    np.savez(tmp_path / "x.npz", **{rename(name): array for name, array in arrays.items()})
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(f"{prefix}{tmp_path / 'x.npz'}", Request())
+    assert message in str(caught.value)
+
+
 def test_preprocessing_is_that_of_the_paper_at_the_checkpoints_size(tmp_path: Path) -> None:
     path = write_jax(tmp_path / "x.npz", SMALL, weights_of(SMALL))
     loaded = load_checkpoint(str(path), Request())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints.foreign import (
+    HEADLESS,
     SMALL,
     assert_same_weights,
     hf_config,
@@ -329,6 +330,88 @@ def test_a_revision_of_what_has_none_is_a_usage_error(source: str, tmp_path: Pat
     row = variant("testing") if source == "seeded:0" else None
     with pytest.raises(UsageError, match="--revision belongs to a hub repository"):
         load_checkpoint(source, Request(row, revision="v1"))
+
+
+def label_file(where: Path, name: str, content: object) -> Path:
+    path = where / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        write_json(path, content)
+    return path
+
+
+NAMES = ["ant", "bee", "cat", "d\u00f6g", "elk"]
+LINES = "\n".join(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.txt", LINES.encode()),
+        ("labels.txt", f"{LINES}\n".encode()),
+        ("names", LINES.replace("\n", "\r\n").encode("utf-8-sig")),
+        ("labels.txt", f"{LINES}\r\n".replace("\n", "\r\n").replace("\r\r", "\r").encode("utf-16")),
+        ("labels.json", NAMES),
+        ("labels.JSON", {str(i): label for i, label in enumerate(NAMES)}),
+        ("class_indices.json", {label: i for i, label in enumerate(NAMES)}),
+        ("config.json", {"id2label": {str(i): label for i, label in enumerate(NAMES)}}),
+        ("config.json", {"architecture": "x", "label_names": NAMES}),
+        ("config.json", {"pretrained_cfg": {"label_names": NAMES}}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("source", WRITERS)
+def test_labels_of_a_file_are_those_of_any_checkpoint(
+    source: str, name: str, content: object, tmp_path: Path
+) -> None:
+    path = WRITERS[source](tmp_path)
+    (tmp_path / "labels").mkdir()
+    labels = label_file(tmp_path / "labels", name, content)
+    loaded = load_checkpoint(str(path), Request(labels=labels))
+    assert loaded.labels == tuple(NAMES)
+
+
+def test_labels_of_a_file_decide_over_the_checkpoints_own_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = label_file(tmp_path, "labels.txt", LINES.encode())
+    load_checkpoint(str(WRITERS["timm"](tmp_path)), Request(labels=labels))
+    assert caplog.text == ""
+    load_checkpoint(str(WRITERS["hf"](tmp_path)), Request(labels=labels))
+    assert "--labels decides, not its own labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.txt", b"a\nb", "2 labels, but the logits have 5 classes"),
+        ("labels.txt", b"", "0 labels"),
+        ("labels.txt", b"\xff\x00", "cannot be read as text"),
+        ("labels.json", ["a"], "1 labels"),
+        ("labels.json", {"a": "b"}, "neither is there"),
+        ("labels.json", 3, "neither is there"),
+        ("labels.json", [["a"]] * 5, "expected a list of labels"),
+        ("labels.json", b"{", "cannot be read as JSON"),
+        ("labels.json", {"0": "a", "9": "b"}, "none for class 1; found 9"),
+    ],
+)
+def test_labels_that_do_not_fit_a_checkpoint_are_refused(
+    name: str, content: object, message: str, tmp_path: Path
+) -> None:
+    path = WRITERS["timm"](tmp_path)
+    labels = label_file(tmp_path, name, content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(str(path), Request(labels=labels))
+    with pytest.raises(CheckpointError, match="nowhere.txt"):
+        load_checkpoint(str(path), Request(labels=tmp_path / "nowhere.txt"))
+
+
+def test_labels_of_a_model_without_a_head_are_a_usage_error(tmp_path: Path) -> None:
+    path = write_timm(tmp_path / "x", HEADLESS, weights_of(HEADLESS))
+    labels = label_file(tmp_path, "labels.txt", b"a")
+    with pytest.raises(UsageError, match="has no head, so there are no classes"):
+        load_checkpoint(str(path), Request(labels=labels))
 
 
 UNFIT = ["a\nb", " a \u2028 b", "a\x1b[31m\tb", "a\r\nb\x1e", "a\x85b\ud800"]

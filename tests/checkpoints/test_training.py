@@ -275,6 +275,24 @@ def test_a_checkpoint_of_dino_gives_its_teacher(
     assert_same_weights(loaded(tmp_path, content, key="student"), AVERAGED)
 
 
+def test_a_dictionary_that_holds_itself_is_read_once(tmp_path: Path) -> None:
+    hostile: dict[str, Any] = {str(i): {} for i in range(200)}
+    for name in hostile:
+        hostile[name] = hostile
+    assert_same_weights(loaded(tmp_path, hostile | {"state_dict": STATE}), WEIGHTS)
+    hostile["model"] = hostile
+    torch.save(hostile, tmp_path / "y.pth")
+    with pytest.raises(CheckpointError, match="expected only named tensors"):
+        load_checkpoint(f"timm:{tmp_path / 'y.pth'}", Request(ROW))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_archive_is_named(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))
+    with pytest.raises(CheckpointError, match="a TorchScript archive holds code; save its"):
+        load_checkpoint(str(tmp_path / "x.pt"), Request(ROW))
+
+
 def test_two_models_of_equal_rank_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="--key first or --key second"):
         loaded(tmp_path, {"first": STATE, "second": OTHER})

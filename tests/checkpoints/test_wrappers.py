@@ -184,7 +184,7 @@ def test_averaged_weights_beside_the_model_are_not_taken_for_it(
 @pytest.mark.parametrize("key", ["nothing", "first.second", "mod"])
 def test_a_key_of_nothing_names_what_there_is(key: str, tmp_path: Path) -> None:
     path = folder_with(tmp_path, two_models("first.", "second."), "timm")
-    with pytest.raises(CheckpointError, match=r"(none of its models|nothing).*'first\.'"):
+    with pytest.raises(CheckpointError, match=r"(no model below|nothing).*'first\.'"):
         load_checkpoint(f"timm:{path}", Request(key=key))
 
 

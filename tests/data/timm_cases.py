@@ -77,6 +77,7 @@ CASES = {
     "in21k-head": Case(classes=21843),
     "narrow-mlp": Case(mlp_ratio=1.5),
     "resized": Case(resized_hw=(96, 48)),
+    "no-whole-patches": Case(image_hw=(70, 94)),
     "resized-down": Case(image_hw=(128, 128), resized_hw=(64, 80)),
     "layer-scale": _family(init_values=0.1),
     "deit3": _family(init_values=0.1, no_embed_class=True),

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from vit_edge.bundle.lfs import another_size
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
 
@@ -111,10 +112,7 @@ def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
         if not file.is_file():
             problems.append(f"{name}: missing")
         elif file.stat().st_size != record.size:
-            problems.append(
-                f"{name}: {file.stat().st_size} bytes, the manifest says {record.size}; "
-                "copy the bundle again or export it again"
-            )
+            problems.append(f"{name}: {another_size(file, record.size)}")
     return problems
 
 

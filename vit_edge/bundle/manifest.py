@@ -59,7 +59,7 @@ class Architecture:
 
     @property
     def grid_hw(self) -> tuple[int, int]:
-        """Patches down and across."""
+        """Whole patches down and across; what is left at the lower and right edge is not seen."""
         return self.image_hw[0] // self.patch_px, self.image_hw[1] // self.patch_px
 
     @property
@@ -104,10 +104,9 @@ class Architecture:
         if self.width % self.heads:
             problems.append(f"width {self.width} is not divisible by {self.heads} heads")
         for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):
-            if size_px < self.patch_px or size_px % self.patch_px:
+            if size_px < self.patch_px:
                 problems.append(
-                    f"image {axis} {size_px} px is not a positive multiple of the patch size "
-                    f"{self.patch_px} px"
+                    f"image {axis} {size_px} px is less than the patch size {self.patch_px} px"
                 )
         return problems
 

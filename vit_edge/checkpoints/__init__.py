@@ -40,6 +40,7 @@ class Request:
     position_method: PositionMethod | None = None  # None: the source's own
     revision: str | None = None  # of a hub repository
     key: str | None = None  # which of several models in a file: an entry, or a prefix of names
+    labels: Path | None = None  # a file with one label a class
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from vit_edge.bundle.manifest import (
 )
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.files import hashes_of
-from vit_edge.checkpoints.labels import one_line_labels
+from vit_edge.checkpoints.label_file import labels_for
+from vit_edge.checkpoints.labels import default_labels, one_line_labels, plain_labels
 from vit_edge.checkpoints.positions import interpolate
 from vit_edge.checkpoints.request import check_image_size
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, read_weights
-from vit_edge.errors import CheckpointError
+from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.variants import VARIANTS, Variant
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,9 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     if request.variant is not None:
         _check_variant(foreign, request.variant, request.image_hw is not None)
     image_hw = request.image_hw or foreign.architecture.image_hw
-    if request.image_hw is not None:
+    if image_hw != foreign.architecture.image_hw:
         check_image_size(image_hw, foreign.architecture.patch_px)
+    _say_what_is_unseen(foreign, image_hw)
     preprocessing = foreign.preprocessing(image_hw)
     weights = read_weights(
         foreign.architecture, foreign.rules, foreign.tensors, foreign.where, foreign.ignored
@@ -85,16 +87,8 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     elif request.position_method is not None:
         log.warning("positions are not interpolated: the checkpoint has the asked size already")
     name = request.variant.name if request.variant is not None else _name(foreign)
-    stand_ins = plain_labels(architecture.num_classes)
-    labels = one_line_labels(foreign.labels, stand_ins, foreign.where) or tuple(stand_ins)
-    return Checkpoint(
-        name,
-        architecture,
-        weights,
-        labels if architecture.num_classes else (),
-        preprocessing,
-        record,
-    )
+    labels = _labels(foreign, architecture.num_classes, request)
+    return Checkpoint(name, architecture, weights, labels, preprocessing, record)
 
 
 def heads_from_table(width: int, depth: int, row: Variant | None, where: str) -> int:
@@ -116,15 +110,34 @@ def heads_from_table(width: int, depth: int, row: Variant | None, where: str) ->
     )
 
 
-def plain_labels(count: int) -> list[str]:
-    """Stand-ins for labels nobody knows: class_0, class_1 ..., padded to equal length."""
-    digits = len(str(max(count - 1, 0)))
-    return [f"class_{index:0{digits}}" for index in range(count)]
-
-
 def clean_name(text: str) -> str:
     """Clean a bundle's name: keep letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "checkpoint"
+
+
+def _labels(foreign: Foreign, num_classes: int, request: Request) -> tuple[str, ...]:
+    """One label a class: the user's, the checkpoint's, or stand-ins."""
+    if request.labels is not None:
+        if not num_classes:
+            raise UsageError(f"--labels: {foreign.where} has no head, so there are no classes")
+        if foreign.labels and foreign.labels != default_labels(num_classes):
+            log.warning("%s: --labels decides, not its own labels", foreign.where)
+        return labels_for(request.labels, num_classes, foreign.where)
+    if not num_classes:
+        return ()
+    stand_ins = plain_labels(num_classes)
+    return one_line_labels(foreign.labels, stand_ins, foreign.where) or tuple(stand_ins)
+
+
+def _say_what_is_unseen(foreign: Foreign, image_hw: tuple[int, int]) -> None:
+    """Say that pixels at the edges fill no patch, as transformers and timm leave them out, too."""
+    rest = [side % foreign.architecture.patch_px for side in image_hw]
+    if any(rest):
+        log.warning(
+            "%s: images of %dx%d px hold no whole number of patches of %d px: the model does not "
+            "see the last %d rows and %d columns",
+            foreign.where, *image_hw, foreign.architecture.patch_px, *rest,
+        )  # fmt: skip
 
 
 def _check_variant(foreign: Foreign, wanted: Variant, size_asked: bool) -> None:

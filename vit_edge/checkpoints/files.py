@@ -11,9 +11,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from vit_edge.bundle.bundle import sha256_of
+from vit_edge.checkpoints.adapter import refuse_adapter, refuse_unmerged
 from vit_edge.checkpoints.pickled import names_in, open_pickled
 from vit_edge.checkpoints.safetensors import open_safetensors
 from vit_edge.checkpoints.tensors import LazyTensor
+from vit_edge.checkpoints.text import refuse_pointer
 from vit_edge.checkpoints.wrappers import unwrap, without_marks
 from vit_edge.errors import CheckpointError
 
@@ -65,6 +67,7 @@ def open_weights(path: Path, key: str | None = None) -> Weights:
     Raises:
         CheckpointError: There are none, or they are damaged, or it is not clear which are meant.
     """
+    refuse_adapter(path)
     file, others = _weight_file(path)
     if others:
         log.info("%s: reading %s, not %s", path, file.name, ", ".join(others))
@@ -72,6 +75,7 @@ def open_weights(path: Path, key: str | None = None) -> Weights:
         files, tensors, rest = _open_sharded(file, key)
     else:
         files, (tensors, rest) = (file,), _open_file(file, key)
+    refuse_unmerged(tensors, str(file))
     return Weights(file, unwrap(tensors, str(file), rest), files)
 
 
@@ -126,6 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing or not a JSON object.
     """
+    refuse_pointer(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -160,6 +165,7 @@ def _weight_file(path: Path) -> tuple[Path, list[str]]:
 
 def _format_of(path: Path) -> str | None:
     """Return SAFETENSORS or the first of PICKLES; None if the file is of neither kind."""
+    refuse_pointer(path)
     with path.open("rb") as file:
         head = file.read(9)
     header_bytes = int.from_bytes(head[:8], "little")

@@ -5,6 +5,7 @@ All goes through huggingface_hub, so its cache, HF_ENDPOINT, HF_TOKEN and HF_HUB
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import socket
@@ -19,9 +20,10 @@ from urllib.request import getproxies
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from vit_edge.checkpoints.adapter import ADAPTER_CONFIG, advice
 from vit_edge.checkpoints.files import WEIGHT_FILES, Place, shards_of_index
 from vit_edge.checkpoints.text import reason
-from vit_edge.errors import HubError
+from vit_edge.errors import CheckpointError, HubError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ def fetch(
         are asked for at that commit.
 
     Raises:
+        CheckpointError: It is an adapter alone, which changes another model.
         HubError: A file cannot be had; the message says where it was looked for and what to do.
     """
     download = _Download(source, repository, _silence_of_the_hub())
@@ -59,7 +62,13 @@ def fetch(
         log.info("%s; looking in the cache", download.unreachable)
     with _hush():
         first, *others = required
-        folder = download.require(first, revision).parent
+        try:
+            folder = download.require(first, revision).parent
+        except HubError as error:
+            adapter = download.adapter_config(error, revision)
+            if adapter is not None:
+                raise CheckpointError(f"{repository}: {advice(adapter)}") from error
+            raise
         commit = folder.name
         for name in others:
             download.require(name, commit)
@@ -89,7 +98,7 @@ class _Download:
         except Exception as error:  # whatever the HTTP library of the day raises
             raise self._cannot_get(name, revision, error) from error
 
-    def optional(self, name: str, revision: str) -> Path | None:
+    def optional(self, name: str, revision: str | None) -> Path | None:
         """A file, or None if the model has none such.
 
         Where offline was asked for nobody can know: then what is not in the cache is none.
@@ -111,6 +120,15 @@ class _Download:
             return None
         except Exception as error:  # as above
             raise self._cannot_get(name, revision, error) from error
+
+    def adapter_config(self, error: HubError, revision: str | None) -> Path | None:
+        """An adapter's configuration, where the hub said that the model has no other."""
+        absent = isinstance(error.__cause__, errors.EntryNotFoundError)
+        if not absent or isinstance(error.__cause__, errors.LocalEntryNotFoundError):
+            return None
+        with contextlib.suppress(HubError):
+            return self.optional(ADAPTER_CONFIG, revision)
+        return None
 
     def error(self, revision: str | None, what: str) -> HubError:
         """An error with where was looked, and the ways on."""
@@ -134,7 +152,7 @@ class _Download:
             )
         )
 
-    def _known_absent(self, name: str, revision: str) -> bool:
+    def _known_absent(self, name: str, revision: str | None) -> bool:
         """True if the hub, when it was last asked, said that this commit has no such file."""
         cached = huggingface_hub.try_to_load_from_cache(self.repository, name, revision=revision)
         return cached is huggingface_hub._CACHED_NO_EXIST

@@ -33,6 +33,12 @@ def labels_or_imagenet(labels: tuple[str, ...], num_classes: int, where: str) ->
     return imagenet_labels()
 
 
+def plain_labels(count: int) -> list[str]:
+    """Stand-ins for labels nobody knows: class_0, class_1 ..., padded to equal length."""
+    digits = len(str(max(count - 1, 0)))
+    return [f"class_{index:0{digits}}" for index in range(count)]
+
+
 def one_line_labels(labels: Sequence[str], stand_ins: Sequence[str], where: str) -> tuple[str, ...]:
     """Make every label one line of printable text, as labels.txt needs it; changes are logged."""
     clean = tuple(

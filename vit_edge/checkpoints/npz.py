@@ -17,8 +17,8 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from vit_edge.checkpoints.tensors import LazyTensor
-from vit_edge.checkpoints.text import one_line, reason
+from vit_edge.checkpoints.tensors import LazyTensor, tensor_from_array
+from vit_edge.checkpoints.text import one_line, reason, refuse_pointer
 from vit_edge.errors import CheckpointError
 
 # NumPy has no bfloat16: it is saved as two raw bytes.
@@ -31,6 +31,7 @@ def open_npz(path: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: Missing, no .npz, damaged, or holding pickled objects.
     """
+    refuse_pointer(path)
     with _sound(f"{path}: not a sound .npz file"), zipfile.ZipFile(path) as archive:
         return {
             name.removesuffix(".npy"): _lazy(path, archive, name) for name in archive.namelist()
@@ -78,6 +79,6 @@ def _lazy(path: Path, archive: zipfile.ZipFile, name: str) -> LazyTensor:
             array = npy.read_array(member, allow_pickle=False)
         if array.dtype == _BFLOAT16:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return tensor_from_array(array)
 
     return LazyTensor(shape, "bfloat16" if dtype == _BFLOAT16 else dtype.name, read)

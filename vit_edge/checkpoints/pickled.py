@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vit_edge.checkpoints.tensors import LazyTensor
-from vit_edge.checkpoints.text import one_line, reason
+from vit_edge.checkpoints.tensors import LazyTensor, tensor_from_array
+from vit_edge.checkpoints.text import one_line, reason, refuse_pointer
 from vit_edge.checkpoints.wrappers import (
     below,
     choose,
@@ -37,6 +37,7 @@ _SAFE_TORCH = (2, 10)  # before it, weights_only could be tricked into running c
 _NESTS = ("state_dict", "model", "module")
 _DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+_SAVE = "torch.save(model.state_dict(), FILE)"
 _DEEPEST = 4  # dictionaries in dictionaries, such as ["ema"]["module"]
 
 
@@ -136,6 +137,7 @@ def _load(path: Path) -> object:
             f"{path}: pickled weights are only read with torch >= 2.10, this is "
             f"{torch.__version__}. Use the .safetensors file, or: pip install -U torch"
         )
+    refuse_pointer(path)
     try:
         mapped = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(_harmless()):
@@ -148,6 +150,8 @@ def _load(path: Path) -> object:
 
 def _complaint(path: Path, error: Exception) -> str:
     """Say why a pickle is refused, and what to save instead."""
+    if "TorchScript" in str(error):
+        return f"a TorchScript archive holds code; save its state_dict: {_SAVE}"
     unknown = re.search(r"GLOBAL (\S+)", str(error))
     if unknown is None:
         return (
@@ -155,13 +159,10 @@ def _complaint(path: Path, error: Exception) -> str:
             "Only tensors are loaded, never code; save the state_dict alone, as .safetensors."
         )
     if _is_whole_model(path):
-        return (
-            f"a pickled module ({one_line(unknown[1])}) runs code; save its state_dict: "
-            "torch.save(model.state_dict(), FILE)"
-        )
+        return f"a pickled module ({one_line(unknown[1])}) runs code; save its state_dict: {_SAVE}"
     return (
         f"it holds objects of {one_line(unknown[1])}. Only tensors are loaded, never code; save "
-        "the state_dict alone: torch.save(model.state_dict(), FILE)"
+        f"the state_dict alone: {_SAVE}"
     )
 
 
@@ -177,8 +178,17 @@ def _is_whole_model(path: Path) -> bool:
     )
 
 
-def _models(loaded: object, place: str = "", depth: int = 0) -> dict[str, Mapping[Any, Any]]:
-    """Find every dictionary that holds the tensors of a Vision Transformer, by its place."""
+def _models(
+    loaded: object, place: str = "", depth: int = 0, seen: set[int] | None = None
+) -> dict[str, Mapping[Any, Any]]:
+    """Find every dictionary that holds the tensors of a Vision Transformer, by its place.
+
+    What was seen is not entered again: a dictionary may hold itself.
+    """
+    seen = set() if seen is None else seen
+    if id(loaded) in seen:
+        return {}
+    seen.add(id(loaded))
     if isinstance(loaded, (list, tuple)) and depth <= _DEEPEST:
         loaded = dict(enumerate(loaded[:_DEEPEST]))
     if not isinstance(loaded, Mapping) or depth > _DEEPEST:
@@ -188,7 +198,7 @@ def _models(loaded: object, place: str = "", depth: int = 0) -> dict[str, Mappin
         return {place: loaded}
     models: dict[str, Mapping[Any, Any]] = {}
     for name, value in loaded.items():
-        models |= _models(value, f"{place}.{name}" if place else str(name), depth + 1)
+        models |= _models(value, f"{place}.{name}" if place else str(name), depth + 1, seen)
     return models
 
 
@@ -199,7 +209,9 @@ def _usual(models: Mapping[str, object]) -> str | None:
 
 def _only_nest(loaded: object) -> object:
     """Return what lies below the usual names, where nothing looks like a Vision Transformer."""
-    while isinstance(loaded, Mapping):
+    for _ in range(_DEEPEST):
+        if not isinstance(loaded, Mapping):
+            break
         nest = next((name for name in _NESTS if isinstance(loaded.get(name), Mapping)), None)
         if nest is None:
             break
@@ -228,7 +240,7 @@ def _tensors(stored: object, path: Path) -> dict[str, LazyTensor]:
     if not isinstance(stored, Mapping):
         raise CheckpointError(f"{path}: holds a {type(stored).__name__}, expected a state_dict")
     arrays = {
-        name: torch.from_numpy(np.ascontiguousarray(value))
+        name: tensor_from_array(value)
         for name, value in stored.items()
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
     }

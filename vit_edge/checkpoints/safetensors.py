@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vit_edge.checkpoints.tensors import LazyTensor
-from vit_edge.checkpoints.text import reason
+from vit_edge.checkpoints.text import reason, refuse_pointer
 from vit_edge.errors import CheckpointError
 
 # The types that weights may have, as the format calls them and as torch does.
@@ -26,6 +26,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         CheckpointError: The file is truncated, or its header is no safetensors header: bad JSON,
             unknown dtypes, offsets that overlap, leave holes or contradict a shape.
     """
+    refuse_pointer(path)
     with _opened(path) as file:
         names = file.keys()
         slices = [file.get_slice(name) for name in names]

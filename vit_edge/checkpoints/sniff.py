@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from vit_edge.checkpoints.adapter import refuse_adapter
 from vit_edge.checkpoints.files import (
     WEIGHT_FILES,
     is_weight_file,
@@ -28,9 +29,9 @@ def config_of(path: Path) -> dict[str, Any]:
 
 def holds(path: Path, *names: str) -> bool:
     """True if these tensors are in a directory's weights or in a file, whatever wraps them."""
-    if not path.is_dir() and not is_weight_file(path):
-        return False
     try:
+        if not path.is_dir() and not is_weight_file(path):
+            return False
         files = [path] if path.is_file() else sorted(path.iterdir())
         stored = _names(path, tuple((file.name, file.stat().st_mtime_ns) for file in files))
     except (CheckpointError, OSError):
@@ -44,6 +45,7 @@ def raise_reason(path: Path) -> None:
     Raises:
         CheckpointError: It is damaged or refused, and here is why.
     """
+    refuse_adapter(path)
     if path.is_dir():
         if (path / "config.json").is_file():
             read_json(path / "config.json")

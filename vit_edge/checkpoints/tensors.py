@@ -6,8 +6,11 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -32,6 +35,15 @@ class LazyTensor:
 
 
 Layout = Callable[[Tensor], Tensor]
+
+
+def tensor_from_array(array: NDArray[Any]) -> Tensor:
+    """Take an array of NumPy's into torch.
+
+    torch has neither another byte order than this machine's nor floats longer than float64.
+    """
+    kind = np.dtype(np.float64) if array.dtype.char == "g" else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.ascontiguousarray(array, kind))
 
 
 def as_stored(tensor: Tensor) -> Tensor:

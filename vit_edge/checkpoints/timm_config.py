@@ -245,7 +245,7 @@ def labels_from(cfg: Fields, fields: Fields, num_classes: int) -> tuple[str, ...
     if not holders or not num_classes:
         return ()
     holder, name = holders[0]
-    labels = _label_list(holder, name, num_classes)
+    labels = label_list(holder, name, num_classes)
     described = fields.data.get("label_descriptions") or cfg.data.get("label_descriptions") or {}
     if not isinstance(described, dict):
         holder.problem("label_descriptions: expected an object, label -> description")
@@ -264,7 +264,7 @@ def labels_from(cfg: Fields, fields: Fields, num_classes: int) -> tuple[str, ...
     return tuple(str(described.get(label, label)) for label in labels)
 
 
-def _label_list(holder: Fields, name: str, num_classes: int) -> tuple[str, ...]:
+def label_list(holder: Fields, name: str, num_classes: int) -> tuple[str, ...]:
     """A list; an object, class number -> label, with gaps, as timm allows; or one the other way."""
     names = holder.data[name]
     if isinstance(names, list) and all(type(label) in (str, int) for label in names):
@@ -275,6 +275,6 @@ def _label_list(holder: Fields, name: str, num_classes: int) -> tuple[str, ...]:
     if names and all(type(value) is int for value in names.values()):
         names = {str(number): label for label, number in names.items()}
     numbers = {str(index) for index in range(num_classes)}
-    if len(names) < num_classes and names.keys() <= numbers:
+    if names.keys() <= numbers and name != "id2label":
         return tuple(str(names.get(str(index), "")) for index in range(num_classes))
     return numbered_labels(Fields({name: names}, holder.where, holder.problems), name)

@@ -69,6 +69,8 @@ def unwrap(stored: Mapping[str, _Value], where: str, key: str | None = None) -> 
     if key is not None and below(key, prefix) != "":
         raise CheckpointError(f"{where}: nothing stands below --key {key}, but below {prefix!r}")
     others = tuple(prefixes - {prefix})
+    if others:
+        log.info("%s: reading %r, not %s", where, prefix, _keys(sorted(others)))
     inner = tuple(other for other in others if other.startswith(prefix))
     inside = {
         name.removeprefix(prefix): tensor
@@ -115,16 +117,13 @@ def choose(places: Collection[str], key: str | None, where: str) -> str:
     if len(left) > 1 and any(_has(place, "teacher") for place in left):
         left = [place for place in left if not _has(place, "student")]
     if len(left) == 1:
-        unused = sorted(set(places) - set(left))
-        if unused:
-            log.info("%s: reading %r, not %s", where, left[0], _keys(unused))
         return left[0]
-    spelled = " or ".join(f"--key {place.strip('.')}" for place in left or sorted(places) if place)
-    found = "none" if not left else "several"
     asked = "" if key is None else f" below --key {key}"
+    what = f"holds several models{asked}" if left else f"holds no model{asked}, but"
+    keys = [f"--key {place.strip('.')}" for place in left or sorted(places) if place]
     raise CheckpointError(
-        f"{where}: {found} of its models stand{asked}: {_keys(sorted(places))}. "
-        f"Say which is meant: {spelled or 'leave --key out'}"
+        f"{where}: {what}: {_keys(left or sorted(places))}. "
+        f"Say which is meant: {' or '.join(keys) or 'leave --key out'}"
     )
 
 

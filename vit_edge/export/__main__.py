@@ -73,7 +73,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--labels": {
         "type": Path,
         "metavar": "FILE",
-        "help": "for --onnx: one label a line, or a config.json with id2label",
+        "help": "the classes, where the source brings no labels: one a line, or JSON, such as a "
+        "config.json with id2label, a list, or an object of label and number",
     },
     "--revision": {"help": "commit, branch or tag of a hub repository"},
     "--key": {
@@ -205,7 +206,12 @@ def _run(arguments: argparse.Namespace) -> int:
         foreign=None if file is None else ForeignFile(file, arguments.preprocess, arguments.labels),
         checkpoint=arguments.checkpoint,
         request=Request(
-            row, arguments.image_size, arguments.pos_interp, arguments.revision, arguments.key
+            variant=row,
+            image_hw=arguments.image_size,
+            position_method=arguments.pos_interp,
+            revision=arguments.revision,
+            key=arguments.key,
+            labels=None if file is not None else arguments.labels,
         ),
         outputs=tuple(arguments.outputs.split(",")),
         golden_images=arguments.golden_images,
@@ -270,9 +276,8 @@ def _check_source(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 "nothing to export: give --variant, --checkpoint, or both, or --onnx (see --help)"
             )
-        useless = [n for n in ("preprocess", "labels") if getattr(arguments, n) is not None]
-        if useless:
-            raise UsageError(f"--{useless[0]} is for --onnx; a checkpoint brings its own")
+        if arguments.preprocess is not None:
+            raise UsageError("--preprocess is for --onnx; a checkpoint brings its own")
         return
     if arguments.preprocess is None:
         raise UsageError(

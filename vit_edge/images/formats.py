@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from vit_edge.errors import LFS_MAGIC, LFS_POINTER
+
 HEAD_BYTES = 4096  # what is looked at: magic numbers and, for text, enough to find a tag
 
 # The formats that are decoded. The rule: what torchvision's ImageFolder lists (JPEG, PNG, PPM, BMP,
@@ -49,7 +51,7 @@ _OTHER = (
     ("a zip archive", b"PK\3\4"),
     ("a NumPy file", b"\x93NUMPY"),
     ("a Matroska or WebM video", b"\x1a\x45\xdf\xa3"),
-    ("a Git LFS pointer (run `git lfs pull`)", b"version https://git-lfs"),
+    (LFS_POINTER, LFS_MAGIC),
 )
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vit_edge.errors import ModelError
+from vit_edge.errors import LFS_MAGIC, LFS_POINTER, ModelError
 from vit_edge.onnxfile.model import ModelFacts, TensorFacts
 
 _KEYS = ("location", "offset", "length", "checksum")  # of onnx.proto, TensorProto.external_data
@@ -165,6 +165,9 @@ def _file_size(path: Path, location: str) -> int | str:
         return f"is a hard link: the same file has {status.st_nlink} names"
     if os.path.samestat(status, path.stat()):
         return "is the model file itself"
+    with here.open("rb") as file:
+        if file.read(len(LFS_MAGIC)) == LFS_MAGIC:
+            return f"is {LFS_POINTER}"
     return status.st_size
 
 

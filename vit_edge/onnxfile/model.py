@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_edge.errors import ModelError
+from vit_edge.errors import LFS_MAGIC, LFS_POINTER, ModelError
 from vit_edge.onnxfile.protobuf import Message, Reader, Span
 from vit_edge.onnxfile.schema import BITS, ELEMENT_TYPES, EXTERNAL, SCHEMA, TYPED_FIELDS
 
@@ -101,6 +101,8 @@ def read_model(path: str | os.PathLike[str]) -> ModelFacts:
         if not status.st_size:
             raise ModelError(f"{path}: is empty; an ONNX model was expected")
         with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+            if data[: len(LFS_MAGIC)] == LFS_MAGIC:
+                raise ModelError(f"{path}: is {LFS_POINTER}; an ONNX model was expected")
             reader = Reader(data, path, SCHEMA)
             return _model_facts(Path(path), reader.message("Model", 0, len(data)))
     finally:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
 from vit_edge.bundle.manifest import Architecture, Pooling
 from vit_edge.checkpoints import Checkpoint, Request
+from vit_edge.checkpoints.adapter import refuse_adapter
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_families import FAMILIES, Dialect, Family
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of, read_preprocessing
-from vit_edge.checkpoints.labels import is_numbered, numbered_labels
+from vit_edge.checkpoints.labels import is_numbered, labels_or_imagenet, numbered_labels
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.sources import timm
@@ -28,6 +30,9 @@ from vit_edge.checkpoints.tensors import (
 )
 from vit_edge.checkpoints.timm_config import is_timm_config
 from vit_edge.errors import CheckpointError
+from vit_edge.variants import Variant
+
+log = logging.getLogger(__name__)
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -66,20 +71,29 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     """
     path = place.path
     folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG).is_file():
+    refuse_adapter(path)
+    config_file, row = folder / CONFIG, request.variant
+    if not config_file.is_file() and row is None:
         raise CheckpointError(
-            f"{folder / CONFIG}: missing. A Hugging Face checkpoint is a directory with {CONFIG}, "
+            f"{config_file}: missing. A Hugging Face checkpoint is a directory with {CONFIG}, "
             f"{PROCESSOR} and model.safetensors (or another weight file, which may be named "
-            f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it."
+            f"itself); looked in {folder.resolve()}. model.config.save_pretrained(DIR) writes it. "
+            "Or name the variant that the weights are of: --variant NAME"
         )
-    config = read_json(folder / CONFIG)
-    family = FAMILIES.get(config.get("model_type", ""))
+    if config_file.is_file() or row is None:
+        row, config = None, read_json(config_file)
+    else:
+        log.info("%s: missing; shape and preprocessing as of %s", config_file, row.name)
+        config = _config_of_row(row)
+    family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
-        raise CheckpointError(_other_model(config, str(folder / CONFIG)))
+        raise CheckpointError(_other_model(config, str(config_file)))
     weights = open_weights(path, request.key)
     tensors = _below_prefix(weights.tensors, family)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
-    architecture, labels = _read_config(config, family, tensors, prefix, str(folder / CONFIG))
+    architecture, labels = _read_config(config, family, tensors, prefix, str(config_file))
+    if row is not None:
+        labels = labels_or_imagenet((), architecture.num_classes, str(weights.path))
     processor = folder / PROCESSOR
     if family.any_size and request.image_hw is None and processor.is_file():
         request = dataclasses.replace(request, image_hw=read_preprocessing(processor).crop_hw)
@@ -96,14 +110,16 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         rules=tuple(_rules(architecture, family, tensors, prefix)),
         tensors=_with_one_head(tensors),
         labels=labels,
-        preprocessing=preprocessing_of(
+        preprocessing=row.preprocessing_at
+        if row is not None and not processor.is_file()
+        else preprocessing_of(
             processor,
             (family.any_size and request.image_hw) or architecture.image_hw,
             request.image_hw,
         ),
         position_method=family.position_method,
         ignored=ignored,
-        files=(folder / CONFIG, *([processor] if processor.is_file() else []), *weights.files),
+        files=(*filter(Path.is_file, (config_file, processor)), *weights.files),
         revision=place.revision,
         published_as=lambda row: source == f"hf:{row.hf}",
     )
@@ -143,6 +159,21 @@ def _with_one_head(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     return merged
 
 
+def _config_of_row(row: Variant) -> dict[str, Any]:
+    """config.json of a variant, with transformers' own defaults for the rest, and any head."""
+    a = row.architecture
+    return {
+        "model_type": "vit",
+        "hidden_size": a.width,
+        "num_hidden_layers": a.depth,
+        "num_attention_heads": a.heads,
+        "intermediate_size": a.mlp_dim,
+        "patch_size": a.patch_px,
+        "image_size": list(a.image_hw),
+        "qkv_bias": a.qkv_bias,
+    }
+
+
 def _read_config(
     config: dict[str, Any],
     family: Family,
@@ -157,10 +188,8 @@ def _read_config(
     fields.choice("hidden_act", ("gelu",), "gelu")
     if width % heads:
         fields.problem(f"num_attention_heads: {heads} does not divide hidden_size {width}")
-    if any(side % patch_px for side in image_hw):
-        fields.problem(
-            f"image_size: {config['image_size']} is no multiple of patch_size {patch_px}"
-        )
+    if min(image_hw) < patch_px:
+        fields.problem(f"image_size: {config['image_size']} is less than patch_size {patch_px}")
     if fields.positive("num_channels", 3) != 3:
         fields.problem(f"num_channels: {config['num_channels']}; only 3 (RGB) is supported")
     if fields.truth("use_swiglu_ffn", False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -23,6 +23,9 @@ from vit_edge.variants import HALF
 LAYER_NORM_EPS = 1e-6  # flax.linen.LayerNorm
 
 _ATTENTION = "MultiHeadDotProductAttention_1"
+# A ResNet of models.py, and what optimizers and train states of flax and big_vision are named.
+_RESNET = re.compile(r"(conv_root|gn_root|block\d+/unit\d+)/")
+_TRAINING = re.compile(r"(opt|optimizer|opt_state|target|params|state)/")
 _POSITION = "Transformer/posembed_input/pos_embedding"
 
 
@@ -31,7 +34,7 @@ def recognises(path: Path) -> bool:
     if path.suffix != ".npz":
         return False
     try:
-        return any(name.startswith("Transformer/encoderblock_0/") for name in open_npz(path))
+        return any("Transformer/encoderblock_0/" in name for name in open_npz(path))
     except CheckpointError:
         return False
 
@@ -48,6 +51,7 @@ def load(reference: str, request: Request) -> Checkpoint:
     if path is None:
         raise CheckpointError(f"{reference}: no such file")
     tensors = open_npz(path)
+    _refuse_others(tensors, str(path))
     architecture = _architecture(tensors, str(path))
 
     def squashed(image_hw: tuple[int, int]) -> Preprocessing:
@@ -67,6 +71,27 @@ def load(reference: str, request: Request) -> Checkpoint:
         files=(path,),
     )
     return checkpoint_from(foreign, request)
+
+
+def _refuse_others(names: Iterable[str], where: str) -> None:
+    """Name what a .npz is that holds something else than the parameters of a plain ViT.
+
+    Raises:
+        CheckpointError: It is a hybrid with a ResNet, or the state of a training.
+    """
+    state = sorted(name for name in names if _TRAINING.match(name))
+    if state:
+        raise CheckpointError(
+            f"{where}: the state of a training ({state[0]}, ...), not the parameters alone. Save "
+            "those: numpy.savez of the flattened params, with names such as cls and "
+            "Transformer/encoderblock_0/LayerNorm_0/scale"
+        )
+    resnet = sorted(name for name in names if _RESNET.match(name))
+    if resnet:
+        raise CheckpointError(
+            f"{where}: not the plain Vision Transformer of arXiv:2010.11929. It has a ResNet "
+            f"before the patches (hybrid, such as R50+ViT-B_16): {resnet[0]}"
+        )
 
 
 def _architecture(tensors: Mapping[str, LazyTensor], where: str) -> Architecture:

@@ -6,30 +6,20 @@ Both are asked for, never guessed: `--preprocess NAME|FILE` and `--labels FILE`.
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vit_edge.bundle.manifest import Interpolation, Preprocessing, preprocessing_from_table
-from vit_edge.checkpoints.assemble import plain_labels
 from vit_edge.checkpoints.fields import Fields
 from vit_edge.checkpoints.files import read_json
 from vit_edge.checkpoints.hf_preprocessing import read_preprocessing
-from vit_edge.checkpoints.labels import labels_or_imagenet, numbered_labels, one_line_labels
-from vit_edge.checkpoints.timm_config import (
-    input_hw,
-    labels_from,
-    preprocessing_from,
-    pretrained_cfg,
-)
+from vit_edge.checkpoints.label_file import labels_for as labels_for
+from vit_edge.checkpoints.label_file import refuse_giant
+from vit_edge.checkpoints.timm_config import input_hw, preprocessing_from, pretrained_cfg
 from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.variants import HALF, IMAGENET_MEAN, IMAGENET_STD
-
-_LOG = logging.getLogger(__name__)
-
-_LARGEST_FILE_BYTES = 16 * 2**20  # of labels or a configuration; theirs are a few KB
 
 
 class Convention(NamedTuple):
@@ -138,56 +128,6 @@ def _preprocessing_of_file(path: Path, image_hw: tuple[int, int]) -> Preprocessi
     )
 
 
-def labels_for(path: Path | None, num_classes: int, where: str) -> tuple[str, ...]:
-    """Read `--labels`.
-
-    Args:
-        path: One label a line, or config.json of transformers (id2label) or timm (label_names).
-            None: ImageNet's for 1,000 classes, class_0, class_1, ... for any other number.
-        num_classes: How many there must be.
-        where: The model's file, to name in the log.
-
-    Raises:
-        CheckpointError: The file cannot be read, or holds another number of labels.
-    """
-    stand_ins = plain_labels(num_classes)
-    if path is None:
-        return labels_or_imagenet((), num_classes, where) or tuple(stand_ins)
-    labels = _labels_of_json(path, num_classes) if path.suffix == ".json" else _lines(path)
-    if len(labels) != num_classes:
-        raise CheckpointError(
-            f"{path}: {len(labels)} labels, but the logits have {num_classes} classes"
-        )
-    return one_line_labels(labels, stand_ins, str(path))
-
-
-def _labels_of_json(path: Path, num_classes: int) -> tuple[str, ...]:
-    fields = Fields(_json(path), str(path))
-    cfg = pretrained_cfg(fields)
-    if fields.has("id2label"):
-        labels = numbered_labels(fields, "id2label")
-    else:
-        labels = labels_from(cfg, fields, num_classes)
-        if not labels and not fields.problems:
-            fields.problem("id2label, label_names: neither is there")
-    fields.done()
-    return labels
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    try:
-        _refuse_giant(path)
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as text: {error}") from None
-    return tuple(text.removesuffix("\n").split("\n")) if text else ()
-
-
 def _json(path: Path) -> dict[str, Any]:
-    _refuse_giant(path)
+    refuse_giant(path)
     return read_json(path)
-
-
-def _refuse_giant(path: Path) -> None:
-    if path.is_file() and path.stat().st_size > _LARGEST_FILE_BYTES:
-        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; no such file is that large")
