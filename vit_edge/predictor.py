@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vit_edge import backends
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.manifest import Scores
 from vit_edge.errors import ImageError, PredictionError, UsageError
 from vit_edge.images import ImageLimits
 from vit_edge.images.load import ImageLike, describe
@@ -46,7 +47,9 @@ class Ranked:
 
     label: str
     index: int
-    score: float  # softmax probability, 0..1
+    # A probability, 0..1: softmax of all logits, or the sigmoid of this one where classes do not
+    # exclude each other. The model's value itself where it is none; `Prediction.scores` tells.
+    score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,7 @@ class Prediction:
     top: tuple[Ranked, ...]  # best first
     logits: NDArray[np.float32]  # float32[classes]
     source: str  # the image's path, or what kind of object it was
+    scores: Scores = "softmax"  # what made the scores of the logits
 
     @property
     def label(self) -> str:
@@ -69,12 +73,13 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """The best class's softmax probability."""
+        """The best class's score; see Ranked."""
         return self.top[0].score
 
     def as_dict(self) -> dict[str, Any]:
         """Label and ranking, ready for JSON; the logits are left out."""
-        return {"label": self.label, "top": [dataclasses.asdict(ranked) for ranked in self.top]}
+        top = [dataclasses.asdict(ranked) for ranked in self.top]
+        return {"label": self.label, "scores": self.scores, "top": top}
 
 
 @dataclass(frozen=True)
@@ -413,11 +418,29 @@ class Predictor:
 
     def _prediction(self, answer: _Row, top_k: int) -> Prediction:
         logits = np.asarray(answer.values, np.float32)
-        scores = np.exp(logits.astype(np.float64) - logits.max())
-        scores /= scores.sum()
+        kind = self._bundle.manifest.scores
+        scores = scores_from_logits(logits, kind)
         order = np.argsort(-logits, kind="stable")[:top_k]
         top = tuple(Ranked(self.labels[i], int(i), float(scores[i])) for i in order)
-        return Prediction(top, logits, answer.source)
+        return Prediction(top, logits, answer.source, kind)
+
+
+def scores_from_logits(logits: NDArray[np.float32], kind: Scores) -> NDArray[np.float64]:
+    """Make scores of one image's logits.
+
+    Args:
+        logits: float32[classes], finite.
+        kind: softmax, sigmoid, or none, which leaves the values as they are.
+    """
+    values = logits.astype(np.float64)
+    if kind == "none":
+        return values
+    if kind == "sigmoid":
+        sigmoid: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -values))
+        return sigmoid
+    powers = np.exp(values - values.max())
+    softmax: NDArray[np.float64] = powers / powers.sum()
+    return softmax
 
 
 def _refuse_single(images: object) -> None:

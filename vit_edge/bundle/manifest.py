@@ -26,6 +26,7 @@ _IN_RANGE = f"must lie in 1..{_LARGEST_SIZE}"
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 PositionMethod = Literal["bicubic", "bicubic-antialias", "zoom-bilinear"]
+Scores = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,10 @@ class Manifest:
     producer: dict[str, str]
     files: dict[str, FileRecord] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None  # the quantizer's record; None: it is float32
+    # What makes scores of the logits. softmax: one class of several; sigmoid: each class by itself;
+    # none: values, as regression gives them, of which nothing is made.
+    scores: Scores = "softmax"
+    labels_invented: bool = False  # True: nobody names the classes; labels.txt has stand-ins
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -205,6 +210,9 @@ class Manifest:
         ]
 
 
+# Fields that 0.1.0 did not write, and what its bundles mean by that.
+_ADDED = {"scores": "softmax", "labels_invented": False}
+
 _Record = TypeVar("_Record", Manifest, Preprocessing)
 
 
@@ -236,7 +244,7 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
             "Export the bundle again with this version, or install the version that wrote it."
         )
-    return _checked(Manifest, data, where, defaults=False)
+    return _checked(Manifest, _ADDED | data, where, defaults=False)
 
 
 def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:

@@ -17,6 +17,7 @@ from vit_edge.bundle.manifest import (
     PositionInterpolation,
     PositionMethod,
     Preprocessing,
+    Scores,
 )
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.files import hashes_of
@@ -52,6 +53,7 @@ class Foreign:
     ignored: Collection[str] = ()  # foreign names that classification does not need
     files: tuple[Path, ...] = ()
     revision: str | None = None
+    scores: Scores | None = None  # of the logits; None: the source does not say
     published_as: Callable[[Variant], bool] = field(default=lambda row: False)
 
 
@@ -91,6 +93,8 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
         labels if architecture.num_classes else (),
         preprocessing,
         record,
+        foreign.scores if architecture.num_classes else None,
+        labels_invented=bool(architecture.num_classes and not foreign.labels),
     )
 
 

@@ -25,7 +25,7 @@ from vit_edge.bundle.bundle import (
     sha256_of,
     write_manifest,
 )
-from vit_edge.bundle.manifest import Manifest, Preprocessing
+from vit_edge.bundle.manifest import Manifest, Preprocessing, Scores
 from vit_edge.bundle.staging import staged_bundle
 from vit_edge.errors import ParityError
 from vit_edge.export.draft import Draft, answer_golden_images, check_standard, progress, write_draft
@@ -74,10 +74,17 @@ def open_source(plan: Plan) -> Iterator[Source]:
     """Read the checkpoint, or the other exporter's graph, that the plan names."""
     options, foreign = plan.options, plan.options.foreign
     if foreign is None:
-        yield open_checkpoint(options.checkpoint, options.request, options.outputs)
+        yield open_checkpoint(options.checkpoint, options.request, options.outputs, options.scores)
         return
     with tempfile.TemporaryDirectory() as weights:
-        yield foreign_source(foreign.path, foreign.preprocess, foreign.labels, Path(weights))
+        yield foreign_source(
+            foreign.path,
+            foreign.preprocess,
+            foreign.labels,
+            Path(weights),
+            output=foreign.output,
+            scores=options.scores,
+        )
 
 
 class Folders(NamedTuple):
@@ -110,12 +117,12 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
     manifest = draft.manifest
     parity = gate(draft.folder, draft, manifest)
     if not plan.publishes_draft:
-        lowered = lower(plan, draft, scratch)
+        target = target_for(plan.recipe, manifest)
+        lowered = lower(plan, draft, target, scratch)
         if plan.recipe.input == "uint8":
             take_uint8_images(lowered, manifest.preprocessing, plan.recipe)
         manifest = lowered_manifest(plan, manifest, lowered)
         write_model(lowered.model, stage)
-        target = plan.recipe.target_bounds
         parity = gate_lowered(stage, draft, manifest, lowered, target, scratch)
     (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
     write_manifest(stage, manifest)
@@ -132,7 +139,23 @@ def write_answers(draft: Draft, stage: Path) -> None:
     )
 
 
-def lower(plan: Plan, draft: Draft, scratch: Path) -> Quantized:
+def target_for(recipe: Recipe, manifest: Manifest) -> Target | None:
+    """Return the recipe's target, without bounds on classes where the model's outputs are none."""
+    target = recipe.target_bounds
+    if target is None or _scores(manifest) != "none":
+        return target
+    kept = target.of_values()
+    dropped = [name for name, _ in target.bounds if name not in kept.as_dict()]
+    if dropped:
+        _LOG.warning("the target %s is for classes; this model's are values", ", ".join(dropped))
+    return kept if kept.bounds else None
+
+
+def _scores(manifest: Manifest) -> Scores:
+    return "none" if manifest.output("logits") is None else manifest.scores
+
+
+def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Quantized:
     """Run the plan's quantizer, if there is one, on the float32 graph.
 
     Raises:
@@ -151,7 +174,8 @@ def lower(plan: Plan, draft: Draft, scratch: Path) -> Quantized:
         model=model,
         target=recipe.target,
         calibration=calibration,
-        parity_target=recipe.target_bounds,
+        parity_target=target,
+        scores=_scores(draft.manifest),
         scratch=scratch,
         journal=_journal(draft, recipe, calibration),
         progress=progress,
@@ -265,7 +289,7 @@ def gate(
             golden,
             manifest,
             batches=batches,
-            limit=limit_for(manifest.precision),
+            limit=limit_for(manifest.precision, manifest.scores),
             target=target,
             progress=bar.update,
         )

@@ -6,13 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.manifest import Architecture, Scores
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of
-from vit_edge.checkpoints.labels import numbered_labels
+from vit_edge.checkpoints.labels import numbered_labels, scores_of_config
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, tensor_names
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, linear_rules, norm_rules, without_wrapper
@@ -98,7 +98,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     weights = open_weights(path)
     tensors = without_wrapper(weights.tensors)
     prefix = "vit." if any(name.startswith("vit.") for name in tensors) else ""
-    architecture, labels = _read_config(config, tensors, prefix, str(folder / CONFIG))
+    architecture, labels, scores = _read_config(config, tensors, prefix, str(folder / CONFIG))
     processor = folder / PROCESSOR
     ignored = {f"{prefix}embeddings.mask_token"}  # of masked-image pretraining only
     if architecture.num_classes:
@@ -117,6 +117,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         ignored=ignored,
         files=(folder / CONFIG, *([processor] if processor.is_file() else []), *weights.files),
         revision=place.revision,
+        scores=scores,
         published_as=lambda row: source == f"hf:{row.hf}",
     )
     return checkpoint_from(foreign, request)
@@ -124,8 +125,8 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
 
 def _read_config(
     config: dict[str, Any], tensors: dict[str, LazyTensor], prefix: str, where: str
-) -> tuple[Architecture, tuple[str, ...]]:
-    """The architecture and the labels; every problem of the file is listed."""
+) -> tuple[Architecture, tuple[str, ...], Scores | None]:
+    """Shape, labels and scores; every problem of the file is listed."""
     fields = Fields(config, where)
     model_type = config.get("model_type")
     if model_type != "vit":
@@ -160,8 +161,9 @@ def _read_config(
         layer_norm_eps=fields.number("layer_norm_eps", 1e-12),
         pre_logits_dim=pre_logits_dim,
     )
+    scores = scores_of_config(fields, classes) if classes else None
     fields.done()
-    return architecture, labels
+    return architecture, labels, scores
 
 
 def _read_labels(fields: Fields, tensors: dict[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:

@@ -12,12 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vit_edge.bundle.manifest import Interpolation, Preprocessing, preprocessing_from_table
+from vit_edge.bundle.manifest import (
+    Interpolation,
+    Preprocessing,
+    Scores,
+    preprocessing_from_table,
+)
 from vit_edge.checkpoints.assemble import plain_labels
 from vit_edge.checkpoints.fields import Fields
 from vit_edge.checkpoints.files import read_json
 from vit_edge.checkpoints.hf_preprocessing import read_preprocessing
-from vit_edge.checkpoints.labels import labels_or_imagenet, numbered_labels, one_line_labels
+from vit_edge.checkpoints.labels import (
+    labels_or_imagenet,
+    numbered_labels,
+    one_line_labels,
+    scores_of_config,
+)
 from vit_edge.checkpoints.timm_config import (
     input_hw,
     labels_from,
@@ -159,6 +169,23 @@ def labels_for(path: Path | None, num_classes: int, where: str) -> tuple[str, ..
             f"{path}: {len(labels)} labels, but the logits have {num_classes} classes"
         )
     return one_line_labels(labels, stand_ins, str(path))
+
+
+def scores_in(labels: Path, num_classes: int) -> Scores | None:
+    """Read what a config.json of transformers, given as `--labels`, says of the logits.
+
+    Returns:
+        None where it says nothing, or where the file is of another kind.
+
+    Raises:
+        CheckpointError: The file is damaged, or says something unknown.
+    """
+    if labels.suffix != ".json":
+        return None
+    fields = Fields(_json(labels), str(labels))
+    scores = scores_of_config(fields, num_classes) if fields.has("id2label") else None
+    fields.done()
+    return scores
 
 
 def _labels_of_json(path: Path, num_classes: int) -> tuple[str, ...]:
