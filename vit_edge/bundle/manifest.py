@@ -90,7 +90,8 @@ class Preprocessing:
 
     squash: resize to `resize_hw`, whatever the aspect ratio (google/vit-*).
     cover: keep the aspect ratio and cover `resize_hw` (timm and torchvision: the shortest edge).
-    Then the centre `crop_hw` is cut out, and pixel = (value * rescale_factor - mean) / std.
+    Then the centre `crop_hw` is cut out, and
+    pixel = (value * rescale_factor + offset - mean) / std.
     """
 
     resize: Literal["squash", "cover"]
@@ -101,6 +102,11 @@ class Preprocessing:
     std: tuple[float, float, float]
     rescale_factor: float = 1 / 255
     background: tuple[int, int, int] = (255, 255, 255)  # what transparency is composited on
+    # Where an odd number of pixels is cut off: torchvision rounds half of it to even, transformers
+    # rounds it down.
+    crop_rounding: Literal["even", "down"] = "even"
+    offset: float = 0.0
+    divided_twice: bool = False  # by std; what EfficientNet's include_top does
 
     def problems(self) -> list[str]:
         """Everything that makes this no usable preprocessing; empty if nothing does."""
@@ -212,6 +218,7 @@ class Manifest:
 
 # Fields that 0.1.0 did not write, and what its bundles mean by that.
 _ADDED = {"scores": "softmax", "labels_invented": False}
+_ADDED_STEPS = {"crop_rounding": "even", "offset": 0.0, "divided_twice": False}
 
 _Record = TypeVar("_Record", Manifest, Preprocessing)
 
@@ -244,7 +251,11 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
             "Export the bundle again with this version, or install the version that wrote it."
         )
-    return _checked(Manifest, _ADDED | data, where, defaults=False)
+    data = _ADDED | data
+    steps = data.get("preprocessing")
+    if isinstance(steps, dict):
+        data["preprocessing"] = {**_ADDED_STEPS, **steps}
+    return _checked(Manifest, data, where, defaults=False)
 
 
 def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:

@@ -94,11 +94,11 @@ def _least_px(decoding: Decoding, spec: Preprocessing) -> int | None:
 
 
 def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.float32]:
-    """Scale and normalise: (value * rescale_factor - mean) / std.
+    """Scale and normalise: (value * rescale_factor + offset - mean) / std.
 
     Args:
         resized: uint8[N, H, W, 3].
-        spec: rescale_factor, mean and std are used.
+        spec: rescale_factor, offset, mean, std and divided_twice are used.
 
     Returns:
         float32[N, 3, H, W], contiguous.
@@ -107,7 +107,8 @@ def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDAr
         ArrayError: `resized` is something else.
     """
     _check_resized(resized)
-    table = _levels(spec.rescale_factor, spec.mean, spec.std)
+    divisions = 2 if spec.divided_twice else 1
+    table = _levels(spec.rescale_factor, spec.offset, spec.mean, spec.std, divisions)
     count, height, width, _ = resized.shape
     pixels = np.empty((count, 3, height, width), np.float32)
     for image, planes in zip(resized, pixels, strict=True):
@@ -142,7 +143,11 @@ def input_from_resized(resized: NDArray[np.uint8], manifest: Manifest) -> NDArra
 
 @lru_cache(maxsize=16)
 def _levels(
-    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...]
+    rescale_factor: float,
+    offset: float,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    divisions: int,
 ) -> NDArray[np.float32]:
     """float32[3, 256]: what each level of each channel becomes.
 
@@ -150,5 +155,10 @@ def _levels(
     float64, the rest in float32. timm divides by 255 in float32, which gives the same 256 values.
     """
     scaled = (np.arange(256, dtype=np.float64) * rescale_factor).astype(np.float32)
+    if offset:
+        scaled += np.float32(offset)
     means, stds = np.array(mean, np.float32), np.array(std, np.float32)
-    return (scaled[None] - means[:, None]) / stds[:, None]
+    levels = scaled[None] - means[:, None]
+    for _ in range(divisions):
+        levels = levels / stds[:, None]
+    return levels
