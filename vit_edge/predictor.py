@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, overload
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from vit_edge import backends
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle
-from vit_edge.bundle.manifest import Scores
+from vit_edge.bundle.scores import Scores, scores_from_logits
 from vit_edge.errors import ImageError, PredictionError, UsageError
 from vit_edge.images import ImageLimits
 from vit_edge.images.load import ImageLike, describe
@@ -47,9 +46,7 @@ class Ranked:
 
     label: str
     index: int
-    # A probability, 0..1: softmax of all logits, or the sigmoid of this one where classes do not
-    # exclude each other. The model's value itself where it is none; `Prediction.scores` tells.
-    score: float
+    score: float  # a probability, 0..1; the model's value itself where Prediction.scores is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +75,7 @@ class Prediction:
 
     def as_dict(self) -> dict[str, Any]:
         """Label and ranking, ready for JSON; the logits are left out."""
-        top = [dataclasses.asdict(ranked) for ranked in self.top]
-        return {"label": self.label, "scores": self.scores, "top": top}
+        return {"label": self.label, "scores": self.scores, "top": [*map(asdict, self.top)]}
 
 
 @dataclass(frozen=True)
@@ -332,7 +328,7 @@ class Predictor:
         if output == "logits" and not manifest.num_classes:
             remedy = "the model has no head; Predictor.features gives embeddings"
         elif manifest.architecture is None:
-            remedy = "its graph comes from another exporter, of which only the logits are kept"
+            remedy = f"its graph comes from another exporter, of which only the {there} are kept"
         else:
             remedy = f"export it again: python -m vit_edge.export --outputs {there},{output}"
         raise UsageError(f"{self._bundle.path} has no {output}, only {there}; {remedy}")
@@ -418,29 +414,10 @@ class Predictor:
 
     def _prediction(self, answer: _Row, top_k: int) -> Prediction:
         logits = np.asarray(answer.values, np.float32)
-        kind = self._bundle.manifest.scores
-        scores = scores_from_logits(logits, kind)
+        scores = scores_from_logits(logits, self._bundle.manifest.scores)
         order = np.argsort(-logits, kind="stable")[:top_k]
         top = tuple(Ranked(self.labels[i], int(i), float(scores[i])) for i in order)
-        return Prediction(top, logits, answer.source, kind)
-
-
-def scores_from_logits(logits: NDArray[np.float32], kind: Scores) -> NDArray[np.float64]:
-    """Make scores of one image's logits.
-
-    Args:
-        logits: float32[classes], finite.
-        kind: softmax, sigmoid, or none, which leaves the values as they are.
-    """
-    values = logits.astype(np.float64)
-    if kind == "none":
-        return values
-    if kind == "sigmoid":
-        sigmoid: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -values))
-        return sigmoid
-    powers = np.exp(values - values.max())
-    softmax: NDArray[np.float64] = powers / powers.sum()
-    return softmax
+        return Prediction(top, logits, answer.source, self._bundle.manifest.scores)
 
 
 def _refuse_single(images: object) -> None:

@@ -29,8 +29,7 @@ from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.evaluate.__main__ import main as evaluate
 from vit_edge.export.__main__ import main as export
-from vit_edge.export.pipeline import target_for
-from vit_edge.export.recipe import find_recipe
+from vit_edge.export.recipe import find_recipe, target_for
 from vit_edge.export.source import chosen_scores
 from vit_edge.inspect import main as inspect
 from vit_edge.parity.run import compare

@@ -90,8 +90,7 @@ class Preprocessing:
 
     squash: resize to `resize_hw`, whatever the aspect ratio (google/vit-*).
     cover: keep the aspect ratio and cover `resize_hw` (timm and torchvision: the shortest edge).
-    Then the centre `crop_hw` is cut out, and
-    pixel = (value * rescale_factor + offset - mean) / std.
+    Then the centre `crop_hw` is cut; pixel = (value * rescale_factor + offset - mean) / std.
     """
 
     resize: Literal["squash", "cover"]
@@ -102,11 +101,9 @@ class Preprocessing:
     std: tuple[float, float, float]
     rescale_factor: float = 1 / 255
     background: tuple[int, int, int] = (255, 255, 255)  # what transparency is composited on
-    # Where an odd number of pixels is cut off: torchvision rounds half of it to even, transformers
-    # rounds it down.
-    crop_rounding: Literal["even", "down"] = "even"
+    crop_rounding: Literal["even", "down"] = "even"  # of half a pixel: torchvision, transformers
     offset: float = 0.0
-    divided_twice: bool = False  # by std; what EfficientNet's include_top does
+    divided_twice: bool = False  # by std: EfficientNet's include_top
 
     def problems(self) -> list[str]:
         """Everything that makes this no usable preprocessing; empty if nothing does."""
@@ -180,10 +177,8 @@ class Manifest:
     producer: dict[str, str]
     files: dict[str, FileRecord] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None  # the quantizer's record; None: it is float32
-    # What makes scores of the logits. softmax: one class of several; sigmoid: each class by itself;
-    # none: values, as regression gives them, of which nothing is made.
-    scores: Scores = "softmax"
-    labels_invented: bool = False  # True: nobody names the classes; labels.txt has stand-ins
+    scores: Scores = "softmax"  # what is made of the logits; of values, as of regression, none
+    labels_invented: bool = False  # nobody names the classes; labels.txt has stand-ins
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -216,7 +211,7 @@ class Manifest:
         ]
 
 
-# Fields that 0.1.0 did not write, and what its bundles mean by that.
+# What bundles of 0.1.0, without these fields, mean by that.
 _ADDED = {"scores": "softmax", "labels_invented": False}
 _ADDED_STEPS = {"crop_rounding": "even", "offset": 0.0, "divided_twice": False}
 
@@ -251,11 +246,9 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
             "Export the bundle again with this version, or install the version that wrote it."
         )
-    data = _ADDED | data
-    steps = data.get("preprocessing")
-    if isinstance(steps, dict):
+    if isinstance(steps := data.get("preprocessing"), dict):
         data["preprocessing"] = {**_ADDED_STEPS, **steps}
-    return _checked(Manifest, data, where, defaults=False)
+    return _checked(Manifest, _ADDED | data, where, defaults=False)
 
 
 def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:

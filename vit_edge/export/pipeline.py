@@ -25,14 +25,14 @@ from vit_edge.bundle.bundle import (
     sha256_of,
     write_manifest,
 )
-from vit_edge.bundle.manifest import Manifest, Preprocessing, Scores
+from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.bundle.staging import staged_bundle
 from vit_edge.errors import ParityError
 from vit_edge.export.draft import Draft, answer_golden_images, check_standard, progress, write_draft
-from vit_edge.export.foreign.source import foreign_source
+from vit_edge.export.foreign.source import open_foreign
 from vit_edge.export.golden_set import write_golden_set
 from vit_edge.export.plan import ExportOptions, Plan, plan_export
-from vit_edge.export.recipe import Recipe
+from vit_edge.export.recipe import Recipe, judged_scores, target_for
 from vit_edge.export.source import Source, SourceFacts, open_checkpoint
 from vit_edge.graphs.uint8_input import take_uint8, uint8_images
 from vit_edge.graphs.write import write_model
@@ -77,14 +77,7 @@ def open_source(plan: Plan) -> Iterator[Source]:
         yield open_checkpoint(options.checkpoint, options.request, options.outputs, options.scores)
         return
     with tempfile.TemporaryDirectory() as weights:
-        yield foreign_source(
-            foreign.path,
-            foreign.preprocess,
-            foreign.labels,
-            Path(weights),
-            output=foreign.output,
-            scores=options.scores,
-        )
+        yield open_foreign(foreign, options.scores, Path(weights))
 
 
 class Folders(NamedTuple):
@@ -139,22 +132,6 @@ def write_answers(draft: Draft, stage: Path) -> None:
     )
 
 
-def target_for(recipe: Recipe, manifest: Manifest) -> Target | None:
-    """Return the recipe's target, without bounds on classes where the model's outputs are none."""
-    target = recipe.target_bounds
-    if target is None or _scores(manifest) != "none":
-        return target
-    kept = target.of_values()
-    dropped = [name for name, _ in target.bounds if name not in kept.as_dict()]
-    if dropped:
-        _LOG.warning("the target %s is for classes; this model's are values", ", ".join(dropped))
-    return kept if kept.bounds else None
-
-
-def _scores(manifest: Manifest) -> Scores:
-    return "none" if manifest.output("logits") is None else manifest.scores
-
-
 def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Quantized:
     """Run the plan's quantizer, if there is one, on the float32 graph.
 
@@ -175,7 +152,7 @@ def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Qua
         target=recipe.target,
         calibration=calibration,
         parity_target=target,
-        scores=_scores(draft.manifest),
+        scores=judged_scores(draft.manifest),
         scratch=scratch,
         journal=_journal(draft, recipe, calibration),
         progress=progress,

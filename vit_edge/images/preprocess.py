@@ -107,8 +107,7 @@ def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDAr
         ArrayError: `resized` is something else.
     """
     _check_resized(resized)
-    divisions = 2 if spec.divided_twice else 1
-    table = _levels(spec.rescale_factor, spec.offset, spec.mean, spec.std, divisions)
+    table = _levels(spec)
     count, height, width, _ = resized.shape
     pixels = np.empty((count, 3, height, width), np.float32)
     for image, planes in zip(resized, pixels, strict=True):
@@ -142,23 +141,14 @@ def input_from_resized(resized: NDArray[np.uint8], manifest: Manifest) -> NDArra
 
 
 @lru_cache(maxsize=16)
-def _levels(
-    rescale_factor: float,
-    offset: float,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    divisions: int,
-) -> NDArray[np.float32]:
+def _levels(spec: Preprocessing) -> NDArray[np.float32]:
     """float32[3, 256]: what each level of each channel becomes.
 
     In the arithmetic of transformers (image_transforms.rescale and normalize): the product in
     float64, the rest in float32. timm divides by 255 in float32, which gives the same 256 values.
     """
-    scaled = (np.arange(256, dtype=np.float64) * rescale_factor).astype(np.float32)
-    if offset:
-        scaled += np.float32(offset)
-    means, stds = np.array(mean, np.float32), np.array(std, np.float32)
-    levels = scaled[None] - means[:, None]
-    for _ in range(divisions):
-        levels = levels / stds[:, None]
-    return levels
+    scaled = (np.arange(256, dtype=np.float64) * spec.rescale_factor).astype(np.float32)
+    scaled += np.float32(spec.offset)
+    means, stds = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    levels = (scaled[None] - means[:, None]) / stds[:, None]
+    return levels / stds[:, None] if spec.divided_twice else levels

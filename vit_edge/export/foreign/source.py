@@ -29,6 +29,7 @@ from vit_edge.export.foreign.conventions import labels_for, preprocessing_for, s
 from vit_edge.export.foreign.graph import comes_out_of_head, load_normalised, open_session
 from vit_edge.export.foreign.interface import FEATURES, LOGITS, Interface, image_interface
 from vit_edge.export.golden_set import Progress
+from vit_edge.export.plan import ForeignFile
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.source import SourceFacts, chosen_scores
 from vit_edge.graphs.mapped import mapped
@@ -146,6 +147,13 @@ def foreign_source(
         },
     )
     return ForeignSource(path, model, interface, facts)
+
+
+def open_foreign(file: ForeignFile, scores: Scores | None, scratch: Path) -> ForeignSource:
+    """Load what the command line names; see `foreign_source`."""
+    return foreign_source(
+        file.path, file.preprocess, file.labels, scratch, output=file.output, scores=scores
+    )
 
 
 def _require_classes(path: Path, interface: Interface, model: onnx_ir.Model, size: int) -> None:
