@@ -10,10 +10,16 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageOps
 
 from vit_edge.images import load_image
+
+# The judge: older ones know one header and no XMP outside PNG, where we do as the newer ones.
+pytestmark = pytest.mark.skipif(
+    int(PIL.__version__.partition(".")[0]) < 12, reason="Pillow before 12 looks in fewer places"
+)
 
 TYPES = {1: "B", 2: "c", 3: "H", 4: "L", 5: "LL", 6: "b", 7: "c", 8: "h", 9: "l", 10: "ll",
          11: "f", 12: "d", 13: "L"}  # fmt: skip
