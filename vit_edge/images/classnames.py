@@ -57,9 +57,13 @@ def _by_spelling(labels: Iterator[tuple[str, int]]) -> dict[str, list[int]]:
 
 
 def spelling(name: str) -> str:
-    """What two names have in common that mean the same."""
-    composed = unicodedata.normalize("NFC", name)  # macOS takes letters and accents apart
-    return composed.replace("_", " ").strip().casefold()
+    """What two names have in common that mean the same.
+
+    Where the locale has no UTF-8, Python holds the bytes of a folder's name as lone surrogates.
+    macOS takes letters and accents apart.
+    """
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return unicodedata.normalize("NFC", name).replace("_", " ").strip().casefold()
 
 
 def _numbers(name: str, classes: int, numbers: re.Pattern[str] | None) -> list[int]:
