@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     failures = 0
     with Predictor(arguments.bundle, arguments.backend, decoding=arguments.decoding) as predictor:
+        if predictor.bundle.manifest.labels_invented:
+            print("labels are invented: the model's files name no class", file=sys.stderr)
         outcomes = predictor.stream(arguments.images, arguments.top_k, on_error="record")
         for image, outcome in zip(arguments.images, outcomes, strict=True):
             failed = isinstance(outcome, Failure)
@@ -54,7 +56,9 @@ def _run(arguments: argparse.Namespace) -> int:
             else:
                 print(outcome.source)
                 for ranked in outcome.top:
-                    print(f"  {ranked.score:7.2%}  {ranked.label}")
+                    value = outcome.scores == "none"
+                    score = f"{ranked.score:10.4g}" if value else f"{ranked.score:7.2%}"
+                    print(f"  {score}  {ranked.label}")
     return 3 if failures else 0
 
 

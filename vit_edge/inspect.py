@@ -75,6 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
         *_quantization(manifest),
         ("input", f"{taken.name} {taken.dtype} {taken.layout} {list(taken.shape[1:])}"),
         ("batch", f"1 to {manifest.max_batch}"),
+        ("classes", _classes(manifest)),
         ("outputs", ", ".join(f"{t.name} {list(t.shape[1:])}" for t in manifest.outputs)),
         ("nodes", f"{sum(nodes.values())}: " + ", ".join(f"{n} {k}" for k, n in nodes.items())),
         ("parity", _parity(bundle.parity())),
@@ -100,6 +101,13 @@ def _shape(manifest: Manifest) -> str:
     )
 
 
+def _classes(manifest: Manifest) -> str:
+    if manifest.output("logits") is None:
+        return "none: no logits"
+    invented = "; labels are invented" if manifest.labels_invented else ""
+    return f"{manifest.num_classes}, scores by {manifest.scores}{invented}"
+
+
 def _quantization(manifest: Manifest) -> list[tuple[str, str]]:
     """The numbers and words of the quantizer's record; --json has the rest."""
     if manifest.quantization is None:
@@ -122,7 +130,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
     noisiest = min(rows, key=lambda row: float(row["sqnr_centred_db"]), default=None)
     if noisiest is not None:
         words.append(f"{noisiest['output']} {noisiest['sqnr_centred_db']:.0f} dB above the noise")
-    agreements = [row["top1_agreement"] for row in rows if "top1_agreement" in row]
+    agreements = [row["top1_agreement"] for row in rows if row.get("top1_agreement") is not None]
     if agreements:
         words.append(f"top-1 agreement {min(agreements):.2%} on {rows[0]['images']} images")
     if parity.get("simulated"):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, overload
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from vit_edge import backends
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle, engines, integrity
+from vit_edge.bundle.scores import Scores, scores_from_logits
 from vit_edge.errors import ImageError, PredictionError, UsageError
 from vit_edge.images.files import ImageLike, ImageLimits, describe
 from vit_edge.images.preprocess import (
@@ -46,7 +46,7 @@ class Ranked:
 
     label: str
     index: int
-    score: float  # softmax probability, 0..1
+    score: float  # a probability, 0..1; the model's value itself where Prediction.scores is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +56,7 @@ class Prediction:
     top: tuple[Ranked, ...]  # best first
     logits: NDArray[np.float32]  # float32[classes]
     source: str  # the image's path, or what kind of object it was
+    scores: Scores = "softmax"  # what made the scores of the logits
 
     @property
     def label(self) -> str:
@@ -69,12 +70,12 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """The best class's softmax probability."""
+        """The best class's score; see Ranked."""
         return self.top[0].score
 
     def as_dict(self) -> dict[str, Any]:
         """Label and ranking, ready for JSON; the logits are left out."""
-        return {"label": self.label, "top": [dataclasses.asdict(ranked) for ranked in self.top]}
+        return {"label": self.label, "scores": self.scores, "top": [*map(asdict, self.top)]}
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,7 @@ class Predictor:
         if output == "logits" and not manifest.num_classes:
             remedy = "the model has no head; Predictor.features gives embeddings"
         elif manifest.architecture is None:
-            remedy = "its graph comes from another exporter, of which only the logits are kept"
+            remedy = f"its graph comes from another exporter, of which only the {there} are kept"
         else:
             remedy = f"export it again: python -m vit_edge.export --outputs {there},{output}"
         raise UsageError(f"{self._bundle.path} has no {output}, only {there}; {remedy}")
@@ -423,11 +424,10 @@ class Predictor:
 
     def _prediction(self, answer: _Row, top_k: int) -> Prediction:
         logits = np.asarray(answer.values, np.float32)
-        scores = np.exp(logits.astype(np.float64) - logits.max())
-        scores /= scores.sum()
+        scores = scores_from_logits(logits, self._bundle.manifest.scores)
         order = np.argsort(-logits, kind="stable")[:top_k]
         top = tuple(Ranked(self.labels[i], int(i), float(scores[i])) for i in order)
-        return Prediction(top, logits, answer.source)
+        return Prediction(top, logits, answer.source, self._bundle.manifest.scores)
 
 
 def _refuse_single(images: object) -> None:

@@ -449,12 +449,16 @@ def processed(folder: Path, **changes: Any) -> Preprocessing:
         (
             {"image_processor_type": "DeiTImageProcessor", "size": 40, "resample": 3}
             | {"do_center_crop": True, "crop_size": 32},
-            Preprocessing("squash", (40, 40), (32, 32), "bicubic", HALF, HALF),
+            Preprocessing(
+                "squash", (40, 40), (32, 32), "bicubic", HALF, HALF, crop_rounding="down"
+            ),
         ),
         (
             {"size": {"shortest_edge": 36}, "do_center_crop": True}
             | {"crop_size": {"height": 32, "width": 32}},
-            Preprocessing("cover", (36, 36), (32, 32), "bilinear", HALF, HALF),
+            Preprocessing(
+                "cover", (36, 36), (32, 32), "bilinear", HALF, HALF, crop_rounding="down"
+            ),
         ),
         (
             {"do_normalize": False, "do_rescale": False},

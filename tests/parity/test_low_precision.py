@@ -27,7 +27,7 @@ Logits = NDArray[np.float32]
 LOW = [name for name in LIMITS if name != "fp32"]
 SPEC = variant("testing").preprocessing
 PIXELS = TensorSpec("pixels", "float32", "NCHW", (None, 3, 1, 1))
-MANIFEST = cast(Manifest, SimpleNamespace(input=PIXELS, preprocessing=SPEC))
+MANIFEST = cast(Manifest, SimpleNamespace(input=PIXELS, preprocessing=SPEC, scores="softmax"))
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,8 @@ def _vit_from_bundle(bundle: Bundle, architecture: Architecture) -> ViT:
 
 def _patch_weight(matrix: NDArray[np.generic], preprocessing: Preprocessing) -> NDArray[np.generic]:
     """float32[P * P * 3, D] of export.passes.uint8_input -> [D, 3, P, P], for normalised pixels."""
-    factors = np.array(preprocessing.std) / preprocessing.rescale_factor
+    std = np.array(preprocessing.std)
+    factors = (std * std if preprocessing.divided_twice else std) / preprocessing.rescale_factor
     patch_px = math.isqrt(len(matrix) // 3)
     by_pixel = np.asarray(matrix, np.float64).reshape(patch_px, patch_px, 3, -1)
     weight: NDArray[np.generic] = (by_pixel * factors[:, None]).transpose(3, 2, 0, 1)

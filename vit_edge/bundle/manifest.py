@@ -33,6 +33,7 @@ Activation = Literal["gelu", "quick_gelu"]  # x * sigmoid(1.702 x) is what CLIP 
 Pooling = Literal["class", "mean", "class+mean", "class+distilled"]
 _LEAST_PREFIX = {"class": 1, "mean": 0, "class+mean": 1, "class+distilled": 2}
 _LARGEST_PREFIX = 64  # 16 registers are the most that were published
+Scores = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Preprocessing:
 
     squash: resize to `resize_hw`, whatever the aspect ratio (google/vit-*).
     cover: keep the aspect ratio and cover `resize_hw` (timm and torchvision: the shortest edge).
-    Then the centre `crop_hw` is cut out, and pixel = (value * rescale_factor - mean) / std.
+    Then the centre `crop_hw` is cut; pixel = (value * rescale_factor + offset - mean) / std.
     """
 
     resize: Literal["squash", "cover"]
@@ -128,6 +129,9 @@ class Preprocessing:
     std: tuple[float, float, float]
     rescale_factor: float = 1 / 255
     background: tuple[int, int, int] = (255, 255, 255)  # what transparency is composited on
+    crop_rounding: Literal["even", "down"] = "even"  # of half a pixel: torchvision, transformers
+    offset: float = 0.0
+    divided_twice: bool = False  # by std: EfficientNet's include_top
 
     def problems(self) -> list[str]:
         """Everything that makes this no usable preprocessing; empty if nothing does."""
@@ -201,6 +205,8 @@ class Manifest:
     producer: dict[str, str]
     files: dict[str, FileRecord] = field(default_factory=dict)
     quantization: dict[str, Any] | None = None  # the quantizer's record; None: it is float32
+    scores: Scores = "softmax"  # what is made of the logits; of values, as of regression, none
+    labels_invented: bool = False  # nobody names the classes; labels.txt has stand-ins
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -233,6 +239,10 @@ class Manifest:
         ]
 
 
+# What bundles of 0.1.0, without these fields, mean by that.
+_ADDED = {"scores": "softmax", "labels_invented": False}
+_ADDED_STEPS = {"crop_rounding": "even", "offset": 0.0, "divided_twice": False}
+
 _Record = TypeVar("_Record", Manifest, Preprocessing)
 
 
@@ -264,7 +274,9 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
             "Export the bundle again with this version, or install the version that wrote it."
         )
-    return _checked(Manifest, data, where, defaults=False)
+    if isinstance(steps := data.get("preprocessing"), dict):
+        data["preprocessing"] = {**_ADDED_STEPS, **steps}
+    return _checked(Manifest, _ADDED | data, where, defaults=False)
 
 
 def preprocessing_from_table(data: dict[str, Any], where: str) -> Preprocessing:

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vit_edge import plugins
-from vit_edge.bundle.manifest import Architecture, CheckpointRecord, PositionMethod, Preprocessing
+from vit_edge.bundle.manifest import (
+    Architecture,
+    CheckpointRecord,
+    PositionMethod,
+    Preprocessing,
+    Scores,
+)
 from vit_edge.checkpoints.request import check_image_size, exists, is_hub_id, refuse_revision
 from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.variants import Variant
@@ -53,6 +59,8 @@ class Checkpoint:
     labels: tuple[str, ...]  # one per class; empty without a head
     preprocessing: Preprocessing
     record: CheckpointRecord
+    scores: Scores | None = None  # of its logits; None: it does not say
+    labels_invented: bool = False  # the labels are stand-ins
 
 
 class Source(Protocol):

@@ -17,6 +17,7 @@ from vit_edge.bundle.manifest import (
     PositionInterpolation,
     PositionMethod,
     Preprocessing,
+    Scores,
 )
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.files import hashes_of
@@ -56,6 +57,7 @@ class Foreign:
     ignored: Collection[str] = ()  # foreign names that classification does not need
     files: tuple[Path, ...] = ()
     revision: str | None = None
+    scores: Scores | None = None  # of the logits; None: the source does not say
     published_as: Callable[[Variant], bool] = field(default=lambda row: False)
 
 
@@ -88,7 +90,16 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
         log.warning("positions are not interpolated: the checkpoint has the asked size already")
     name = request.variant.name if request.variant is not None else _name(foreign)
     labels = _labels(foreign, architecture.num_classes, request)
-    return Checkpoint(name, architecture, weights, labels, preprocessing, record)
+    return Checkpoint(
+        name,
+        architecture,
+        weights,
+        labels,
+        preprocessing,
+        record,
+        foreign.scores if architecture.num_classes else None,
+        labels_invented=bool(labels) and not foreign.labels and request.labels is None,
+    )
 
 
 def heads_from_table(width: int, depth: int, row: Variant | None, where: str) -> int:

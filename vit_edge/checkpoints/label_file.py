@@ -7,8 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vit_edge.bundle.manifest import Scores
 from vit_edge.checkpoints.fields import Fields
-from vit_edge.checkpoints.labels import labels_or_imagenet, one_line_labels, plain_labels
+from vit_edge.checkpoints.labels import (
+    labels_or_imagenet,
+    one_line_labels,
+    plain_labels,
+    scores_of_config,
+)
 from vit_edge.checkpoints.text import refuse_pointer
 from vit_edge.checkpoints.timm_config import label_list, labels_from, pretrained_cfg
 from vit_edge.errors import CheckpointError
@@ -42,6 +48,24 @@ def labels_for(path: Path | None, num_classes: int, where: str) -> tuple[str, ..
     return one_line_labels(labels, stand_ins, str(path))
 
 
+def scores_in(path: Path, num_classes: int) -> Scores | None:
+    """Read what a config.json of transformers, given as `--labels`, says of the logits.
+
+    Returns:
+        None where it says nothing, or where the file is of another kind.
+
+    Raises:
+        CheckpointError: The file is damaged, or says something unknown.
+    """
+    data = _json(path) if path.suffix.lower() == ".json" else None
+    if not isinstance(data, dict) or "id2label" not in data:
+        return None
+    fields = Fields(data, str(path))
+    scores = scores_of_config(fields, num_classes)
+    fields.done()
+    return scores
+
+
 def refuse_giant(path: Path) -> None:
     """Refuse a file that is far too large for labels or a configuration.
 
@@ -53,10 +77,7 @@ def refuse_giant(path: Path) -> None:
 
 
 def _labels_of_json(path: Path, num_classes: int) -> tuple[str, ...]:
-    try:
-        data: Any = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    data = _json(path)
     known = isinstance(data, dict) and any(name in data for name in ("id2label", *_NAMES))
     fields = Fields(data if known else {"labels": data}, str(path))
     if fields.has("id2label"):
@@ -71,6 +92,13 @@ def _labels_of_json(path: Path, num_classes: int) -> tuple[str, ...]:
         fields.problem("id2label, label_names: neither is there")
     fields.done()
     return labels
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
 
 
 def _are_labels(data: object) -> bool:

@@ -6,12 +6,41 @@ import logging
 from collections.abc import Sequence
 from importlib import resources
 
+from vit_edge.bundle.manifest import Scores
 from vit_edge.checkpoints.fields import Fields
 from vit_edge.checkpoints.text import one_line
 
 log = logging.getLogger(__name__)
 
 IMAGENET_CLASSES = 1000
+
+# problem_type of a config.json -> what transformers' image-classification pipeline does.
+_SCORES: dict[str, Scores] = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": "none",
+}
+
+
+def scores_of_config(fields: Fields, num_classes: int) -> Scores | None:
+    """Read what makes scores of a head's logits, as transformers' own pipeline does.
+
+    Args:
+        fields: Of a config.json.
+        num_classes: Of the head; a single logit gets a sigmoid unless the file says regression.
+
+    Returns:
+        None where the file does not say, and several classes leave it open.
+    """
+    if not fields.has("problem_type"):
+        return "sigmoid" if num_classes == 1 else None
+    kind = fields.choice("problem_type", tuple(_SCORES), "single_label_classification")
+    if kind == "single_label_classification" and num_classes == 1:
+        fields.problem(
+            f"problem_type: {kind} needs two classes or more, but the head has one; it is "
+            "regression, or multi_label_classification for a yes or no"
+        )
+    return _SCORES[kind]
 
 
 def imagenet_labels() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from vit_edge import __version__, cli
 from vit_edge.bundle import Bundle
 from vit_edge.errors import InputError, UsageError
 from vit_edge.evaluate.accuracy import accuracy, drop, worst_classes
-from vit_edge.evaluate.answers import Asked, ask
+from vit_edge.evaluate.answers import Asked, ask, class_names
 from vit_edge.evaluate.journal import Journal
 from vit_edge.images.folders import FOLDERS, read_labelled
 from vit_edge.machine.facts import machine_facts
@@ -31,17 +31,20 @@ def result(bundle: Bundle, asked: Asked, against: tuple[Bundle, Asked] | None) -
         asked: Its answers.
         against: The reference and its answers to the same images.
     """
-    classes = bundle.manifest.num_classes
+    labels = class_names(bundle)
+    classes = len(labels)
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"vit_edge {__version__}",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine_facts(),
         "bundle": _described(bundle, asked.facts),
+        "scores": bundle.manifest.scores,
+        "classes": len(bundle.labels),
         "images": int(asked.answers.read.sum()),
         "unreadable": asked.unreadable.as_dict(),
         **accuracy(asked.answers, classes),
-        "worst_classes": worst_classes(asked.answers, bundle.labels),
+        "worst_classes": worst_classes(asked.answers, labels),
         "against": None
         if against is None
         else {
@@ -103,10 +106,18 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     bundle = Bundle.read(arguments.bundle)
     other = None if arguments.against is None else Bundle.read(arguments.against)
-    if other is not None and other.labels != bundle.labels:
+    same = other is None or (
+        other.labels == bundle.labels and other.manifest.scores == bundle.manifest.scores
+    )
+    if other is not None and not same:
         raise UsageError(
-            f"{other.path} and {bundle.path} have different labels: their accuracy cannot be "
-            "compared image by image"
+            f"{other.path} and {bundle.path} have different labels or scores: their accuracy "
+            "cannot be compared image by image"
+        )
+    if bundle.manifest.scores == "none" and bundle.labels:
+        raise UsageError(
+            f"{bundle.path}: its outputs are values, as regression gives them, and no scores of "
+            "classes: there is no accuracy to speak of. Predictor gives the values"
         )
     images = read_labelled(arguments.data, arguments.labels_from, bundle.labels)
     with contextlib.ExitStack() as stack:
@@ -140,6 +151,7 @@ def text(measured: dict[str, Any]) -> str:
         f"{bundle['facts']['runtime']}, {bundle['facts']['device']}",
         f"images     {measured['images']:,}",
         *_accuracies(measured),
+        *_meaning(measured),
     ]
     if other is not None:
         lines += [f"\nagainst    {other['bundle']['name']} ({other['bundle']['precision']})"]
@@ -156,6 +168,17 @@ def text(measured: dict[str, Any]) -> str:
         lines += [f"\nNOT READ   {unreadable['count']} images, which count nowhere"]
         lines += [f"  {problem}" for problem in unreadable["first"]]
     return "\n".join(lines)
+
+
+def _meaning(measured: dict[str, Any]) -> Iterator[str]:
+    """Say what counts as right where the classes do not exclude each other."""
+    if measured["scores"] != "sigmoid":
+        return
+    if measured["classes"] == 1:
+        yield "           of a yes or no: yes from a score of 50 % on"
+    else:
+        yield "           of classes that do not exclude each other: right is an image whose own"
+        yield "           class has the highest score, whatever else is in it"
 
 
 def _accuracies(measured: dict[str, Any]) -> Iterator[str]:

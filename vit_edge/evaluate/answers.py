@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vit_edge.bundle import Bundle
 from vit_edge.cli.progress import Progress
 from vit_edge.evaluate.journal import Journal, Stamp
+from vit_edge.images.classnames import no_and_yes
 from vit_edge.images.folders import Labelled, LabelledImage, Unreadable, as_counted
 from vit_edge.predictor import Failure, Predictor
 
@@ -55,6 +56,12 @@ class Asked:
     answers: Answers
     facts: dict[str, str]
     unreadable: Unreadable = field(default_factory=Unreadable)
+
+
+def class_names(bundle: Bundle) -> tuple[str, ...]:
+    """Name the classes that an image is counted in: a single logit tells no from yes."""
+    labels = bundle.labels
+    return no_and_yes(labels[0]) if len(labels) == 1 else labels
 
 
 def ask(
@@ -111,6 +118,8 @@ def ask(
                 answered.unreadable.add(outcome.error)
                 continue
             classes = tuple(ranked.index for ranked in outcome.top)
+            if len(bundle.labels) == 1:
+                classes = (int(outcome.logits[0] >= 0),)
             _take(answered.answers, index, image, classes)
             if journal is not None:
                 journal.add(role, image, stamp, classes)

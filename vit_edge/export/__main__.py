@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vit_edge import cli
-from vit_edge.bundle.manifest import PositionMethod
+from vit_edge.bundle.manifest import PositionMethod, Scores
 from vit_edge.errors import MissingExtraError, UsageError
 from vit_edge.parity.targets import STATISTICS
 from vit_edge.variants import VARIANTS, variant
@@ -132,9 +132,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "how they are interpolated; default: as the checkpoint's own library does",
     },
     "--outputs": {
-        "default": "logits,features",
         "metavar": "A,B",
-        "help": "of logits, features, tokens, pre_logits; default: logits,features",
+        "help": "of logits, features, tokens, pre_logits; default: logits,features. For --onnx it "
+        "says what the graph's output is: logits or features",
+    },
+    "--scores": {
+        "choices": get_args(Scores),
+        "help": "what makes scores of the logits: softmax for one class of several, sigmoid where "
+        "each class is a yes or no of its own, none for values; default: as problem_type of "
+        "config.json says, or else softmax",
     },
     "--max-batch": {
         "type": int,
@@ -185,7 +191,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _require_extra()
     from vit_edge.checkpoints import Request
     from vit_edge.export.pipeline import export_bundle
-    from vit_edge.export.plan import ExportOptions, ForeignFile
+    from vit_edge.export.plan import DEFAULT_OUTPUTS, ExportOptions, ForeignFile
     from vit_edge.export.recipe import find_recipe
     from vit_edge.quantize.calibration import CalibrationRequest
 
@@ -203,7 +209,9 @@ def _run(arguments: argparse.Namespace) -> int:
             parity_target=arguments.parity_target,
             quantization=arguments.set,
         ),
-        foreign=None if file is None else ForeignFile(file, arguments.preprocess, arguments.labels),
+        foreign=None
+        if file is None
+        else ForeignFile(file, arguments.preprocess, arguments.labels, arguments.outputs),
         checkpoint=arguments.checkpoint,
         request=Request(
             variant=row,
@@ -213,7 +221,8 @@ def _run(arguments: argparse.Namespace) -> int:
             key=arguments.key,
             labels=None if file is not None else arguments.labels,
         ),
-        outputs=tuple(arguments.outputs.split(",")),
+        outputs=tuple((arguments.outputs or ",".join(DEFAULT_OUTPUTS)).split(",")),
+        scores=arguments.scores,
         golden_images=arguments.golden_images,
         calibration=None if folder is None else CalibrationRequest(folder, count, seed),
         out=arguments.out,
@@ -287,6 +296,13 @@ def _check_source(arguments: argparse.Namespace) -> None:
     both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
     if both:
         raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")
+    if arguments.outputs not in (None, "logits", "features"):
+        raise UsageError(
+            f"--outputs {arguments.outputs}: a bundle of an --onnx graph has one output; say "
+            "--outputs logits or --outputs features"
+        )
+    if arguments.outputs == "features" and arguments.labels is not None:
+        raise UsageError("--labels names classes, and --outputs features has none; give one")
 
 
 def _require_extra() -> None:

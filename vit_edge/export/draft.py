@@ -84,6 +84,8 @@ def write_draft(plan: Plan, source: Source, golden: GoldenSet, folder: Path) -> 
         checkpoint=facts.record,
         reference_dtype=facts.reference_dtype,
         producer=producer() | dict(facts.producer),
+        scores=facts.scores,
+        labels_invented=facts.labels_invented,
     )
     return Draft(manifest, facts.labels, golden, folder)
 
@@ -93,6 +95,7 @@ def finish_graph(model: onnx_ir.Model, facts: SourceFacts) -> None:
     model.producer_name, model.producer_version = "vit_edge", vit_edge.__version__
     model.metadata_props["vit_edge.variant"] = facts.variant
     model.metadata_props["vit_edge.labels"] = json.dumps(facts.labels)
+    model.metadata_props["vit_edge.scores"] = facts.scores
     model.metadata_props["vit_edge.preprocessing"] = json.dumps(
         dataclasses.asdict(facts.preprocessing)
     )

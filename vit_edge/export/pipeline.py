@@ -27,10 +27,10 @@ from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.bundle.staging import staged_bundle
 from vit_edge.errors import ParityError
 from vit_edge.export.draft import Draft, answer_golden_images, check_standard, progress, write_draft
-from vit_edge.export.foreign.source import foreign_source
+from vit_edge.export.foreign.source import open_foreign
 from vit_edge.export.golden_set import write_golden_set
 from vit_edge.export.plan import ExportOptions, Plan, plan_export
-from vit_edge.export.recipe import Recipe
+from vit_edge.export.recipe import Recipe, judged_scores, target_for
 from vit_edge.export.source import Source, SourceFacts, open_checkpoint
 from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.uint8_input import take_uint8, uint8_images
@@ -73,10 +73,10 @@ def open_source(plan: Plan) -> Iterator[Source]:
     """Read the checkpoint, or the other exporter's graph, that the plan names."""
     options, foreign = plan.options, plan.options.foreign
     if foreign is None:
-        yield open_checkpoint(options.checkpoint, options.request, options.outputs)
+        yield open_checkpoint(options.checkpoint, options.request, options.outputs, options.scores)
         return
     with tempfile.TemporaryDirectory() as weights:
-        yield foreign_source(foreign.path, foreign.preprocess, foreign.labels, Path(weights))
+        yield open_foreign(foreign, options.scores, Path(weights))
 
 
 class Folders(NamedTuple):
@@ -109,12 +109,12 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
     manifest = draft.manifest
     parity = gate(draft.folder, draft, manifest)
     if not plan.publishes_draft:
-        lowered = lower(plan, draft, scratch)
+        target = target_for(plan.recipe, manifest)
+        lowered = lower(plan, draft, target, scratch)
         if plan.recipe.input == "uint8":
             take_uint8_images(lowered, manifest.preprocessing, plan.recipe)
         manifest = lowered_manifest(plan, manifest, lowered)
         write_model(lowered.model, stage)
-        target = plan.recipe.target_bounds
         parity = gate_lowered(stage, draft, manifest, lowered, target, scratch)
     (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
     write_manifest(stage, manifest)
@@ -131,7 +131,7 @@ def write_answers(draft: Draft, stage: Path) -> None:
     )
 
 
-def lower(plan: Plan, draft: Draft, scratch: Path) -> Quantized:
+def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Quantized:
     """Run the plan's quantizer, if there is one, on the float32 graph.
 
     Raises:
@@ -150,7 +150,8 @@ def lower(plan: Plan, draft: Draft, scratch: Path) -> Quantized:
         model=model,
         target=recipe.target,
         calibration=calibration,
-        parity_target=recipe.target_bounds,
+        parity_target=target,
+        scores=judged_scores(draft.manifest),
         scratch=scratch,
         journal=_journal(draft, recipe, calibration),
         progress=progress,
@@ -264,7 +265,7 @@ def gate(
             golden,
             manifest,
             batches=batches,
-            limit=limit_for(manifest.precision),
+            limit=limit_for(manifest.precision, manifest.scores),
             target=target,
             progress=bar.update,
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from vit_edge import quantize
 from vit_edge.bundle.bundle import sha256_of
+from vit_edge.bundle.manifest import Scores
 from vit_edge.bundle.staging import check_destination
 from vit_edge.checkpoints import Request
 from vit_edge.errors import UsageError
@@ -40,6 +41,7 @@ class ForeignFile:
     path: Path
     preprocess: str  # see conventions.preprocessing_for
     labels: Path | None = None
+    output: str | None = None  # the user calls it logits or features; None: the file must tell
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class ExportOptions:
     golden_images: Path | None = None  # None: the package's own photos
     calibration: CalibrationRequest | None = None
     foreign: ForeignFile | None = None  # instead of a checkpoint
+    scores: Scores | None = None  # of the logits; None: as the checkpoint says
     out: Path | None = None  # None: bundles/<variant>-<precision>
     force: bool = False
 

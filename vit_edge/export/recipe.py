@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 import typing
 from collections.abc import Sequence
@@ -12,10 +13,13 @@ from typing import Any, Literal
 
 from vit_edge import quantize
 from vit_edge.build.options import option_problems
+from vit_edge.bundle.manifest import Manifest, Scores
 from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export.trace import AttentionForm
 from vit_edge.graphs.versions import FUSED_OPSET, MINIMUM_IR, NEWEST_OPSET, OLDEST_EXPORTED_OPSET
 from vit_edge.parity.targets import Target, parse_target
+
+_LOG = logging.getLogger(__name__)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -253,3 +257,20 @@ def _recipe_from_table(path: Path, data: dict[str, Any]) -> Recipe:
 def _refuse(where: str, problems: list[str]) -> None:
     if problems:
         raise RecipeError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+
+
+def target_for(recipe: Recipe, manifest: Manifest) -> Target | None:
+    """Return the recipe's target, without bounds on classes where the model's outputs are none."""
+    target = recipe.target_bounds
+    if target is None or judged_scores(manifest) != "none":
+        return target
+    kept = target.of_values()
+    dropped = [name for name, _ in target.bounds if name not in kept.as_dict()]
+    if dropped:
+        _LOG.warning("the target %s is for classes; this model's are values", ", ".join(dropped))
+    return kept if kept.bounds else None
+
+
+def judged_scores(manifest: Manifest) -> Scores:
+    """How answers are judged: as values where there are no logits."""
+    return "none" if manifest.output("logits") is None else manifest.scores

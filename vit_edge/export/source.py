@@ -14,7 +14,13 @@ import onnx_ir
 import torch
 from numpy.typing import NDArray
 
-from vit_edge.bundle.manifest import Architecture, CheckpointRecord, Preprocessing, TensorSpec
+from vit_edge.bundle.manifest import (
+    Architecture,
+    CheckpointRecord,
+    Preprocessing,
+    Scores,
+    TensorSpec,
+)
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
 from vit_edge.errors import InputError, UsageError
 from vit_edge.export.golden_set import Progress
@@ -52,6 +58,8 @@ class SourceFacts:
     record: CheckpointRecord  # which files, by hash
     reference_dtype: ReferenceDtype
     weights_bytes: int
+    scores: Scores = "softmax"
+    labels_invented: bool = False
     producer: Mapping[str, str] = field(default_factory=dict)  # for the manifest, beside ours
 
 
@@ -98,11 +106,14 @@ class Source(Protocol):
 class CheckpointSource:
     """The reference model of a checkpoint. It holds the only copy of the weights."""
 
-    def __init__(self, checkpoint: Checkpoint, outputs: Sequence[str]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, outputs: Sequence[str], scores: Scores | None = None
+    ) -> None:
         """Build the model around the checkpoint's weights, without copying them.
 
         Raises:
-            UsageError: An output that this model does not have, or named twice.
+            UsageError: An output that this model does not have, or named twice; scores that its
+                head cannot have, or that nobody states.
         """
         architecture, weights = checkpoint.architecture, checkpoint.weights
         weights_bytes = sum(tensor.nbytes for tensor in weights.values())
@@ -117,6 +128,10 @@ class CheckpointSource:
             record=checkpoint.record,
             reference_dtype="float64" if weights_bytes < FLOAT64_LIMIT_BYTES else "float32",
             weights_bytes=weights_bytes,
+            scores=chosen_scores(
+                scores, checkpoint.scores, architecture.num_classes, checkpoint.record.source
+            ),
+            labels_invented=checkpoint.labels_invented,
         )
         self._outputs = tuple(outputs)
         self._vit: ViT = vit_from_weights(architecture, dict(weights))
@@ -167,7 +182,7 @@ class CheckpointSource:
 
 
 def open_checkpoint(
-    source: str | None, request: Request, outputs: Sequence[str]
+    source: str | None, request: Request, outputs: Sequence[str], scores: Scores | None = None
 ) -> CheckpointSource:
     """Load a checkpoint, as checkpoints.load_checkpoint does, for these outputs.
 
@@ -175,7 +190,7 @@ def open_checkpoint(
         VitEdgeError: The checkpoint cannot be had, or has none of these outputs.
     """
     _LOG.info("loading the checkpoint")
-    opened = CheckpointSource(load_checkpoint(source, request), outputs)
+    opened = CheckpointSource(load_checkpoint(source, request), outputs, scores)
     facts = opened.facts
     millions = facts.weights_bytes / 4e6
     _LOG.info("%s: %.1f M parameters from %s", facts.variant, millions, facts.record.source)
@@ -205,6 +220,34 @@ def output_specs(
         )
     check_names(outputs, shapes)
     return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)
+
+
+def chosen_scores(
+    asked: Scores | None, stated: Scores | None, num_classes: int, source: str
+) -> Scores:
+    """Decide what makes scores of the logits.
+
+    Args:
+        asked: `--scores`; it wins.
+        stated: By the checkpoint.
+        num_classes: Of the head.
+        source: What the manifest calls the checkpoint.
+
+    Raises:
+        UsageError: A single logit whose meaning nobody states, or with a softmax; no logits.
+    """
+    scores = asked or stated or "softmax"
+    if asked is not None and not num_classes:
+        raise UsageError(f"--scores {asked}: {source} has no logits to make scores of")
+    if num_classes == 1 and scores == "softmax":
+        said = "its softmax is always 1" if asked else "nothing tells what it means"
+        raise UsageError(
+            f"{source} has a single logit, and {said}. Say --scores sigmoid where it answers yes "
+            "or no, or --scores none where it is a value, as regression gives"
+        )
+    if asked and stated and asked != stated:
+        _LOG.warning("%s states scores by %s; --scores %s decides", source, stated, asked)
+    return scores
 
 
 def check_names(outputs: Sequence[str], known: Iterable[str]) -> None:

@@ -94,12 +94,14 @@ def fold(weight: NDArray[Any], preprocessing: Preprocessing) -> Folded:
 
     Args:
         weight: float[D, 3, P, P] of the Conv.
-        preprocessing: mean, std and rescale_factor.
+        preprocessing: mean, std, rescale_factor, offset and divided_twice.
     """
     rescale_factor, mean, std = (
         np.array(values, np.float64)
         for values in (preprocessing.rescale_factor, preprocessing.mean, preprocessing.std)
     )
+    mean = mean - preprocessing.offset
+    std = std * std if preprocessing.divided_twice else std
     by_pixel = weight.astype(np.float64).transpose(2, 3, 1, 0)  # [P, P, 3, D]
     matrix = (by_pixel * (rescale_factor / std)[:, None]).reshape(-1, len(weight))
     levels = np.tile(mean / rescale_factor, len(matrix) // 3)

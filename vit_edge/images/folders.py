@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import os
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.errors import ImageError, InputError, UsageError
-from vit_edge.images.classnames import classes_of_names, spelling
+from vit_edge.images.classnames import (
+    OF_A_TABLE,
+    classes_of_folders,
+    classes_of_names,
+    no_and_yes,
+    other_name,
+    spelling,
+)
+from vit_edge.images.tables import Locator, Table
+from vit_edge.images.walk import SUFFIXES, Skipped, walk_images
+
+_LOG = logging.getLogger("vit_edge")
 
 PHOTOS = Path(__file__).resolve().parents[1] / "data" / "photos"  # those that the package carries
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 FOLDERS = "folders"  # the name by which the folders' names are asked for
 UNKNOWN = -1  # as in a golden file
 LISTED = 100  # unreadable images; enough to see a pattern, and the message stays short
@@ -68,7 +77,8 @@ def read_labelled(folder: Path, labels_from: str, labels: Sequence[str]) -> Labe
     Args:
         folder: Where the images are.
         labels_from: FOLDERS, or a CSV file.
-        labels: Of the model; what may name a class is said in `classes_of_names`.
+        labels: Of the model; what may name a class is said in `classes_of_names`. A single one is
+            that of a yes or no: class 1, and class 0 is its absence (see `no_and_yes`).
 
     Raises:
         UsageError: No such folder or file, or a model without classes.
@@ -82,22 +92,27 @@ def read_labelled(folder: Path, labels_from: str, labels: Sequence[str]) -> Labe
 
 
 class _FolderImages:
-    """Images below a folder, counted by the name of the folder that each lies in."""
+    """Images below a folder, counted by the folders that they lie in."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._counts = Counter(file.parent.name for file in walk_images(folder))
+        skipped = Skipped()
+        self._counts = Counter(self._way(file) for file in walk_images(folder, skipped))
+        skipped.say(folder)
         if not self._counts:
             raise _no_images(folder)
-        self._classes: dict[str, int] = {}  # empty: nobody knows
+        self._classes: dict[tuple[str, ...], int] = {}  # empty: nobody knows
 
     def __len__(self) -> int:
         return self._counts.total()
 
     def __iter__(self) -> Iterator[LabelledImage]:
         for path in walk_images(self._folder):
-            label = self._classes[path.parent.name] if self._classes else UNKNOWN
+            label = self._classes.get(self._way(path), UNKNOWN)
             yield LabelledImage(path.relative_to(self._folder).as_posix(), path, label)
+
+    def _way(self, file: Path) -> tuple[str, ...]:
+        return folders_to(file, self._folder)
 
 
 class Unlabelled(_FolderImages):
@@ -108,44 +123,56 @@ class LabelledFolder(_FolderImages):
     """Images that lie in folders called like their classes (torchvision's ImageFolder)."""
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        """Look at every name once; only those of the folders are kept.
+        """Look at every folder once; only their names are kept.
 
         Raises:
             UsageError: No such folder, or no image in it.
             InputError: A folder that names no class.
         """
         super().__init__(folder)
-        self._classes, problems = classes_of_names(self._counts, labels)
-        if problems:
+        names = no_and_yes(labels[0]) if len(labels) == 1 else labels
+        self._classes, problems = classes_of_folders(self._counts, names)
+        other = other_name(self._classes.values(), problems) if len(labels) == 1 else None
+        if other is not None:
+            _say_other(folder, other, labels[0])
+            self._classes |= {way: 0 for way in self._counts if way[0] == other}
+        elif problems:
+            tops = {way[0] for way in self._counts}
             raise InputError(
-                f"{folder}: {len(problems)} of {len(self._counts)} folders name no class of this "
-                f"model{listed(problems)}\n"
+                f"{folder}: {len(problems)} of {len(tops)} folders name no class of this "
+                f"model{listed(list(problems.values()))}\n"
                 "Rename them, or give the classes with --labels-from FILE.csv"
             )
 
 
 class LabelledCsv:
-    """Images that a CSV file lists: `path,label` a line, paths relative to the data's folder."""
+    """Images that a table lists, their paths relative to the data's folder; see images.tables."""
 
     def __init__(self, folder: Path, file: Path, labels: Sequence[str]) -> None:
         """Read every line once; only the different labels are kept.
 
         Raises:
             UsageError: No such folder or file.
-            InputError: It is no such CSV file, lists nothing, or a label names no class.
+            InputError: It is no such table, lists nothing, or a label names no class.
         """
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such directory of images")
-        self._folder, self._file = folder, file
-        counts = Counter(label for _, label in self._lines())
+        names = no_and_yes(labels[0]) if len(labels) == 1 else labels
+        self._rows, self._locator = Table(file, names), Locator(folder, file)
+        counts = Counter(label for _, label in self._rows)
         if not counts:
             raise InputError(f"{file}: lists no image; expected a line path,label for each")
-        self._classes, problems = classes_of_names(counts, labels)
-        if problems:
+        self._classes, sentences = classes_of_names(counts, names, numbers=OF_A_TABLE)
+        problems = dict(zip(sorted(counts.keys() - self._classes.keys()), sentences, strict=True))
+        other = other_name(self._classes.values(), problems) if len(labels) == 1 else None
+        if other is not None:
+            _say_other(file, other, labels[0])
+            self._classes[other] = 0
+        elif problems:
             raise InputError(
                 f"{file}: {len(problems)} of {len(counts)} labels name no class of this model"
-                f"{listed(problems)}\nWrite a label as labels.txt of the bundle has it, or its "
-                f"number from 0 to {len(labels) - 1}"
+                f"{listed(sentences)}\nWrite a label as labels.txt of the bundle has it, or its "
+                f"number from 0 to {len(names) - 1}"
             )
         self._images = sum(counts.values())
 
@@ -153,31 +180,17 @@ class LabelledCsv:
         return self._images
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        for path, label in self._lines():
-            yield LabelledImage(path, self._folder / path, self._classes[label])
+        for path, label in self._rows:
+            yield LabelledImage(path, self._locator.find(path), self._classes[label])
 
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        """Path and label of each line; a first line `path,label` is a heading."""
-        try:
-            with self._file.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.reader(file, strict=True)
-                for row in rows:
-                    cells = [cell.strip() for cell in row]
-                    heading = rows.line_num == 1 and [c.casefold() for c in cells[:1]] == ["path"]
-                    if not any(cells) or heading:
-                        continue
-                    if len(cells) != 2 or not all(cells) or "\0" in row[0]:
-                        raise InputError(
-                            f"{self._file}:{rows.line_num}: expected path,label, found "
-                            f"{','.join(row)[:80]!r}; a label with a comma needs quotes"
-                        )
-                    yield cells[0], cells[1]
-        except FileNotFoundError:
-            raise UsageError(
-                f"--labels-from {self._file}: no such file; expected {FOLDERS} or a CSV file"
-            ) from None
-        except (OSError, ValueError, csv.Error) as error:
-            raise InputError(f"{self._file}: cannot be read as CSV in UTF-8: {error}") from None
+
+def _say_other(where: Path, name: str, label: str) -> None:
+    _LOG.info("%s: %s counts as the absence of %s", where, name, label)
+
+
+def folders_to(file: Path, folder: Path) -> tuple[str, ...]:
+    """The names of the folders on the way to a file; the data's own where there are none."""
+    return file.relative_to(folder).parts[:-1] or (folder.resolve().name,)
 
 
 def as_counted(images: Labelled) -> Iterator[LabelledImage]:
@@ -211,40 +224,33 @@ def classes_from_folders(folder: Path | None, labels: Sequence[str]) -> NDArray[
     """
     if folder is None:
         return None
-    folders = [file.parent.name for file in image_files(folder)]
-    classes, problems = classes_of_names(set(folders), labels)
+    ways = [folders_to(file, folder) for file in _files_below(folder, Skipped())]
+    classes, problems = classes_of_folders(set(ways), labels)
     if problems:  # then a folder called 2024 is no class number, but one called cat still a cat
-        classes = {n: c for n, c in classes.items() if spelling(n) == spelling(labels[c])}
-    return np.array([classes.get(name, -1) for name in folders], np.int64) if classes else None
+        classes = {
+            way: place
+            for way, place in classes.items()
+            if spelling(labels[place]) in map(spelling, way)
+        }
+    return np.array([classes.get(way, UNKNOWN) for way in ways], np.int64) if classes else None
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every file below `folder` that is named like an image, sorted.
+    """Every file below `folder` that is named like an image, sorted; what is skipped is logged.
 
     Raises:
         UsageError: No such folder, or no image in it.
     """
-    files = sorted(file for file in walk_images(folder) if file.is_file())
+    skipped = Skipped()
+    files = _files_below(folder, skipped)
+    skipped.say(folder)
     if not files:
         raise _no_images(folder)
     return files
 
 
-def walk_images(folder: Path) -> Iterator[Path]:
-    """Whatever below `folder` is named like an image, in the same order every time.
-
-    Kept in memory are the names of one folder; links to folders are not followed.
-
-    Raises:
-        UsageError: No such folder.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such directory of images")
-    for path, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES:
-                yield Path(path, name)
+def _files_below(folder: Path, skipped: Skipped) -> list[Path]:
+    return sorted(file for file in walk_images(folder, skipped) if file.is_file())
 
 
 def listed(problems: Sequence[str]) -> str:

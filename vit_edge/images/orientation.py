@@ -1,11 +1,13 @@
-"""Which way up an image is: EXIF orientation, from the same places as PIL.ImageOps.exif_transpose.
+"""Which way up an image is: EXIF orientation, as PIL.ImageOps.exif_transpose decides it.
 
-Read here and not by Image.getexif: older versions of Pillow look in fewer places, and a directory
-that ends too early would be ignored without a word.
+The places are looked at here and not by Image.getexif: older versions of Pillow look in fewer, and
+a directory that ends too early would be ignored without a word. What a directory says is Pillow's
+to decide: the type and the count of the tag, repeated tags, damage.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import struct
@@ -16,8 +18,6 @@ _logger = logging.getLogger("vit_edge")
 
 _ORIENTATION = 0x0112  # EXIF 2.32, 4.6.4 A
 _HEADERS = re.compile(rb"(Exif\0\0){0,2}")  # some cameras write it twice, as Pillow knows too
-# By TIFF type (TIFF 6.0, p. 15). Pillow reads a BYTE as bytes, and no orientation from it.
-_INTEGERS = {3: "H", 4: "L", 6: "b", 8: "h", 9: "l"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,16 +39,19 @@ def upright_from(image: Image.Image, name: str) -> Image.Transpose | None:
         return None  # Pillow's reader has done it
     info, stated = image.info, None
     try:
-        if exif := info.get("exif") or _exif_from_text(info.get("Raw profile type exif", "")):
-            stated = _orientation_from_exif(exif)
-    except (ValueError, TypeError, IndexError, struct.error) as error:
+        exif = info.get("exif")
+        if exif is None and "Raw profile type exif" in info:
+            exif = _exif_from_text(info["Raw profile type exif"])
+        if exif is not None:
+            stated = _orientation_from_exif(exif, name)
+    except Exception as error:  # SyntaxError, struct.error, ValueError, ...: the data is anybody's
         _logger.warning("%s: corrupt EXIF data ignored: %s", name, error)
     if stated is None:
         xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or ""
         text = xmp if isinstance(xmp, str) else bytes(xmp).decode("latin-1")
         digit = re.search(r'tiff:Orientation(?:="|>)([0-9])', text)
         stated = int(digit[1]) if digit else 1
-    return _TURNS.get(stated)
+    return _TURNS.get(stated)  # type: ignore[call-overload, no-any-return]
 
 
 def _exif_from_text(text: str) -> bytes:
@@ -56,22 +59,28 @@ def _exif_from_text(text: str) -> bytes:
     return bytes.fromhex("".join(text.split("\n")[3:]))
 
 
-def _orientation_from_exif(exif: bytes) -> int | None:
+def _orientation_from_exif(exif: bytes, name: str) -> object:
     """Find the orientation in a block of EXIF data: a TIFF header and its first directory.
 
+    Returns:
+        Whatever Pillow makes of the tag; only the numbers 2 to 8 mean a turn. None without a tag.
+
     Raises:
-        ValueError, struct.error: It is damaged.
+        Exception: It is damaged.
     """
-    exif = _HEADERS.sub(b"", exif, count=1)
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        raise ValueError(f"it begins {exif[:4]!r}, neither II nor MM")
+    from PIL import TiffImagePlugin  # readers are imported where one is needed
+
+    exif = _HEADERS.sub(b"", bytes(exif), count=1)
+    directory = TiffImagePlugin.ImageFileDirectory_v2(exif[:8])
+    stream = io.BytesIO(exif)
+    stream.seek(directory.next)
+    directory.load(stream)
+    order = "<" if exif[:2] == b"II" else ">"
     (start,) = struct.unpack_from(f"{order}L", exif, 4)
-    (entries,) = struct.unpack_from(f"{order}H", exif, start)
-    for at in range(start + 2, start + 2 + 12 * entries, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", exif, at)
-        if tag == _ORIENTATION:
-            if kind not in _INTEGERS:
-                return 1
-            return int(struct.unpack_from(order + _INTEGERS[kind], exif, at + 8)[0])
-    return None
+    entries = int.from_bytes(exif[start : start + 2], "little" if order == "<" else "big")
+    if start + 2 + 12 * entries > len(exif) or start + 2 > len(exif):
+        _logger.warning("%s: corrupt EXIF data ignored: it ends within its directory", name)
+    stated: object = directory.get(_ORIENTATION)
+    if isinstance(stated, tuple) and len(stated) == 1:
+        return stated[0]
+    return stated

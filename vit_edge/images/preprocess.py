@@ -86,11 +86,11 @@ def _least_px(decoding: Decoding, spec: Preprocessing) -> int | None:
 
 
 def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDArray[np.float32]:
-    """Scale and normalise: (value * rescale_factor - mean) / std.
+    """Scale and normalise: (value * rescale_factor + offset - mean) / std.
 
     Args:
         resized: uint8[N, H, W, 3].
-        spec: rescale_factor, mean and std are used.
+        spec: rescale_factor, offset, mean, std and divided_twice are used.
 
     Returns:
         float32[N, 3, H, W], contiguous.
@@ -99,7 +99,7 @@ def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDAr
         ArrayError: `resized` is something else.
     """
     _check_resized(resized)
-    table = _levels(spec.rescale_factor, spec.mean, spec.std)
+    table = _levels(spec)
     count, height, width, _ = resized.shape
     pixels = np.empty((count, 3, height, width), np.float32)
     for image, planes in zip(resized, pixels, strict=True):
@@ -133,14 +133,14 @@ def input_from_resized(resized: NDArray[np.uint8], manifest: Manifest) -> NDArra
 
 
 @lru_cache(maxsize=16)
-def _levels(
-    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...]
-) -> NDArray[np.float32]:
+def _levels(spec: Preprocessing) -> NDArray[np.float32]:
     """float32[3, 256]: what each level of each channel becomes.
 
     In the arithmetic of transformers (image_transforms.rescale and normalize): the product in
     float64, the rest in float32. timm divides by 255 in float32, which gives the same 256 values.
     """
-    scaled = (np.arange(256, dtype=np.float64) * rescale_factor).astype(np.float32)
-    means, stds = np.array(mean, np.float32), np.array(std, np.float32)
-    return (scaled[None] - means[:, None]) / stds[:, None]
+    scaled = (np.arange(256, dtype=np.float64) * spec.rescale_factor).astype(np.float32)
+    scaled += np.float32(spec.offset)
+    means, stds = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    levels = (scaled[None] - means[:, None]) / stds[:, None]
+    return levels / stds[:, None] if spec.divided_twice else levels

@@ -40,7 +40,7 @@ def resized_from_picture(picture: Picture, spec: Preprocessing) -> NDArray[np.ui
 
     Args:
         picture: Its image has mode "RGB".
-        spec: resize, resize_hw, crop_hw and interpolation are used.
+        spec: resize, resize_hw, crop_hw, crop_rounding and interpolation are used.
 
     Returns:
         uint8[H, W, 3], H and W as in spec.crop_hw.
@@ -49,7 +49,9 @@ def resized_from_picture(picture: Picture, spec: Preprocessing) -> NDArray[np.ui
     new_size = _resized_size(full_size, spec)
     crop_h, crop_w = spec.crop_hw
     # CenterCrop of torchvision: Python's round, so that halves go to the even number.
-    left, top = round((new_size[0] - crop_w) / 2), round((new_size[1] - crop_h) / 2)
+    # center_crop of transformers' image_transforms: down.
+    rounded = round if spec.crop_rounding == "even" else math.floor
+    left, top = rounded((new_size[0] - crop_w) / 2), rounded((new_size[1] - crop_h) / 2)
     box = (left, top, left + crop_w, top + crop_h)
     resample = _FILTERS[spec.interpolation]
     # An image that was decoded smaller is larger than what it is resized to.

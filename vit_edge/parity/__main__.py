@@ -204,7 +204,7 @@ def _run_lines(bundle: Bundle, result: Result, entry: Run, target: Target | None
     if precision == "fp32" and target is None:
         yield from exact_table(rows)
     else:
-        yield from statistics_table(rows, limit_for(precision), target)
+        yield from statistics_table(rows, limit_for(precision, bundle.manifest.scores), target)
     yield from (f"FAILED: {problem}" for problem in entry.problems)
     yield from (f"OPEN: {question}" for question in entry.open_questions)
     if entry.localized is not None:

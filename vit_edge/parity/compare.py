@@ -131,7 +131,9 @@ def compare_answers(
                 by_batch = comparison.statistics.setdefault(output, {})
                 if batch not in by_batch:
                     by_batch[batch] = (
-                        LogitComparison(repeats=repeats) if output == LOGITS else Difference()
+                        LogitComparison(manifest.scores, repeats=repeats)
+                        if output == LOGITS
+                        else Difference()
                     )
                 statistics = by_batch[batch]
                 if isinstance(statistics, LogitComparison):
@@ -169,7 +171,7 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
             f"{golden.path}: holds {len(golden)} images with {golden.outputs}, "
             f"the manifest has {list(expected)}: a golden file of another model, or none"
         )
-    centred = "sqnr_centred_db" in limit_for(manifest.precision).logits.as_dict()
+    centred = "sqnr_centred_db" in limit_for(manifest.precision, manifest.scores).logits.as_dict()
     if centred and len(golden) < 2:
         raise BundleError(
             f"{golden.path}: one image cannot judge {manifest.precision}, whose limit is on what "

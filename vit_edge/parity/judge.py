@@ -16,7 +16,15 @@ from vit_edge.parity.result import (
     Run,
     Status,
 )
-from vit_edge.parity.targets import DECIDED, LOGITS, NON_FINITE, STATISTICS, Proof, Target
+from vit_edge.parity.targets import (
+    DECIDED,
+    LOGITS,
+    NON_FINITE,
+    STATISTICS,
+    Proof,
+    Target,
+    words_of,
+)
 
 
 def findings(rows: Sequence[Row], limit: Limit, target: Target | None) -> list[Finding]:
@@ -121,7 +129,8 @@ def _undecided(bound: Target, row: Row) -> str:
     """Why the images do not decide about one bound; empty where they do."""
     ((name, value),) = bound.bounds
     statistic = STATISTICS[name]
-    asked = f"{statistic.words} {statistic.direction} {statistic.written(value)} is not proven"
+    words = words_of(name, row.summary)
+    asked = f"{words} {statistic.direction} {statistic.written(value)} is not proven"
     if not bound.judged(row.summary).bounds:
         return f"{asked}: the reference's own classes lead by less than {DECIDED:g} spreads"
     return "".join(f"{asked}: {_what_would_decide(p, row)}" for p in bound.open(row.summary))

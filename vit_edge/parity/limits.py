@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vit_edge.bundle.manifest import Scores
 from vit_edge.errors import UsageError
-from vit_edge.parity.targets import LOGITS, NON_FINITE, Target, decides
+from vit_edge.parity.targets import LOGITS, NON_FINITE, Target, decides, words_of
 
 # A flip needs noise of its margin's size in the difference of two logits, which has sqrt(2) of the
 # noise of one. Of 2,000 images with 1,000 classes the largest such noise is about five standard
@@ -54,7 +56,8 @@ class Limit:
             return
         low, high = summary["top1_agreement_interval"]
         sentence = (
-            f"top-1 agreement is {summary['top1_agreement']:.2%} on {summary['images']} images, "
+            f"{words_of('top1_agreement', summary)} is {summary['top1_agreement']:.2%} on "
+            f"{summary['images']} images, "
             f"surely (95 %: {low:.2%} to {high:.2%}) less than {self.top1_agreement:.2%}"
         )
         yield "top1_agreement", [sentence] * (high < self.top1_agreement)
@@ -185,12 +188,20 @@ LIMITS: dict[str, Limit] = {
 }
 
 
-def limit_for(precision: str) -> Limit:
+def limit_for(precision: str, scores: Scores = "softmax") -> Limit:
     """Look the limit up.
+
+    Args:
+        precision: Of a bundle.
+        scores: What is made of its logits. Of values without classes only those bounds hold that
+            speak of numbers.
 
     Raises:
         UsageError: No such precision.
     """
     if precision not in LIMITS:
         raise UsageError(f"no parity limit for precision {precision!r}; known: {list(LIMITS)}")
-    return LIMITS[precision]
+    limit = LIMITS[precision]
+    if scores != "none":
+        return limit
+    return dataclasses.replace(limit, logits=limit.logits.of_values(), top1_agreement=None)

@@ -1,4 +1,9 @@
-"""How far the candidate's classification lies from the reference's: agreement, flips, accuracy."""
+"""How far the candidate's classification lies from the reference's: agreement, flips, accuracy.
+
+What is compared follows the manifest's `scores`. softmax: the class with the largest logit.
+sigmoid: for each class whether its score reaches 50 %, that is, its logit 0.
+none: the values alone.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_edge.bundle.manifest import Scores
 from vit_edge.parity.intervals import mcnemar_interval, mcnemar_p_value, wilson_interval
 from vit_edge.parity.statistics import (
     Difference,
     Doubles,
     Floats,
     Repeats,
+    decision_divergence,
     finite,
     kl_divergence,
     rows,
@@ -27,12 +34,14 @@ UNKNOWN = -1  # the label of an image that has none
 
 
 class Flip(NamedTuple):
-    """An image whose largest logit is at another class than the reference's."""
+    """An image that gets another class than the reference's, or a class with another decision."""
 
     image: int
-    reference_class: int
-    candidate_class: int  # -1 where the candidate's answer holds NaN or Inf
-    margin: float  # the reference's logits: its own class minus the candidate's
+    reference_class: int  # of sigmoid scores -1 where the reference says no and the candidate yes
+    candidate_class: int  # -1 where the candidate says no, or its answer holds NaN or Inf
+    # Of the reference's logits: its own class minus the candidate's; of sigmoid scores how far the
+    # logit of that class is from 0.
+    margin: float
 
 
 @dataclass
@@ -47,14 +56,15 @@ class LogitComparison:
     a limit allows also says how large a margin it can flip.
     """
 
+    scores: Scores = "softmax"  # what is made of the logits
     repeats: Repeats | None = None  # shared between batch sizes, to compare them; None: not asked
     batch_diff: float = 0.0  # the largest |difference| from an image's first answer
     difference: Difference = field(default_factory=Difference)
-    top1: int = 0  # images where both have their largest logit at the same class
+    top1: int = 0  # images where both choose the same class, or decide every class alike
     rank_correlation: float = 0.0  # summed over the images
     top5: int = 0  # images where the reference's class is among the candidate's five largest
     divergences: list[float] = field(default_factory=list)  # one per image, in nats
-    reference_margins: list[float] = field(default_factory=list)  # one per image, first to second
+    reference_margins: list[float] = field(default_factory=list)  # one per image; `top_margin`
     kl_worst_image: int = -1
     kl_max: float = -1.0
     flips: list[Flip] = field(default_factory=list)
@@ -81,20 +91,39 @@ class LogitComparison:
         if self.repeats is not None:
             self.batch_diff = max(self.batch_diff, self.repeats.add(indices, candidate))
         fresh = self.difference.add(indices, candidate, expected)
-        if not fresh.any():
+        if not fresh.any() or self.scores == "none":
             return
         images, left, right = indices[fresh], rows(candidate)[fresh], rows(expected)[fresh]
+        self.rank_correlation += float(rank_correlation(left, right).sum())
+        if self.scores == "sigmoid":
+            self._add_decisions(images, left, right)
+            return
         whole = np.isfinite(left).all(axis=1)
         theirs = right.argmax(axis=1)
         ours = np.where(whole, left.argmax(axis=1), -1)
         self.top1 += int(np.count_nonzero(ours == theirs))
         self.top5 += int(np.count_nonzero(whole & (rank(left, theirs) < TOP)))
-        self.rank_correlation += float(rank_correlation(left, right).sum())
         self.reference_margins += top_margin(right).tolist()
         self._add_divergences(images, kl_divergence(right, left))
         self._add_flips(images, ours, theirs, right)
         if labels is not None:
             self._add_labels(ours, theirs, labels[fresh])
+
+    def _add_decisions(
+        self, images: NDArray[np.int64], candidate: Doubles, expected: Doubles
+    ) -> None:
+        """Compare sigmoid scores; the labels of folders say nothing of the other classes."""
+        self.reference_margins += np.abs(expected).min(axis=1).tolist()
+        self._add_divergences(images, decision_divergence(expected, candidate))
+        for row, image in enumerate(images.tolist()):
+            place, margin = largest_decision_flip(candidate[row], expected[row])
+            if place < 0:
+                self.top1 += 1
+                continue
+            theirs = place if expected[row, place] >= 0 else -1
+            broken = not np.isfinite(candidate[row]).all()
+            ours = -1 if broken or theirs >= 0 else place
+            self.flips.append(Flip(image, theirs, ours, margin))
 
     def _add_divergences(self, images: NDArray[np.int64], divergences: Doubles) -> None:
         self.divergences += divergences.tolist()
@@ -135,6 +164,15 @@ class LogitComparison:
     def summary(self) -> dict[str, Any]:
         """Every statistic by its name, ready for JSON: None where it is infinite or undefined.
 
+        Of values, there is no more than of any output and batch_relative. Of sigmoid scores:
+
+        top1_agreement: share of images for which every class is decided alike.
+        kl_mean, kl_median, kl_max: of each class's yes and no, mean over the classes.
+        reference_margin_median: how far the logit nearest to 0 is from it.
+        top5_agreement and accuracy: there are none.
+
+        Of softmax:
+
         top1_agreement: share of images with the largest logit at the reference's class.
         top5_agreement: share of images whose reference class is among the candidate's five largest
             logits, as in top-5 accuracy with the reference for a label; 1 for up to five classes.
@@ -149,15 +187,24 @@ class LogitComparison:
         batch_relative: the largest |difference| between two answers to one image, in batches of
             other sizes or other images, over max |reference|; None unless `repeats` was given.
         """
+        summary = self.difference.summary() | {"batch_relative": self._batch_relative()}
+        if self.scores != "softmax":
+            summary["scores"] = self.scores
+        return summary if self.scores == "none" else summary | self._classification()
+
+    def _classification(self) -> dict[str, Any]:
         images = self.difference.images
         divergences = np.array(self.divergences)
         margins = [flip.margin for flip in self.flips]
         weighted = self.relative_margin(math.fsum(margins))
-        return self.difference.summary() | {
-            "top1_agreement": self.top1 / images if images else None,
-            "top1_agreement_interval": list(wilson_interval(self.top1, images)),
+        top5 = {
             "top5_agreement": self.top5 / images if images else None,
             "top5_agreement_interval": list(wilson_interval(self.top5, images)),
+        }
+        return {
+            "top1_agreement": self.top1 / images if images else None,
+            "top1_agreement_interval": list(wilson_interval(self.top1, images)),
+            **(top5 if self.scores == "softmax" else {}),
             "rank_correlation_mean": self.rank_correlation / images if images else None,
             "kl_mean": finite(float(divergences.mean())) if images else None,
             "kl_median": finite(float(np.median(divergences))) if images else None,
@@ -170,7 +217,6 @@ class LogitComparison:
             "flip_margin_max": self.relative_margin(max(margins, default=0.0)),
             "margin_weighted_flips": None if weighted is None else weighted / max(images, 1),
             "worst_flips": self._worst_flips(),
-            "batch_relative": self._batch_relative(),
             **(self._accuracy() if self.labelled else {}),
         }
 
@@ -198,6 +244,25 @@ class LogitComparison:
             "won": self.won,
             "mcnemar_p": mcnemar_p_value(self.lost, self.won),
         }
+
+
+def largest_decision_flip(candidate: Doubles, expected: Doubles) -> tuple[int, float]:
+    """Find the class whose yes or no differs, by the largest margin of the reference.
+
+    Args:
+        candidate: float64[classes]; one that holds NaN or Inf decides nothing.
+        expected: float64[classes], finite.
+
+    Returns:
+        The class and |expected| there; -1 and 0 where all decisions are the same.
+    """
+    different = (candidate >= 0) != (expected >= 0)
+    if not np.isfinite(candidate).all():
+        different = np.ones_like(different)
+    if not different.any():
+        return -1, 0.0
+    margins = np.where(different, np.abs(expected), -1.0)
+    return int(margins.argmax()), float(margins.max())
 
 
 def rank(logits: Doubles, classes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -230,11 +230,11 @@ def compare_here(question: Question) -> Run:
     """
     bundle = Bundle.read(question.bundle)
     manifest = bundle.manifest
-    limit = limit_for(manifest.precision)
+    limit = limit_for(manifest.precision, manifest.scores)
     with Golden(Path(question.golden)) as golden:
         backend = _Timed(backends.module(question.backend).load(bundle))
         probes = golden.probes()
-        witness = Witness(len(golden))
+        witness = Witness(len(golden), manifest.scores)
         comparison = compare_answers(
             backend,
             golden,

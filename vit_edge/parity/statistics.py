@@ -218,6 +218,25 @@ def kl_divergence(expected: Doubles, candidate: Doubles) -> Doubles:
     return np.where(usable.all(axis=1), np.maximum(divergence, 0.0), np.inf)
 
 
+def decision_divergence(expected: Doubles, candidate: Doubles) -> Doubles:
+    """KL of sigmoid scores, mean over the classes: each class is a yes or no of its own.
+
+    Args:
+        expected: float64[N, classes], finite logits.
+        candidate: float64[N, classes].
+
+    Returns:
+        float64[N] in nats, at least 0; infinite where `candidate` is not finite.
+    """
+    usable = np.isfinite(candidate)
+    kept = np.where(usable, candidate, 0.0)
+    divergence = np.zeros_like(expected)
+    for sign in (1.0, -1.0):  # yes, no
+        log_p, log_q = -np.logaddexp(0, -sign * expected), -np.logaddexp(0, -sign * kept)
+        divergence += np.exp(log_p) * (log_p - log_q)
+    return np.where(usable.all(axis=1), np.maximum(divergence.mean(axis=1), 0.0), np.inf)
+
+
 def log_softmax(logits: Doubles) -> Doubles:
     """Logarithm of the softmax of each row, without overflow: float64[N, classes]."""
     shifted = logits - logits.max(axis=1, keepdims=True)

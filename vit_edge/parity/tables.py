@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from vit_edge.parity.limits import Limit
 from vit_edge.parity.result import Row
-from vit_edge.parity.targets import DECIDED, LOGITS, STATISTICS, Target
+from vit_edge.parity.targets import DECIDED, LOGITS, STATISTICS, Target, words_of
 
 _SIGN = {"at least": ">=", "at most": "<="}
 
 
 def exact_table(rows: Sequence[Row]) -> Iterator[str]:
     """One line per output and batch size: what matters where only rounding may differ."""
-    yield "output      batch  max|diff|  of max|ref|  allowed  top-1 agreement"
+    logits = next((row.summary for row in rows if row.output == LOGITS), {})
+    words = words_of("top1_agreement", logits)
+    yield f"output      batch  max|diff|  of max|ref|  allowed  {words}"
     for row in rows:
         summary = row.summary
         agreement = summary.get("top1_agreement")
@@ -37,7 +39,7 @@ def statistics_table(rows: Sequence[Row], limit: Limit, target: Target | None) -
             if all(row.get(name) is None for row in columns):
                 continue
             cells = ("-" if r.get(name) is None else statistic.written(r[name]) for r in columns)
-            line = f"  {statistic.words:<31}" + "".join(f"{cell:>11}" for cell in cells)
+            line = f"  {words_of(name, columns[0]):<31}" + "".join(f"{cell:>11}" for cell in cells)
             yield f"{line}  {allowed.get(name, '')}".rstrip()
     if LOGITS in outputs:
         yield from _flips(rows)
@@ -66,15 +68,19 @@ def _flips(rows: Sequence[Row]) -> Iterator[str]:
     """The flips that matter most, at the batch size that has the worst."""
     worst = max(
         (row for row in rows if row.output == LOGITS),
-        key=lambda row: float(row.summary["flip_margin_max"] or 0.0),
+        key=lambda row: float(row.summary.get("flip_margin_max") or 0.0),
     )
-    for flip in worst.summary["worst_flips"]:
+    for flip in worst.summary.get("worst_flips", ()):
         margin = flip["relative_margin"]
         yield (
             f"  flip at batch {worst.batch}: image {flip['image']}, class "
-            f"{flip['reference_class']} -> {flip['candidate_class']}, margin "
+            f"{_class(flip['reference_class'])} -> {_class(flip['candidate_class'])}, margin "
             + ("-" if margin is None else f"{margin:.3g} spreads")
         )
+
+
+def _class(place: int) -> str:
+    return "none" if place < 0 else str(place)
 
 
 def _number(value: float | None) -> str:

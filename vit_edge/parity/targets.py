@@ -19,6 +19,10 @@ DECIDED = 0.4
 LOGITS = "logits"  # the output that classifies; every other is compared as plain numbers
 NON_FINITE = "non_finite"  # how many values are NaN or Inf: none may be
 AGREEMENTS = ("top1_agreement", "top5_agreement")
+# Statistics that need no classes: they hold of features, and of logits that are values.
+OF_VALUES = {
+    "cosine_mean", "cosine_min", "sqnr_db", "sqnr_centred_db", "relative", "batch_relative",
+}  # fmt: skip
 
 
 def decides(summary: Mapping[str, Any]) -> bool:
@@ -77,6 +81,13 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
+def words_of(name: str, summary: Mapping[str, Any]) -> str:
+    """Name a statistic; of sigmoid scores, agreement is that on every class."""
+    if name == "top1_agreement" and summary.get("scores") == "sigmoid":
+        return "agreement on every class"
+    return STATISTICS[name].words
+
+
 @dataclass(frozen=True)
 class Proof:
     """Whether a bound on a rate holds beyond the chance of the draw."""
@@ -108,10 +119,16 @@ class Target:
             statistic, value = STATISTICS[name], summary.get(name)
             asked = f"{statistic.direction} {statistic.written(bound)}"
             if value is None:
-                missed.append(f"{statistic.words} must be {asked}, but {_absence(name, summary)}")
+                words = words_of(name, summary)
+                missed.append(f"{words} must be {asked}, but {_absence(name, summary)}")
             elif not statistic.holds(value, bound):
-                missed.append(f"{statistic.words} is {statistic.written(value)}, allowed {asked}")
+                words = words_of(name, summary)
+                missed.append(f"{words} is {statistic.written(value)}, allowed {asked}")
         return missed
+
+    def of_values(self) -> Target:
+        """The bounds that need no classes."""
+        return Target(tuple(bound for bound in self.bounds if bound[0] in OF_VALUES))
 
     def without_rates(self) -> Target:
         """The bounds that a few images can hold or miss."""
@@ -119,7 +136,7 @@ class Target:
 
     def judged(self, summary: Mapping[str, Any]) -> Target:
         """Without bounds on agreement, where the reference does not decide (see DECIDED)."""
-        if decides(summary):
+        if decides(summary) or summary.get("scores") == "none":  # values have no agreement
             return self
         return Target(tuple(bound for bound in self.bounds if bound[0] not in AGREEMENTS))
 
@@ -203,7 +220,8 @@ def _bound(name: str, text: str) -> tuple[float, list[str]]:
 def _absence(name: str, summary: Mapping[str, Any]) -> str:
     """Say why a statistic has no value."""
     if name in {"accuracy", "accuracy_drop"}:
-        return "the images have no labels"
+        kind = summary.get("scores", "softmax")
+        return "the images have no labels" if kind == "softmax" else f"scores are by {kind}"
     if name not in summary:
         return "this output has no such statistic"
     if summary["non_finite"]:

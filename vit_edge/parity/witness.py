@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.parity.logits import LogitComparison
+from vit_edge.bundle.manifest import Scores
+from vit_edge.parity.logits import LogitComparison, largest_decision_flip
 from vit_edge.parity.result import Choice, ImageAnswers, Scatter
-from vit_edge.parity.statistics import Floats, finite, kl_divergence, rows
+from vit_edge.parity.statistics import Floats, decision_divergence, finite, kl_divergence, rows
 
 SHOWN = 5  # classes of each answer
 SCATTER = 2_000  # pairs of logits: more would be a blot
@@ -27,8 +28,14 @@ class _Seen(NamedTuple):
 class Witness:
     """Watches a comparison of logits; an image counts once."""
 
-    def __init__(self, images: int) -> None:
-        """Take note of up to IMAGES of so many."""
+    def __init__(self, images: int, scores: Scores = "softmax") -> None:
+        """Take note of up to IMAGES of so many.
+
+        Args:
+            images: How many there are.
+            scores: What is made of the logits; values without classes are scattered, no more.
+        """
+        self._scores = scores
         self._per_image = max(1, SCATTER // max(images, 1))
         self._images: dict[int, _Seen] = {}
         self._scatter: tuple[list[float], list[float]] = ([], [])
@@ -42,12 +49,16 @@ class Witness:
             expected: float[N, classes], the reference's.
         """
         candidate, reference = rows(answers), rows(expected)
-        divergences = kl_divergence(reference, candidate)
+        sigmoid = self._scores == "sigmoid"
+        divergence = decision_divergence if sigmoid else kl_divergence
+        divergences = divergence(reference, candidate)
         for row, index in enumerate(indices.tolist()):
             if index in self._images or len(self._images) >= IMAGES:
                 continue
             margin = 0.0
-            if np.isfinite(candidate[row]).all():
+            if sigmoid:
+                _, margin = largest_decision_flip(candidate[row], reference[row])
+            elif np.isfinite(candidate[row]).all():
                 margin = float(reference[row].max() - reference[row][candidate[row].argmax()])
             firsts = _first(reference[row]), _first(candidate[row])
             self._images[index] = _Seen(*firsts, finite(float(divergences[row])), margin)
@@ -79,6 +90,7 @@ class Witness:
                 0.0 if logits is None else logits.relative_margin(seen.margin),
             )
             for index, seen in sorted(self._images.items())
+            if self._scores != "none"
         )  # fmt: skip
 
     def scatter(self) -> Scatter:

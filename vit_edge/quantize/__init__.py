@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol, cast
 import onnx_ir
 
 from vit_edge import plugins
+from vit_edge.bundle.manifest import Scores
 from vit_edge.errors import RecipeError
 from vit_edge.parity.targets import Target
 from vit_edge.quantize.calibration import Calibration
@@ -64,6 +65,7 @@ class Task:
     scratch: Path  # a folder for files of its own, removed afterwards
     journal: Path | None  # where to keep what a search has found, to go on with it after a stop
     progress: Progress
+    scores: Scores = "softmax"  # what is made of the logits; none also where there are no logits
 
     @property
     def images(self) -> Calibration:

@@ -172,7 +172,7 @@ def _search(
     """Look whether the target holds with all of them, and only if not, which to keep in float."""
     if task.parity_target is None:
         return []
-    judge = Judge(workspace, reference, task.images)
+    judge = Judge(workspace, reference, task.images, scores=task.scores)
     summary = judge.summary(variant(names))
     first = Trial((), tuple(task.parity_target.judged(summary).missed(summary)), summary)
     if not first.missed:

@@ -49,5 +49,5 @@ def compare_golden(
         check_golden(golden, bundle.manifest)
         return compare_answers(
             backend, golden, bundle.manifest, batches=batches,
-            limit=limit_for(bundle.manifest.precision), target=target,
+            limit=limit_for(bundle.manifest.precision, bundle.manifest.scores), target=target,
         )  # fmt: skip

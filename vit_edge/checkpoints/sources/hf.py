@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from vit_edge.bundle.manifest import Architecture, Pooling
+from vit_edge.bundle.manifest import Architecture, Pooling, Scores
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.adapter import refuse_adapter
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
@@ -15,7 +15,12 @@ from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_families import FAMILIES, Dialect, Family
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of, read_preprocessing
-from vit_edge.checkpoints.labels import is_numbered, labels_or_imagenet, numbered_labels
+from vit_edge.checkpoints.labels import (
+    is_numbered,
+    labels_or_imagenet,
+    numbered_labels,
+    scores_of_config,
+)
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.sources import timm
@@ -91,7 +96,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     weights = open_weights(path, request.key)
     tensors = _below_prefix(weights.tensors, family)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
-    architecture, labels = _read_config(config, family, tensors, prefix, str(config_file))
+    architecture, labels, scores = _read_config(config, family, tensors, prefix, str(config_file))
     if row is not None:
         labels = labels_or_imagenet((), architecture.num_classes, str(weights.path))
     processor = folder / PROCESSOR
@@ -121,6 +126,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         ignored=ignored,
         files=(*filter(Path.is_file, (config_file, processor)), *weights.files),
         revision=place.revision,
+        scores=scores,
         published_as=lambda row: source == f"hf:{row.hf}",
     )
     return checkpoint_from(foreign, request)
@@ -180,8 +186,8 @@ def _read_config(
     tensors: dict[str, LazyTensor],
     prefix: str,
     where: str,
-) -> tuple[Architecture, tuple[str, ...]]:
-    """The architecture and the labels; every problem of the file is listed."""
+) -> tuple[Architecture, tuple[str, ...], Scores | None]:
+    """Shape, labels and scores; every problem of the file is listed."""
     fields = Fields(config, where)
     width, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
     patch_px, image_hw = fields.positive("patch_size"), fields.size_hw("image_size")
@@ -222,8 +228,9 @@ def _read_config(
         ),
         pooling=pooling,
     )
+    scores = scores_of_config(fields, classes) if classes else None
     fields.done()
-    return architecture, labels
+    return architecture, labels, scores
 
 
 def _mlp_dim(fields: Fields, width: int) -> int:

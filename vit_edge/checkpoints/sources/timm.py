@@ -18,7 +18,7 @@ from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import Fields, refuse_giants
 from vit_edge.checkpoints.files import Place, open_weights, read_json
-from vit_edge.checkpoints.labels import labels_or_imagenet
+from vit_edge.checkpoints.labels import labels_or_imagenet, scores_of_config
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.tensors import (
@@ -123,6 +123,8 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             fields.where, claimed, architecture.num_classes,
         )  # fmt: skip
     labels = labels_from(cfg, fields, architecture.num_classes)
+    wrapped = config.get("model_type") == "timm_wrapper"  # transformers trained it
+    scores = scores_of_config(fields, architecture.num_classes) if wrapped else None
     fields.done()
     foreign = Foreign(
         source=source,
@@ -137,6 +139,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         ignored={"mask_token"},  # of DINOv2's and MAE's training
         files=(*([config_file] if config else []), *weights.files),
         revision=place.revision,
+        scores=scores,
         published_as=lambda row: (
             row.timm is not None
             and source.removeprefix("hf:timm/").removeprefix("timm:") == row.timm

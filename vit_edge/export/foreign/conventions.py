@@ -17,6 +17,7 @@ from vit_edge.checkpoints.files import read_json
 from vit_edge.checkpoints.hf_preprocessing import read_preprocessing
 from vit_edge.checkpoints.label_file import labels_for as labels_for
 from vit_edge.checkpoints.label_file import refuse_giant
+from vit_edge.checkpoints.label_file import scores_in as scores_in
 from vit_edge.checkpoints.timm_config import input_hw, preprocessing_from, pretrained_cfg
 from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.variants import HALF, IMAGENET_MEAN, IMAGENET_STD

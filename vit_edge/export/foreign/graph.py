@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError
-from vit_edge.export.foreign.interface import Interface
+from vit_edge.export.foreign.interface import LOGITS, Interface
 from vit_edge.graphs.exactness import EXACT_RELATIVE, relative_difference
 from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.normalise import normalise
@@ -22,39 +22,41 @@ from vit_edge.machine.paths import path_for
 
 _LOG = logging.getLogger(__name__)
 
-LOGITS = "logits"
-_PROBABILITIES = {"Softmax", "LogSoftmax", "Sigmoid"}
+_SHAPES_ONLY = {"Identity", "Flatten", "Reshape", "Squeeze", "Dropout", "Cast"}
+# Operator at the end of a graph -> what vit_edge applies itself, to be asked for.
+_PROBABILITIES = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 
 
 def load_normalised(path: Path, interface: Interface, scratch: Path) -> tuple[onnx_ir.Model, int]:
     """Normalise a checked file, and prove that it computes what it did, whatever the batch.
 
     Returns:
-        The model, its only output named "logits", and the number of classes.
+        The model, its only output named as in `interface.kept_as`, and how many values it has.
 
     Raises:
         ModelError: It runs at one batch size only, mixes the images of a batch, or changed.
     """
-    expected = _logits_of_file(path, interface)
+    expected = _answers_of_file(path, interface)
     model = load_mapped(path)
-    _keep_logits(model, interface, expected.shape[1], str(path))
+    _keep_output(model, interface, expected.shape[1], str(path))
     normalise(model)
     # the oldest that will do: runtimes refuse newer ones, and nothing here needs them
     model.ir_version = MINIMUM_IR.get(model.opset_imports[""], model.ir_version)
     workspace = Workspace(scratch / "foreign")
     model = workspace.settle(model)
     (actual,) = workspace.observe(model, model.graph.outputs, [_noise(interface)])
-    relative = relative_difference(actual[LOGITS], expected)
+    relative = relative_difference(actual[interface.kept_as], expected)
     if not relative <= EXACT_RELATIVE:
         raise ModelError(
-            f"{path}: rewritten, its logits differ by {relative:.1e} of the largest, allowed "
-            f"{EXACT_RELATIVE:.0e}; this is a fault of vit_edge: please report it with the file"
+            f"{path}: rewritten, its {interface.kept_as} differ by {relative:.1e} of the largest, "
+            f"allowed {EXACT_RELATIVE:.0e}; this is a fault of vit_edge: please report it with the "
+            "file"
         )
     return model, expected.shape[1]
 
 
-def _logits_of_file(path: Path, interface: Interface) -> NDArray[np.float32]:
-    """Run noise at batch 3, 2 and 1: float32[3, classes].
+def _answers_of_file(path: Path, interface: Interface) -> NDArray[np.float32]:
+    """Run noise at batch 3, 2 and 1: float32[3, values].
 
     Raises:
         ModelError: A batch fails, or its size changes an answer.
@@ -64,19 +66,19 @@ def _logits_of_file(path: Path, interface: Interface) -> NDArray[np.float32]:
     answers: list[NDArray[np.float32]] = []
     for size in (3, 2, 1):
         try:
-            (logits,) = session.run([interface.output], {interface.input: noise[:size]})
+            (values,) = session.run([interface.output], {interface.input: noise[:size]})
         except Exception as error:  # the runtime's exceptions have no common base but this
             raise ModelError(
                 f"{path}: does not run with {size} image(s) at once, so the batch it was exported "
                 f"with is baked in: {_first_line(error)}. Export it again with an example batch "
                 "of 2 and a dynamic batch axis"
             ) from error
-        if logits.ndim != 2 or len(logits) != size or not np.isfinite(logits).all():
+        if values.ndim != 2 or len(values) != size or not np.isfinite(values).all():
             raise ModelError(
-                f"{path}: {interface.output} is {list(logits.shape)} for {size} image(s), or not "
+                f"{path}: {interface.output} is {list(values.shape)} for {size} image(s), or not "
                 f"finite; [{size}, classes] is needed"
             )
-        answers.append(logits)
+        answers.append(values)
     together = answers[0]
     if any(relative_difference(a, together[: len(a)]) > EXACT_RELATIVE for a in answers):
         raise ModelError(
@@ -86,28 +88,68 @@ def _logits_of_file(path: Path, interface: Interface) -> NDArray[np.float32]:
     return together
 
 
-def _keep_logits(model: onnx_ir.Model, interface: Interface, classes: int, where: str) -> None:
-    """Drop the other outputs, and give the logits their name."""
+def _keep_output(model: onnx_ir.Model, interface: Interface, size: int, where: str) -> None:
+    """Drop the other outputs, and give what is kept its name."""
+    name = interface.kept_as
     outputs = model.graph.outputs
-    (logits,) = (value for value in outputs if value.name == interface.output)
-    producer = logits.producer()
-    if producer is not None and producer.op_type in _PROBABILITIES and not producer.domain:
+    (kept,) = (value for value in outputs if value.name == interface.output)
+    producer = kept.producer()
+    scores = _PROBABILITIES.get("" if producer is None or producer.domain else producer.op_type)
+    if producer is not None and scores is not None and name == LOGITS:
         raise ModelError(
             f"{where}: {interface.output} comes out of a {producer.op_type}, so these are no "
-            "logits; export the model without it, vit_edge applies the softmax itself"
+            f"logits; export the model without it and say --scores {scores}: vit_edge applies it "
+            "itself"
         )
-    dropped = [str(value.name) for value in outputs if value is not logits]
+    dropped = [str(value.name) for value in outputs if value is not kept]
     if dropped:
         _LOG.info("%s: keeping %s, dropping %s", where, interface.output, ", ".join(dropped))
-    outputs[:] = [logits]
-    if logits.name != LOGITS:
-        _LOG.info("%s: its output %s is called %s from here on", where, logits.name, LOGITS)
+    outputs[:] = [kept]
+    if kept.name != name:
+        _LOG.info("%s: its output %s is called %s from here on", where, kept.name, name)
     for node in model.graph:
         for value in node.outputs:
-            if value.name == LOGITS and value is not logits:
-                value.name = f"{LOGITS}_inner"
-    logits.name = LOGITS
-    logits.shape = onnx_ir.Shape(["batch", classes])
+            if value.name == name and value is not kept:
+                value.name = f"{name}_inner"
+    kept.name = name
+    kept.shape = onnx_ir.Shape(["batch", size])
+
+
+def comes_out_of_head(value: onnx_ir.Value) -> bool:
+    """Tell whether a Linear with a bias makes this output, as a classification head does.
+
+    Embeddings come out of a LayerNormalization, a pooling, a tanh, a division by their norm, or a
+    projection without a bias.
+    """
+    node = value.producer()
+    while node is not None and node.op_type in _SHAPES_ONLY:
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    if node is None:
+        return False
+    constant = [source is not None and _is_constant(source) for source in node.inputs]
+    if node.op_type == "Gemm":  # exporters drop a bias of zeros, and write MatMul without any
+        return all(constant[1:])
+    if node.op_type != "Add" or sum(constant) != 1:
+        return False
+    product = node.inputs[constant.index(False)]
+    producer = None if product is None else product.producer()
+    while producer is not None and producer.op_type in _SHAPES_ONLY:
+        product = producer.inputs[0]
+        producer = None if product is None else product.producer()
+    if producer is None or producer.op_type not in ("MatMul", "Gemm"):
+        return False
+    weight = producer.inputs[1]
+    return weight is not None and _is_constant(weight)
+
+
+def _is_constant(value: onnx_ir.Value) -> bool:
+    """A weight, or one that a Transpose, an Identity or a Constant node makes."""
+    node = value.producer()
+    if node is None:
+        return value.const_value is not None
+    if node.op_type in ("Transpose", "Identity", "Cast"):
+        return node.inputs[0] is not None and _is_constant(node.inputs[0])
+    return node.op_type == "Constant"
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

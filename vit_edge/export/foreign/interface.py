@@ -14,6 +14,7 @@ _INTEGER = (
     "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "QuantizeLinear",
 )  # fmt: skip
 _LOW = {"float16", "bfloat16"}
+LOGITS, FEATURES = "logits", "features"
 
 _DYNAMIC_BATCH = (
     "Export it again with a dynamic one: torch.onnx.export(..., dynamo=True, "
@@ -30,21 +31,29 @@ class Interface(NamedTuple):
     """Names and image size, as the file has them."""
 
     input: str
-    output: str  # of the logits
+    output: str  # of what is kept
     image_hw: tuple[int, int]
+    kept_as: str = LOGITS  # what a bundle calls it: logits or features
 
 
-def image_interface(facts: ModelFacts) -> Interface:
-    """Find the image that goes in and the logits that come out.
+def image_interface(facts: ModelFacts, kept_as: str = LOGITS) -> Interface:
+    """Find the image that goes in, and the logits or the features that come out.
+
+    Args:
+        facts: Of the file.
+        kept_as: LOGITS or FEATURES. An output of that name is taken, or else the only one that may
+            be it; logits are no features.
 
     Raises:
-        ModelError: This is no float32 classifier of RGB images with a dynamic batch and
+        ModelError: This is no float32 model of RGB images with a dynamic batch and
             LayerNormalization operators; everything that speaks against it is listed.
     """
     constants = {tensor.name for tensor in facts.initializers}
     images = [value for value in facts.inputs if value.name not in constants]
-    logits = [value for value in facts.outputs if _may_be_logits(value)]
-    named = [value for value in logits if value.name == "logits"]
+    rows = [value for value in facts.outputs if _has_rows(value)]
+    if kept_as == FEATURES:
+        rows = [value for value in rows if value.name != LOGITS]
+    named = [value for value in rows if value.name == kept_as]
     problems = list(_graph_problems(facts))
     if len(images) == 1:
         problems += _image_problems(images[0])
@@ -53,18 +62,20 @@ def image_interface(facts: ModelFacts) -> Interface:
             f"inputs are {_listed(images)}; a single one, the image, is expected: export the "
             "classifier alone, without masks or labels"
         )
-    if not logits:
+    if not rows:
         problems.append(
-            f"outputs are {_listed(facts.outputs)}; none is float32[batch, classes], the logits"
+            f"outputs are {_listed(facts.outputs)}; none is float32[batch, classes], the {kept_as}"
         )
-    elif len(logits) > 1 and not named:
-        problems.append(f"outputs {_listed(logits)} could all be logits; name one of them logits")
+    elif len(rows) > 1 and not named:
+        problems.append(
+            f"outputs {_listed(rows)} could all be {kept_as}; name one of them {kept_as}"
+        )
     if problems:
         raise ModelError(f"{facts.path}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
     _, _, height, width = images[0].shape or ()
     assert isinstance(height, int)
     assert isinstance(width, int)
-    return Interface(images[0].name, (named or logits)[0].name, (height, width))
+    return Interface(images[0].name, (named or rows)[0].name, (height, width), kept_as)
 
 
 def _graph_problems(facts: ModelFacts) -> Iterator[str]:
@@ -110,8 +121,8 @@ def _image_problems(image: ValueFacts) -> Iterator[str]:
         yield f"{what}: its channels, height or width are open. {_FIXED_SIZE}"
 
 
-def _may_be_logits(value: ValueFacts) -> bool:
-    """float32[batch, classes], as far as the file says."""
+def _has_rows(value: ValueFacts) -> bool:
+    """float32[batch, values], as far as the file says: logits or features."""
     return value.dtype == "float32" and (value.shape is None or len(value.shape) == 2)
 
 

@@ -164,21 +164,32 @@ def _cards(section: Section, pictures: Pictures, labels: Sequence[str] | None) -
             None if picture is None else data_uri(picture),
             [
                 Answer("reference", *_classes(first.reference, labels), "", False),
-                *(_answer(column.label, image, labels) for column, image in entries),
+                *(
+                    _answer(column.label, image, labels, sigmoid=_by_sigmoid(column))
+                    for column, image in entries
+                ),
             ],
         )
 
 
-def _answer(who: str, image: ImageAnswers, labels: Sequence[str] | None) -> Answer:
+def _answer(
+    who: str, image: ImageAnswers, labels: Sequence[str] | None, *, sigmoid: bool
+) -> Answer:
     first, rest = _classes(image.candidate, labels)
     ours, theirs = (answer[:1] for answer in (image.candidate, image.reference))
-    flipped = [choice[0] for choice in ours] != [choice[0] for choice in theirs]
     margin, kl = image.relative_margin, image.kl
+    # Of sigmoid scores a class may flip that is not the first.
+    flipped = [choice[0] for choice in ours] != [choice[0] for choice in theirs]
+    flipped = margin != 0 if sigmoid else flipped
     change = "KL infinite" if kl is None else f"KL {kl:.2g} nats"
     if flipped:
         over = "of a reference that does not vary" if margin is None else f"{margin:.2g} spreads"
         change = f"flip over a margin of {over}, {change}"
     return Answer(who, first, rest, change, flipped)
+
+
+def _by_sigmoid(column: Column) -> bool:
+    return any(row.summary.get("scores") == "sigmoid" for row in column.run.comparisons)
 
 
 def _classes(answer: Sequence[Choice], labels: Sequence[str] | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from vit_edge.parity.report.sections import device_words, devices
 from vit_edge.parity.result import DIED, FAIL, INCONCLUSIVE, PASS, Result, Run
-from vit_edge.parity.targets import STATISTICS
+from vit_edge.parity.targets import words_of
 
 # XML 1.0, section 2.2: what no document may hold, escaped or not.
 _NO_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
@@ -100,7 +100,7 @@ def _cases(run: Run) -> Iterator[Case]:
         yield Case(row.place, FAIL if wrong else PASS, "\n".join(wrong))
         for finding in findings:
             if finding.rule == "target":
-                words = STATISTICS[finding.statistic].words
+                words = words_of(finding.statistic, row.summary)
                 yield Case(f"{row.place}: target {words}", finding.status, finding.words)
     reasons = [*run.failures, *run.open_questions]
     yield Case("verdict", run.verdict, "\n".join(reasons) or run.verdict)

@@ -9,7 +9,7 @@ from vit_edge.parity.limits import Limit
 from vit_edge.parity.report.sections import Column, Section
 from vit_edge.parity.result import FAIL, INCONCLUSIVE, PASS, Row
 from vit_edge.parity.tables import allowed_texts
-from vit_edge.parity.targets import LOGITS, STATISTICS, Statistic, Target
+from vit_edge.parity.targets import LOGITS, STATISTICS, Statistic, Target, words_of
 
 _ABSENT = "-"
 _SEVERITY = (FAIL, INCONCLUSIVE, PASS)
@@ -56,7 +56,8 @@ def _lines(columns: list[Column], output: str) -> Iterator[Line]:
             _cell(rows, name, statistic, statuses.get(name, ""))
             for rows, statuses in zip(by_column, judged, strict=True)
         ]
-        yield Line(statistic.words, cells, allowed.get(name, ""))
+        known = next(row.summary for rows in by_column for row in rows)
+        yield Line(words_of(name, known), cells, allowed.get(name, ""))
     counts = [max((row.non_finite for row in rows), default=None) for rows in by_column]
     if any(counts):
         cells = [

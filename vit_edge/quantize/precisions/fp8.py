@@ -145,7 +145,7 @@ def _search(
     def variant(chosen: Sequence[str]) -> onnx_ir.Model:
         return rounded.apply(model, chosen)
 
-    judge = Judge(workspace, model, task.images, SIMULATION)
+    judge = Judge(workspace, model, task.images, SIMULATION, task.scores)
     return ranked_search(judge, variant, names, task, settings)
 
 

@@ -104,7 +104,7 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     model = workspace.settle(task.model)
     every = [linear.name for linear in block_linears(model)]
     check_names(settings.keep_float, every)
-    judge = Judge(workspace, model, task.images)
+    judge = Judge(workspace, model, task.images, scores=task.scores)
     model, choices, rounded = _smooth_and_round(workspace, model, settings, kind, task)
 
     def variant(names: Sequence[str]) -> onnx_ir.Model:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from vit_edge.bundle.manifest import Scores
 from vit_edge.errors import ParityError
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.parity.logits import LogitComparison
@@ -81,8 +82,18 @@ class Judge:
         model: onnx_ir.Model,
         calibration: Calibration,
         entries: Mapping[str, str] | None = None,
+        scores: Scores = "softmax",
     ) -> None:
-        """Run the float graph once; `entries` are those of Workspace.session."""
+        """Run the float graph once.
+
+        Args:
+            workspace: Runs graphs.
+            model: The float graph.
+            calibration: The images.
+            entries: See Workspace.session.
+            scores: What is made of the logits.
+        """
+        self._scores = scores
         self._workspace = workspace
         self._entries = entries
         self._output = judged_output(model)
@@ -103,7 +114,7 @@ class Judge:
 
     def summary(self, model: onnx_ir.Model) -> dict[str, object]:
         """Every statistic over all calibration images."""
-        comparison = LogitComparison()
+        comparison = LogitComparison(self._scores)
         answers = self.answers(model, len(self.reference))
         comparison.add(np.arange(len(answers)), answers, self.reference)
         return comparison.summary()
