@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
+
+from vit_edge.graphs.names import Names
 
 
 class Builder:
@@ -18,7 +19,7 @@ class Builder:
         """Build in front of `anchor`, whose name is `MODULE/OPERATOR`."""
         self._graph, self._anchor = model.graph, anchor
         self._module = str(anchor.name).rpartition("/")[0] or str(anchor.name)
-        self._names = {str(node.name) for node in model.graph} | set(model.graph.initializers)
+        self._names = Names.of(model)
 
     def __call__(
         self,
@@ -40,16 +41,16 @@ class Builder:
         Returns:
             The output.
         """
-        node = onnx_ir.node(operator, inputs, attributes, name=self._name(f"/{operator}"))
+        node = onnx_ir.node(operator, inputs, attributes, name=self._fresh(f"/{operator}"))
         (output,) = node.outputs
-        output.name, output.shape = f"{node.name}:0", onnx_ir.Shape(shape)
+        output.name, output.shape = self._names.fresh(f"{node.name}:0"), onnx_ir.Shape(shape)
         output.type = None if dtype is None else onnx_ir.TensorType(dtype)
         self._graph.insert_before(self._anchor, node)
         return output
 
     def constant(self, name: str, array: NDArray[np.generic]) -> onnx_ir.Value:
         """Add an initializer `MODULE.name`."""
-        tensor = onnx_ir.tensor(array, name=self._name(f".{name}"))
+        tensor = onnx_ir.tensor(array, name=self._fresh(f".{name}"))
         value = onnx_ir.Value(
             name=tensor.name,
             shape=onnx_ir.Shape(array.shape),
@@ -64,9 +65,5 @@ class Builder:
         target = self.constant("shape", np.array([-1, *shape[1:]], np.int64))
         return self("Reshape", [value, target], shape, value.dtype)
 
-    def _name(self, end: str) -> str:
-        base = self._module + end
-        numbered = (f"{base}_{number}" for number in itertools.count(1))
-        name = next(n for n in itertools.chain([base], numbered) if n not in self._names)
-        self._names.add(name)
-        return name
+    def _fresh(self, end: str) -> str:
+        return self._names.fresh(self._module + end)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vit_edge.errors import ModelError
 from vit_edge.export.foreign.interface import Interface
 from vit_edge.graphs.exactness import EXACT_RELATIVE, relative_difference
+from vit_edge.graphs.names import Names
 from vit_edge.graphs.normalise import normalise
 from vit_edge.graphs.versions import MINIMUM_IR
 from vit_edge.graphs.workspace import Workspace
@@ -100,10 +101,10 @@ def _keep_logits(model: onnx_ir.Model, interface: Interface, classes: int, where
     outputs[:] = [logits]
     if logits.name != LOGITS:
         _LOG.info("%s: its output %s is called %s from here on", where, logits.name, LOGITS)
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name == LOGITS and value is not logits:
-                value.name = f"{LOGITS}_inner"
+    named = [value for node in model.graph for value in node.outputs]
+    for value in (*named, *model.graph.initializers.values()):
+        if value.name == LOGITS and value is not logits:
+            value.name = Names.of(model).fresh(f"{LOGITS}_inner")
     logits.name = LOGITS
     logits.shape = onnx_ir.Shape(["batch", classes])
 
