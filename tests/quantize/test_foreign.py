@@ -12,8 +12,10 @@ import onnx_ir
 import pytest
 
 from tests.quantize.workbench import answers, calibration, compared, no_progress, task
+from tests.support import foreign_graphs as graphs
 from tests.support.foreign import FOREIGN, SCOPED
 from vit_edge import quantize
+from vit_edge.errors import ModelError
 from vit_edge.export.foreign.source import foreign_source
 from vit_edge.export.recipe import find_recipe
 from vit_edge.graphs.workspace import Workspace
@@ -157,3 +159,50 @@ def test_images_are_told_apart_where_tokens_come_first(
     alone = workspace.observe(model, [reader], (images.pixels(i, i + 1) for i in (0, 2)))
     rows = np.concatenate([seen[str(reader.name)][:, 0] for seen in alone])
     np.testing.assert_allclose(samples[reader].rows, rows, atol=1e-5)
+
+
+def fp8_of(shape: graphs.Shape, scratch: Path) -> quantize.Quantized:
+    """FP8 of a ViT built like timm's, of this shape."""
+    model = graphs.with_random_weights(graphs.TimmViT(shape))
+    path = graphs.export(model, scratch / "model.onnx", "torchscript", 17)
+    source = foreign_source(path, "google-vit", None, scratch)
+    images = calibration(2, 0, source.facts.preprocessing)
+    chosen = {"sensitivity_images": 1, "float_budget": 0}
+    settings = quantize.settings_from_table("fp8", chosen, "test")
+    with source.graph(find_recipe("gpu-fp8", "fp8"), 19, scratch / "graph") as graph:
+        job = task(graph.clone(), images, scratch / "fp8", target="gpu")
+        return quantize.module("fp8").quantize(job, settings)
+
+
+@pytest.mark.parametrize(("heads", "head_dim"), [(3, 10), (2, 20), (3, 22)])
+def test_widths_that_fp8s_blocks_do_not_divide_are_refused(
+    heads: int, head_dim: int, tmp_path: Path
+) -> None:
+    width = heads * head_dim
+    with pytest.raises(ModelError, match=rf"multiple of 16 wide.* {width}.*--precision fp16"):
+        fp8_of(graphs.Shape(heads, head_dim, 1, 4 * width), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kept"),
+    [
+        (graphs.Shape(2, 16, 1, 50), {"mlp.0", "mlp.2"}),  # the MLP is uneven
+        (graphs.Shape(4, 12, 1, 96), {"attn.products"}),  # the heads are, their sum is not
+        (graphs.Shape(2, 16, 1, 48), set()),
+    ],
+)
+def test_parts_that_fp8s_blocks_do_not_divide_stay_in_half_precision(
+    shape: graphs.Shape, kept: set[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = fp8_of(shape, tmp_path)
+    parts = {part["name"].rpartition("/")[2] for part in found.record["parts"]}
+    assert parts == {"qkv", "proj", "mlp.0", "mlp.2", "attn.products"} - kept
+    quantized = [
+        str(node.name).removesuffix("/QuantizeLinear").rpartition("/")[2]
+        for node in found.model.graph
+        if node.op_type == "QuantizeLinear"
+    ]
+    products = {"attn.q", "attn.k", "attn.p", "attn.v"} if "attn.products" not in kept else set()
+    assert set(quantized) == {"qkv", "proj", "mlp.0", "mlp.2"} - kept | products
+    for name in kept:
+        assert name in caplog.text
