@@ -22,8 +22,7 @@ from vit_edge import backends
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ImageError, PredictionError, UsageError
-from vit_edge.images import ImageLimits
-from vit_edge.images.load import ImageLike, describe
+from vit_edge.images.files import ImageLike, ImageLimits, describe
 from vit_edge.images.preprocess import (
     Decoding,
     check_decoding,
@@ -256,12 +255,7 @@ class Predictor:
         return (a if isinstance(a, Failure) else self._prediction(a, top_k) for a in answers)
 
     def features(self, images: _Images, *, on_error: _Unrecorded = "raise") -> NDArray[np.float32]:
-        """The class token after the last LayerNorm: float32[N, D], one row per image.
-
-        Args:
-            images: Any number, also none.
-            on_error: "skip" leaves bad images out.
-        """
+        """The class token after the last LayerNorm: float32[N, D]; arguments as in `output`."""
         return self.output("features", images, on_error=on_error)
 
     def output(
@@ -319,10 +313,10 @@ class Predictor:
 
     def _shape(self, output: str) -> tuple[int, ...]:
         """The shape of one row of an output."""
-        tensor = self._bundle.manifest.output(output)
+        manifest = self._bundle.manifest
+        tensor = manifest.output(output)
         if tensor is not None:
             return tuple(size for size in tensor.shape if size is not None)
-        manifest = self._bundle.manifest
         there = ",".join(tensor.name for tensor in manifest.outputs)
         if output == "logits" and not manifest.num_classes:
             remedy = "the model has no head; Predictor.features gives embeddings"
@@ -384,18 +378,18 @@ class Predictor:
 
     def _run(self, batch: Sequence[_Row | Failure], call: _Call) -> Iterator[_Row | Failure]:
         """Run the good images of a batch and put the bad ones where they belong."""
-        failure = next((item for item in batch if isinstance(item, Failure)), None)
-        if call.on_error == "raise" and failure is not None:
-            batch = list(takewhile(lambda item: item is not failure, batch))
-        good = [item.values for item in batch if not isinstance(item, Failure)]
+        used: Iterable[_Row | Failure] = batch
+        if call.on_error == "raise":  # what comes after a bad image is not run
+            used = takewhile(lambda item: isinstance(item, _Row), batch)
+        good = [item.values for item in used if isinstance(item, _Row)]
         answers = iter(self._run_pixels(np.stack(good), call) if good else ())
         for item in batch:
-            if not isinstance(item, Failure):
+            if isinstance(item, _Row):
                 yield _Row(item.source, next(answers))
+            elif call.on_error == "raise":
+                raise item.error
             elif call.on_error == "record":
                 yield item
-        if call.on_error == "raise" and failure is not None:
-            raise failure.error
 
     def _run_pixels(self, pixels: NDArray[np.generic], call: _Call) -> NDArray[np.float32]:
         """Run one batch, and refuse what is no answer to it."""

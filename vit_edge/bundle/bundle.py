@@ -1,13 +1,4 @@
-"""The bundle: a directory that carries everything that decides an answer.
-
-base-patch16-224/
-manifest.json   what is in it; written last: no manifest, no bundle
-model.onnx      (and model.onnx.data where the weights exceed 2 GiB)
-golden.npz      the reference's answers
-labels.txt      one label a line
-parity.json     what was compared, what was allowed, what was found
-engines/        made on the device by `build`; no part of the bundle's identity
-"""
+"""The bundle: a directory that carries everything that decides an answer."""
 
 from __future__ import annotations
 
@@ -22,12 +13,12 @@ from typing import Any
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
 
-MANIFEST_NAME = "manifest.json"
-MODEL_NAME = "model.onnx"
-GOLDEN_NAME = "golden.npz"
-LABELS_NAME = "labels.txt"
-PARITY_NAME = "parity.json"
-ENGINES_NAME = "engines"
+MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
+MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
+GOLDEN_NAME = "golden.npz"  # the reference's answers
+LABELS_NAME = "labels.txt"  # one label a line
+PARITY_NAME = "parity.json"  # what was compared, what was allowed, what was found
+ENGINES_NAME = "engines"  # made on the device by `build`; no part of the bundle's identity
 
 _MANIFEST_LIMIT_BYTES = 16 * 2**20  # a manifest is a few KB; more is no manifest
 

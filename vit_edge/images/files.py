@@ -57,28 +57,23 @@ def read_source(source: object, name: str, limits: ImageLimits) -> bytes:
     """Read the encoded file behind a path, bytes or a file object.
 
     Raises:
-        ImageDecodeError: It is something else, or cannot be read.
+        ImageDecodeError: It is something else, no regular file, gives no bytes, or fails.
         ImageTooLargeError: It is longer than limits.max_file_bytes.
     """
     if isinstance(source, (str, os.PathLike)):
-        return read_file(source, name, limits)
+        return _read_file(source, name, limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if hasattr(source, "read"):
-        return read_stream(cast(BinaryIO, source), name, limits)
+        return _read_stream(cast(BinaryIO, source), name, limits)
     raise ImageDecodeError(
         f"{name}: not an image: expected a path, bytes, a file object, a Pillow image or a uint8 "
         f"array, got {type(source).__name__}."
     )
 
 
-def read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> bytes:
-    """Read a regular file whole; a FIFO, socket or device is refused and never waited for.
-
-    Raises:
-        ImageDecodeError: It is no regular file, or cannot be read.
-        ImageTooLargeError: It is longer than limits.max_file_bytes.
-    """
+def _read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> bytes:
+    """Read a regular file whole; a FIFO, socket or device is refused and never waited for."""
     # Opening some devices has effects, so the path is looked at first; it may change until it is
     # opened, so the opened file is looked at again, and O_NONBLOCK keeps a FIFO from blocking.
     path, flags = Path(os.fsdecode(path)), os.O_RDONLY
@@ -97,14 +92,10 @@ def read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> b
         raise ImageDecodeError(f"{name}: cannot be read: {reason}.") from None
 
 
-def read_stream(file: BinaryIO, name: str, limits: ImageLimits) -> bytes:
+def _read_stream(file: BinaryIO, name: str, limits: ImageLimits) -> bytes:
     """Read a file object as Pillow does: from its start if it can seek, else from where it is.
 
     Its position is put back and it stays open.
-
-    Raises:
-        ImageDecodeError: It does not give bytes, or fails.
-        ImageTooLargeError: It gives more than limits.max_file_bytes.
     """
     try:
         seekable = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")

@@ -136,7 +136,9 @@ def _optimize(
     }
     precision = bundle.manifest.precision
     ours = model == bundle.model_path
-    options = session_options(onnxruntime, use, precision, optimize=ours, entries=entries)
+    options = session_options(onnxruntime, use, precision, optimize=ours)
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
     options.optimized_model_filepath = str(folder / MODEL_NAME)
     open_session(onnxruntime, model, options, "cpu")
 
@@ -200,7 +202,7 @@ def _answers(bundle: Bundle, use: LoadOptions, model: Path) -> Mapping[str, byte
     import onnxruntime
 
     precision = bundle.manifest.precision
-    options = session_options(onnxruntime, use, precision, optimize=False, entries={})
+    options = session_options(onnxruntime, use, precision, optimize=False)
     session = open_session(onnxruntime, model, options, "cpu")
     tensor, random = bundle.manifest.input, np.random.default_rng(0)
     shape = (2, *(size for size in tensor.shape[1:] if size is not None))

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from vit_edge.graphs.building import add_constant
 from vit_edge.graphs.names import Names
 from vit_edge.quantize.linears import Linear
 
@@ -135,21 +136,6 @@ def _describe(
     node.outputs[0].name = names.fresh(f"{node.name}:0")
     node.outputs[0].shape = shape
     node.outputs[0].type = onnx_ir.TensorType(dtype)
-
-
-def add_constant(
-    model: onnx_ir.Model, wish: str, array: NDArray[np.generic], names: Names | None = None
-) -> onnx_ir.Value:
-    """A new initializer, called `wish` unless something else is; `names` are the model's."""
-    tensor = onnx_ir.tensor(array, name=(names or Names.of(model)).fresh(wish))
-    value = onnx_ir.Value(
-        name=tensor.name,
-        type=onnx_ir.TensorType(tensor.dtype),
-        shape=onnx_ir.Shape(array.shape),
-        const_value=tensor,
-    )
-    model.graph.register_initializer(value)
-    return value
 
 
 def quantize_linears(

@@ -29,8 +29,8 @@ from vit_edge.errors import ModelError, UsageError
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
 from vit_edge.quantize.formats.half import prepare
-from vit_edge.quantize.linears import block_linears, check_names
-from vit_edge.quantize.rescale.attention import attention_products, centre_keys
+from vit_edge.quantize.linears import Linear, block_linears, check_names
+from vit_edge.quantize.rescale.attention import Products, attention_products, centre_keys
 from vit_edge.quantize.rescale.centring import centre
 from vit_edge.quantize.rounding.fp8 import Rounded, ScaleMethod, round_all
 from vit_edge.quantize.rounding.samples import Reader, collect_samples
@@ -133,12 +133,13 @@ def _round(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Set
     products = attention_products(model) if settings.attention else []
     operands = [operand for product in products for operand in product.measured]
     readers: list[Reader] = [*linears, *operands]
-    check_names(settings.keep_float, [part.name for part in (*linears, *products)])
+    parts: list[Linear | Products] = [*linears, *products]
+    check_names(settings.keep_float, [part.name for part in parts])
     samples = collect_samples(workspace, model, readers, task.images, task.progress)
     even_linears = [each for each in linears if _is_even(*each.matrix().shape)]
     even_products = [each for each in products if _is_even(samples[each.v.input].rows.shape[1])]
-    uneven = {part.name for part in (*linears, *products)}
-    uneven -= {part.name for part in (*even_linears, *even_products)}
+    even = {linear.name for linear in even_linears} | {each.name for each in even_products}
+    uneven = [part.name for part in parts if part.name not in even]
     if not even_linears:
         widths = sorted({size for linear in linears for size in linear.matrix().shape})
         raise ModelError(
@@ -147,7 +148,7 @@ def _round(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Set
             "fp16, or int8 with --recipe gpu-int8"
         )
     if uneven:
-        names = ", ".join(sorted(uneven))
+        names = ", ".join(uneven)
         _LOG.warning(
             "no multiple of %d wide, so not in fp8 but %s: %s", BLOCK, settings.around, names
         )
