@@ -23,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 LOGITS = "logits"
 _PROBABILITIES = {"Softmax", "LogSoftmax", "Sigmoid"}
+_SCALINGS = {"Add", "Cast", "Clip", "Div", "Identity", "Log", "Mul", "Reshape", "Round", "Squeeze"}
 
 
 def load_normalised(path: Path, interface: Interface, scratch: Path) -> tuple[onnx_ir.Model, int]:
@@ -89,7 +90,7 @@ def _keep_logits(model: onnx_ir.Model, interface: Interface, classes: int, where
     """Drop the other outputs, and give the logits their name."""
     outputs = model.graph.outputs
     (logits,) = (value for value in outputs if value.name == interface.output)
-    producer = logits.producer()
+    producer = _origin(logits).producer()
     if producer is not None and producer.op_type in _PROBABILITIES and not producer.domain:
         raise ModelError(
             f"{where}: {interface.output} comes out of a {producer.op_type}, so these are no "
@@ -107,6 +108,23 @@ def _keep_logits(model: onnx_ir.Model, interface: Interface, classes: int, where
             value.name = Names.of(model).fresh(f"{LOGITS}_inner")
     logits.name = LOGITS
     logits.shape = onnx_ir.Shape(["batch", classes])
+
+
+def _origin(value: onnx_ir.Value) -> onnx_ir.Value:
+    """Follow a value back to where it was before it was scaled by constants, as to per cent."""
+    while (node := value.producer()) is not None and node.op_type in _SCALINGS and not node.domain:
+        computed = [each for each in node.inputs if each is not None and not _is_constant(each)]
+        if len(computed) != 1:
+            break
+        value = computed[0]
+    return value
+
+
+def _is_constant(value: onnx_ir.Value) -> bool:
+    producer = value.producer()
+    return value.const_value is not None or (
+        producer is not None and producer.op_type == "Constant"
+    )
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
