@@ -92,3 +92,18 @@ def test_what_does_more_than_its_share_of_what_is_left_is_counted(
 ) -> None:
     ranked = [Share(str(index), value, 0.0) for index, value in enumerate(noise)]
     assert disproportionate(ranked, 0.3) == expected
+
+
+@pytest.mark.parametrize("place", ["file/below.jsonl", "folder"])
+def test_a_journal_that_cannot_be_written_keeps_nothing_and_stops_nobody(
+    place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    journal = Journal(tmp_path / place)
+    journal.add("a", 1.0)
+    journal.add("b", 2.0)
+    assert journal.values == {"a": 1.0, "b": 2.0}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "XDG_CACHE_HOME" in caplog.text
+    journal.finish()

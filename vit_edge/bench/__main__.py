@@ -120,8 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         from vit_edge.bench.report import verb
 
         return verb.main(words[1:])
-    arguments = parser().parse_args(words)
-    return cli.guarded(lambda: _measure(arguments))
+    return cli.guarded(lambda: _measure(parser().parse_args(words)))
 
 
 def _measure(arguments: argparse.Namespace) -> int:

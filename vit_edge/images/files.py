@@ -5,6 +5,7 @@ Never are more bytes read than allowed, and never from what would block.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -76,7 +77,7 @@ def _read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> 
     """Read a regular file whole; a FIFO, socket or device is refused and never waited for."""
     # Opening some devices has effects, so the path is looked at first; it may change until it is
     # opened, so the opened file is looked at again, and O_NONBLOCK keeps a FIFO from blocking.
-    path, flags = Path(os.fsdecode(path)), os.O_RDONLY
+    path, flags = Path(_on_disk(os.fsdecode(path))), os.O_RDONLY
     for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, flag, 0)
     try:
@@ -90,6 +91,16 @@ def _read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> 
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageDecodeError(f"{name}: cannot be read: {reason}.") from None
+
+
+def _on_disk(path: str) -> str:
+    """The same path; text that the locale lacks, such as a table's, names a file in UTF-8."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeEncodeError):  # not even UTF-8 has it: no file has it
+            return os.fsdecode(path.encode("utf-8"))
+    return path
 
 
 def _read_stream(file: BinaryIO, name: str, limits: ImageLimits) -> bytes:

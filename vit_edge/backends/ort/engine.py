@@ -30,6 +30,7 @@ from vit_edge.bundle import Bundle, engines, integrity
 from vit_edge.bundle.bundle import MODEL_NAME
 from vit_edge.bundle.engines import Found
 from vit_edge.errors import BackendError, ModelError, UsageError
+from vit_edge.machine.paths import path_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def _optimize(
     options = session_options(onnxruntime, use, precision, optimize=ours)
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
-    options.optimized_model_filepath = str(folder / MODEL_NAME)
+    options.optimized_model_filepath = path_for("onnxruntime", folder / MODEL_NAME)
     open_session(onnxruntime, model, options, "cpu")
 
 

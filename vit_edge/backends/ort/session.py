@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vit_edge.backends.ort.options import PROVIDERS, LoadOptions, Provider
 from vit_edge.backends.ort.version import WEIGHT_ONLY
 from vit_edge.errors import BackendError, ResourceError
+from vit_edge.machine.paths import path_for
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -85,9 +86,10 @@ def open_session(
     """
     check_present(runtime, provider)
     wanted = PROVIDERS[provider]
+    location = path_for("onnxruntime", path)
     try:
         session = runtime.InferenceSession(
-            str(path),
+            location,
             options,
             providers=[(wanted, dict(provider_options))],
             enable_fallback=0,  # otherwise it is opened again on the CPU, and the reason lost

@@ -29,8 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Report from the command line; `argv` without the word report."""
-    arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: _report(arguments))
+    return cli.guarded(lambda: _report(parser().parse_args(argv)))
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -44,9 +44,9 @@ class Newest(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Compare, or check, from the command line."""
-    parser = (_compare_parser if argv[0] == "compare" else _check_parser)()
-    arguments = parser.parse_args(argv[1:])
-    return cli.guarded(lambda: (_compare if argv[0] == "compare" else _check)(arguments))
+    if argv[0] == "compare":
+        return cli.guarded(lambda: _compare(_compare_parser().parse_args(argv[1:])))
+    return cli.guarded(lambda: _check(_check_parser().parse_args(argv[1:])))
 
 
 def percent(text: str) -> float:
