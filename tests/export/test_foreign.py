@@ -287,6 +287,16 @@ def test_a_graph_that_cannot_be_a_classifier_is_refused(
         source_of(path, tmp_path)
 
 
+def test_probabilities_in_per_cent_are_no_logits_either(tmp_path: Path) -> None:
+    model = onnx.load(small_model(tmp_path, [MEAN], after="Softmax"))
+    model.graph.node[-1].output[0] = "shares"
+    model.graph.node.append(helper.make_node("Mul", ["shares", "hundred"], ["scores"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(100), "hundred"))
+    onnx.save(model, tmp_path / "percent.onnx")
+    with pytest.raises(ModelError, match="comes out of a Softmax"):
+        source_of(tmp_path / "percent.onnx", tmp_path)
+
+
 def test_the_small_model_itself_is_accepted(tmp_path: Path) -> None:
     assert source_of(small_model(tmp_path, [MEAN]), tmp_path).facts.outputs[0].shape == (None, 7)
 

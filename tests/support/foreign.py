@@ -7,6 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 
 FOREIGN = ("hf-torchscript-17", "hf-dynamo-18", "timm-torchscript-17", "timm-dynamo-20")
+# models of which several nodes share a scope, and so would share a name
+SCOPED = (
+    "torchvision-torchscript-17",
+    "torchvision-dynamo-18",
+    "encoderlayer-torchscript-18",
+    "functional-torchscript-17",
+    "functional-dynamo-23",
+    "openclip-dynamo-20",
+    "openclip-torchscript-18",
+    "shared-torchscript-17",
+    "shared-dynamo-18",
+)
 
 
 def foreign_files(folder: Path) -> Callable[[str], Path]:
@@ -15,12 +27,14 @@ def foreign_files(folder: Path) -> Callable[[str], Path]:
     @lru_cache
     def export(kind: str) -> Path:
         from tests.support import foreign_graphs as graphs
+        from tests.support.foreign_families import FAMILIES, without_fast_path
 
         family, exporter, opset = kind.split("-")
         shape = graphs.Shape()
-        model = graphs.hf_vit(shape) if family == "hf" else graphs.TimmViT(shape)
+        model = graphs.hf_vit(shape) if family == "hf" else FAMILIES[family](shape)
         # TorchScript's exporter merges equal biases through Identity nodes, dynamo's without any
         model = graphs.with_random_weights(model, spare_biases=family == "hf")
-        return graphs.export(model, folder / f"{kind}.onnx", exporter, int(opset))
+        with without_fast_path():
+            return graphs.export(model, folder / f"{kind}.onnx", exporter, int(opset))
 
     return export

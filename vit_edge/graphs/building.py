@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,17 +9,21 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from vit_edge.graphs.names import Names
 
-def add_constant(model: onnx_ir.Model, name: str, array: NDArray[np.generic]) -> onnx_ir.Value:
-    """Add an initializer; its name is free."""
-    tensor = onnx_ir.tensor(array, name=name)
+
+def add_constant(
+    model: onnx_ir.Model, wish: str, array: NDArray[np.generic], names: Names | None = None
+) -> onnx_ir.Value:
+    """Add an initializer, called `wish` unless something else is; `names` are the model's."""
+    tensor = onnx_ir.tensor(array, name=(names or Names.of(model)).fresh(wish))
     value = onnx_ir.Value(
-        name=name,
+        name=tensor.name,
         type=onnx_ir.TensorType(tensor.dtype),
         shape=onnx_ir.Shape(array.shape),
         const_value=tensor,
     )
-    model.graph.initializers[name] = value
+    model.graph.register_initializer(value)
     return value
 
 
@@ -31,7 +34,7 @@ class Builder:
         """Build in front of `anchor`, whose name is `MODULE/OPERATOR`."""
         self._model, self._anchor = model, anchor
         self._module = str(anchor.name).rpartition("/")[0] or str(anchor.name)
-        self._names = {str(node.name) for node in model.graph} | set(model.graph.initializers)
+        self._names = Names.of(model)
 
     def __call__(
         self,
@@ -53,25 +56,21 @@ class Builder:
         Returns:
             The output.
         """
-        node = onnx_ir.node(operator, inputs, attributes, name=self._name(f"/{operator}"))
+        node = onnx_ir.node(operator, inputs, attributes, name=self._fresh(f"/{operator}"))
         (output,) = node.outputs
-        output.name, output.shape = f"{node.name}:0", onnx_ir.Shape(shape)
+        output.name, output.shape = self._names.fresh(f"{node.name}:0"), onnx_ir.Shape(shape)
         output.type = None if dtype is None else onnx_ir.TensorType(dtype)
         self._model.graph.insert_before(self._anchor, node)
         return output
 
     def constant(self, name: str, array: NDArray[np.generic]) -> onnx_ir.Value:
         """Add an initializer `MODULE.name`."""
-        return add_constant(self._model, self._name(f".{name}"), array)
+        return add_constant(self._model, f"{self._module}.{name}", array, self._names)
 
     def reshape(self, value: onnx_ir.Value, shape: Sequence[Any]) -> onnx_ir.Value:
         """Give all axes but the first, the batch, another form."""
         target = self.constant("shape", np.array([-1, *shape[1:]], np.int64))
         return self("Reshape", [value, target], shape, value.dtype)
 
-    def _name(self, end: str) -> str:
-        base = self._module + end
-        numbered = (f"{base}_{number}" for number in itertools.count(1))
-        name = next(n for n in itertools.chain([base], numbered) if n not in self._names)
-        self._names.add(name)
-        return name
+    def _fresh(self, end: str) -> str:
+        return self._names.fresh(self._module + end)

@@ -12,6 +12,8 @@ import onnx_ir
 from onnx_ir.passes import Sequential, common
 
 from vit_edge.graphs.building import add_constant
+from vit_edge.graphs.masks import drop_open_masks
+from vit_edge.graphs.names import Names
 from vit_edge.graphs.readable import SCOPES, name_by_module
 
 
@@ -40,6 +42,8 @@ def normalise(model: onnx_ir.Model) -> None:
     unshare_constants(model)
     common.ShapeInferencePass(data_prop=True)(model)
     complete_shapes(model)
+    drop_open_masks(model)
+    common.RemoveUnusedNodesPass()(model)
 
 
 def fold_transposed_constants(model: onnx_ir.Model) -> None:
@@ -65,18 +69,14 @@ def unshare_constants(model: onnx_ir.Model) -> None:
 
     Exporters merge constants that happen to be equal, such as the biases of a fresh model.
     """
-    taken = set(model.graph.initializers)
+    names = Names.of(model)
     for name, value in list(model.graph.initializers.items()):
         if value.const_value is None or value.dtype != onnx_ir.DataType.FLOAT:
             continue
         if not value.const_value.shape.rank():  # a scalar belongs to no channel
             continue
         for number, use in enumerate(list(value.uses())[1:], 1):
-            copy_name = f"{name}.{number}"
-            while copy_name in taken:
-                copy_name += "_"
-            taken.add(copy_name)
-            copy = add_constant(model, copy_name, value.const_value.numpy())
+            copy = add_constant(model, f"{name}.{number}", value.const_value.numpy(), names)
             use.node.replace_input_with(use.idx, copy)
 
 

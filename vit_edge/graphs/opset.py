@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import onnx
 import onnx_ir
 
 from vit_edge.errors import ModelError
-from vit_edge.graphs.exactness import EXACT_RELATIVE, relative_difference
+from vit_edge.graphs.exactness import prove_same
 from vit_edge.graphs.normalise import normalise
 from vit_edge.graphs.versions import MINIMUM_IR
 from vit_edge.graphs.workspace import Workspace
@@ -49,7 +48,7 @@ def with_opset(model: onnx_ir.Model, opset: int, workspace: Workspace) -> onnx_i
     converted.ir_version = max(model.ir_version, MINIMUM_IR[opset])
     converted.metadata_props.update(model.metadata_props)
     normalise(converted)
-    _prove(model, converted, workspace, remedy)
+    prove_same(model, converted, workspace, f"converted to opset {opset}", remedy)
     _LOG.info("converted the graph from opset %d to %d", before, opset)
     return converted
 
@@ -63,20 +62,3 @@ def _take_weights(converted: onnx_ir.Model, model: onnx_ir.Model) -> None:
             graph.inputs.remove(value)
             value.const_value = weight.const_value
             graph.register_initializer(value)
-
-
-def _prove(
-    model: onnx_ir.Model, converted: onnx_ir.Model, workspace: Workspace, remedy: str
-) -> None:
-    """Run noise through both: rounding is all that they may differ by."""
-    shape = [size if isinstance(size, int) else 2 for size in model.graph.inputs[0].shape or ()]
-    pixels = np.random.default_rng(0).standard_normal(shape, np.float32)
-    (expected,) = workspace.observe(model, model.graph.outputs, [pixels])
-    (actual,) = workspace.observe(converted, converted.graph.outputs, [pixels])
-    for name, answer in expected.items():
-        relative = relative_difference(actual[name], answer)
-        if not relative <= EXACT_RELATIVE:
-            raise ModelError(
-                f"converted to opset {converted.opset_imports['']}, the graph's {name} differ by "
-                f"{relative:.1e} of the largest, allowed {EXACT_RELATIVE:.0e}. {remedy}"
-            )

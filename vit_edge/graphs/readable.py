@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
 
 import onnx_ir
+
+from vit_edge.graphs.names import Names
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # ["", "blocks.0", ..., "blocks.0.mlp.fc1", "matmul_2"]
 
@@ -16,20 +17,18 @@ def name_by_module(model: onnx_ir.Model) -> None:
     `blocks.0.mlp.fc1/MatMul` instead of `node_matmul_2`, and drop the tracer's notes that said so.
     Graph inputs and outputs keep their names.
     """
-    used: Counter[str] = Counter()
     module_of: dict[onnx_ir.Value | None, str] = {}
     kept = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
+    names = Names(kept.union(model.graph.initializers))
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
         # a node that an operator's decomposition added has no scope: it stays with its input's
         module = scopes[-2] if len(scopes) > 1 else module_of.get(node.inputs[0], "")
-        stem = f"{module}/{node.op_type}" if module else node.op_type
-        used[stem] += 1
-        node.name = stem if used[stem] == 1 else f"{stem}_{used[stem] - 1}"
+        node.name = names.fresh(f"{module}/{node.op_type}" if module else node.op_type)
         for index, value in enumerate(node.outputs):
             module_of[value] = module
             if value.name not in kept:
-                value.name = f"{node.name}:{index}"
+                value.name = names.fresh(f"{node.name}:{index}")
         node.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()

@@ -127,11 +127,15 @@ class Workspace:
 
 
 def batch_size(observed: Sequence[onnx_ir.Value]) -> int:
-    """Return how many images keep the observed values below OBSERVED_BYTES; 1 if unknown."""
+    """Return how many images keep the observed values below OBSERVED_BYTES.
+
+    1 if that is unknown, or where the images do not come first: torch.nn.MultiheadAttention
+    works on [tokens, N, D], and multiplies [tokens * N, D].
+    """
     total = 0
     for value in observed:
-        sizes = list(value.shape or [None, None])[1:]
-        if not all(isinstance(size, int) for size in sizes):
+        first, *sizes = list(value.shape or [None])
+        if isinstance(first, int) or len(sizes) < 2 or not all(isinstance(s, int) for s in sizes):
             return 1
         total += 4 * math.prod(size for size in sizes if isinstance(size, int))
     return max(1, min(LARGEST_BATCH, OBSERVED_BYTES // max(total, 1)))

@@ -7,6 +7,7 @@ bias if there is one. Those of the blocks are quantized; those behind the last L
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError, UsageError
+from vit_edge.graphs.names import tell_apart
 
 # What may hold weights beside the Linears in a ViT: the patch embedding.
 _STEP = re.compile(r"/[^/]*$")  # the operator at the end of a node's name
@@ -25,7 +27,7 @@ _STEP = re.compile(r"/[^/]*$")  # the operator at the end of a node's name
 class Linear:
     """One Linear of a graph."""
 
-    name: str  # blocks.3.mlp.fc2; for foreign graphs what their node is called
+    name: str  # blocks.3.mlp.fc2; no other Linear of the graph has it
     node: onnx_ir.Node  # MatMul or Gemm
     weight: onnx_ir.Value  # initializer, [in, out], or [out, in] if transposed
     transposed: bool
@@ -111,12 +113,16 @@ def check_names(keep_float: Sequence[str], known: Sequence[str]) -> None:
 
 
 def all_linears(model: onnx_ir.Model) -> list[Linear]:
-    """Every Linear of the graph.
+    """Every Linear of the graph, each with a name of its own.
 
     Raises:
         ModelError: A MatMul or Gemm with a constant that is none of a ViT; it is named.
     """
-    return [linear for node in model.graph if (linear := _linear(node)) is not None]
+    linears = [linear for node in model.graph if (linear := _linear(node)) is not None]
+    names = tell_apart([each.name for each in linears], [str(each.node.name) for each in linears])
+    return [
+        dataclasses.replace(linear, name=name) for linear, name in zip(linears, names, strict=True)
+    ]
 
 
 def _linear(node: onnx_ir.Node) -> Linear | None:
@@ -155,7 +161,7 @@ def is_initializer(value: onnx_ir.Value) -> bool:
 
 
 def _name(node: onnx_ir.Node) -> str:
-    """`blocks.0.mlp.fc1/MatMul` is called blocks.0.mlp.fc1; a foreign node keeps its name."""
+    """`blocks.0.mlp.fc1/MatMul` is called blocks.0.mlp.fc1, if no other Linear is."""
     return _STEP.sub("", node.name or "").strip("/") or str(node.name)
 
 

@@ -7,6 +7,12 @@ initializer all the same, only to make the key, a hash of the result; it then dr
 and maps the blob (SessionState::PrepackConstantInitializedTensors). So whatever initializer has
 that key will do, if no other has it: here all of them are zeros but for a single byte, at another
 place in each. They share one hole of the file, so it is half as large, and so is what is read.
+
+From onnxruntime 1.32 on this fails, and there is no other way: what is packed at a start is
+compared with the blob to the byte, no option leaves that out, and neither form is a part of the
+other. Without the blobs the file would be as small, but the packed weights in memory that cannot be
+given back. So there the file keeps both, of which one is mapped and used: the process holds as much
+memory as before (vit-cifar10 in float32: 5.3 MB with 1.31 and with 1.32).
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from vit_edge.machine.paths import path_for
 if TYPE_CHECKING:
     import onnxruntime
 
+# what the runtime says of operator sets, operators and files that came after it
+_NEWER = ("opset", "ir version", "ir_version", "not a registered", "not_implemented")
 SIMULATED = {"fp8": "float8 values rounded, products computed in float32 (disable_quant_qdq)"}
 
 
@@ -95,8 +97,7 @@ def open_session(
     except Exception as error:  # the runtime's exceptions have no common base but this
         _refuse_full_disk(options.optimized_model_filepath)
         raise BackendError(
-            f"{path}: onnxruntime {runtime.__version__} refuses it: {error}. If it is newer than "
-            "the runtime, export it again with a lower --opset (python -m vit_edge.export --help)"
+            f"{path}: onnxruntime {runtime.__version__} refuses it: {error}{_remedy(str(error))}"
         ) from error
     _return_freed_memory()
     if session.get_providers()[0] != wanted:
@@ -105,6 +106,22 @@ def open_session(
             "libraries (CUDA, cuDNN) did not load; see the runtime's requirements"
         )
     return session
+
+
+def _remedy(reason: str) -> str:
+    """Say what helps, where the runtime's reason tells."""
+    text = reason.lower()
+    if "pre-packed" in text:
+        return (
+            ". The weights were packed by another version, or for another CPU: make the engine "
+            "again (python -m vit_edge.build --help)"
+        )
+    if any(word in text for word in _NEWER):
+        return (
+            ". It is newer than the runtime: update that, or export it again with a lower --opset "
+            "(python -m vit_edge.export --help)"
+        )
+    return ""
 
 
 def _refuse_full_disk(output: str) -> None:

@@ -11,6 +11,8 @@ from vit_edge.errors import BackendError
 
 MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention, the last for 3.10
 
+# The first that compares packed weights with what it packs at a start (ValidatePrePackedWeights).
+COMPARES_PACKED = (1, 32)
 # The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.
 WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}
 

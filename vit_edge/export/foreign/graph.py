@@ -14,6 +14,7 @@ from vit_edge.errors import ModelError
 from vit_edge.export.foreign.interface import LOGITS, Interface
 from vit_edge.graphs.exactness import EXACT_RELATIVE, relative_difference
 from vit_edge.graphs.mapped import load_mapped
+from vit_edge.graphs.names import Names
 from vit_edge.graphs.normalise import normalise
 from vit_edge.graphs.versions import MINIMUM_IR
 from vit_edge.graphs.workspace import Workspace
@@ -25,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 _SHAPES_ONLY = {"Identity", "Flatten", "Reshape", "Squeeze", "Dropout", "Cast"}
 # Operator at the end of a graph -> what vit_edge applies itself, to be asked for.
 _PROBABILITIES = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+_SCALINGS = {"Add", "Cast", "Clip", "Div", "Identity", "Log", "Mul", "Reshape", "Round", "Squeeze"}
 
 
 def load_normalised(path: Path, interface: Interface, scratch: Path) -> tuple[onnx_ir.Model, int]:
@@ -93,7 +95,7 @@ def _keep_output(model: onnx_ir.Model, interface: Interface, size: int, where: s
     name = interface.kept_as
     outputs = model.graph.outputs
     (kept,) = (value for value in outputs if value.name == interface.output)
-    producer = kept.producer()
+    producer = _origin(kept).producer()
     scores = _PROBABILITIES.get("" if producer is None or producer.domain else producer.op_type)
     if producer is not None and scores is not None and name == LOGITS:
         raise ModelError(
@@ -107,10 +109,10 @@ def _keep_output(model: onnx_ir.Model, interface: Interface, size: int, where: s
     outputs[:] = [kept]
     if kept.name != name:
         _LOG.info("%s: its output %s is called %s from here on", where, kept.name, name)
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name == name and value is not kept:
-                value.name = f"{name}_inner"
+    named = [value for node in model.graph for value in node.outputs]
+    for value in (*named, *model.graph.initializers.values()):
+        if value.name == name and value is not kept:
+            value.name = Names.of(model).fresh(f"{name}_inner")
     kept.name = name
     kept.shape = onnx_ir.Shape(["batch", size])
 
@@ -150,6 +152,16 @@ def _is_constant(value: onnx_ir.Value) -> bool:
     if node.op_type in ("Transpose", "Identity", "Cast"):
         return node.inputs[0] is not None and _is_constant(node.inputs[0])
     return node.op_type == "Constant"
+
+
+def _origin(value: onnx_ir.Value) -> onnx_ir.Value:
+    """Follow a value back to where it was before it was scaled by constants, as to per cent."""
+    while (node := value.producer()) is not None and node.op_type in _SCALINGS and not node.domain:
+        computed = [each for each in node.inputs if each is not None and not _is_constant(each)]
+        if len(computed) != 1:
+            break
+        value = computed[0]
+    return value
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

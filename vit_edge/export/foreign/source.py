@@ -32,6 +32,7 @@ from vit_edge.export.golden_set import Progress
 from vit_edge.export.plan import ForeignFile
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.source import SourceFacts, chosen_scores
+from vit_edge.graphs.attention import with_decomposed_attention
 from vit_edge.graphs.mapped import mapped
 from vit_edge.graphs.opset import with_opset
 from vit_edge.graphs.workspace import Workspace
@@ -79,8 +80,15 @@ class ForeignSource:
 
     @contextmanager
     def graph(self, recipe: Recipe, least_opset: int, scratch: Path) -> Iterator[onnx_ir.Model]:
-        """Give the graph in the exporter's form, converted if it is older; see Source."""
-        yield with_opset(self.model, least_opset, Workspace(scratch))
+        """Give the graph in the exporter's form, converted if it is older; see Source.
+
+        Attention that a recipe wants decomposed is.
+        """
+        workspace = Workspace(scratch)
+        model = with_opset(self.model, least_opset, workspace)
+        if recipe.attention == "decomposed":
+            model = with_decomposed_attention(model, workspace)
+        yield model
 
 
 def foreign_source(

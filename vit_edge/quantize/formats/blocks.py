@@ -16,6 +16,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from vit_edge.graphs.building import add_constant
+from vit_edge.graphs.names import Names
 from vit_edge.quantize.formats.integers import SMALLEST_SCALE
 from vit_edge.quantize.linears import Linear
 
@@ -171,22 +172,22 @@ def dequantize_in_graph(model: onnx_ir.Model, linear: Linear, weight: BlockWeigh
 
     The levels are laid out [in, out] whatever the layout was: ONNX Runtime fuses no other.
     """
-    stem = str(linear.weight.name)
+    stem, names = str(linear.weight.name), Names.of(model)
     kind = weight.kind.dtype.numpy()
     inputs = [
-        add_constant(model, f"{stem}_quantized", weight.levels),
-        add_constant(model, f"{stem}_scale", weight.grid.scale),
+        add_constant(model, f"{stem}_quantized", weight.levels, names),
+        add_constant(model, f"{stem}_scale", weight.grid.scale, names),
     ]
     if not weight.kind.symmetric:
         zero = weight.grid.zero.astype(kind)
-        inputs.append(add_constant(model, f"{stem}_zero_point", zero))
+        inputs.append(add_constant(model, f"{stem}_zero_point", zero, names))
     attributes = [
         onnx_ir.AttrInt64("axis", 0),
         onnx_ir.AttrInt64("block_size", weight.kind.block),
     ]
-    name = f"{linear.name}/DequantizeLinear_weight"
+    name = names.fresh(f"{linear.name}/DequantizeLinear_weight")
     node = onnx_ir.Node("", "DequantizeLinear", inputs, attributes, name=name)
-    node.outputs[0].name = f"{name}:0"
+    node.outputs[0].name = names.fresh(f"{name}:0")
     model.graph.insert_before(linear.node, node)
     linear.node.replace_input_with(1, node.outputs[0])
     linear.node.attributes.pop("transB", None)

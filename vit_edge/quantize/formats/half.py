@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import onnx_ir.passes.common as onnx_passes
 from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError
+from vit_edge.graphs.names import Names
 from vit_edge.quantize.linears import constant, is_initializer, set_constant
 from vit_edge.quantize.parts import USUAL_PARTS, half_nodes, is_float32, stem
 
@@ -117,6 +117,7 @@ def _check_opset(model: onnx_ir.Model, half: Half, nodes: set[onnx_ir.Node]) -> 
 
 def _convert_constants(model: onnx_ir.Model, half: Half, nodes: set[onnx_ir.Node]) -> None:
     """Give half nodes their weights as half; float32 nodes keep theirs."""
+    names = Names.of(model)
     for value in list(model.graph.initializers.values()):
         uses = [use for use in value.uses() if use.node in nodes]
         if not uses or not is_float32(value):
@@ -126,7 +127,7 @@ def _convert_constants(model: onnx_ir.Model, half: Half, nodes: set[onnx_ir.Node
             set_constant(value, narrow)
             value.type = onnx_ir.TensorType(half.dtype)
             continue
-        tensor = onnx_ir.tensor(narrow, name=f"{value.name}_{half.name}")
+        tensor = onnx_ir.tensor(narrow, name=names.fresh(f"{value.name}_{half.name}"))
         copy = onnx_ir.Value(
             name=tensor.name, type=onnx_ir.TensorType(half.dtype), shape=value.shape,
             const_value=tensor,
@@ -161,7 +162,7 @@ class _Casts:
         self._graph = model.graph
         self._half = half
         self._made: dict[onnx_ir.Value, onnx_ir.Value] = {}
-        self._names = {str(node.name) for node in model.graph}
+        self._names = Names.of(model)
 
     def widen_or_narrow_inputs(self, node: onnx_ir.Node, nodes: set[onnx_ir.Node]) -> None:
         wanted = self._half.dtype if node in nodes else onnx_ir.DataType.FLOAT
@@ -183,7 +184,7 @@ class _Casts:
 
     def _keep_graph_output(self, value: onnx_ir.Value) -> None:
         name = str(value.name)
-        value.name = f"{name}_{self._half.name}"
+        value.name = self._names.fresh(f"{name}_{self._half.name}")
         wide = self._cast(value, onnx_ir.DataType.FLOAT)
         wide.name = name
         for index, output in enumerate(self._graph.outputs):
@@ -193,10 +194,11 @@ class _Casts:
     def _cast(self, value: onnx_ir.Value, dtype: onnx_ir.DataType) -> onnx_ir.Value:
         if value not in self._made:
             producer = value.producer()
-            name = self._name(producer)
+            owner = "input" if producer is None else stem(producer)
+            name = self._names.fresh(f"{owner}/Cast")
             node = onnx_ir.Node("", "Cast", [value], [onnx_ir.AttrInt64("to", dtype)], name=name)
             output = node.outputs[0]
-            output.name, output.shape = f"{name}:0", value.shape
+            output.name, output.shape = self._names.fresh(f"{name}:0"), value.shape
             output.type = onnx_ir.TensorType(dtype)
             if producer is None:
                 self._graph.insert_before(self._graph[0], node)
@@ -204,10 +206,3 @@ class _Casts:
                 self._graph.insert_after(producer, node)
             self._made[value] = output
         return self._made[value]
-
-    def _name(self, producer: onnx_ir.Node | None) -> str:
-        base = f"{stem(producer)}/Cast" if producer is not None else "input/Cast"
-        numbered = (f"{base}_{number}" for number in itertools.count(1))
-        name = next(n for n in itertools.chain([base], numbered) if n not in self._names)
-        self._names.add(name)
-        return name

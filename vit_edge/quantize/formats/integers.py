@@ -16,6 +16,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from vit_edge.graphs.building import add_constant
+from vit_edge.graphs.names import Names
 from vit_edge.quantize.linears import Linear
 
 LARGEST = 127  # symmetric weights: -128 is left out, so that both signs round alike
@@ -107,27 +108,32 @@ def quantized_weight(
 
 def _quantize_node(
     model: onnx_ir.Model,
+    names: Names,
     value: onnx_ir.Value,
     name: str,
     scale: np.float32,
     zero_point: NDArray[Any],
 ) -> onnx_ir.Node:
     """The QuantizeLinear of a value; the DequantizeLinear are its readers' own."""
-    scale_value = add_constant(model, f"{name}.input_scale", np.array(scale, np.float32))
-    zero_value = add_constant(model, f"{name}.input_zero_point", zero_point)
-    node = onnx_ir.Node(
-        "", "QuantizeLinear", [value, scale_value, zero_value], name=f"{name}/QuantizeLinear"
-    )
-    _describe(node, value.shape, zero_value.dtype)
+    scale_value = add_constant(model, f"{name}.input_scale", np.array(scale, np.float32), names)
+    zero_value = add_constant(model, f"{name}.input_zero_point", zero_point, names)
+    node = onnx_ir.Node("", "QuantizeLinear", [value, scale_value, zero_value])
+    _describe(node, names, name, value.shape, zero_value.dtype)
     return node
 
 
 def _describe(
-    node: onnx_ir.Node, shape: onnx_ir.Shape | None, dtype: onnx_ir.DataType | None
+    node: onnx_ir.Node,
+    names: Names,
+    owner: str,
+    shape: onnx_ir.Shape | None,
+    dtype: onnx_ir.DataType | None,
+    suffix: str = "",
 ) -> None:
-    """Name the output after the node, and say what it is."""
+    """Name a node after its owner, and the output after the node, and say what it is."""
     assert dtype is not None
-    node.outputs[0].name = f"{node.name}:0"
+    node.name = names.fresh(f"{owner}/{node.op_type}{suffix}")
+    node.outputs[0].name = names.fresh(f"{node.name}:0")
     node.outputs[0].shape = shape
     node.outputs[0].type = onnx_ir.TensorType(dtype)
 
@@ -150,17 +156,18 @@ def quantize_linears(
         activations: Scale and zero point of each input, by the Linear's name.
         activation_format: Their type.
     """
+    names = Names.of(model)
     shared: dict[tuple[onnx_ir.Value, float, int], onnx_ir.Value] = {}
     for linear in linears:
         scale, zero_point = activations[linear.name]
         key = (linear.input, float(scale), zero_point)
         if key not in shared:
             zero = np.array(zero_point, activation_format.dtype)
-            node = _quantize_node(model, linear.input, linear.name, scale, zero)
+            node = _quantize_node(model, names, linear.input, linear.name, scale, zero)
             model.graph.insert_before(linear.node, node)
             shared[key] = node.outputs[0]
-        _dequantize_input(model, linear.node, 0, linear.name, shared[key])
-        _dequantize_weight(model, linear, weights[linear.name])
+        _dequantize_input(model, names, linear.node, 0, linear.name, shared[key])
+        _dequantize_weight(model, names, linear, weights[linear.name])
 
 
 def quantize_input(
@@ -174,42 +181,47 @@ def quantize_input(
     """Put Q/DQ in front of one input of a node, named after `name`."""
     value = reader.inputs[index]
     assert value is not None
-    node = _quantize_node(model, value, name, scale, zero_point)
+    names = Names.of(model)
+    node = _quantize_node(model, names, value, name, scale, zero_point)
     model.graph.insert_before(reader, node)
-    _dequantize_input(model, reader, index, name, node.outputs[0])
+    _dequantize_input(model, names, reader, index, name, node.outputs[0])
 
 
 def _dequantize_input(
-    model: onnx_ir.Model, reader: onnx_ir.Node, index: int, name: str, quantized: onnx_ir.Value
+    model: onnx_ir.Model,
+    names: Names,
+    reader: onnx_ir.Node,
+    index: int,
+    name: str,
+    quantized: onnx_ir.Value,
 ) -> None:
     producer = quantized.producer()
     assert producer is not None
     inputs = [quantized, *producer.inputs[1:]]
-    node = onnx_ir.Node("", "DequantizeLinear", inputs, name=f"{name}/DequantizeLinear")
-    _describe(node, quantized.shape, onnx_ir.DataType.FLOAT)
+    node = onnx_ir.Node("", "DequantizeLinear", inputs)
+    _describe(node, names, name, quantized.shape, onnx_ir.DataType.FLOAT)
     model.graph.insert_before(reader, node)
     reader.replace_input_with(index, node.outputs[0])
 
 
-def _dequantize_weight(model: onnx_ir.Model, linear: Linear, weight: QuantizedWeight) -> None:
+def _dequantize_weight(
+    model: onnx_ir.Model, names: Names, linear: Linear, weight: QuantizedWeight
+) -> None:
     values = weight.values.T if linear.transposed else weight.values
     axis = 0 if linear.transposed else 1
     stem = str(linear.weight.name)
     inputs = [
-        add_constant(model, f"{stem}_quantized", np.ascontiguousarray(values)),
-        add_constant(model, f"{stem}_scale", weight.scale),
+        add_constant(model, f"{stem}_quantized", np.ascontiguousarray(values), names),
+        add_constant(model, f"{stem}_scale", weight.scale, names),
         add_constant(
-            model, f"{stem}_zero_point", np.zeros(weight.scale.shape, weight.values.dtype)
+            model,
+            f"{stem}_zero_point",
+            np.zeros(weight.scale.shape, weight.values.dtype),
+            names,
         ),
     ]
-    node = onnx_ir.Node(
-        "",
-        "DequantizeLinear",
-        inputs,
-        [onnx_ir.AttrInt64("axis", axis)],
-        name=f"{linear.name}/DequantizeLinear_weight",
-    )
-    _describe(node, inputs[0].shape, onnx_ir.DataType.FLOAT)
+    node = onnx_ir.Node("", "DequantizeLinear", inputs, [onnx_ir.AttrInt64("axis", axis)])
+    _describe(node, names, linear.name, inputs[0].shape, onnx_ir.DataType.FLOAT, "_weight")
     model.graph.insert_before(linear.node, node)
     linear.node.replace_input_with(1, node.outputs[0])
     if not linear.weight.uses() and not linear.weight.is_graph_output():

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.graphs.building import add_constant
+from vit_edge.graphs.names import Names
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
 from vit_edge.quantize.formats.integers import (
@@ -96,10 +97,11 @@ def quantize(task: Task, settings: Settings) -> Quantized:
     linears = block_linears(model)
     check_names(settings.keep_float, [linear.name for linear in linears])
     chosen = [linear for linear in linears if linear.name not in settings.keep_float]
+    names = Names.of(model)
     ranges: dict[onnx_ir.Value, onnx_ir.Node] = {}
     for linear in chosen:
         weight = quantized_weight(linear.matrix().astype(np.float32), largest)
-        _replace(model, linear, weight, ranges)
+        _replace(model, names, linear, weight, ranges)
     return Quantized(
         model, _record(task, settings, linears, choices), _table(linears, settings, choices)
     )
@@ -120,6 +122,7 @@ def _smooth(
 
 def _replace(
     model: onnx_ir.Model,
+    names: Names,
     linear: Linear,
     weight: QuantizedWeight,
     ranges: dict[onnx_ir.Value, onnx_ir.Node],
@@ -128,21 +131,21 @@ def _replace(
     output = linear.node.outputs[0]
     if output.is_graph_output():
         raise ModelError(f"{linear.node.name}: the output of this Linear is one of the graph's")
-    nodes = _Nodes(linear, [])
+    nodes = _Nodes(linear, names, [])
     if linear.input not in ranges:
         ranges[linear.input] = nodes.add("DynamicQuantizeLinear", [linear.input], outputs=3)
     levels, scale, zero_point = ranges[linear.input].outputs
     stem = str(linear.weight.name)
     zeros: NDArray[np.int8] = np.zeros(weight.scale.shape, np.int8)
     integers = [
-        add_constant(model, f"{stem}_quantized", np.ascontiguousarray(weight.values)),
+        add_constant(model, f"{stem}_quantized", np.ascontiguousarray(weight.values), names),
         zero_point,
-        add_constant(model, f"{stem}_zero_point", zeros),
+        add_constant(model, f"{stem}_zero_point", zeros, names),
     ]
     product = nodes.add("MatMulInteger", [levels, *integers])
     to_float = onnx_ir.AttrInt64("to", onnx_ir.DataType.FLOAT)
     counted = nodes.add("Cast", [product.outputs[0]], [to_float])
-    weight_scale = add_constant(model, f"{stem}_scale", weight.scale)
+    weight_scale = add_constant(model, f"{stem}_scale", weight.scale, names)
     scales = nodes.add("Mul", [scale, weight_scale], suffix="_scales")
     result = nodes.add("Mul", [counted.outputs[0], scales.outputs[0]])
     if linear.node.op_type == "Gemm" and linear.bias is not None:
@@ -159,6 +162,7 @@ class _Nodes:
     """Nodes in the place of a Linear's own, in order, named after it."""
 
     linear: Linear
+    names: Names
     added: list[onnx_ir.Node]
 
     def add(
@@ -171,10 +175,10 @@ class _Nodes:
         suffix: str = "",
     ) -> onnx_ir.Node:
         """Make one more node."""
-        name = f"{self.linear.name}/{operator}{suffix}"
+        name = self.names.fresh(f"{self.linear.name}/{operator}{suffix}")
         node = onnx_ir.Node("", operator, inputs, attributes or (), num_outputs=outputs, name=name)
         for index, output in enumerate(node.outputs):
-            output.name = f"{name}:{index}"
+            output.name = self.names.fresh(f"{name}:{index}")
         self.added.append(node)
         return node
 

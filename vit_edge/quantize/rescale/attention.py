@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir
 
 from vit_edge.errors import ModelError
+from vit_edge.graphs.names import tell_apart
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import Progress
 from vit_edge.quantize.calibration import Calibration
@@ -66,13 +67,26 @@ def attention_products(model: onnx_ir.Model) -> list[Products]:
     for node in model.graph:
         if node.op_type == "Attention":
             raise ModelError(
-                f"{node.name}: the products inside an Attention operator cannot be quantized; "
-                'export with attention = "decomposed", as the recipes for GPUs do'
+                f"{node.name}: the products inside an Attention operator cannot be quantized; take "
+                'a recipe for GPUs, whose attention is "decomposed"; one with a mask is not taken '
+                "apart: export the model with opset 18 to 22"
             )
-    return list(_found(model))
+    found = list(_found(model))
+    names = tell_apart(
+        [stem(each.softmax) for each in found], [str(each.softmax.name) for each in found]
+    )
+    return [_products(name, each) for name, each in zip(names, found, strict=True)]
 
 
-def _found(model: onnx_ir.Model) -> Iterator[Products]:
+class _Found(NamedTuple):
+    """The nodes of an attention."""
+
+    scores: onnx_ir.Node
+    softmax: onnx_ir.Node
+    mixing: onnx_ir.Node
+
+
+def _found(model: onnx_ir.Model) -> Iterator[_Found]:
     for node in model.graph:
         if node.op_type != "Softmax" or node.domain:
             continue
@@ -82,14 +96,17 @@ def _found(model: onnx_ir.Model) -> Iterator[Products]:
             continue
         mixing, index = uses[0].node, uses[0].idx
         if index == 0 and _multiplies_activations(mixing):
-            name = stem(node)
-            yield Products(
-                f"{name}.products",
-                Operand(f"{name}.q", scores, 0),
-                Operand(f"{name}.k", scores, 1),
-                Operand(f"{name}.p", mixing, 0),
-                Operand(f"{name}.v", mixing, 1),
-            )
+            yield _Found(scores, node, mixing)
+
+
+def _products(name: str, nodes: _Found) -> Products:
+    return Products(
+        f"{name}.products",
+        Operand(f"{name}.q", nodes.scores, 0),
+        Operand(f"{name}.k", nodes.scores, 1),
+        Operand(f"{name}.p", nodes.mixing, 0),
+        Operand(f"{name}.v", nodes.mixing, 1),
+    )
 
 
 def _multiplies_activations(node: onnx_ir.Node) -> bool:

@@ -15,6 +15,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from vit_edge.graphs.building import add_constant
+from vit_edge.graphs.names import Names
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize.linears import Linear, is_initializer
 from vit_edge.quantize.rescale.folding import Group, columns, rows
@@ -102,11 +103,13 @@ def _arrivals(
 
 def _number_channels(model: onnx_ir.Model, value: onnx_ir.Value, width: int, number: int) -> None:
     """Replace what all readers see of a value by 0, 1, 2, ... along its last axis."""
-    readers = value.uses()
-    zero = add_constant(model, f"value_probe.{number}.zero", np.float32(0))
-    numbers = add_constant(model, f"value_probe.{number}", np.arange(width, dtype=np.float32))
-    erased = onnx_ir.Node("", "Mul", [value, zero], name=f"value_probe.{number}/Mul")
-    filled = onnx_ir.Node("", "Add", [erased.outputs[0], numbers], name=f"value_probe.{number}/Add")
+    readers, names, stem = value.uses(), Names.of(model), f"value_probe.{number}"
+    zero = add_constant(model, f"{stem}.zero", np.float32(0), names)
+    numbers = add_constant(model, stem, np.arange(width, dtype=np.float32), names)
+    erased = onnx_ir.Node("", "Mul", [value, zero], name=names.fresh(f"{stem}/Mul"))
+    filled = onnx_ir.Node("", "Add", [erased.outputs[0], numbers], name=names.fresh(f"{stem}/Add"))
+    for node in (erased, filled):
+        node.outputs[0].name = names.fresh(f"{node.name}:0")
     producer = value.producer()
     assert producer is not None
     model.graph.insert_after(producer, [erased, filled])

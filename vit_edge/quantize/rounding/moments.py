@@ -94,14 +94,16 @@ def collect_moments(
     readers = {str(linear.input.name): linear.name for linear in linears}
     values = list({linear.input.name: linear.input for linear in linears}.values())
     sums: dict[str, _Sums] = {}
+    seen, size = 0, batch_size(values)
     with progress("calibration", len(calibration)) as bar:
-        for observed in workspace.observe(model, values, calibration.batches(batch_size(values))):
+        for observed in workspace.observe(model, values, calibration.batches(size)):
             for name, array in observed.items():
                 x = array.reshape(-1, array.shape[-1])
                 if not np.isfinite(x).all():
                     raise ModelError(f"{readers[name]}: its input is NaN or infinite")
                 sums.setdefault(name, _Sums(x)).add(x)
-            bar.update(len(array))
+            bar.update(min(size, len(calibration) - seen))
+            seen += size
     return {name: total.moment() for name, total in sums.items()}
 
 

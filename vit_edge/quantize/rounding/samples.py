@@ -85,9 +85,9 @@ def collect_samples(
     kept: dict[onnx_ir.Value, list[NDArray[np.float32]]] = {value: [] for value in values}
     seen = 0
     with progress("calibration", len(calibration)) as bar:
-        batches = calibration.batches(batch_size(values))
-        for observed in workspace.observe(model, values, batches):
-            images = len(observed[str(values[0].name)])
+        size = batch_size(values)
+        for observed in workspace.observe(model, values, calibration.batches(size)):
+            images = min(size, len(calibration) - seen)
             judging = (seen + np.arange(images)) % 2 == 0
             for value in values:
                 x = observed[str(value.name)]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir
 
 from vit_edge.errors import ModelError
+from vit_edge.graphs.names import Names
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import Progress, Quantized, Task
 from vit_edge.quantize.calibration import Calibration
@@ -162,6 +163,7 @@ class _Probed:
 
     def __init__(self, model: onnx_ir.Model, nodes: list[onnx_ir.Node]) -> None:
         self.model = model.clone()
+        self._names = Names.of(self.model)
         self.observed: list[onnx_ir.Value] = []
         self.values: dict[str, str] = {}  # probe -> name of the value
         self._seen: set[str] = set()
@@ -210,8 +212,8 @@ class _Probed:
     ) -> onnx_ir.Value:
         node = onnx_ir.Node("", op_type, inputs, list(attributes))
         self.model.graph.append(node)
-        node.name = f"probe/{len(self.model.graph)}"
-        node.outputs[0].name = f"{node.name}:0"
+        node.name = self._names.fresh(f"probe/{op_type}")
+        node.outputs[0].name = self._names.fresh(f"{node.name}:0")
         return node.outputs[0]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir
 
+from vit_edge.graphs.names import Names
 from vit_edge.quantize.formats.half import Half
 from vit_edge.quantize.linears import constant, set_constant
 from vit_edge.quantize.parts import MOVES
@@ -27,6 +28,7 @@ def simulate(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
         A graph with the same input and outputs, twice the size.
     """
     copy = model.clone()
+    names = Names.of(copy)
     for value in copy.graph.initializers.values():
         if value.dtype == half.dtype:
             set_constant(value, constant(value).astype(np.float32))
@@ -37,7 +39,7 @@ def simulate(model: onnx_ir.Model, half: Half) -> onnx_ir.Model:
             continue
         for output in node.outputs:
             if output.dtype == half.dtype:
-                _round(copy, node, output, half)
+                _round(copy, names, node, output, half)
     return copy
 
 
@@ -66,7 +68,9 @@ def _replace_by_input(model: onnx_ir.Model, node: onnx_ir.Node) -> None:
     model.graph.remove(node, safe=True)
 
 
-def _round(model: onnx_ir.Model, node: onnx_ir.Node, output: onnx_ir.Value, half: Half) -> None:
+def _round(
+    model: onnx_ir.Model, names: Names, node: onnx_ir.Node, output: onnx_ir.Value, half: Half
+) -> None:
     """Make an output float32, holding only what half precision can hold."""
     wide = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
     if node.op_type in MOVES:  # what it moves is rounded already
@@ -78,14 +82,15 @@ def _round(model: onnx_ir.Model, node: onnx_ir.Node, output: onnx_ir.Value, half
     if node.op_type != "Cast":
         output.type = wide
         down = onnx_ir.Node("", "Cast", [output], [onnx_ir.AttrInt64("to", half.dtype)])
-        down.name, narrow = f"{output.name}/round", down.outputs[0]
-        narrow.name, narrow.shape = f"{output.name}/rounded", output.shape
+        down.name, narrow = names.fresh(f"{output.name}/round"), down.outputs[0]
+        narrow.name, narrow.shape = names.fresh(f"{output.name}/rounded"), output.shape
         narrow.type = onnx_ir.TensorType(half.dtype)
         model.graph.insert_after(node, down)
         node = down
     up = onnx_ir.Node("", "Cast", [narrow], [onnx_ir.AttrInt64("to", onnx_ir.DataType.FLOAT)])
-    up.name = f"{output.name}/widen"
-    up.outputs[0].name, up.outputs[0].shape = f"{output.name}/widened", output.shape
+    up.name = names.fresh(f"{output.name}/widen")
+    up.outputs[0].name = names.fresh(f"{output.name}/widened")
+    up.outputs[0].shape = output.shape
     up.outputs[0].type = wide
     up.outputs[0].meta[half.name] = True
     model.graph.insert_after(node, up)
