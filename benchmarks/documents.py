@@ -132,7 +132,7 @@ def _best(group: Group) -> Iterator[Line]:
 def _row(line: Line) -> list[str]:
     model = line.entry.model
     return [
-        escaped(model.variant), escaped(line.precision), escaped(line.way),
+        escaped(model.variant), escaped(line.precision), escaped(line.setup),
         p50(line), mb(line.numbers.memory_bytes.anonymous), mb(model.model_bytes),
         escaped(answers(line.entry.parity)),
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def _peer_tables(machines: Sequence[Machine]) -> Iterator[str]:
         for ours, lines in queries:
             batch = f"batch {ours.batch}, {escaped(ours.entry.stage)}"
             yield ""
-            yield f"{batch}, against {escaped(ours.way)} with {escaped(ours.bundle)}:"
+            yield f"{batch}, against {escaped(ours.setup)} with {escaped(ours.bundle)}:"
             yield ""
             rows = (_peer_row(line, ours) for line in lines)
             yield from table_lines(_PEERS_HEADING, rows, _PEERS_NUMERIC)
@@ -185,7 +185,7 @@ def _peer_row(line: Line, ours: Line) -> list[str]:
     memory = line.numbers.memory_bytes
     times = compared(line.entry, ours.entry, line.run, ours.run).ratio
     return [
-        escaped(line.bundle if line.entry.is_peer else f"{line.bundle}, {line.way}"),
+        escaped(line.bundle if line.entry.is_peer else f"{line.bundle}, {line.setup}"),
         p50(line),
         "1" if line is ours else digits(times.value),
         "" if line is ours else f"{digits(times.low)} to {digits(times.high)}",

@@ -29,7 +29,7 @@ def enlarged(
     Enlarged photos hold little detail, so their files are small and quickly decoded; those of a
     camera have `grain`, noise from pixel to pixel of that many levels.
     """
-    made = []
+    files = []
     rng = np.random.default_rng(0)
     for index, (longer, shorter) in enumerate(sides_px):
         with Image.open(files[index % len(files)]) as photo:
@@ -38,9 +38,9 @@ def enlarged(
         if grain:
             noisy = rng.standard_normal((size[1], size[0], 3), np.float32) * grain + large
             large = Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
-        made.append(into / f"{index:04}.jpg")
-        large.save(made[-1], quality=QUALITY)
-    return made
+        files.append(into / f"{index:04}.jpg")
+        large.save(files[-1], quality=QUALITY)
+    return files
 
 
 def crops(folder: Path, into: Path, count: int, seed: int = 0) -> None:
@@ -58,13 +58,13 @@ def crops(folder: Path, into: Path, count: int, seed: int = 0) -> None:
         with Image.open(file) as photo:
             photos.append(photo.convert("RGB"))
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-        made = Path(scratch, "crops")
-        made.mkdir()
+        partial = Path(scratch, "crops")
+        partial.mkdir()
         for index in range(count):
             photo = photos[index % len(photos)]
             side = int(rng.uniform(0.15, 0.9) * min(photo.size))
             left = int(rng.integers(photo.width - side + 1))
             top = int(rng.integers(photo.height - side + 1))
             cut = photo.crop((left, top, left + side, top + side))
-            cut.save(made / f"{index:04}.png")
-        made.rename(into)
+            cut.save(partial / f"{index:04}.png")
+        partial.rename(into)

@@ -91,10 +91,10 @@ class Slowed:
 
 def measure(share: float, *arguments: Any) -> dict[str, Any]:
     """session.measure, its runs slowed down; in the child."""
-    made = session._query
+    unslowed = session._query
 
     def query_of(*parts: Any) -> Callable[[], object]:
-        query = made(*parts)
+        query = unslowed(*parts)
         for _ in range(_RUNS):
             query()
         taken = [_seconds(query) for _ in range(_RUNS)]

@@ -78,6 +78,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
 
 
+# Tests of threads, of what a machine says of itself, and of runtimes have all CPUs. Elsewhere a
+# worker keeps to one, and so do its children: threads of two workers on one CPU wait by spinning.
+ON_ALL_CPUS = {"backends", "bench", "contracts", "machine"}
+CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Give each worker a CPU of its own."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and CPUS and not ON_ALL_CPUS & set(item.path.relative_to(REPOSITORY).parts):
+        os.sched_setaffinity(0, {sorted(CPUS)[int(worker.removeprefix("gw")) % len(CPUS)]})
+    yield
+    if worker and CPUS:
+        os.sched_setaffinity(0, CPUS)
+
+
 class AbsentModule(pytest.Module):
     """A test module that is not imported, because what it requires is not installed."""
 

@@ -5,6 +5,7 @@ The public names load on first use, so that `import vit_edge` itself costs next 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from vit_edge.predictor import Failure, Prediction, Predictor, Ranked
 
 __version__ = "0.1.0"
+
+# Libraries that report to their makers, read when they are imported; children inherit them. From
+# its import on, onnxruntime 1.31 writes an id below HOME and asks a host. A value stays that the
+# user has set. OpenVINO's reporter has no such variable: see backends/openvino/runtime.py.
+for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    if not os.environ.get(_switch):
+        os.environ[_switch] = "1"
 
 __all__ = [
     "ArrayError",

@@ -1,28 +1,10 @@
 """Every error vit_edge raises on purpose, in one tree.
 
-    VitEdgeError                     exit code 1 if nothing below fits
-    ├── UsageError               2   the call itself is wrong
-    │   └── MissingExtraError    2   an optional package is not installed
-    ├── InputError               3   something handed to us is bad
-    │   ├── ImageError
-    │   │   ├── ImageDecodeError       damaged, truncated, or not an image at all
-    │   │   ├── UnsupportedImageError  an image, in a format that is not decoded here
-    │   │   ├── ImageTooLargeError     refused from its header, before decoding
-    │   │   └── ArrayError             a NumPy image of the wrong dtype, shape or range
-    │   ├── CheckpointError            weights or config.json that do not fit together
-    │   │   └── HubError               the hub cannot be reached or refuses
-    │   ├── RecipeError                an export recipe that cannot be followed
-    │   ├── ModelError                 an ONNX file that is unsafe, broken or too new
-    │   └── BundleError                a bundle directory that is incomplete or inconsistent
-    │       ├── IntegrityError         a file is not the one that was recorded
-    │       └── EngineError            an engine for another model, runtime or machine
-    ├── BackendError             3   a runtime is missing, or refuses the bundle
-    ├── PredictionError          3   a backend answered with something that is no answer
-    ├── ResourceError            3   out of disk or memory, or a child process died
-    └── ParityError              4   a check that was asked for failed
+A command line exits with `exit_code`: 2 where the call is wrong, 3 where something handed to us or
+found here is bad, 4 where a check that was asked for failed, 1 where nothing of these fits.
 
 A message says what happened, what was found against what was expected, and what to do next. The
-command lines print it without a traceback and exit with `exit_code`.
+command lines print it without a traceback.
 """
 
 from __future__ import annotations

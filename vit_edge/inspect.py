@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         "Show what is in a bundle; `python -m vit_edge.verify` checks it.",
         "python -m vit_edge.inspect bundles/base-patch16-224-fp32",
     )
-    arguments = parser.parse_args(argv)
-    return cli.guarded(lambda: _run(arguments))
+    return cli.guarded(lambda: _run(parser.parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from vit_edge import backends
 from vit_edge.backends import Backend
-from vit_edge.bundle import Bundle
+from vit_edge.bundle import Bundle, engines, integrity
 from vit_edge.errors import ImageError, PredictionError, UsageError
-from vit_edge.images import ImageLimits
-from vit_edge.images.load import ImageLike, describe
+from vit_edge.images.files import ImageLike, ImageLimits, describe
 from vit_edge.images.preprocess import (
     Decoding,
     check_decoding,
@@ -33,6 +32,7 @@ from vit_edge.images.preprocess import (
 from vit_edge.machine import cpus
 
 OnError = Literal["raise", "skip", "record"]
+Verify = Literal["changed", "always"]
 _Unrecorded = Literal["raise", "skip"]
 _Images = Iterable[ImageLike]
 
@@ -130,6 +130,7 @@ class Predictor:
         *,
         image_limits: ImageLimits | None = None,
         decoding: Decoding = "exact",
+        verify: Verify = "changed",
     ) -> None:
         """Open a bundle.
 
@@ -141,22 +142,29 @@ class Predictor:
             image_limits: What images are refused for; see images.ImageLimits.
             decoding: "fast" decodes large JPEG files at a fraction of their size: a quarter to half
                 of the time, and pixels that differ by up to 3 levels; see docs/images.md.
+            verify: "changed" hashes the files at the first opening on this machine, and afterwards
+                where their size, times or inode changed. "always" hashes the bundle and its engines
+                at every opening, which takes a second for 2 GB; see SECURITY.md for whom.
 
         Raises:
             BundleError: The bundle is incomplete, inconsistent or changed.
             BackendError: The runtime is missing or refuses the model.
+            UsageError: An option that is none.
         """
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
         self._backend_name = backend if isinstance(backend, str) else None
+        if verify not in get_args(Verify):
+            raise UsageError(f'verify must be "changed" or "always", not {verify!r}')
+        if verify == "always" and self._backend_name is None:
+            raise UsageError('verify="always" needs the backend by name: this one is open already')
+        self._verify: Verify = verify
         self._limits = image_limits or ImageLimits()
         check_decoding(decoding)
         self._decoding: Decoding = decoding
         self._lock = threading.Lock()
         self._pid = os.getpid()
         _OPEN.add(self)
-        self._backend: Backend | None = (
-            backends.module(backend).load(self._bundle) if isinstance(backend, str) else backend
-        )
+        self._backend: Backend | None = self._load(backend) if isinstance(backend, str) else backend
 
     def __repr__(self) -> str:
         state = "closed" if self._backend is None else self._backend.facts.get("runtime", "open")
@@ -256,12 +264,7 @@ class Predictor:
         return (a if isinstance(a, Failure) else self._prediction(a, top_k) for a in answers)
 
     def features(self, images: _Images, *, on_error: _Unrecorded = "raise") -> NDArray[np.float32]:
-        """The class token after the last LayerNorm: float32[N, D], one row per image.
-
-        Args:
-            images: Any number, also none.
-            on_error: "skip" leaves bad images out.
-        """
+        """The class token after the last LayerNorm: float32[N, D]; arguments as in `output`."""
         return self.output("features", images, on_error=on_error)
 
     def output(
@@ -298,7 +301,14 @@ class Predictor:
         bundle = str(self._bundle.path.resolve())
         backend: Any = self._backend_name or self._backend
         options: dict[str, Any] = {"image_limits": self._limits, "decoding": self._decoding}
+        options["verify"] = self._verify
         return partial(type(self), bundle, backend=backend, **options), ()
+
+    def _load(self, backend: str) -> Backend:
+        if self._verify == "always":
+            integrity.ensure_verified(self._bundle, full=True)
+            engines.verify_recorded(self._bundle)
+        return backends.module(backend).load(self._bundle)
 
     def _opened(self) -> Backend:
         """The backend, reopened where this process was forked off: threads do not survive that."""
@@ -313,16 +323,16 @@ class Predictor:
                     )
                 # The parent's runtime is never destroyed here: it would wait for its threads.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
-                self._backend = backends.module(self._backend_name).load(self._bundle)
+                self._backend = self._load(self._backend_name)
                 self._pid = os.getpid()
             return self._backend
 
     def _shape(self, output: str) -> tuple[int, ...]:
         """The shape of one row of an output."""
-        tensor = self._bundle.manifest.output(output)
+        manifest = self._bundle.manifest
+        tensor = manifest.output(output)
         if tensor is not None:
             return tuple(size for size in tensor.shape if size is not None)
-        manifest = self._bundle.manifest
         there = ",".join(tensor.name for tensor in manifest.outputs)
         if output == "logits" and not manifest.num_classes:
             remedy = "the model has no head; Predictor.features gives embeddings"
@@ -384,18 +394,18 @@ class Predictor:
 
     def _run(self, batch: Sequence[_Row | Failure], call: _Call) -> Iterator[_Row | Failure]:
         """Run the good images of a batch and put the bad ones where they belong."""
-        failure = next((item for item in batch if isinstance(item, Failure)), None)
-        if call.on_error == "raise" and failure is not None:
-            batch = list(takewhile(lambda item: item is not failure, batch))
-        good = [item.values for item in batch if not isinstance(item, Failure)]
+        used: Iterable[_Row | Failure] = batch
+        if call.on_error == "raise":  # what comes after a bad image is not run
+            used = takewhile(lambda item: isinstance(item, _Row), batch)
+        good = [item.values for item in used if isinstance(item, _Row)]
         answers = iter(self._run_pixels(np.stack(good), call) if good else ())
         for item in batch:
-            if not isinstance(item, Failure):
+            if isinstance(item, _Row):
                 yield _Row(item.source, next(answers))
+            elif call.on_error == "raise":
+                raise item.error
             elif call.on_error == "record":
                 yield item
-        if call.on_error == "raise" and failure is not None:
-            raise failure.error
 
     def _run_pixels(self, pixels: NDArray[np.generic], call: _Call) -> NDArray[np.float32]:
         """Run one batch, and refuse what is no answer to it."""

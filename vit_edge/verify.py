@@ -17,9 +17,9 @@ def main(argv: list[str] | None = None) -> int:
         "Read every byte of a bundle and check that its model is safe to run.",
         "python -m vit_edge.verify bundles/base-patch16-224-fp32",
     )
-    arguments = parser.parse_args(argv)
 
     def run() -> int:
+        arguments = parser.parse_args(argv)
         bundle = Bundle.read(arguments.bundle)
         ensure_verified(bundle, full=True)
         files = bundle.manifest.files

@@ -34,8 +34,8 @@ def quantize(folder: Path) -> None:
         return
     from ai_edge_quantizer import quantizer, recipe
 
-    made = quantizer.Quantizer(str(folder / FP32), recipe.dynamic_wi8_afp32())
-    made.quantize().export_model(str(folder / INT8))
+    dynamic = quantizer.Quantizer(str(folder / FP32), recipe.dynamic_wi8_afp32())
+    dynamic.quantize().export_model(str(folder / INT8))
 
 
 def open_model(file: str, folder: Path, threads: int) -> Opened:

@@ -38,15 +38,9 @@ def quantize(folder: Path) -> None:
 
 
 def ways() -> dict[str, Way]:
-    def way(file: str, make: process.Make) -> Way:
-        def opened(folder: Path, threads: int) -> process.Opened:
-            return process.onnxruntime_session(folder / file, threads)
-
-        return Way(("onnxruntime",), opened, make, file)
-
     return {
-        "fp32": way(f"{FP32}/{EXPORTED}", export),
-        "dynamic-int8": way(f"{INT8}/{QUANTIZED}", quantize),
+        "fp32": process.onnxruntime_way(f"{FP32}/{EXPORTED}", export),
+        "dynamic-int8": process.onnxruntime_way(f"{INT8}/{QUANTIZED}", quantize),
     }
 
 

@@ -138,7 +138,7 @@ def measured(way: Way, folder: Path, request: Mapping[str, Any]) -> dict[str, An
             "first_answer": answered - ready,
         },
         "memory_bytes": memory,
-        "sensors": watch.told(found.images),
+        "sensors": watch.readings(found.images),
         "model_bytes": (folder / (way.file or WEIGHTS)).stat().st_size,
         "facts": dict(opened.facts) | {"threads": str(request["threads"])},
     }
@@ -149,6 +149,16 @@ def _filled(pixels: Any, batch: int) -> Any:
     import numpy as np
 
     return np.ascontiguousarray(np.resize(pixels, (batch, *pixels.shape[1:])))
+
+
+def onnxruntime_way(file: str, make: Make) -> Way:
+    """One that makes an ONNX file and runs it in onnxruntime."""
+    return Way(
+        ("onnxruntime",),
+        lambda folder, threads: onnxruntime_session(folder / file, threads),
+        make,
+        file,
+    )
 
 
 def onnxruntime_session(path: Path, threads: int) -> Opened:

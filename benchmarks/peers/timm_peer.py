@@ -92,17 +92,11 @@ def quantize_static(folder: Path) -> None:
 
 
 def ways() -> dict[str, Way]:
-    def way(file: str, make: process.Make) -> Way:
-        def opened(folder: Path, threads: int) -> process.Opened:
-            return process.onnxruntime_session(folder / file, threads)
-
-        return Way(("onnxruntime",), opened, make, file)
-
     return {
-        "fp32": way(FP32, export),
-        "dynamo": way(DYNAMO, export_by_dynamo),
-        "dynamic": way(DYNAMIC, quantize_dynamic),
-        "static": way(STATIC, quantize_static),
+        "fp32": process.onnxruntime_way(FP32, export),
+        "dynamo": process.onnxruntime_way(DYNAMO, export_by_dynamo),
+        "dynamic": process.onnxruntime_way(DYNAMIC, quantize_dynamic),
+        "static": process.onnxruntime_way(STATIC, quantize_static),
     }
 
 

@@ -60,14 +60,14 @@ def check_machine(run: Facts, roofline: Facts) -> None:
         InputError: The machines differ.
     """
     if not same_machine(run, roofline):
-        told = "\n  ".join(machine_differences(run, roofline))
-        raise InputError(f"the roofline was measured on another machine:\n  {cli.printable(told)}")
+        facts = "\n  ".join(machine_differences(run, roofline))
+        raise InputError(f"the roofline was measured on another machine:\n  {cli.printable(facts)}")
 
 
 def rows(found: Sequence[Share]) -> list[tuple[str, ...]]:
     """Shares as a table."""
 
-    def told(rate: float | None, share: float | None) -> tuple[str, str]:
+    def cells(rate: float | None, share: float | None) -> tuple[str, str]:
         return (
             "-" if rate is None else f"{rate / 1e9:.1f}",
             "-" if share is None else f"{share:.0%}",
@@ -77,8 +77,8 @@ def rows(found: Sequence[Share]) -> list[tuple[str, ...]]:
     lines = [
         (
             share.name, share.kind or "-",
-            *told(share.multiply_adds_per_s, share.of_products),
-            *told(share.weight_bytes_per_s, share.of_bandwidth),
+            *cells(share.multiply_adds_per_s, share.of_products),
+            *cells(share.weight_bytes_per_s, share.of_bandwidth),
         )
         for share in found
     ]  # fmt: skip

@@ -32,7 +32,6 @@ ROOMS: dict[str, set[str]] = {
     "__main__": {"cli", "images", "predictor"},
     "verify": {"bundle", "cli"},
     "inspect": {"bundle", "cli", "onnxfile"},
-    "doctor": {"errors", "machine", "onnxfile", "bundle", "images", "backends", "cli"},
     "parity": {
         "errors", "strict", "machine", "onnxfile", "bundle", "images", "backends", "predictor",
         "cli", "report",
@@ -40,8 +39,9 @@ ROOMS: dict[str, set[str]] = {
     "evaluate": {"errors", "machine", "bundle", "images", "predictor", "parity", "cli"},
     "bench": {
         "errors", "strict", "machine", "bundle", "images", "backends", "predictor", "parity",
-        "doctor", "cli", "report",
+        "cli", "report",
     },
+    "doctor": {"errors", "machine", "onnxfile", "bundle", "backends", "bench", "cli"},
     "build": {
         "errors", "plugins", "machine", "bundle", "backends", "parity", "bench", "cli",
     },

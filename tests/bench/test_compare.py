@@ -14,7 +14,7 @@ from roofline import shares
 
 from tests.bench.planted import process
 from tests.bench.report_runs import ROOFLINE, machines, made_entry, made_run, typed, typed_entry
-from tests.bench.test_report import places
+from tests.support.altered import places
 from vit_edge.bench.report.markdown import markdown
 from vit_edge.bench.results import judge, results, table
 from vit_edge.bench.results.compare import Comparison, same_machine

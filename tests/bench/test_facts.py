@@ -10,6 +10,10 @@ import pytest
 from tests.bench.planted import tree
 from vit_edge.bench.device import facts, noise
 from vit_edge.bench.results.compare import MACHINE, SOFTWARE
+from vit_edge.errors import ResourceError
+from vit_edge.machine import child
+from vit_edge.machine.cgroups import ROOT
+from vit_edge.machine.cuda import Gpu, Gpus
 
 # What not every machine tells, and what belongs to an entry and not to the run.
 OPTIONAL = {"smt", "clock_max", "governor", "cpu_quota", "power", "driver", "gpu"}
@@ -79,3 +83,35 @@ def test_a_quiet_machine_is_not_warned_of(tmp_path: Path, monkeypatch: pytest.Mo
     looks = iter([f"cpu{ours} 1000 0 0 1000 0 0 0 0", f"cpu{ours} 1010 0 0 1090 0 0 0 0"])
     monkeypatch.setattr(noise, "read", lambda path: next(looks))
     assert noise.warnings_now(tmp_path, look_s=0.0) == []
+
+
+ORIN = Gpu(0, "Orin", (8, 7), 8, 8 << 30, integrated=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (
+            Gpus((ORIN,), "12.6", ""),
+            {
+                "gpu": "Orin (SM87, 8 multiprocessors, 8.6 GB shared with the CPU); "
+                "the driver serves CUDA 12.6"
+            },
+        ),
+        (Gpus((), "12.6", "the driver shows no GPU"), {}),
+        (Gpus((), None, "no libcuda"), {}),
+        (ResourceError("it died\n  | of a stub"), {"gpu": "not to be asked: it died"}),
+    ],
+)
+def test_gpus_are_a_fact_only_where_the_driver_lists_them(
+    told: Gpus | ResourceError, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_child(target: str, **options: object) -> Gpus:
+        assert target == "vit_edge.machine.cuda:gpus"
+        if isinstance(told, ResourceError):
+            raise told
+        return told
+
+    monkeypatch.setattr(facts, "_driver", lambda root: "540.4.0")
+    monkeypatch.setattr(child, "call_in_child", in_child)
+    assert facts._gpu(ROOT) == expected

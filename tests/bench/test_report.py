@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.bench.report_runs import ROOFLINE, full_run, machines, made_entry, made_run
+from tests.support.altered import altered
 from vit_edge.bench import __main__ as bench
 from vit_edge.bench.report.cells import NOISY, interval, mb, ms, table
 from vit_edge.bench.report.markdown import escaped, markdown
@@ -346,27 +347,12 @@ def test_every_problem_of_every_file_is_told(saved: Callable[..., Path]) -> None
     assert str(caught.value).count("run 1: ") == 10
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value inside another, of lists to the first entry only."""
-    entries: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        entries = list(value.items())
-    elif isinstance(value, list):
-        entries = list(enumerate(value))[:1]
-    return [p for key, entry in entries for p in [(*path, key), *places(entry, (*path, key))]]
-
-
 @pytest.mark.parametrize("wrong", [None, {"<b>": []}, [[]], "x" * 100, 1e39, -5, True])
 def test_a_value_of_another_kind_is_refused_or_can_be_shown(
     wrong: Any, saved: Callable[..., Path]
 ) -> None:
     whole = made_run(made_entry(count=5, processes=2)) | {"roofline": ROOFLINE}
-    for path in places(whole):
-        run = copy.deepcopy(whole)
-        place: Any = run
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = wrong
+    for run in altered(whole, wrong):
         try:
             found = read_runs([saved(run)])
         except InputError:

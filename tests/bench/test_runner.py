@@ -21,9 +21,10 @@ from vit_edge.bench.__main__ import main
 from vit_edge.bench.device import noise
 from vit_edge.bench.device.noise import Ticks
 from vit_edge.bench.results import results
-from vit_edge.bench.run import runner
+from vit_edge.bench.run import runner, session
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product
 from vit_edge.bundle import Bundle
+from vit_edge.errors import UsageError
 from vit_edge.machine import child
 from vit_edge.strict import json_from_record
 
@@ -262,3 +263,17 @@ def test_samples_that_speak_against_themselves_are_told() -> None:
     told = noise.configuration_warnings(loud)
     assert [text.partition(": ")[2].partition(" ")[0] for text in told] == ["its", "it", "it"]
     assert "10%" in told[0] or "9%" in told[0]
+
+
+def test_what_was_opened_is_closed_although_what_follows_fails(testing_bundle: Bundle) -> None:
+    configuration = Configuration(testing_bundle.path, "ort")
+    with (
+        pytest.raises(RuntimeError, match="planted"),
+        session.opened(configuration, time.monotonic()) as opened,
+    ):
+        raise RuntimeError("planted")
+    assert list(opened.cold_s) == ["import", "load", "first_answer"]
+    assert all(seconds > 0 for seconds in opened.cold_s.values())
+    assert opened.answer["logits"].shape[0] == 1
+    with pytest.raises(UsageError, match="closed"):
+        opened.query()

@@ -37,7 +37,7 @@ def test_where_there_is_nothing_nothing_is_told_and_no_thread_runs(tmp_path: Pat
     threads = threading.active_count()
     with sensors.Watch(tmp_path) as watch:
         assert threading.active_count() == threads
-    assert watch.told(5) == {
+    assert watch.readings(5) == {
         "energy_j_per_image": None, "power_w": None, "energy_j": {}, "temperature_c": {},
         "clocks_mhz": {}, "throttled": [], "gpu_memory_bytes": None, "absent": {},
     }  # fmt: skip
@@ -68,7 +68,7 @@ def test_a_meter_for_root_alone_is_absent_with_the_reason(tmp_path: Path) -> Non
     (tmp_path / RAPL / "energy_uj").unlink()
     with sensors.Watch(tmp_path) as watch:
         pass
-    told = watch.told(1)
+    told = watch.readings(1)
     assert told["energy_j_per_image"] is None
     assert "for root alone" in told["absent"]["RAPL package-0"]
 
@@ -78,7 +78,7 @@ def test_energy_is_told_by_image_and_second(tmp_path: Path) -> None:
     with sensors.Watch(tmp_path) as watch:
         rapl(tmp_path, 3_000_000)
         time.sleep(0.02)
-    told = watch.told(4)
+    told = watch.readings(4)
     assert told["energy_j_per_image"] == pytest.approx(0.5)
     assert 0 < told["power_w"] <= 2 / 0.02
 
@@ -130,7 +130,7 @@ def test_a_rail_that_fails_meanwhile_leaves_no_number(tmp_path: Path) -> None:
     rails(tmp_path, VDD_IN=10_000)
     with sensors.Watch(tmp_path) as watch:
         (tmp_path / INA / "curr1_input").unlink()
-    told = watch.told(1)
+    told = watch.readings(1)
     assert told["power_w"] is None
     assert told["absent"] == {"VDD_IN": "it failed meanwhile"}
 
@@ -141,7 +141,7 @@ def test_power_is_looked_at_meanwhile_and_not_only_at_the_ends(tmp_path: Path) -
         rails(tmp_path, VDD_IN=9000)
         time.sleep(0.5)
         rails(tmp_path, VDD_IN=1000)
-    assert 4 < watch.told(1)["power_w"] < 9  # the ends alone give 1
+    assert 4 < watch.readings(1)["power_w"] < 9  # the ends alone give 1
 
 
 def test_temperatures_have_a_start_and_a_highest(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_temperatures_have_a_start_and_a_highest(tmp_path: Path) -> None:
     )  # fmt: skip
     with sensors.Watch(tmp_path) as watch:
         tree(tmp_path, {f"{ZONE}/temp": 61_500})
-    assert watch.told(1)["temperature_c"] == {
+    assert watch.readings(1)["temperature_c"] == {
         "cpu-thermal": [45.0, 61.5], "coretemp Package id 0": [50.0, 50.0]
     }  # fmt: skip
 
@@ -173,7 +173,7 @@ def test_clocks_have_a_start_and_an_end(tmp_path: Path) -> None:
     tree(tmp_path, {clock: 3_000_000, gpu: 918_000_000})
     with sensors.Watch(tmp_path) as watch:
         tree(tmp_path, {clock: 2_100_000})
-    assert watch.told(1)["clocks_mhz"] == {"cpu": [3000, 2100], "gpu": [918, 918]}
+    assert watch.readings(1)["clocks_mhz"] == {"cpu": [3000, 2100], "gpu": [918, 918]}
 
 
 def test_a_virtual_machine_tells_its_clock_in_cpuinfo(tmp_path: Path) -> None:
@@ -192,10 +192,10 @@ def test_a_throttle_counter_that_grows_is_told(tmp_path: Path, file: str, told: 
     tree(tmp_path, {file: 7})
     with sensors.Watch(tmp_path) as watch:
         pass
-    assert watch.told(1)["throttled"] == []
+    assert watch.readings(1)["throttled"] == []
     with sensors.Watch(tmp_path) as watch:
         tree(tmp_path, {file: 8})
-    assert watch.told(1)["throttled"] == [told]
+    assert watch.readings(1)["throttled"] == [told]
 
 
 def test_a_cooling_device_that_slows_is_told_and_a_fan_is_not(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_gpu_tells_energy_heat_clock_memory_and_what_slows_it(tmp_path: Path) 
     library = Nvml(gpus=2)
     with sensors.Watch(tmp_path, library) as watch:
         library.millijoules, library.reasons = 8000, 0x44
-    told = watch.told(6)
+    told = watch.readings(6)
     assert told["energy_j_per_image"] == pytest.approx(0.5)
     assert told["temperature_c"] == {"GPU": [64, 64]}
     assert told["clocks_mhz"] == {"gpu": [1980, 1980]}
@@ -290,8 +290,8 @@ def test_a_gpu_tells_energy_heat_clock_memory_and_what_slows_it(tmp_path: Path) 
 def test_a_gpu_whose_processes_have_other_pids_tells_no_memory(tmp_path: Path) -> None:
     with sensors.Watch(tmp_path, Nvml(pid=1)) as watch:
         pass
-    assert watch.told(1)["gpu_memory_bytes"] is None
-    assert watch.told(1)["energy_j"] == {"GPU": 0.0}
+    assert watch.readings(1)["gpu_memory_bytes"] is None
+    assert watch.readings(1)["energy_j"] == {"GPU": 0.0}
 
 
 def test_of_several_gpus_none_is_guessed(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_of_several_gpus_none_is_guessed(tmp_path: Path) -> None:
     assert reason == "NVML shows 2 GPUs, and 0 of them as used by this process"
     with sensors.Watch(tmp_path, Nvml(gpus=2, pid=1)) as watch:
         pass
-    assert watch.told(1)["absent"] == {"GPU": reason}
+    assert watch.readings(1)["absent"] == {"GPU": reason}
 
 
 def test_a_library_that_supports_nothing_tells_nothing(tmp_path: Path) -> None:
@@ -308,4 +308,4 @@ def test_a_library_that_supports_nothing_tells_nothing(tmp_path: Path) -> None:
     library = Nvml(missing="nvmlDeviceGetTotalEnergyConsumption")
     with sensors.Watch(tmp_path, library) as watch:
         pass
-    assert watch.told(1)["energy_j_per_image"] is None
+    assert watch.readings(1)["energy_j_per_image"] is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pytest
 from documents import TABLES, markers, with_tables
 
 from tests.bench.report_runs import full_run, machines, made_entry, made_process, made_run
-from tests.bench.test_report import HOSTILE, places, row_of
+from tests.bench.test_report import HOSTILE, row_of
+from tests.support.altered import altered
 from vit_edge.bench.report.cells import NOISY
 from vit_edge.bench.report.markdown import markdown
 from vit_edge.bench.results.results import read_runs
@@ -25,12 +25,7 @@ OTHERS = "\n".join(markers("bench others"))
 @pytest.mark.parametrize("wrong", [None, {"<b>": []}, [[]], "x" * 100, 1e39, -5, True])
 def test_a_value_of_another_kind_is_refused_or_can_be_shown(wrong: Any, tmp_path: Path) -> None:
     whole, file = made_run(made_entry(count=5, processes=2)), tmp_path / "r.json"
-    for path in places(whole):
-        run = copy.deepcopy(whole)
-        place: Any = run
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = wrong
+    for run in altered(whole, wrong):
         file.write_text(json.dumps({"schema_version": 1, "runs": [run]}))
         try:
             read = read_runs([file])

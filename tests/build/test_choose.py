@@ -32,9 +32,9 @@ def test_what_is_wrong_refused_or_too_large_is_never_chosen(fault: dict[str, obj
 
 
 def test_where_nothing_fits_the_least_is_named() -> None:
-    ways = [dataclasses.replace(way, over_limit="killed") for way in (OPENVINO, ORT)]
+    setups = [dataclasses.replace(setup, over_limit="killed") for setup in (OPENVINO, ORT)]
     with pytest.raises(ResourceError, match="ort came closest, with 50 MB"):
-        choose(ways, [1], one=True)
+        choose(setups, [1], one=True)
 
 
 def test_where_nothing_answers_right_the_nearest_is_named() -> None:

@@ -71,7 +71,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, *found: Sequence[Measured]) -> None:
     monkeypatch.setattr(tune, "measure", lambda *_: [list(each) for each in found])
 
 
-def way(latency_ms: Mapping[int, float], **facts: Any) -> Measured:
+def setup(latency_ms: Mapping[int, float], **facts: Any) -> Measured:
     return Measured("ort", {}, latency_ms=latency_ms, **facts)
 
 
@@ -80,9 +80,9 @@ def test_each_batch_size_keeps_its_fastest_bundle(
 ) -> None:
     plant(
         monkeypatch,
-        [way({1: 5.68, 4: 21.0}), way({1: 5.9, 4: 20.0})],
-        [way({1: 4.92, 4: 30.0})],
-        [way({1: 9.0, 4: 25.0})],
+        [setup({1: 5.68, 4: 21.0}), setup({1: 5.9, 4: 20.0})],
+        [setup({1: 4.92, 4: 30.0})],
+        [setup({1: 9.0, 4: 25.0})],
     )
     found = tune.tune(copies, [1, 4])
     a, b, c = (bundle.path for bundle in copies)
@@ -106,7 +106,7 @@ def test_each_batch_size_keeps_its_fastest_bundle(
 def test_what_is_out_is_not_kept_though_it_is_fast_and_its_reason_is_shown(
     copies: list[Bundle], monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any], reason: str
 ) -> None:
-    plant(monkeypatch, [way({1: 5.0})], [way({1: 0.1}, **fault)])
+    plant(monkeypatch, [setup({1: 5.0})], [setup({1: 0.1}, **fault)])
     found = tune.tune(copies[:2], [1])
     kept, record, out = found.lines()
     assert kept == f"keep {copies[0].path}: batch 1 5.00 ms and nothing else passes"
@@ -122,8 +122,8 @@ def test_what_is_out_is_not_kept_though_it_is_fast_and_its_reason_is_shown(
 def test_where_no_bundle_answers_right_the_check_failed(
     copies: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = way({1: 1.0}, parity=("logits: 0.3 apart",))
-    plant(monkeypatch, [way({}, refused="no kernel")], [wrong])
+    wrong = setup({1: 1.0}, parity=("logits: 0.3 apart",))
+    plant(monkeypatch, [setup({}, refused="no kernel")], [wrong])
     with pytest.raises(ParityError, match=r"(?s)a: nothing runs.*b: nothing answers as well"):
         tune.tune(copies[:2], [1])
 
@@ -131,7 +131,7 @@ def test_where_no_bundle_answers_right_the_check_failed(
 def test_where_no_bundle_runs_every_reason_is_given(
     copies: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(monkeypatch, [way({}, refused="no kernel")], [way({}, refused="too old")])
+    plant(monkeypatch, [setup({}, refused="no kernel")], [setup({}, refused="too old")])
     with pytest.raises(ResourceError, match=r"(?s)no kernel.*too old"):
         tune.tune(copies[:2], [1])
 
@@ -139,7 +139,7 @@ def test_where_no_bundle_runs_every_reason_is_given(
 def test_under_a_memory_limit_one_bundle_is_kept_for_all_batches(
     copies: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(monkeypatch, [way({1: 10.0, 4: 90.0})], [way({1: 12.0, 4: 70.0})])
+    plant(monkeypatch, [setup({1: 10.0, 4: 90.0})], [setup({1: 12.0, 4: 70.0})])
     assert tune.tune(copies[:2], [1, 4]).as_dict()["keep"]["1"] == str(copies[0].path)
     limited = tune.tune(copies[:2], [1, 4], memory_limit_bytes=10**9).as_dict()["keep"]
     assert limited == dict.fromkeys(("1", "4"), str(copies[1].path))
@@ -196,7 +196,7 @@ def test_float32_and_int8_are_compared_on_the_cpu(
     for bundle, entry in zip(pair, found.candidates, strict=True):
         assert entry.record is not None
         assert set(auto.read(bundle)[0]) == {1, 2}
-        assert all(way.runs[1] >= 2 * trial.AT_LEAST_RUNS for way in entry.measured)
+        assert all(setup.runs[1] >= 2 * trial.AT_LEAST_RUNS for setup in entry.measured)
         with Predictor(bundle) as predictor:
             assert predictor.facts["chosen"].startswith("batch 1: ort")
 
@@ -226,13 +226,13 @@ def test_bundles_take_turns(
     pair: list[Bundle], in_this_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    real = trial.measure_way
+    real = trial.measure_setup
 
     def noted(path: str, *arguments: Any) -> Any:
         order.append(Path(path).name)
         return real(path, *arguments)
 
-    monkeypatch.setattr(trial, "measure_way", noted)
+    monkeypatch.setattr(trial, "measure_setup", noted)
     tune.tune(pair, [1], only=["ort"], rounds=2)
     many = len(order) // 4
     assert order == (["fp32"] * many + ["int8"] * many) * 2

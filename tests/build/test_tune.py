@@ -18,7 +18,7 @@ from vit_edge.backends import auto
 from vit_edge.build import __main__ as build
 from vit_edge.build import trial, tune
 from vit_edge.build.choose import Measured
-from vit_edge.build.trial import measure_way
+from vit_edge.build.trial import measure_setup
 from vit_edge.bundle import Bundle, engines
 from vit_edge.errors import EngineError, UsageError
 from vit_edge.machine import cgroups, child
@@ -106,11 +106,11 @@ def test_everything_that_was_measured_is_kept(tuned_bundle: Bundle) -> None:
     (record,) = (tuned_bundle.path / "engines").glob("tuned-*")
     measured = json.loads((record / "tuned.json").read_text())["measured"]
     assert len(measured) == len(backends.module("ort").configurations(tuned_bundle))
-    for way in measured:
-        assert way["parity"] == []
-        assert way["latency_ms"]["1"] > 0
-        assert way["runs"]["3"] >= trial.AT_LEAST_RUNS
-        assert way["peak_rss_bytes"] > way["peak_anonymous_bytes"] > 0
+    for setup in measured:
+        assert setup["parity"] == []
+        assert setup["latency_ms"]["1"] > 0
+        assert setup["runs"]["3"] >= trial.AT_LEAST_RUNS
+        assert setup["peak_rss_bytes"] > setup["peak_anonymous_bytes"] > 0
 
 
 def test_a_tuned_predictor_answers_any_batch_like_its_backends(tuned_bundle: Bundle) -> None:
@@ -220,7 +220,7 @@ def test_a_way_with_wrong_answers_is_found_out(
 
     monkeypatch.setattr(auto, "open_choice", wrong)
     monkeypatch.setattr(trial, "AT_LEAST_S", 0.0)
-    found = measure_way(str(bundle.path), "ort", {}, None, [1], True, None)
+    found = measure_setup(str(bundle.path), "ort", {}, None, [1], True, None)
     assert found["parity"]
 
 

@@ -359,3 +359,17 @@ def test_kill_9_at_any_moment_leaves_a_whole_bundle(tmp_path: Path) -> None:
     with staged_bundle(target, force=True) as stage:
         fill(stage)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "helper"]
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "parity.json"])
+def test_a_sparse_text_file_is_refused_and_not_read(bundle: Bundle, name: str) -> None:
+    size = 200 * 2**30  # more than any memory
+    try:
+        os.truncate(bundle.path / name, size)
+    except OSError:
+        pytest.skip("this file system has no files of that size")
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["files"][name]["size"] = size
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=rf"{name}: more than"):
+        Bundle.read(bundle.path).parity()

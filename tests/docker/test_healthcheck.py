@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.support.modules import module_from
 from vit_edge.bundle import Bundle
 from vit_edge.machine import cuda
 
@@ -17,13 +17,7 @@ requires = ("onnxruntime",)
 
 @pytest.fixture
 def healthcheck(repository: Path) -> ModuleType:
-    path = repository / "docker" / "healthcheck.py"
-    spec = importlib.util.spec_from_file_location("healthcheck", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_from(repository / "docker" / "healthcheck.py")
 
 
 @pytest.fixture

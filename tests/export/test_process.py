@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,32 +28,39 @@ def command(name: str, out: Path, seed: int = 0) -> list[str]:
     ]
 
 
+def stage_holds(out: Path, pattern: str) -> bool:
+    """Whether an export is writing, and such a file is in its stage already."""
+    return any(out.parent.glob(f".{out.name}.partial-*{pattern}"))
+
+
+# What is seen of an export from outside, in the order in which it happens, until it ends.
+MOMENTS: dict[str, Callable[[Path, int], bool]] = {
+    "a stage": lambda out, _: stage_holds(out, ""),
+    "a graph": lambda out, _: stage_holds(out, "/*.onnx"),
+    "a manifest": lambda out, _: stage_holds(out, "/manifest.json"),
+    "the exchange": lambda out, inode: out.stat().st_ino != inode,
+}
+
+
 @pytest.mark.slow
 def test_an_export_killed_at_any_moment_leaves_the_old_bundle_or_the_new_one(
-    tmp_path: Path,
+    bundle: Bundle, tmp_path: Path
 ) -> None:
-    out = tmp_path / "bundle"
-    start = time.monotonic()
-    subprocess.run(command("testing", out), check=True, capture_output=True)
-    whole_s = time.monotonic() - start
-    old = Bundle.read(out).model_sha256
-    left = set()
-    for attempt in range(40):
+    out = bundle.path
+    for seed, moment in enumerate(MOMENTS, start=1):
+        old, inode = Bundle.read(out).model_sha256, out.stat().st_ino
         export = subprocess.Popen(
-            command("testing", out, seed=1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command("testing", out, seed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        # late moments are the interesting ones: that is when files are written and exchanged
-        time.sleep(whole_s * (0.7 + 0.6 * (attempt % 8) / 8))
-        os.kill(export.pid, signal.SIGKILL)
-        export.wait()
-        found = Bundle.read(out)
-        ensure_verified(found, full=True)
-        left.add("old" if found.model_sha256 == old else "new")
-        if attempt >= 7 and left == {"old", "new"}:
-            break
-        if left == {"new"}:  # every later export would replace new by new
-            subprocess.run(command("testing", out), check=True, capture_output=True)
-    assert left == {"old", "new"}, "no kill came before the exchange, or none after it"
+        while not MOMENTS[moment](out, inode):
+            assert export.poll() is None, f"the export ended, and {moment} was not seen"
+            time.sleep(0.0005)
+        export.kill()
+        assert export.wait() == -signal.SIGKILL
+        left = Bundle.read(out)
+        ensure_verified(left, full=True)
+        if moment != "a manifest":  # the exchange may come between that and the kill
+            assert (left.model_sha256 == old) == (moment != "the exchange"), moment
     subprocess.run(command("testing", out), check=True, capture_output=True)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "a dead stage was not swept"
 

@@ -32,7 +32,8 @@ from vit_edge.errors import (
     UnsupportedImageError,
 )
 from vit_edge.images import ImageLimits
-from vit_edge.images.load import describe, load_image
+from vit_edge.images.files import describe
+from vit_edge.images.load import load_image
 
 WHITE = (255, 255, 255)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -187,3 +190,68 @@ def test_the_kernels_kills_are_read_from_both_versions(tmp_path: Path) -> None:
     assert cgroups.oom_kills(tmp_path) == 2
     (tmp_path / "memory.events").write_text("low 0\noom 1\noom_kill 3\noom_group_kill 0\n")
     assert cgroups.oom_kills(tmp_path) == 3
+
+
+@pytest.fixture
+def children_ignored() -> Iterator[None]:
+    """What a parent that ignores SIGCHLD leaves to us."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def ignored_signals() -> int:
+    """The bits of the signals that the kernel drops for this process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("SigIgn:")[2].split()[0], 16)
+
+
+@pytest.mark.usefixtures("children_ignored")
+def test_a_child_is_waited_for_where_sigchld_is_ignored() -> None:
+    before = ignored_signals()
+    assert run_child(python("raise SystemExit(7)")).returncode == 7
+    assert run_child(python("import os; os.kill(os.getpid(), 9)")).death == "killed by SIGKILL"
+    with ThreadPoolExecutor(2) as pool:  # Python lets only the main thread set a handler
+        assert list(pool.map(double_in_child, (3, 4))) == [6, 8]
+    assert ignored_signals() == before
+
+
+def double_in_child(value: int) -> int:
+    answer: int = call_in_child(f"{__name__}:double", value)
+    return answer
+
+
+def speak() -> None:
+    print("\u732b", file=sys.stderr)
+
+
+def test_what_a_child_says_is_read_as_it_was_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    call_in_child(f"{__name__}:speak")
+    assert capsys.readouterr().err == "\u732b\n"
+
+
+def test_a_call_goes_on_where_stderr_was_closed_before_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert child.attempted_call(f"{__name__}:double", 2, echo=True).value == 4
+    assert child.attempted_call(f"{__name__}:double", 2).value == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_answer_that_finds_no_room_is_said_to_be_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = tmp_path / "request"
+    request.write_bytes(pickle.dumps((f"{__name__}:double", (2,))))
+    with pytest.raises(SystemExit) as stopped:
+        child._main(str(request), "/dev/full")
+    assert stopped.value.code == os.EX_IOERR
+    assert "No space left" in capsys.readouterr().err
+    ended = run_child(python(f"raise SystemExit({os.EX_IOERR})"))
+    monkeypatch.setattr(child, "run_child", lambda *_, **__: ended)
+    with pytest.raises(ResourceError, match=r"could not be written below .*TMPDIR"):
+        call_in_child(f"{__name__}:double", 2)

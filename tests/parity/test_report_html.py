@@ -29,6 +29,7 @@ from tests.parity.report_results import (
     open_run,
     typed,
 )
+from tests.support.altered import altered
 from vit_edge.bundle import Bundle
 from vit_edge.errors import MissingExtraError
 from vit_edge.parity.report import plots
@@ -345,16 +346,6 @@ def test_every_colour_stands_out_from_its_ground(
     assert (bright + 0.05) / (dim + 0.05) >= least
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value inside another, of lists to the first entry only."""
-    entries: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        entries = list(value.items())
-    elif isinstance(value, list):
-        entries = list(enumerate(value))[:1]
-    return [p for key, entry in entries for p in [(*path, key), *places(entry, (*path, key))]]
-
-
 @pytest.mark.parametrize("wrong", [{"<b>": []}, [[]], "x" * 100, 1e39, -5, True])
 def test_a_value_of_another_kind_is_refused_or_can_be_shown(
     wrong: Any, monkeypatch: pytest.MonkeyPatch
@@ -362,12 +353,7 @@ def test_a_value_of_another_kind_is_refused_or_can_be_shown(
     monkeypatch.setattr(
         plots, "figures", lambda section, prefix: []
     )  # slow, and in test_report_html.py
-    for path in places(made_result(open_run())):
-        result = made_result(open_run())
-        place: Any = result
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = wrong
+    for result in altered(made_result(open_run()), wrong):
         read, problems = result_from_json(result)
         if not problems:
             assert list(text_of([read]))

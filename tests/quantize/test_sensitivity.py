@@ -128,3 +128,18 @@ def test_each_try_spends_one_unit_more_and_none_exceeds_the_budget(
     costs: list[float], first: int, budget: int, expected: list[int]
 ) -> None:
     assert tries(costs, first, budget) == expected
+
+
+@pytest.mark.parametrize("place", ["file/below.jsonl", "folder"])
+def test_a_journal_that_cannot_be_written_keeps_nothing_and_stops_nobody(
+    place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    journal = Journal(tmp_path / place)
+    journal.add("a", 1.0)
+    journal.add("b", 2.0)
+    assert journal.values == {"a": 1.0, "b": 2.0}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "XDG_CACHE_HOME" in caplog.text
+    journal.finish()

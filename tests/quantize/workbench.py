@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir
+import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,6 +19,7 @@ from vit_edge import quantize
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.graphs.workspace import Workspace
+from vit_edge.graphs.write import write_model
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import parse_target
 from vit_edge.quantize import Quantized, Task
@@ -116,6 +120,33 @@ def answers(
     batches = images.batches(16)
     settled = workspace.settle(model.clone())  # a settled model gives up its weights
     return np.concatenate(list(workspace.answers(settled, batches, output, entries)))
+
+
+def operators(model: onnx_ir.Model) -> Counter[str]:
+    """How often each operator is in a graph."""
+    return Counter(node.op_type for node in model.graph)
+
+
+def optimized(model: onnx_ir.Model, folder: Path) -> Counter[str]:
+    """The operators of what ONNX Runtime really runs."""
+    folder.mkdir(exist_ok=True)
+    write_model(model, folder)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+def outside(model: onnx_ir.Model) -> dict[str, Any]:
+    """What whoever runs a graph sees of it."""
+    graph = model.graph
+    return {
+        "inputs": [(value.name, str(value.shape), value.dtype) for value in graph.inputs],
+        "outputs": [(value.name, str(value.shape), value.dtype) for value in graph.outputs],
+        "metadata": dict(model.metadata_props),
+        "versions": (model.ir_version, dict(graph.opset_imports)),
+    }
 
 
 def compared(found: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, Any]:

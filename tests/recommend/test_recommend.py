@@ -70,7 +70,7 @@ def test_two_that_cannot_be_told_apart_are_said_to_be() -> None:
 def test_a_latency_counts_by_the_upper_end_of_its_interval() -> None:
     made = entry("a", "ort", 30, spread=0.03)
     (one,), _ = offered(made)
-    (value, high) = 30.3, one.way.latency_ms[1]
+    (value, high) = 30.3, one.setup.latency_ms[1]
     assert high > value
     verdict = decide(*offered(made, max_latency_ms=(value + high) / 2))
     assert verdict.ship is None
@@ -206,7 +206,7 @@ def test_of_two_results_of_the_same_the_newest_counts(tmp_path: Path) -> None:
     old = run(entry("a", "ort", 50), facts=HERE, started="2026-01-01")
     path = kept(tmp_path / "r.json", new, old)
     (one,), _ = from_results([path], [stand_in("a")], HERE, Terms())
-    assert one.way.latency_ms[1] == pytest.approx(30, rel=0.02)
+    assert one.setup.latency_ms[1] == pytest.approx(30, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_one_process_of_an_interrupted_run_is_left_out_and_two_count(tmp_path: P
     single, pair = ({**whole, "processes": whole["processes"][:count]} for count in (1, 2))
     (sure,), _ = offered(single)
     (unsure,), _ = offered(whole)
-    assert sure.way.latency_ms[1] < unsure.way.latency_ms[1]
+    assert sure.setup.latency_ms[1] < unsure.setup.latency_ms[1]
     for made, offers_found in ((single, 0), (pair, 1)):
         stopped = run(made, facts=HERE) | {"complete": False}
         path = kept(tmp_path / f"{offers_found}.json", stopped)
@@ -271,7 +271,7 @@ def test_a_complete_run_counts_before_a_newer_one_that_was_interrupted(tmp_path:
     stopped = run(entry("a", "ort", 50), facts=HERE, started="2026-02-02") | {"complete": False}
     path = kept(tmp_path / "r.json", whole, stopped)
     (one,), _ = from_results([path], [stand_in("a")], HERE, Terms())
-    assert one.way.latency_ms[1] == pytest.approx(30, rel=0.02)
+    assert one.setup.latency_ms[1] == pytest.approx(30, rel=0.02)
 
 
 # The command line
@@ -290,12 +290,12 @@ def test_other_options_of_a_backend_do_not_stand_for_its_default(
     testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, known: list[Any], measured: list[Any]
 ) -> None:
     every = [Measured("ort", {}), Measured("ort", {"micro_batch": 1})]
-    monkeypatch.setattr(trial, "list_ways", lambda bundle, only: every)
+    monkeypatch.setattr(trial, "list_setups", lambda bundle, only: every)
     refused = "not built by this test"
-    monkeypatch.setattr(trial, "build_missing", lambda b, way, _: replace(way, refused=refused))
+    monkeypatch.setattr(trial, "build_missing", lambda b, setup, _: replace(setup, refused=refused))
     offers_known = [Offer(testing_bundle, Measured("ort", options)) for options in known]
     found = recommend.measure([testing_bundle], ["ort"], offers_known, Terms(), processes=1)
-    assert [one.way.options for one in found] == measured
+    assert [one.setup.options for one in found] == measured
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -15,19 +14,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.modules import module_from
+
 SHELL = ["scripts/check", "scripts/common.sh", "scripts/demo", "scripts/test", ".ci/run"]
 
 
 @pytest.fixture
 def environment(repository: Path) -> ModuleType:
     """scripts/environment.py as a module."""
-    path = repository / "scripts" / "environment.py"
-    spec = importlib.util.spec_from_file_location("environment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_from(repository / "scripts" / "environment.py")
 
 
 @pytest.fixture

@@ -1,19 +1,9 @@
 """The contract every runtime fulfils. One module of this folder is one backend.
 
-A backend module exports
-
-    available() -> Availability            whether its runtime is here, and if not why
-    key(bundle) -> str                     what an engine of it depends on: model, runtime, machine
-    BuildOptions                           a frozen dataclass: the options of key, find and build
-    BUILD_OPTIONS                          names of those that are the backend's own
-    build(bundle, engines_dir, ...) -> Path    compile on this device
-    check_build_options(options, max_batch)    may be absent: UsageError for what types cannot show
-    find(bundle, engines_dir, ...) -> Found    what `build` made with the same options, if anything
-    configurations(bundle)                 options of `load` worth trying, for `build --tune`
-    load(bundle, *, ...) -> Backend        open the bundle; options are the backend's own
-
-The module's file name is its name on the command line, in manifests and in reports. The contract
-is held by tests/contracts/test_backends.py, which runs over every module found here.
+`BackendModule` lists what a module exports, beside `BuildOptions`, a frozen dataclass: the options
+of its key, find and build. The module's file name is its name on the command line, in manifests and
+in reports. The contract is held by tests/contracts/test_backends.py, which runs over every module
+found here.
 """
 
 from __future__ import annotations
@@ -21,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vit_edge import plugins
@@ -73,15 +62,19 @@ class Availability:
 
 
 class BackendModule(Protocol):
-    """What a module of this folder exports, typed for its callers."""
+    """What a module of this folder exports; all but `available` take options of its own, too.
+
+    `check_build_options(options, max_batch)` may be absent: UsageError for what types cannot show.
+    """
 
     available: Callable[[], Availability]
-    key: Callable[[Bundle], str]
-    BUILD_OPTIONS: frozenset[str]
-    build: Callable[[Bundle, Path | None], Path]
-    find: Callable[[Bundle, Path | None], Found]
+    key: Callable[[Bundle], str]  # what an engine of it depends on: model, runtime, machine
+    BUILD_OPTIONS: frozenset[str]  # names of the build options that are the backend's own
+    build: Callable[[Bundle, Path | None], Path]  # compiles on this device
+    find: Callable[[Bundle, Path | None], Found]  # what `build` made with the same options, if any
+    # options of `load` that are worth trying, for `build --tune`
     configurations: Callable[[Bundle], Sequence[Mapping[str, Option]]]
-    load: Callable[[Bundle], Backend]
+    load: Callable[[Bundle], Backend]  # opens the bundle
 
 
 def name_of(backend: str, options: Mapping[str, Option]) -> str:
@@ -109,8 +102,7 @@ def version(name: str) -> str | None:
 
 def installed() -> dict[str, str]:
     """The backends that can be used here, and the versions of their runtimes."""
-    versions = {name: version(name) for name in runtimes()}
-    return {name: text for name, text in versions.items() if text is not None}
+    return {name: text for name in runtimes() if (text := version(name)) is not None}
 
 
 def module(name: str) -> BackendModule:
@@ -120,10 +112,7 @@ def module(name: str) -> BackendModule:
         UsageError: No such backend.
         BackendError: Its runtime is not installed; the message says what to install.
     """
-    if name not in names():
-        raise UsageError(f"no backend {name!r}; there are: {', '.join(names())}")
-    found: ModuleType = plugins.load(__name__, name)
-    backend = cast(BackendModule, found)
+    backend = cast(BackendModule, plugins.load(__name__, name))
     availability = backend.available()
     if not availability.ok:
         raise BackendError(f"backend {name} cannot be used here: {availability.reason}")

@@ -169,8 +169,8 @@ class TunedBackend:
         self._opened: dict[str, Backend] = {}
         self._closed = False
         first = self._backend(min(self._choices))
-        told = ", ".join(f"batch {size}: {c.name}" for size, c in self._choices.items())
-        chosen = f"{DEFAULT}, untuned ({reason})" if reason else told
+        listed = ", ".join(f"batch {size}: {c.name}" for size, c in self._choices.items())
+        chosen = f"{DEFAULT}, untuned ({reason})" if reason else listed
         self.facts: Mapping[str, str] = {**first.facts, "chosen": chosen}
 
     def run(self, pixels: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:

@@ -31,7 +31,7 @@ from vit_edge.strict import json_from_record
 
 def parser() -> argparse.ArgumentParser:
     """The command line that measures."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.bench",
         description="Measure bundles on the device this runs on: latency percentiles with "
         "intervals, throughput, cold start and memory. Each configuration runs in fresh processes "
@@ -44,65 +44,69 @@ def parser() -> argparse.ArgumentParser:
         "         python -m vit_edge.bench report A.json --html report.html         (--help)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories")
-    made.add_argument(
+    parser.add_argument(
+        "bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories"
+    )
+    parser.add_argument(
         "--backend", default=backends.AUTO, metavar="NAME,NAME", help=f"any {cli.backend_help()}"
     )
-    made.add_argument("--batch", default=None, metavar="N,N", help="images of one run; default: 1")
-    made.add_argument(
+    parser.add_argument(
+        "--batch", default=None, metavar="N,N", help="images of one run; default: 1"
+    )
+    parser.add_argument(
         "--scenario",
         choices=get_args(Scenario),
         default="single-stream",
         help="as MLPerf's: one query after another (the default); or all images at hand, where "
         f"images a second count, in runs of --batch (default {OFFLINE_BATCH})",
     )
-    made.add_argument(
+    parser.add_argument(
         "--stage",
         default="model",
         metavar="NAME,NAME",
         help="model: pixels to logits (default); end-to-end: encoded images to labels",
     )
-    made.add_argument(
+    parser.add_argument(
         "--images", type=Path, metavar="DIR", help="end-to-end: images; default: the package's"
     )
-    made.add_argument("--processes", type=int, default=Sampling.processes, metavar="N")
-    made.add_argument(
+    parser.add_argument("--processes", type=int, default=Sampling.processes, metavar="N")
+    parser.add_argument(
         "--percentile",
         type=float,
         default=Sampling.percentile,
         metavar="Q",
         help="the highest one that shall have enough samples, such as 0.99; default: 0.9",
     )
-    made.add_argument(
+    parser.add_argument(
         "--strict", action="store_true", help="as many samples as MLPerf asks for (p90: 24,576)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--seconds",
         type=float,
         default=Sampling.at_least_s,
         metavar="S",
         help="of a process, least",
     )
-    made.add_argument(
+    parser.add_argument(
         "--most-seconds", type=float, default=Sampling.most_s, metavar="S", help="of a process"
     )
-    made.add_argument("--suite", type=Path, metavar="FILE", help="what to measure, as TOML")
-    made.add_argument(
+    parser.add_argument("--suite", type=Path, metavar="FILE", help="what to measure, as TOML")
+    parser.add_argument(
         "--bundles-dir",
         type=Path,
         default=Path("bundles"),
         metavar="DIR",
         help="where the bundles are that a suite names; default: ./bundles",
     )
-    made.add_argument(
+    parser.add_argument(
         "--build",
         action="store_true",
         help="build every engine anew first, and keep what that took; default: what is there is "
         "used",
     )
-    made.add_argument("--out", type=Path, metavar="FILE", help="append the run to these results")
-    made.add_argument("--json", action="store_true", help="print the run as JSON on stdout")
-    return made
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append the run to these results")
+    parser.add_argument("--json", action="store_true", help="print the run as JSON on stdout")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,8 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         from vit_edge.bench.report import verb
 
         return verb.main(words[1:])
-    arguments = parser().parse_args(words)
-    return cli.guarded(lambda: _measure(arguments))
+    return cli.guarded(lambda: _measure(parser().parse_args(words)))
 
 
 def _measure(arguments: argparse.Namespace) -> int:

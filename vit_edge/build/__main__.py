@@ -102,8 +102,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Build from the command line."""
-    arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: (_tune if arguments.tune else _build)(arguments))
+    return cli.guarded(lambda: _run(parser().parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return (_tune if arguments.tune else _build)(arguments)
 
 
 def _build(arguments: argparse.Namespace) -> int:

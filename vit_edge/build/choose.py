@@ -1,4 +1,4 @@
-"""Picking the way to run a bundle, from what was measured of each."""
+"""Picking the setup of a bundle, from what was measured of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vit_edge.errors import ParityError, ResourceError
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to run a bundle, and what was found of it on this machine."""
+    """A setup, which is a backend with its options, and what was found of it here."""
 
     backend: str
     options: Mapping[str, Option]
@@ -55,8 +55,8 @@ def choose(measured: Sequence[Measured], batches: Sequence[int], *, one: bool) -
     Args:
         measured: Everything that was tried.
         batches: The batch sizes that were timed.
-        one: Only one for all of them, since two take the memory of both: the one whose latencies,
-            each relative to the best of its batch size, have the least product.
+        one: Only one for all of them, since two take the memory of both. It has the least product
+            of latencies, each relative to the best of its batch size.
 
     Returns:
         batch -> index into `measured`.

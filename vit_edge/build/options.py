@@ -50,7 +50,7 @@ def option_problems(name: str, options: Mapping[str, Any], max_batch: int) -> li
         if option not in hints
     ]
     problems += [
-        f"{option}: expected {_told(hints[option])}, got {value!r}"
+        f"{option}: expected {_described(hints[option])}, got {value!r}"
         for option, value in options.items()
         if option in hints and not _fits(value, hints[option])
     ]
@@ -67,7 +67,7 @@ def option_rows(name: str) -> list[tuple[str, str, str]]:
     """The options of a backend's `build`, as a table with its heading: name, default, values."""
     defaults = {f.name: str(f.default) for f in dataclasses.fields(_module(name).BuildOptions)}
     hints = _build_hints(name)
-    rows = [(option, defaults[option], _told(hint)) for option, hint in hints.items()]
+    rows = [(option, defaults[option], _described(hint)) for option, hint in hints.items()]
     return [("option", "default", "values"), *rows]
 
 
@@ -97,7 +97,7 @@ def _value(text: str, hint: Any, setting: str) -> Option:
         if not isinstance(kind, type) and str(kind) == text:
             value: Option = kind
             return value
-    raise UsageError(f"--set {setting}: expected {_told(hint)}")
+    raise UsageError(f"--set {setting}: expected {_described(hint)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -106,7 +106,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) in kinds or (type(value) in (int, str) and value in kinds)
 
 
-def _told(hint: Any) -> str:
+def _described(hint: Any) -> str:
     kinds = [kind for kind in _kinds(hint) if kind is not type(None)]
     text = " or ".join(_KIND_NAMES[kind] if isinstance(kind, type) else str(kind) for kind in kinds)
     return f"{text} ({get_args(hint)[1]})" if get_origin(hint) is Annotated else text

@@ -1,7 +1,7 @@
-"""One way to run a bundle on this machine: built, opened, checked and timed, each in a child.
+"""One setup of a bundle: built, opened, checked and timed, each in a child.
 
 What one runtime leaves behind (spinning threads, memory, a warm cache) does not touch the next. A
-way that needs too much memory ends its own process, and no other.
+setup that needs too much memory ends its own process, and no other.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 from vit_edge import backends
 from vit_edge.backends import Option, auto
+from vit_edge.bench.run import session
 from vit_edge.bench.run.built import build_options
 from vit_edge.bench.run.golden import compare_golden, golden_pixels
+from vit_edge.bench.run.plan import Configuration
 from vit_edge.bench.run.scenarios import Limits, timed
 from vit_edge.build.choose import Measured
 from vit_edge.bundle import Bundle, engines
@@ -36,7 +38,7 @@ TIMEOUT_S = 900.0  # of one child: large models on small boards load for minutes
 
 
 class Terms(NamedTuple):
-    """The conditions that every way is measured under."""
+    """The conditions that every setup is measured under."""
 
     sizes: Sequence[int]  # of batches, ascending
     engines_dir: Path | None  # where engines and records go
@@ -44,7 +46,7 @@ class Terms(NamedTuple):
     target: Target | None  # what answers must reach beside the precision's limit
 
 
-def list_ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
+def list_setups(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
     """List every configuration of these backends that is worth trying, nothing measured yet.
 
     Args:
@@ -59,25 +61,25 @@ def list_ways(bundle: Bundle, only: Sequence[str]) -> list[Measured]:
     ]
 
 
-def build_missing(bundle: Bundle, way: Measured, engines_dir: Path | None) -> Measured:
-    """Build the engine of a way where there is none, in a child; say why if that fails."""
-    _LOG.info("building %s: %s", bundle.path, way.name)
+def build_missing(bundle: Bundle, setup: Measured, engines_dir: Path | None) -> Measured:
+    """Build the engine of a setup where there is none, in a child; say why if that fails."""
+    _LOG.info("building %s: %s", bundle.path, setup.name)
     try:
         child.call_in_child(
-            "vit_edge.build.trial:build_way",
+            "vit_edge.build.trial:build_setup",
             str(bundle.path),
-            way.backend,
-            dict(way.options),
+            setup.backend,
+            dict(setup.options),
             engines_dir,
         )
     except UsageError:
         raise
     except VitEdgeError as error:
-        return dataclasses.replace(way, refused=_first_line(error))
-    return way
+        return dataclasses.replace(setup, refused=_first_line(error))
+    return setup
 
 
-def build_way(
+def build_setup(
     path: str, backend: str, options: dict[str, Option], engines_dir: Path | None
 ) -> None:
     """Build the engine that these options load, unless it is there; runs in a child."""
@@ -89,13 +91,18 @@ def build_way(
 
 
 def run_turn(
-    bundle: Bundle, way: Measured, samples: Mapping[int, list[float]], terms: Terms, *, first: bool
+    bundle: Bundle,
+    setup: Measured,
+    samples: Mapping[int, list[float]],
+    terms: Terms,
+    *,
+    first: bool,
 ) -> Measured:
-    """Run one way once more.
+    """Run one setup once more.
 
     Args:
         bundle: The bundle.
-        way: What is known of the way.
+        setup: What is known of it.
         samples: Batch size -> seconds of each call; what is measured is added.
         terms: What all are measured on.
         first: Run without a limit, and check the answers.
@@ -106,10 +113,10 @@ def run_turn(
     limit_bytes = terms.memory_limit_bytes
     try:
         trial, completed = child.measured_call(
-            "vit_edge.build.trial:measure_way",
+            "vit_edge.build.trial:measure_setup",
             str(bundle.path),
-            way.backend,
-            dict(way.options),
+            setup.backend,
+            dict(setup.options),
             terms.engines_dir,
             list(terms.sizes),
             first,
@@ -119,22 +126,22 @@ def run_turn(
         )
     except ResourceError as error:
         if first or limit_bytes is None:
-            return dataclasses.replace(way, refused=_first_line(error))
-        return dataclasses.replace(way, over_limit=_first_line(error))
+            return dataclasses.replace(setup, refused=_first_line(error))
+        return dataclasses.replace(setup, over_limit=_first_line(error))
     except VitEdgeError as error:
-        return dataclasses.replace(way, refused=_first_line(error))
+        return dataclasses.replace(setup, refused=_first_line(error))
     for batch, taken in trial["seconds"].items():
         samples[batch].extend(taken)
     if limit_bytes is not None:
         # or the next one finds its pages cached, and counted elsewhere
         engines.evict(bundle, terms.engines_dir)
     return dataclasses.replace(
-        way,
-        parity=tuple(trial["parity"]) if first else way.parity,
-        first_answer_s=trial["first_answer_s"] if first else way.first_answer_s,
+        setup,
+        parity=tuple(trial["parity"]) if first else setup.parity,
+        first_answer_s=trial["first_answer_s"] if first else setup.first_answer_s,
         facts=trial["facts"],
-        peak_rss_bytes=max(way.peak_rss_bytes, completed.peak_rss_bytes),
-        peak_anonymous_bytes=max(way.peak_anonymous_bytes, completed.peak_anonymous_bytes),
+        peak_rss_bytes=max(setup.peak_rss_bytes, completed.peak_rss_bytes),
+        peak_anonymous_bytes=max(setup.peak_anonymous_bytes, completed.peak_anonymous_bytes),
     )
 
 
@@ -143,7 +150,7 @@ def mixed_problems(
     choices: dict[int, tuple[str, dict[str, Option]]],
     engines_dir: Path | None,
 ) -> list[str]:
-    """Compare the answers where each batch size has a way of its own; runs in a child.
+    """Compare the answers where each batch size has a setup of its own; runs in a child.
 
     Args:
         path: The bundle's.
@@ -167,7 +174,7 @@ def mixed_problems(
     return problems
 
 
-def measure_way(
+def measure_setup(
     path: str,
     backend: str,
     options: dict[str, Option],
@@ -176,7 +183,7 @@ def measure_way(
     check: bool,
     target: Target | None,
 ) -> dict[str, Any]:
-    """Open a bundle one way, check and time it; runs in a child.
+    """Open a bundle, check and time it; runs in a child.
 
     Args:
         path: The bundle's.
@@ -190,24 +197,20 @@ def measure_way(
     Returns:
         first_answer_s, facts, parity (problems), and batch -> seconds of each call.
     """
-    start = time.perf_counter()
+    setup = Configuration(Path(path), backend, options)
     bundle = Bundle.read(path)
-    loaded = auto.open_choice(bundle, auto.Choice(backend, options), engines_dir)
     with Golden(bundle.golden_path) as golden:
         check_golden(golden, bundle.manifest)
-    pixels = golden_pixels(bundle, max(batches))
-    loaded.run(pixels[:1])
-    first_answer_s = time.perf_counter() - start
-    problems = compare_golden(bundle, loaded, batches, target=target).problems if check else []
-    seconds = {batch: _seconds(loaded, pixels[:batch]) for batch in batches}
-    facts = dict(loaded.facts)
-    loaded.close()
-    return {
-        "first_answer_s": first_answer_s,
-        "facts": facts,
-        "parity": problems,
-        "seconds": seconds,
-    }
+    with session.opened(setup, time.monotonic(), engines_dir=engines_dir) as opened:
+        loaded = opened.backend
+        problems = compare_golden(bundle, loaded, batches, target=target).problems if check else []
+        pixels = golden_pixels(bundle, max(batches))
+        return {
+            "first_answer_s": sum(opened.cold_s.values()),
+            "facts": dict(loaded.facts),
+            "parity": problems,
+            "seconds": {batch: _seconds(loaded, pixels[:batch]) for batch in batches},
+        }
 
 
 def _seconds(loaded: backends.Backend, pixels: Any) -> list[float]:
@@ -219,11 +222,11 @@ def _seconds(loaded: backends.Backend, pixels: Any) -> list[float]:
     return [latency / 1e3 for latency in latencies_ms]
 
 
-def with_medians(way: Measured, samples: Mapping[int, list[float]]) -> Measured:
-    """A way with the median of what was timed of it, for each batch size."""
+def with_medians(setup: Measured, samples: Mapping[int, list[float]]) -> Measured:
+    """A setup with the median of what was timed of it, for each batch size."""
     known = {batch: seconds for batch, seconds in samples.items() if seconds}
     return dataclasses.replace(
-        way,
+        setup,
         latency_ms={batch: 1e3 * statistics.median(seconds) for batch, seconds in known.items()},
         runs={batch: len(seconds) for batch, seconds in known.items()},
     )

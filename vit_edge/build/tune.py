@@ -1,8 +1,8 @@
-"""Trying every way to run a bundle on this machine, and keeping what is fastest.
+"""Trying every setup of a bundle on this machine, and keeping what is fastest.
 
-The ways take turns, several times around: a machine that slows down slows all of them. So do those
-of several bundles, which hold the same model in other precisions. INT8 may lose to FP16 on a GPU:
-both are built and timed, in the same rounds, and the winner is named.
+The setups take turns, several times around: a machine that slows down slows all of them. So do
+those of several bundles, which hold the same model in other precisions. INT8 may lose to FP16 on a
+GPU: both are built and timed, in the same rounds, and the winner is named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from vit_edge import backends
 from vit_edge.backends import auto
 from vit_edge.build.choose import Measured, choose
-from vit_edge.build.trial import Terms, build_missing, list_ways, run_turn, with_medians
+from vit_edge.build.trial import Terms, build_missing, list_setups, run_turn, with_medians
 from vit_edge.bundle import Bundle, engines
 from vit_edge.errors import ParityError, ResourceError, UsageError
 from vit_edge.machine import child
@@ -30,9 +30,9 @@ ROUNDS = 3  # of everything: shows a machine that changes, and survives one bad 
 
 
 class Record(NamedTuple):
-    """The ways picked for a bundle, kept for Predictor."""
+    """The setups picked for a bundle, kept for Predictor."""
 
-    chosen: Mapping[int, int]  # batch -> index into the ways of the bundle
+    chosen: Mapping[int, int]  # batch -> index into the setups of the bundle
     path: Path  # the engine directory that keeps it
 
 
@@ -54,26 +54,26 @@ class Candidate:
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         if self.record is None:
-            measured = [dataclasses.asdict(way) for way in self.measured]
+            measured = [dataclasses.asdict(setup) for setup in self.measured]
             return {"out": str(self.error), "measured": measured}
         return _as_dict(self.measured, self.record.chosen) | {"record": str(self.record.path)}
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The measurements of the bundles, and which ways to keep."""
+    """The measurements of the bundles, and which setups to keep."""
 
     candidates: tuple[Candidate, ...]
-    chosen: Mapping[int, int]  # batch -> index into the ways of all candidates, in their order
+    chosen: Mapping[int, int]  # batch -> index into the setups of all candidates, in their order
 
     def kept(self, batch: int) -> Bundle:
         """The bundle that is the fastest for a batch size."""
-        return self._ways()[self.chosen[batch]][0]
+        return self._setups()[self.chosen[batch]][0]
 
     def rows(self) -> list[tuple[str, ...]]:
         """List everything that was tried, as a table with its heading; a star at what to keep."""
-        tried = self._ways()
-        table = _rows([way for _, way in tried], self.chosen)
+        tried = self._setups()
+        table = _rows([setup for _, setup in tried], self.chosen)
         if len(self.candidates) == 1:
             return table
         paths = ["", *(str(bundle.path) for bundle, _ in tried)]
@@ -82,8 +82,10 @@ class Tuning:
     def lines(self) -> list[str]:
         """List the picks for each batch size, where the records are, what is out and why."""
         if len(self.candidates) == 1:
-            ways = self.candidates[0].measured
-            picked = [f"batch {size:<3} {ways[index].name}" for size, index in self.chosen.items()]
+            setups = self.candidates[0].measured
+            picked = [
+                f"batch {size:<3} {setups[index].name}" for size, index in self.chosen.items()
+            ]
             return [*picked, f"record    {self._records()[0].path}"]
         kept = [self._kept_line(batch) for batch in sorted(self.chosen)]
         return kept + [
@@ -110,18 +112,18 @@ class Tuning:
         }
 
     def _kept_line(self, batch: int) -> str:
-        bundle, way = self._ways()[self.chosen[batch]]
+        bundle, setup = self._setups()[self.chosen[batch]]
         others = [
             f"{latency_ms:.2f} ms of {entry.bundle.path}"
             for entry in self.candidates
             if entry.bundle is not bundle and (latency_ms := entry.latency_ms(batch)) is not None
         ]
         rivals = f"against {', '.join(others)}" if others else "and nothing else passes"
-        return f"keep {bundle.path}: batch {batch} {way.latency_ms[batch]:.2f} ms {rivals}"
+        return f"keep {bundle.path}: batch {batch} {setup.latency_ms[batch]:.2f} ms {rivals}"
 
-    def _ways(self) -> list[tuple[Bundle, Measured]]:
-        """The ways of all candidates, each with its bundle."""
-        return [(entry.bundle, way) for entry in self.candidates for way in entry.measured]
+    def _setups(self) -> list[tuple[Bundle, Measured]]:
+        """The setups of all candidates, each with its bundle."""
+        return [(entry.bundle, setup) for entry in self.candidates for setup in entry.measured]
 
     def _records(self) -> list[Record]:
         return [entry.record for entry in self.candidates if entry.record is not None]
@@ -137,15 +139,15 @@ def tune(
     target: Target | None = None,
     rounds: int = ROUNDS,
 ) -> Tuning:
-    """Build, time and check every way to run bundles here, and record the fastest ways of each.
+    """Build, time and check every setup of bundles here, and record the fastest setups of each.
 
     Args:
         bundles: One, or the same model in several precisions.
         batches: Batch sizes to time, each at most the limit of every bundle.
         only: Backends to try; all that are installed if empty.
         engines_dir: Where engines and the records go.
-        memory_limit_bytes: What the whole process may take; a way that dies of it is out, and one
-            way is picked for all batch sizes.
+        memory_limit_bytes: What the whole process may take; a setup that dies of it is out, and one
+            setup is picked for all batch sizes.
         target: What the answers of every bundle must reach beside the precision's limit.
         rounds: How many times around.
 
@@ -160,14 +162,14 @@ def tune(
     check_same_model(bundles)
     terms = Terms(_checked_sizes(bundles, batches), engines_dir, memory_limit_bytes, target)
     candidates = [
-        _candidate(bundle, ways, terms)
-        for bundle, ways in zip(bundles, measure(bundles, terms, only, rounds), strict=True)
+        _candidate(bundle, setups, terms)
+        for bundle, setups in zip(bundles, measure(bundles, terms, only, rounds), strict=True)
     ]
     if all(entry.record is None for entry in candidates):
         raise _nothing(candidates)
     if len(candidates) == 1 and candidates[0].record is not None:
         return Tuning((candidates[0],), candidates[0].record.chosen)
-    everything = [way for entry in candidates for way in entry.measured]
+    everything = [setup for entry in candidates for setup in entry.measured]
     chosen = choose(everything, terms.sizes, one=memory_limit_bytes is not None)
     return Tuning(tuple(candidates), chosen)
 
@@ -222,17 +224,17 @@ def _checked_sizes(bundles: Sequence[Bundle], batches: Sequence[int]) -> list[in
 
 @dataclass
 class _Entry:
-    """One way to run one bundle, while it is being measured."""
+    """One setup of one bundle, while it is being measured."""
 
     bundle: Bundle
-    way: Measured
+    setup: Measured
     samples: dict[int, list[float]] = field(default_factory=dict)  # batch -> seconds of each call
 
 
 def measure(
     bundles: Sequence[Bundle], terms: Terms, only: Sequence[str], rounds: int
 ) -> list[list[Measured]]:
-    """Build, time and check every way to run these bundles, taking turns.
+    """Build, time and check every setup of these bundles, taking turns.
 
     Args:
         bundles: What to run.
@@ -241,7 +243,7 @@ def measure(
         rounds: How many times around.
 
     Returns:
-        What was found of each bundle's ways.
+        What was found of each bundle's setups.
 
     Raises:
         UsageError: A backend that is not there.
@@ -249,20 +251,22 @@ def measure(
     entries = [
         _Entry(
             bundle,
-            build_missing(bundle, way, terms.engines_dir),
+            build_missing(bundle, setup, terms.engines_dir),
             {size: [] for size in terms.sizes},
         )
         for bundle in bundles
-        for way in list_ways(bundle, only)
+        for setup in list_setups(bundle, only)
     ]
     for number in range(rounds):
-        for entry in (entry for entry in entries if entry.way.usable):
+        for entry in (entry for entry in entries if entry.setup.usable):
             _LOG.info(
-                "round %d of %d: %s: %s", number + 1, rounds, entry.bundle.path, entry.way.name
+                "round %d of %d: %s: %s", number + 1, rounds, entry.bundle.path, entry.setup.name
             )
-            entry.way = run_turn(entry.bundle, entry.way, entry.samples, terms, first=number == 0)
+            entry.setup = run_turn(
+                entry.bundle, entry.setup, entry.samples, terms, first=number == 0
+            )
     return [
-        [with_medians(entry.way, entry.samples) for entry in entries if entry.bundle is bundle]
+        [with_medians(entry.setup, entry.samples) for entry in entries if entry.bundle is bundle]
         for bundle in bundles
     ]
 
@@ -285,7 +289,7 @@ def _nothing(candidates: Sequence[Candidate]) -> ParityError | ResourceError:
 
 
 def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Record:
-    """Pick the fastest ways of a bundle, and record them for Predictor.
+    """Pick the fastest setups of a bundle, and record them for Predictor.
 
     Raises:
         ParityError: Nothing answers as well as it must.
@@ -310,9 +314,9 @@ def keep(bundle: Bundle, measured: Sequence[Measured], terms: Terms) -> Record:
 def _mixed_problems(
     bundle: Bundle, measured: Sequence[Measured], chosen: Mapping[int, int], terms: Terms
 ) -> list[str]:
-    """List what speaks against answering each batch size another way; empty for one way.
+    """List what speaks against answering each batch size by another setup; empty for one.
 
-    Each way is near enough to the reference, but an image's answer must not depend on how many
+    Each setup is near enough to the reference, but an image's answer must not depend on how many
     there are with it either.
     """
     if len(set(chosen.values())) < 2:
@@ -331,34 +335,34 @@ def _rows(measured: Sequence[Measured], chosen: Mapping[int, int]) -> list[tuple
     """List the measurements as a table with its heading; a star marks what was chosen.
 
     Args:
-        measured: The ways.
+        measured: The setups.
         chosen: Batch -> index into them.
     """
     sizes = sorted(chosen)
     heading = ("", *(f"batch {size} ms" for size in sizes), "start s", "own MB", "all MB", "")
-    return [heading, *(_row(way, index, chosen) for index, way in enumerate(measured))]
+    return [heading, *(_row(setup, index, chosen) for index, setup in enumerate(measured))]
 
 
-def _row(way: Measured, index: int, chosen: Mapping[int, int]) -> tuple[str, ...]:
-    if way.refused is not None:
-        return (way.name, *("-" for _ in range(len(chosen) + 3)), f"refused: {way.refused}")
+def _row(setup: Measured, index: int, chosen: Mapping[int, int]) -> tuple[str, ...]:
+    if setup.refused is not None:
+        return (setup.name, *("-" for _ in range(len(chosen) + 3)), f"refused: {setup.refused}")
     latencies = [
-        f"{way.latency_ms[size]:.1f}{'*' if chosen[size] == index else ''}"
-        if size in way.latency_ms
+        f"{setup.latency_ms[size]:.1f}{'*' if chosen[size] == index else ''}"
+        if size in setup.latency_ms
         else "-"
         for size in sorted(chosen)
     ]
-    verdict = way.over_limit or "; ".join(way.parity[:1]) or "answers hold"
-    memory = (f"{size / 1e6:.0f}" for size in (way.peak_anonymous_bytes, way.peak_rss_bytes))
-    return (way.name, *latencies, f"{way.first_answer_s:.2f}", *memory, verdict)
+    verdict = setup.over_limit or "; ".join(setup.parity[:1]) or "answers hold"
+    memory = (f"{size / 1e6:.0f}" for size in (setup.peak_anonymous_bytes, setup.peak_rss_bytes))
+    return (setup.name, *latencies, f"{setup.first_answer_s:.2f}", *memory, verdict)
 
 
-def _as_dict(ways: Sequence[Measured], chosen: Mapping[int, int]) -> dict[str, Any]:
+def _as_dict(setups: Sequence[Measured], chosen: Mapping[int, int]) -> dict[str, Any]:
     return {
         "runtimes": backends.installed(),
         "chosen": {
-            str(batch): {"backend": ways[index].backend, "options": dict(ways[index].options)}
+            str(batch): {"backend": setups[index].backend, "options": dict(setups[index].options)}
             for batch, index in chosen.items()
         },
-        "measured": [dataclasses.asdict(way) for way in ways],
+        "measured": [dataclasses.asdict(setup) for setup in setups],
     }

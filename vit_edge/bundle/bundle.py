@@ -1,13 +1,4 @@
-"""The bundle: a directory that carries everything that decides an answer.
-
-base-patch16-224/
-manifest.json   what is in it; written last: no manifest, no bundle
-model.onnx      (and model.onnx.data where the weights exceed 2 GiB)
-golden.npz      the reference's answers
-labels.txt      one label a line
-parity.json     what was compared, what was allowed, what was found
-engines/        made on the device by `build`; no part of the bundle's identity
-"""
+"""The bundle: a directory that carries everything that decides an answer."""
 
 from __future__ import annotations
 
@@ -22,14 +13,15 @@ from typing import Any
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
 
-MANIFEST_NAME = "manifest.json"
-MODEL_NAME = "model.onnx"
-GOLDEN_NAME = "golden.npz"
-LABELS_NAME = "labels.txt"
-PARITY_NAME = "parity.json"
-ENGINES_NAME = "engines"
+MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
+MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
+GOLDEN_NAME = "golden.npz"  # the reference's answers
+LABELS_NAME = "labels.txt"  # one label a line
+PARITY_NAME = "parity.json"  # what was compared, what was allowed, what was found
+ENGINES_NAME = "engines"  # made on the device by `build`; no part of the bundle's identity
 
 _MANIFEST_LIMIT_BYTES = 16 * 2**20  # a manifest is a few KB; more is no manifest
+_TEXT_LIMIT_BYTES = 64 * 2**20  # labels of a million classes, or a gate's whole report
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ class Bundle:
         """
         path = self.path / PARITY_NAME
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(_read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{path}: cannot be read: {error}") from None
         if not isinstance(found, dict) or not {"passed", "limit", "facts"} <= found.keys():
@@ -129,12 +121,21 @@ def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
 def _read_labels(path: Path, manifest: Manifest) -> tuple[str, ...]:
     try:
         # not splitlines: a label may hold any other character that counts as a line's end there
-        labels = tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+        labels = tuple(_read_text(path).split("\n")[:-1])
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from None
     if len(labels) != manifest.num_classes:
         raise BundleError(f"{path}: {len(labels)} labels for {manifest.num_classes} classes")
     return labels
+
+
+def _read_text(path: Path) -> str:
+    """Read a text file, but none that is sparse or endless."""
+    with path.open("rb") as file:
+        content = file.read(_TEXT_LIMIT_BYTES + 1)
+    if len(content) > _TEXT_LIMIT_BYTES:
+        raise BundleError(f"{path}: more than {_TEXT_LIMIT_BYTES:,} bytes; export it again")
+    return content.decode("utf-8").replace("\r\n", "\n")
 
 
 def sha256_of(path: Path) -> str:

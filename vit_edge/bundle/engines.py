@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, get_args
 
 from vit_edge.bundle import Bundle, staging, trust
 from vit_edge.bundle.bundle import ENGINES_NAME
-from vit_edge.errors import ResourceError, UsageError
+from vit_edge.errors import IntegrityError, ResourceError, UsageError
 from vit_edge.machine import cgroups, cpus
 from vit_edge.machine.userdirs import cache_dir
 
@@ -97,7 +97,7 @@ def stage_engine(
         hashes = {name: known.sha256 for name, known in built.items()}
         content = {"key": parts, "sha256": hashes}
         (path / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n")
-    trust.record(target, built)
+    trust.record_moved(target, built)
 
 
 def find(
@@ -200,6 +200,24 @@ def folders(bundle: Bundle, engines_dir: Path | None) -> list[Path]:
     cache = cache_dir()
     in_cache = [] if cache is None else [cache / ENGINES_NAME / bundle.model_sha256[:24]]
     return [bundle.path / ENGINES_NAME, *in_cache]
+
+
+def verify_recorded(bundle: Bundle) -> None:
+    """Hash every engine that was built here, in the folders of the bundle.
+
+    Raises:
+        IntegrityError: A file is not what was built, although its size and times are.
+    """
+    for folder in folders(bundle, None):
+        for engine in sorted(folder.glob("*-*")):
+            known = trust.recorded_hashes(engine)
+            now = trust.fingerprints(engine, known)
+            changed = [name for name, sha256 in known.items() if now[name].sha256 != sha256]
+            if changed:
+                raise IntegrityError(
+                    f"{engine}: changed since it was built: {', '.join(changed)}. Remove it, find "
+                    "out who wrote it, and build it again."
+                )
 
 
 def evict(bundle: Bundle, engines_dir: Path | None) -> None:

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import functools
 import glob
+import logging
 import os
 import secrets
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from vit_edge.bundle.bundle import MANIFEST_NAME
 from vit_edge.errors import ResourceError, UsageError
+
+_LOG = logging.getLogger(__name__)
 
 # Whatever else bears a stage's name, such as a FIFO or a link, is neither opened nor followed.
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -35,6 +38,10 @@ def staged(
     where something was. Until then, and after any error or kill -9, `destination` is what it was.
     Directories that killed processes left behind are swept.
 
+    A mount point, and a directory in a lower layer of an overlay, can be neither renamed nor
+    exchanged: its files are replaced one by one, what seals it (see _SEALS) last. Killed meanwhile,
+    nothing that looks whole is there. That is said.
+
     Args:
         destination: Where the result shall be.
         option: The command line's option for it, to name in errors.
@@ -45,8 +52,11 @@ def staged(
         ResourceError: Not enough space, or the parent cannot be written.
     """
     check()
-    parent = destination.absolute().parent
-    prefix = f".{destination.name}.partial-"
+    if _is_mount(destination):
+        parent, prefix = destination.absolute(), _INSIDE
+    else:
+        parent, prefix = destination.absolute().parent, f".{destination.name}.partial-"
+    remedy = f"make that possible, or choose another {option}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent, prefix)
@@ -58,14 +68,15 @@ def staged(
             )
         stage, lock = _make_stage(parent, prefix)
     except OSError as error:
-        raise ResourceError(f"{parent}: cannot be written: {error.strerror}") from error
+        raise ResourceError(f"{parent}: cannot be written: {error.strerror}; {remedy}") from error
     try:
         yield stage
         _sync(stage)
         _publish(stage, destination.absolute(), check, option)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise ResourceError(f"{destination}: cannot be written: {error.strerror}") from error
+        if error.errno in _REFUSALS:
+            what = f"{destination}: cannot be written: {error.strerror}"
+            raise ResourceError(f"{what}; {remedy}") from error
         raise
     finally:
         os.close(lock)
@@ -105,7 +116,7 @@ def check_destination(destination: Path, *, force: bool) -> None:
         raise UsageError(f"{destination}: the working directory lies in it; choose another --out")
     if destination.is_symlink() or not destination.is_dir():
         raise UsageError(f"{destination}: exists and is no directory; choose another --out")
-    if any(destination.iterdir()):
+    if _content(destination):
         if not (destination / MANIFEST_NAME).is_file():
             raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
         if not force:
@@ -145,6 +156,9 @@ def _sync(folder: Path) -> None:
         _sync_path(path)
 
 
+_REFUSALS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EXDEV, errno.EBUSY,
+)  # fmt: skip
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -152,6 +166,9 @@ _AT_FDCWD = -100
 
 def _publish(stage: Path, destination: Path, check: Callable[[], object], option: str) -> None:
     """Move `stage` to `destination` in one step; what was there ends up in `stage`."""
+    if stage.parent == destination:
+        check()
+        return _replace_content(stage, destination)
     while True:
         try:
             _rename_new(stage, destination)
@@ -159,9 +176,61 @@ def _publish(stage: Path, destination: Path, check: Callable[[], object], option
         except FileExistsError:
             check()
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile: try the plain rename
-            _exchange(stage, destination, option)
+            try:
+                _exchange(stage, destination, option)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EBUSY):
+                    raise
+                return _replace_content(stage, destination)
             break
-    _sync_path(destination.parent)
+    return _sync_path(destination.parent)
+
+
+_SEALS = (MANIFEST_NAME, "engine.json")  # without one a directory is no bundle, and no engine
+_INSIDE = ".vit_edge.partial-"  # a stage in the directory that it will fill
+_SYSTEMS_OWN = "lost+found"
+
+
+def _content(folder: Path) -> list[Path]:
+    """What is in a directory, less what its file system or a stage of ours keeps there."""
+    return [
+        entry
+        for entry in folder.iterdir()
+        if entry.name != _SYSTEMS_OWN and not entry.name.startswith(_INSIDE)
+    ]
+
+
+def _replace_content(stage: Path, destination: Path) -> None:
+    """Replace the files of a directory that cannot be renamed, its seal first and last."""
+    _LOG.warning(
+        "%s can be neither renamed nor exchanged (a mount point, or a layer of a container's "
+        "image): its files are replaced one by one",
+        destination,
+    )
+    for entry in sorted(_content(destination), key=lambda entry: entry.name not in _SEALS):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+            _sync_path(destination)
+    for entry in sorted(stage.iterdir(), key=lambda entry: entry.name in _SEALS):
+        entry.rename(destination / entry.name)
+        _sync_path(destination)
+
+
+def _is_mount(path: Path) -> bool:
+    """Tell whether something is mounted on a directory, a bind mount of its own disk included."""
+    if not path.is_dir() or path.is_symlink():
+        return False
+    if path.is_mount():
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    # proc(5): the fifth field, with octal escapes for blanks
+    points = (line.split()[4].decode("unicode_escape").encode("latin-1") for line in lines)
+    return os.fsencode(path.resolve()) in points
 
 
 def _sync_path(path: Path) -> None:

@@ -62,6 +62,28 @@ def recorded_hashes(folder: Path) -> dict[str, str]:
     return hashes
 
 
+def record_moved(folder: Path, known: Mapping[str, Fingerprint]) -> None:
+    """Remember files that came to `folder` after they were hashed.
+
+    Moving a directory leaves them as they are; moving each of them changes its time of change, and
+    it is hashed again.
+
+    Raises:
+        IntegrityError: One is not what it was.
+    """
+    try:
+        same = all(_identity(folder / name) == each.identity for name, each in known.items())
+    except OSError:
+        same = False
+    if not same:
+        moved = fingerprints(folder, known)
+        changed = [name for name, each in known.items() if moved[name].sha256 != each.sha256]
+        if changed:
+            raise IntegrityError(f"{folder}: changed while it was moved: {', '.join(changed)}")
+        known = moved
+    record(folder, known)
+
+
 def record(folder: Path, known: Mapping[str, Fingerprint]) -> None:
     """Remember fingerprints of the files of `folder`.
 

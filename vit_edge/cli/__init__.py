@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import importlib
 import logging
-import os
 import re
+import resource
 import sys
 from collections.abc import Callable, Iterator
 
 from vit_edge import backends
 from vit_edge.backends import auto
+from vit_edge.cli.refusals import refusal_of_machine
+from vit_edge.cli.streams import ReaderGoneError, prepared_streams
 from vit_edge.cli.table import printable as printable
 from vit_edge.cli.table import table as table
 from vit_edge.errors import UsageError, VitEdgeError
@@ -32,21 +34,51 @@ _UNITS = {
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """Run a command; print our own errors without a traceback and return their exit code."""
+    """Run a command, the reading of its arguments included, and return its exit code.
+
+    Our own errors are printed without a traceback. Printing works on any terminal: see
+    streams.prepared_streams.
+    """
+    _allow_open_files()
+    with prepared_streams(), _messages_on_stderr():
+        try:
+            code = _exit_code(run)
+        except SystemExit:  # of argparse, which may have printed its help
+            if lost := _exit_code(_flush):
+                return lost
+            raise
+        return code or _exit_code(_flush)
+
+
+def _exit_code(run: Callable[[], int]) -> int:
     try:
-        with _messages_on_stderr():
-            code = run()
-        sys.stdout.flush()
+        try:
+            return run()
+        except (OSError, MemoryError) as error:
+            refusal = refusal_of_machine(error)
+            if refusal is None:
+                raise
+            raise refusal from error
     except VitEdgeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGoneError:
         return 0
-    return code
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files to the hard one, which costs nothing."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _flush() -> int:
+    sys.stdout.flush()
+    return 0
 
 
 def bundle_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -126,11 +158,14 @@ def _messages_on_stderr() -> Iterator[None]:
 def main(argv: list[str] | None = None) -> int:
     """`vit-edge <verb> ...`, the same as `python -m vit_edge.<verb> ...`."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in VERBS:
+        return int(importlib.import_module(VERBS[arguments[0]]).main(arguments[1:]))
+    return guarded(lambda: _without_verb(arguments))
+
+
+def _without_verb(arguments: list[str]) -> int:
     verbs = ", ".join(VERBS)
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(f"usage: vit-edge VERB ...\n\nverbs: {verbs}\nhelp:  vit-edge VERB --help")
-        return 0
-    if arguments[0] not in VERBS:
-        print(f"vit-edge: no verb {arguments[0]!r}; there are: {verbs}", file=sys.stderr)
-        return 2
-    return int(importlib.import_module(VERBS[arguments[0]]).main(arguments[1:]))
+    if arguments and arguments[0] not in {"-h", "--help"}:
+        raise UsageError(f"no verb {arguments[0]!r}; there are: {verbs}")
+    print(f"usage: vit-edge VERB ...\n\nverbs: {verbs}\nhelp:  vit-edge VERB --help")
+    return 0

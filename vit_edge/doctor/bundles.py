@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vit_edge import backends
 from vit_edge.backends import Option, auto, name_of
+from vit_edge.bench.run.plan import Configuration
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import MANIFEST_NAME
 from vit_edge.doctor.findings import Finding, Mark, in_child, one_line
-from vit_edge.doctor.system import size
 from vit_edge.errors import VitEdgeError
-from vit_edge.machine.memory import memory
+from vit_edge.machine.memory import memory, readable_size
 
 # The first load on a machine reads and hashes every byte, off an SD card at some 20 MB/s.
 ANSWER_TIMEOUT_S = 180.0
@@ -65,7 +63,7 @@ def examine(
     manifest = bundle.manifest
     about = (
         f"{manifest.variant}, {manifest.precision}, opset {manifest.opset}, "
-        f"{size(bundle.model_bytes)}, batches to {manifest.max_batch}"
+        f"{readable_size(bundle.model_bytes)}, batches to {manifest.max_batch}"
     )
     record = in_child(f"{__name__}:tuning", str(path), timeout_s=timeout_s)
     chosen, untuned = record.value or ("", record.reason)
@@ -100,50 +98,12 @@ def list_placements(path: str, name: str) -> list[dict[str, Option]]:
     return placements
 
 
-def answer(path: str, name: str, options: Mapping[str, Option]) -> dict[str, Any]:
-    """Answer one golden image (the child's side).
-
-    Returns:
-        first_answer_s: Loading and the first run; what was imported before is not in it.
-        difference: max |logits - reference| over max |reference|; None: NaN or Inf.
-        facts: The backend's own.
-
-    Raises:
-        VitEdgeError: The backend's reason.
-    """
-    import numpy as np
-
-    from vit_edge.bundle.golden import Golden
-    from vit_edge.images.preprocess import input_from_resized
-
-    bundle = Bundle.read(path)
-    load_it: Any = backends.module(name).load  # each has options of its own
-    with Golden(bundle.golden_path) as golden:
-        pixels = input_from_resized(golden.images([0]), bundle.manifest)
-        expected = golden.answers([0])
-    start = time.perf_counter()
-    opened: backends.Backend = load_it(bundle, **options)
-    answers = opened.run(pixels)
-    first_answer_s = time.perf_counter() - start
-    output = next(output for output in expected if output in answers)
-    difference = np.abs(answers[output] - expected[output]).max() / np.abs(expected[output]).max()
-    facts = {key: str(value) for key, value in opened.facts.items()}
-    opened.close()
-    return {
-        "first_answer_s": first_answer_s,
-        "difference": float(difference) if np.isfinite(difference) else None,
-        "facts": facts,
-    }
-
-
 def _ask(path: Path, name: str, options: Mapping[str, Option], timeout_s: float) -> Finding:
     left = memory().available_bytes
     # At most what is free: a model that is too large for this machine ends itself and nobody else.
     outcome = in_child(
-        f"{__name__}:answer",
-        str(path),
-        name,
-        options,
+        "vit_edge.bench.run.session:answer",
+        Configuration(path, name, options),
         timeout_s=timeout_s,
         memory_limit_bytes=left or None,
     )
@@ -158,7 +118,7 @@ def _ask(path: Path, name: str, options: Mapping[str, Option], timeout_s: float)
     words = [
         "answers WRONG: run python -m vit_edge.parity" if wrong else "runs",
         f"first answer {answer['first_answer_s']:.2f} s",
-        f"peak memory {size(outcome.peak_rss_bytes)}",
+        f"peak memory {readable_size(outcome.peak_rss_bytes)}",
         "logits not finite" if difference is None else f"logits off by {difference:.1g} at most",
         f"engine {answer['facts'].get('engine', 'none')}",
     ]

@@ -7,9 +7,8 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from vit_edge.doctor.findings import Finding
+from vit_edge.doctor.findings import Finding, Mark
 from vit_edge.doctor.packages import apt_packages, library_versions, pip_packages
-from vit_edge.doctor.system import size
 from vit_edge.machine import cuda
 from vit_edge.machine.cgroups import read
 
@@ -21,12 +20,7 @@ _WHEEL = re.compile(r"nvidia-(cuda-runtime|cublas|cudnn|cuda-nvrtc|cufft|curand)
 
 def driver(root: Path) -> Finding:
     """The kernel driver's version, read off the kernel."""
-    version = read(root / "sys/module/nvidia/version").strip()
-    if not version:
-        match = re.search(
-            r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", read(root / "proc/driver/nvidia/version")
-        )
-        version = match[1] if match else ""
+    version = cuda.kernel_driver(root)
     if version:
         return Finding("ok", version, {"version": version})
     devices = _pci_devices(root)
@@ -42,14 +36,8 @@ def gpus(root: Path) -> Finding:
     if seen.cuda is None and driver(root).mark == "ok":
         text = f"the kernel has the driver, this environment has not ({seen.reason}); {_CONTAINER}"
         return Finding("trouble", text, facts)
-    if not seen.found:
-        return Finding("absent" if seen.cuda is None else "trouble", seen.reason, facts)
-    words = [
-        f"{one.name} ({one.sm}, {one.multiprocessors} multiprocessors, {size(one.memory_bytes)}"
-        f"{' shared with the CPU' if one.integrated else ''})"
-        for one in seen.found
-    ]
-    return Finding("ok", f"{'; '.join(words)}; the driver serves CUDA {seen.cuda}", facts)
+    mark: Mark = "ok" if seen.found else "absent" if seen.cuda is None else "trouble"
+    return Finding(mark, seen.text, facts)
 
 
 def cuda_libraries(root: Path) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -49,10 +48,8 @@ class Report:
         }
 
     def as_text(self) -> str:
-        """For people; holds nothing that this terminal cannot show or obeys."""
-        text = cli.printable("\n".join(self._lines()))
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        return text.encode(encoding, "replace").decode(encoding)
+        """For people; holds nothing that steers a terminal."""
+        return cli.printable("\n".join(self._lines()))
 
     def _lines(self) -> Iterator[str]:
         width = max((len(probe.name) for probe, _ in self.findings), default=0)

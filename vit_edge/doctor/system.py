@@ -14,7 +14,7 @@ from vit_edge.doctor.findings import Finding
 from vit_edge.doctor.packages import pip_packages
 from vit_edge.machine import cpus
 from vit_edge.machine.cgroups import in_container, read
-from vit_edge.machine.memory import memory
+from vit_edge.machine.memory import memory, readable_size
 from vit_edge.machine.userdirs import cache_dir, state_dir
 
 LITTLE_DISK_BYTES = 1 << 30  # an engine of base is 90 to 350 MB, and is written beside the old one
@@ -44,11 +44,11 @@ def free_memory(root: Path) -> Finding:
     ram = memory(root)
     if ram.total_bytes is None or ram.available_bytes is None:
         return Finding("trouble", "/proc/meminfo does not say")
-    words = [f"{size(ram.available_bytes)} available of {size(ram.total_bytes)}"]
+    words = [f"{readable_size(ram.available_bytes)} available of {readable_size(ram.total_bytes)}"]
     if ram.limit_bytes is not None:
-        words.append(f"the cgroup allows {size(ram.limit_bytes)}")
+        words.append(f"the cgroup allows {readable_size(ram.limit_bytes)}")
     if ram.swap_bytes:
-        words.append(f"swap {size(ram.swap_bytes)}")
+        words.append(f"swap {readable_size(ram.swap_bytes)}")
     little = ram.available_bytes < LITTLE_MEMORY_BYTES
     if little:
         words.append("which is too little for most models")
@@ -69,7 +69,9 @@ def disk(root: Path) -> Finding:
         writable = os.access(there, os.W_OK)
         trouble = trouble or free < LITTLE_DISK_BYTES
         if (there.stat().st_dev, writable) not in disks:  # the same disk is named once
-            words.append(f"{what}: {size(free)} free{'' if writable else ', not writable'}")
+            words.append(
+                f"{what}: {readable_size(free)} free{'' if writable else ', not writable'}"
+            )
         disks.add((there.stat().st_dev, writable))
         facts[what] = free
     return Finding("trouble" if trouble else "ok", "; ".join(words), {"free_bytes": facts})
@@ -111,8 +113,3 @@ def foundation(root: Path) -> Finding:
             broken.append(f"{name} does not import ({error})")
     words = [f"{name} {version}" for name, version in versions.items()]
     return Finding("trouble" if broken else "ok", ", ".join(words + broken), versions)
-
-
-def size(number: int) -> str:
-    """Bytes for people: 23.1 GB, 640 MB."""
-    return f"{number / 1e9:.1f} GB" if number >= 10**9 else f"{number / 1e6:.0f} MB"

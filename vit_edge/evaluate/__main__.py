@@ -64,7 +64,7 @@ def _described(bundle: Bundle, facts: dict[str, str]) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = cli.bundle_parser(
+    parser = cli.bundle_parser(
         "python -m vit_edge.evaluate",
         "Measure accuracy on labelled images: top-1 and top-5 with 95 % intervals, the classes "
         "recognised least, and what was lost against another bundle. An image that cannot be "
@@ -73,30 +73,31 @@ def parser() -> argparse.ArgumentParser:
         "           --against bundles/mine-fp32 --resume mine.journal\n"
         "exit codes: 0 measured; 3 nothing could be read; 4 with --strict if any image could not",
     )
-    made.add_argument("--data", type=Path, required=True, metavar="DIR", help="where images lie")
-    made.add_argument(
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="where images lie")
+    parser.add_argument(
         "--labels-from",
         default=FOLDERS,
         metavar="SOURCE",
         help=f"{FOLDERS}: they lie in folders called like their classes, by label, number or "
         "WordNet synset; or a CSV file, path,label a line; default: %(default)s",
     )
-    cli.add_backend(made)
-    made.add_argument("--batch", type=int, metavar="N", help="images at a time; default: 8")
-    made.add_argument("--against", metavar="BUNDLE2", help="the reference, such as the fp32 bundle")
-    made.add_argument(
+    cli.add_backend(parser)
+    parser.add_argument("--batch", type=int, metavar="N", help="images at a time; default: 8")
+    parser.add_argument(
+        "--against", metavar="BUNDLE2", help="the reference, such as the fp32 bundle"
+    )
+    parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="keep answers there, and go on from them"
     )
-    made.add_argument(
+    parser.add_argument(
         "--strict", action="store_true", help="exit with 4 if an image cannot be read"
     )
-    return made
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate from the command line."""
-    arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: _run(arguments))
+    return cli.guarded(lambda: _run(parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:

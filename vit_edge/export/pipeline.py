@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import onnx_ir
-
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.bundle.bundle import (
@@ -34,6 +32,7 @@ from vit_edge.export.golden_set import write_golden_set
 from vit_edge.export.plan import ExportOptions, Plan, plan_export
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.source import Source, SourceFacts, open_checkpoint
+from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.uint8_input import take_uint8, uint8_images
 from vit_edge.graphs.write import write_model
 from vit_edge.machine import userdirs
@@ -138,7 +137,7 @@ def lower(plan: Plan, draft: Draft, scratch: Path) -> Quantized:
     Raises:
         VitEdgeError: As the quantizer says.
     """
-    model = onnx_ir.load(draft.folder / MODEL_NAME)
+    model = load_mapped(draft.folder / MODEL_NAME)
     if plan.quantizer is None:
         return Quantized(model, {})
     recipe, calibration = plan.recipe, None

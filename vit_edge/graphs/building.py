@@ -11,12 +11,25 @@ import onnx_ir
 from numpy.typing import NDArray
 
 
+def add_constant(model: onnx_ir.Model, name: str, array: NDArray[np.generic]) -> onnx_ir.Value:
+    """Add an initializer; its name is free."""
+    tensor = onnx_ir.tensor(array, name=name)
+    value = onnx_ir.Value(
+        name=name,
+        type=onnx_ir.TensorType(tensor.dtype),
+        shape=onnx_ir.Shape(array.shape),
+        const_value=tensor,
+    )
+    model.graph.initializers[name] = value
+    return value
+
+
 class Builder:
     """Puts nodes in front of one that they will replace, named after the module it belongs to."""
 
     def __init__(self, model: onnx_ir.Model, anchor: onnx_ir.Node) -> None:
         """Build in front of `anchor`, whose name is `MODULE/OPERATOR`."""
-        self._graph, self._anchor = model.graph, anchor
+        self._model, self._anchor = model, anchor
         self._module = str(anchor.name).rpartition("/")[0] or str(anchor.name)
         self._names = {str(node.name) for node in model.graph} | set(model.graph.initializers)
 
@@ -44,20 +57,12 @@ class Builder:
         (output,) = node.outputs
         output.name, output.shape = f"{node.name}:0", onnx_ir.Shape(shape)
         output.type = None if dtype is None else onnx_ir.TensorType(dtype)
-        self._graph.insert_before(self._anchor, node)
+        self._model.graph.insert_before(self._anchor, node)
         return output
 
     def constant(self, name: str, array: NDArray[np.generic]) -> onnx_ir.Value:
         """Add an initializer `MODULE.name`."""
-        tensor = onnx_ir.tensor(array, name=self._name(f".{name}"))
-        value = onnx_ir.Value(
-            name=tensor.name,
-            shape=onnx_ir.Shape(array.shape),
-            type=onnx_ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_constant(self._model, self._name(f".{name}"), array)
 
     def reshape(self, value: onnx_ir.Value, shape: Sequence[Any]) -> onnx_ir.Value:
         """Give all axes but the first, the batch, another form."""

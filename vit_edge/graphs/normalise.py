@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir
-from numpy.typing import NDArray
 from onnx_ir.passes import Sequential, common
 
+from vit_edge.graphs.building import add_constant
 from vit_edge.graphs.readable import SCOPES, name_by_module
 
 
@@ -56,7 +56,7 @@ def fold_transposed_constants(model: onnx_ir.Model) -> None:
         order = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
         array = np.ascontiguousarray(source.const_value.numpy().transpose(order))
         name, output.name = str(output.name), None
-        output.replace_all_uses_with(_initializer(model, name, array))
+        output.replace_all_uses_with(add_constant(model, name, array))
         model.graph.remove(node, safe=True)
 
 
@@ -76,7 +76,7 @@ def unshare_constants(model: onnx_ir.Model) -> None:
             while copy_name in taken:
                 copy_name += "_"
             taken.add(copy_name)
-            copy = _initializer(model, copy_name, value.const_value.numpy())
+            copy = add_constant(model, copy_name, value.const_value.numpy())
             use.node.replace_input_with(use.idx, copy)
 
 
@@ -92,16 +92,3 @@ def complete_shapes(model: onnx_ir.Model) -> None:
             known = onnx_ir.Shape(value.shape)
             known[-1] = weight.const_value.shape.numpy()[0]
             value.shape = known
-
-
-def _initializer(model: onnx_ir.Model, name: str, array: NDArray[np.generic]) -> onnx_ir.Value:
-    """A new constant."""
-    tensor = onnx_ir.tensor(array, name=name)
-    value = onnx_ir.Value(
-        name=name,
-        shape=onnx_ir.Shape(array.shape),
-        type=onnx_ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
-    model.graph.register_initializer(value)
-    return value

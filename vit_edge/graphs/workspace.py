@@ -15,8 +15,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError
+from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.write import write_model
 from vit_edge.machine import cpus
+from vit_edge.machine.paths import path_for
 
 OBSERVED_BYTES = 96 * 2**20  # of activations held at once; the batch follows from it
 LARGEST_BATCH = 32
@@ -46,7 +48,7 @@ class Workspace:
         write_model(model, folder, single_file_limit=0)
         for value in model.graph.initializers.values():
             value.const_value = None
-        return onnx_ir.load(folder / "model.onnx")
+        return load_mapped(folder / "model.onnx")
 
     def session(
         self,
@@ -65,13 +67,14 @@ class Workspace:
             ModelError: ONNX Runtime refuses the graph.
         """
         path = self._write(model, observed)
+        location = path_for("onnxruntime", path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = cpus.usable_cpus()
         options.log_severity_level = 3
         for key, value in (entries or {}).items():
             options.add_session_config_entry(key, value)
         try:
-            return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(location, options, ["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base but this
             raise ModelError(f"onnxruntime refuses a variant of the graph: {error}") from error
         finally:

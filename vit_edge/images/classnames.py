@@ -53,7 +53,11 @@ def _by_spelling(labels: Iterator[tuple[str, int]]) -> dict[str, list[int]]:
 
 
 def spelling(name: str) -> str:
-    """What two names have in common that mean the same."""
+    """What two names have in common that mean the same.
+
+    Where the locale has no UTF-8, Python holds the bytes of a folder's name as lone surrogates.
+    """
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return name.replace("_", " ").strip().casefold()
 
 

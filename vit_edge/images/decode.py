@@ -23,8 +23,10 @@ from vit_edge.errors import (
     UnsupportedImageError,
     VitEdgeError,
 )
+from vit_edge.images.bmp import unpack_runs
 from vit_edge.images.files import ImageLimits
 from vit_edge.images.formats import HEAD_BYTES, appearance, decoded_format, refused_format
+from vit_edge.images.pnm import read_header, simplified
 from vit_edge.images.reduced import Picture, ask_for_less, whole
 
 # format -> its reader in Pillow. Used directly, not through Image.open: only the one plugin is
@@ -71,12 +73,17 @@ def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = N
     form = _required_format(data, name)
     if form == "JPEG":
         _require_scans(data, name, limits)
+    if form == "PPM" and (header := read_header(data, name)) is not None:
+        require_pixels(header.size, name, limits)
+        data = simplified(data, header, name)
     module_name, class_name = _READERS[form]
     reader = getattr(importlib.import_module(f"PIL.{module_name}"), class_name)
     image: ImageFile.ImageFile = reader(_Complete(data, form), "")
     require_pixels(image.size, name, limits)
     if form == "TIFF":
         _require_no_camera_raw(image, name)
+    if form == "BMP":
+        unpack_runs(image, data, name)
     smaller = ask_for_less(image, least_px) if form == "JPEG" and least_px is not None else None
     image.load()
     if smaller is not None:
@@ -219,18 +226,32 @@ def _said(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-class _Complete(io.BytesIO):
-    """A file whose missing end is an error even where the host asked Pillow to overlook it.
+# Of the file by Pillow's readers, in Python: a marker, chunk, block or tag takes some, what lies
+# between markers one for each byte. A photo takes some hundreds.
+_MAX_READS = 1 << 16
+_BYTES_A_READ = 64  # more for large files: the chunks of some PNGs have 256 bytes, of most some kB
 
-    With ImageFile.LOAD_TRUNCATED_IMAGES set (it is global, and not ours to touch) Pillow paints
-    missing pixels grey: it stops quietly at an empty read, for PNG at any short one.
+
+class _Complete(io.BytesIO):
+    """A file that is read in so many pieces, and whose missing end is an error.
+
+    That each piece takes a microsecond or two of Python makes a hostile file slow that holds
+    millions.
+
+    The host may have asked Pillow to overlook a missing end, by ImageFile.LOAD_TRUNCATED_IMAGES (it
+    is global, and not ours to touch). Pillow then paints missing pixels grey: it stops quietly at
+    an empty read, for PNG at any short one.
     """
 
     def __init__(self, data: bytes, form: str) -> None:
         super().__init__(data)
         self._exact = form == "PNG"
+        self._reads_left = _MAX_READS + len(data) // _BYTES_A_READ
 
     def read(self, size: int | None = -1, /) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise OSError("its parts are more and smaller than those of an image")
         data = super().read(size)
         if ImageFile.LOAD_TRUNCATED_IMAGES and size is not None and size > 0:
             ended = len(data) < size if self._exact else not data

@@ -5,6 +5,7 @@ Never are more bytes read than allowed, and never from what would block.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -57,31 +58,26 @@ def read_source(source: object, name: str, limits: ImageLimits) -> bytes:
     """Read the encoded file behind a path, bytes or a file object.
 
     Raises:
-        ImageDecodeError: It is something else, or cannot be read.
+        ImageDecodeError: It is something else, no regular file, gives no bytes, or fails.
         ImageTooLargeError: It is longer than limits.max_file_bytes.
     """
     if isinstance(source, (str, os.PathLike)):
-        return read_file(source, name, limits)
+        return _read_file(source, name, limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if hasattr(source, "read"):
-        return read_stream(cast(BinaryIO, source), name, limits)
+        return _read_stream(cast(BinaryIO, source), name, limits)
     raise ImageDecodeError(
         f"{name}: not an image: expected a path, bytes, a file object, a Pillow image or a uint8 "
         f"array, got {type(source).__name__}."
     )
 
 
-def read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> bytes:
-    """Read a regular file whole; a FIFO, socket or device is refused and never waited for.
-
-    Raises:
-        ImageDecodeError: It is no regular file, or cannot be read.
-        ImageTooLargeError: It is longer than limits.max_file_bytes.
-    """
+def _read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> bytes:
+    """Read a regular file whole; a FIFO, socket or device is refused and never waited for."""
     # Opening some devices has effects, so the path is looked at first; it may change until it is
     # opened, so the opened file is looked at again, and O_NONBLOCK keeps a FIFO from blocking.
-    path, flags = Path(os.fsdecode(path)), os.O_RDONLY
+    path, flags = Path(_on_disk(os.fsdecode(path))), os.O_RDONLY
     for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, flag, 0)
     try:
@@ -97,14 +93,20 @@ def read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> b
         raise ImageDecodeError(f"{name}: cannot be read: {reason}.") from None
 
 
-def read_stream(file: BinaryIO, name: str, limits: ImageLimits) -> bytes:
+def _on_disk(path: str) -> str:
+    """The same path; text that the locale lacks, such as a table's, names a file in UTF-8."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeEncodeError):  # not even UTF-8 has it: no file has it
+            return os.fsdecode(path.encode("utf-8"))
+    return path
+
+
+def _read_stream(file: BinaryIO, name: str, limits: ImageLimits) -> bytes:
     """Read a file object as Pillow does: from its start if it can seek, else from where it is.
 
     Its position is put back and it stays open.
-
-    Raises:
-        ImageDecodeError: It does not give bytes, or fails.
-        ImageTooLargeError: It gives more than limits.max_file_bytes.
     """
     try:
         seekable = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")

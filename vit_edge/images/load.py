@@ -21,8 +21,6 @@ from vit_edge.images.files import DEFAULT_LIMITS, ImageLike, ImageLimits, descri
 from vit_edge.images.orientation import upright_from
 from vit_edge.images.reduced import Picture, turned, whole
 
-__all__ = ["DEFAULT_LIMITS", "ImageLike", "ImageLimits", "describe", "load_image", "load_picture"]
-
 _logger = logging.getLogger("vit_edge")
 
 
@@ -77,13 +75,10 @@ def load_picture(
     """Load an image as `load_image` does, but a JPEG file perhaps at 1/2, 1/4 or 1/8 of its size.
 
     Args:
-        source: As for `load_image`; what is decoded already or is no JPEG is taken whole.
+        source: As for `load_image`. What is decoded already or is no JPEG is taken whole.
         least_px: What neither side may fall below; None takes everything whole.
         background: As for `load_image`.
         limits: As for `load_image`; those of pixels hold for the full size.
-
-    Raises:
-        ImageError: As `load_image`, for the same files.
     """
     name = describe(source)
     if isinstance(source, np.ndarray):

@@ -59,15 +59,7 @@ def resized_from_source(
     limits: ImageLimits = DEFAULT_LIMITS,
     decoding: Decoding = "exact",
 ) -> NDArray[np.uint8]:
-    """Do the first half of `preprocess`: decode, resize and crop.
-
-    Returns:
-        uint8[H, W, 3].
-
-    Raises:
-        ImageError: As in `preprocess`.
-        UsageError: No such decoding.
-    """
+    """Do the first half of `preprocess`: decode, resize and crop, to uint8[H, W, 3]."""
     least_px = _least_px(decoding, spec)
     picture = load_picture(source, least_px, background=spec.background, limits=limits)
     with pillow_at_work(describe(source)):

@@ -26,7 +26,12 @@ _MAX_RESIZED_PIXELS = 50_000_000
 
 
 def resized_from_image(image: Image.Image, spec: Preprocessing) -> NDArray[np.uint8]:
-    """Resize an RGB image and cut out its centre.
+    """Resize an RGB image, as `load_image` gives it, and cut out its centre."""
+    return resized_from_picture(whole(image), spec)
+
+
+def resized_from_picture(picture: Picture, spec: Preprocessing) -> NDArray[np.uint8]:
+    """Resize what an RGB image shows, and cut out its centre.
 
     Equal to resizing the whole image and then cropping, except where the whole would be larger than
     50 Mpx (a 10000:1 image that covers 248 x 248 would be 2.5 million pixels long). There only the
@@ -34,17 +39,12 @@ def resized_from_image(image: Image.Image, spec: Preprocessing) -> NDArray[np.ui
     "box", which jump and may take the pixel beside.
 
     Args:
-        image: Mode "RGB", as `load_image` gives it.
+        picture: Its image has mode "RGB".
         spec: resize, resize_hw, crop_hw and interpolation are used.
 
     Returns:
         uint8[H, W, 3], H and W as in spec.crop_hw.
     """
-    return resized_from_picture(whole(image), spec)
-
-
-def resized_from_picture(picture: Picture, spec: Preprocessing) -> NDArray[np.uint8]:
-    """Resize and crop what an image shows; see `resized_from_image`."""
     image, full_size, edges = picture
     new_size = _resized_size(full_size, spec)
     crop_h, crop_w = spec.crop_hw

@@ -145,6 +145,12 @@ def _write(path: Path, value: int) -> None:
         stream.write(str(value))
 
 
+def read_number(path: Path) -> int | None:
+    """The whole number in a file of the system; None where there is none."""
+    text = read(path).strip()
+    return int(text) if text.lstrip("-").isdecimal() else None
+
+
 def read(path: Path) -> str:
     """The text of a file of the system; empty where it is not there."""
     try:

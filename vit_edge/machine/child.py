@@ -14,6 +14,7 @@ process tree is watched, and killed up to POLL_S after it passes the limit. `lim
 from __future__ import annotations
 
 import codecs
+import ctypes
 import dataclasses
 import importlib
 import math
@@ -24,6 +25,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -36,7 +38,9 @@ from vit_edge.machine import cgroups, processes
 
 POLL_S = 0.02  # what lives shorter is seen through the high-water marks only
 _TERMINAL = "VIT_EDGE_STDERR_IS_TERMINAL"  # of a child's environment
+_UTF_8 = {"PYTHONIOENCODING": "utf-8:backslashreplace"}  # what we decode, whatever the locale
 _MIB = 1 << 20
+_INEXACT_BYTES = 4 * _MIB  # the kernel counts pages per CPU, and sums them up now and then
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def run_child(
     own_group = next(cgroups.own_groups("memory"), Path())
     kills_before = cgroups.oom_kills(own_group)
     # Files and not pipes: they never fill up, and keep what a killed child wrote.
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with _waiting_for_children, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
         try:
             child = subprocess.Popen(
@@ -224,14 +228,17 @@ def attempted_call(
             [sys.executable, "-m", "vit_edge.machine.child", str(request), str(answer)],
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
-            env={**os.environ, "PYTHONPATH": path, _TERMINAL: terminal},
+            env={**os.environ, **_UTF_8, "PYTHONPATH": path, _TERMINAL: terminal},
             echo=echo,
             poll_s=poll_s,
         )
+        if done.returncode == os.EX_IOERR:
+            death = f"its answer could not be written below {folder} (TMPDIR)"
+            done = dataclasses.replace(done, death=death)
         if done.death is not None or done.returncode != 0:
             return Call(None, done)
         if not echo:
-            sys.stderr.write(done.stderr)
+            _pass_on(done.stderr)
         try:  # our own child wrote it, into a folder that only we can read
             outcome, value = pickle.loads(answer.read_bytes())
         except Exception as error:  # it left before, or what it raised cannot be rebuilt here
@@ -244,7 +251,53 @@ def attempted_call(
 
 def shown_on_terminal() -> bool:
     """True if what is written to stderr comes to a terminal, if by way of parents that echo it."""
-    return os.environ.get(_TERMINAL) == "1" or sys.stderr.isatty()
+    return os.environ.get(_TERMINAL) == "1" or (_has_stderr() and sys.stderr.isatty())
+
+
+def _has_stderr() -> bool:
+    """Python has none where it was closed before the start; type checkers do not know that."""
+    return getattr(sys, "stderr", None) is not None
+
+
+def _pass_on(text: str) -> None:
+    if _has_stderr():
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+class _WaitingForChildren:
+    """While SIGCHLD is ignored, as some parents leave it, the kernel forgets how a child ended.
+
+    By sigaction's elder, since Python lets only the main thread change it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._ignored = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._waiting += 1
+            if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN and self._waiting == 1:
+                self._ignored = True
+                _set_handler(signal.SIGCHLD, signal.SIG_DFL)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._waiting -= 1
+            if self._ignored and self._waiting == 0:
+                self._ignored = False
+                _set_handler(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def _set_handler(number: int, handler: signal.Handlers) -> None:
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal(number, handler)
+
+
+_waiting_for_children = _WaitingForChildren()
 
 
 class _Echo:
@@ -260,8 +313,7 @@ class _Echo:
         # not read(): the child writes where the position is that it shares with us
         while piece := os.pread(self.handle, _MIB, self.at):
             self.at += len(piece)
-            sys.stderr.write(self.decoder.decode(piece))
-            sys.stderr.flush()
+            _pass_on(self.decoder.decode(piece))
 
 
 class _Watch:
@@ -299,7 +351,7 @@ class _Watch:
             self.echo()
         # The kernel hands our own high-water mark on to a child that we start; only a larger one
         # is the child's.
-        own_bytes = processes.status_bytes(os.getpid()).get("VmHWM", 0)
+        own_bytes = processes.status_bytes(os.getpid()).get("VmHWM", 0) + _INEXACT_BYTES
         mark_bytes = 1024 * usage.ru_maxrss
         peak_bytes = max(self.peak_bytes, mark_bytes if mark_bytes > own_bytes else 0)
         return os.waitstatus_to_exitcode(status), peak_bytes
@@ -347,7 +399,12 @@ def _main(request: str, answer: str) -> None:
         outcome = "returned", getattr(importlib.import_module(module), name)(*arguments)
     except Exception as error:
         outcome = "raised", error
-    Path(answer).write_bytes(pickle.dumps(outcome))
+    try:
+        Path(answer).write_bytes(pickle.dumps(outcome))
+    except OSError as error:
+        with suppress(OSError):  # what it prints goes to the same disk
+            print(f"{answer}: {error.strerror}", file=sys.stderr)
+        sys.exit(os.EX_IOERR)
 
 
 if __name__ == "__main__":

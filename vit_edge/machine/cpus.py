@@ -42,6 +42,16 @@ def allowed_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def governors(root: Path = ROOT) -> list[str]:
+    """Name the CPUs' frequency governors, sorted: timings are steady under "performance" only.
+
+    Args:
+        root: Where sys/ is. A virtual machine shows none.
+    """
+    files = root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+    return sorted({text for file in files if (text := read(file).strip())})
+
+
 def cpu_features(root: Path = ROOT) -> tuple[str, ...]:
     """Name the instruction sets that kernels are chosen by, sorted; empty where unknown.
 

@@ -7,8 +7,13 @@ Calls and attribute numbers: cuda.h, CUDA Driver API (docs.nvidia.com/cuda/cuda-
 from __future__ import annotations
 
 import ctypes
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from vit_edge.machine.cgroups import ROOT, read
+from vit_edge.machine.memory import readable_size
 
 LIBRARY = "libcuda.so.1"  # the driver's; JetPack and the container toolkit put it on the path
 
@@ -48,6 +53,11 @@ class Gpu:
         """The compute capability as compilers write it: SM87."""
         return "SM{}{}".format(*self.compute_capability)
 
+    def __str__(self) -> str:
+        shared = " shared with the CPU" if self.integrated else ""
+        size = readable_size(self.memory_bytes)
+        return f"{self.name} ({self.sm}, {self.multiprocessors} multiprocessors, {size}{shared})"
+
 
 class Gpus(NamedTuple):
     """The GPUs found, or why there is none."""
@@ -56,6 +66,12 @@ class Gpus(NamedTuple):
     cuda: str | None  # the newest CUDA version the driver serves, such as "13.2"; None: no driver
     reason: str  # empty if there is one
 
+    @property
+    def text(self) -> str:
+        """Describe them in a line, or say why there is none."""
+        listed = "; ".join(map(str, self.found))
+        return f"{listed}; the driver serves CUDA {self.cuda}" if listed else self.reason
+
 
 class _RefusedError(Exception):
     """A call of the driver's that did not end well."""
@@ -63,6 +79,16 @@ class _RefusedError(Exception):
     def __init__(self, call: str, code: int) -> None:
         super().__init__(call, code)
         self.call, self.code = call, code
+
+
+def kernel_driver(root: Path = ROOT) -> str:
+    """Read the version of the driver that the kernel has loaded; empty if it has none."""
+    version = read(root / "sys/module/nvidia/version").strip()
+    if version:
+        return version
+    text = read(root / "proc/driver/nvidia/version")
+    match = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return match[1] if match else ""
 
 
 def gpus(library: Any = None) -> Gpus:

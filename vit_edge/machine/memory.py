@@ -17,6 +17,11 @@ class Memory(NamedTuple):
     swap_bytes: int | None
 
 
+def readable_size(number: int) -> str:
+    """Write bytes for people: 23.1 GB, 640 MB."""
+    return f"{number / 1e9:.1f} GB" if number >= 10**9 else f"{number / 1e6:.0f} MB"
+
+
 def memory(root: Path = ROOT) -> Memory:
     """Ask /proc/meminfo and the cgroups, ours and those around it.
 

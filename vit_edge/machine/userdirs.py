@@ -18,9 +18,10 @@ def cache_dir() -> Path | None:
 
 def _below(variable: str, default: str) -> Path | None:
     base = os.environ.get(variable)
-    if base:
+    if base and Path(base).is_absolute():  # the specification: others are to be ignored
         return Path(base) / "vit_edge"
     try:
-        return Path.home() / default / "vit_edge"
+        home = Path.home()
     except RuntimeError:  # no HOME, and a user without an entry in the password database
         return None
+    return home / default / "vit_edge" if home.is_absolute() else None

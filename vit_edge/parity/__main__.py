@@ -107,8 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         from vit_edge.parity.report import merge
 
         return merge.main(words[1:])
-    arguments = parser().parse_args(words)
-    return cli.guarded(lambda: _run(arguments))
+    return cli.guarded(lambda: _run(parser().parse_args(words)))
 
 
 def _run(arguments: argparse.Namespace) -> int:

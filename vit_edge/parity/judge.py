@@ -76,7 +76,7 @@ def asked_of(target: Target | None, row: Row, rows: Sequence[Row]) -> Target | N
         rows: All of them.
 
     Returns:
-        None for other outputs than the logits, where there are logits; rates only at the batch
+        None for other outputs than the logits, where there are logits. Rates only at the batch
         size that saw most images, for the others saw too few to prove any.
     """
     if target is None or (row.output != LOGITS and any(r.output == LOGITS for r in rows)):

@@ -28,9 +28,9 @@ class Limit:
     def problems(self, output: str, summary: Mapping[str, Any]) -> list[str]:
         """Tell what exceeds the limit.
 
-        Agreement is refused only where its whole confidence interval lies below the limit, so 16
-        photos condemn what is surely bad and 2,000 images are strict; and only where the reference
-        itself decides. A flip that no allowed noise explains is refused on any number of images.
+        Agreement is refused only where its whole confidence interval lies below the limit, and
+        where the reference itself decides. So 16 photos condemn what is surely bad, and 2,000
+        images are strict. A flip that no allowed noise explains is refused on any number of images.
 
         Args:
             output: The name of the output.

@@ -43,8 +43,8 @@ class LogitComparison:
     comes a second time counts for the extremes of `difference` only.
 
     Margins are given relative to `spread`, the root mean square of what varies from image to image
-    in the reference's logits: the same scale as the signal of sqnr_centred_db, so that the noise
-    which a limit allows also says how large a margin it can flip.
+    in the reference's logits. The signal of sqnr_centred_db has the same scale. So the noise which
+    a limit allows also says how large a margin it can flip.
     """
 
     repeats: Repeats | None = None  # shared between batch sizes, to compare them; None: not asked

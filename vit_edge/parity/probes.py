@@ -22,9 +22,9 @@ _ORIENTATION, _ROTATED = 0x0112, 6  # EXIF 2.32, 4.6.4 A: the camera was turned 
 def make_probes(photos: Sequence[NDArray[np.uint8]]) -> dict[str, bytes]:
     """Encode photos in every way that has ever changed what a model sees.
 
-    JPEG files may decode a little differently with another build of libjpeg: compare what becomes
-    of them within 2 levels, which allows one level here and there (bicubic magnification makes 3
-    of one level everywhere). PNG files decode exactly.
+    JPEG files may decode a little differently with another build of libjpeg. Compare what becomes
+    of them within 2 levels: that allows one level here and there. One level everywhere becomes 3 by
+    bicubic magnification, and is found. PNG files decode exactly.
 
     Args:
         photos: uint8[H, W, 3], at least one; they are taken in turn.

@@ -1,7 +1,7 @@
 """Comparisons in child processes, one backend at a time.
 
-The reference's answers come from a file, so reference and candidate are never in memory together;
-what a candidate needs is measured, can be limited, and a candidate that dies is a result.
+The reference's answers come from a file, so reference and candidate are never in memory together.
+What a candidate needs is measured and can be limited. A candidate that dies is a result.
 """
 
 from __future__ import annotations

@@ -43,28 +43,28 @@ def measure(
     processes: int,
     out: Path | None = None,
 ) -> list[Offer]:
-    """Build and measure every way to run these bundles that is not known yet.
+    """Build and measure every setup of these bundles that is not known yet.
 
     Args:
         bundles: The bundles.
         names: Backends.
-        known: What need not be measured. Where it has the first way of a backend, which is its
+        known: What need not be measured. Where it has the first setup of a backend, which is its
             default, the whole backend counts as known; other options stand for themselves only.
         terms: What is asked.
         processes: Of each configuration.
         out: Results to append the run to.
     """
     missing = [
-        (bundle, trial.build_missing(bundle, way, None))
+        (bundle, trial.build_missing(bundle, setup, None))
         for bundle in bundles
         for name in names
-        for way in _missing(bundle, name, known)
+        for setup in _missing(bundle, name, known)
     ]
-    offers = [Offer(bundle, way) for bundle, way in missing if way.refused is not None]
+    offers = [Offer(bundle, setup) for bundle, setup in missing if setup.refused is not None]
     wanted = {
-        Configuration(bundle.path, way.backend, way.options, terms.batch).name: (bundle, way)
-        for bundle, way in missing
-        if way.refused is None
+        Configuration(bundle.path, setup.backend, setup.options, terms.batch).name: (bundle, setup)
+        for bundle, setup in missing
+        if setup.refused is None
     }
     if not wanted:
         return offers
@@ -81,20 +81,20 @@ def measure(
     for warning in run.warnings:
         _LOG.warning("warning: %s", warning)
     for entry in run.configurations:
-        bundle, way = wanted[entry.name]
+        bundle, setup = wanted[entry.name]
         if entry.failed is None:
             offers.append(offer(bundle, entry, run, terms))
         else:
-            offers.append(Offer(bundle, dataclasses.replace(way, refused=entry.failed)))
+            offers.append(Offer(bundle, dataclasses.replace(setup, refused=entry.failed)))
     return offers
 
 
 def _missing(bundle: Bundle, name: str, known: Sequence[Offer]) -> list[Measured]:
-    """The ways of a backend that are not known; none where its first one is."""
+    """The setups of a backend that are not known; none where its first one is."""
     there = {one.key for one in known}
-    ways = trial.list_ways(bundle, [name])
-    unknown = [way for way in ways if Offer(bundle, way).key not in there]
-    return unknown if ways[:1] == unknown[:1] else []
+    setups = trial.list_setups(bundle, [name])
+    unknown = [setup for setup in setups if Offer(bundle, setup).key not in there]
+    return unknown if setups[:1] == unknown[:1] else []
 
 
 def target_from_text(text: str) -> Target:
@@ -162,8 +162,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Recommend from the command line."""
-    arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: _run(arguments))
+    return cli.guarded(lambda: _run(parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -171,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
     bundles = _bundles(arguments.bundles, terms)
     names = arguments.backend.split(",") if arguments.backend else list(backends.installed())
     known, left_out = from_results(arguments.results, bundles, facts.run_facts(), terms)
-    known = [one for one in known if arguments.backend is None or one.way.backend in names]
+    known = [one for one in known if arguments.backend is None or one.setup.backend in names]
     for text in left_out:
         _LOG.info("left out: %s", cli.printable(text))
     new = measure(bundles, names, known, terms, processes=arguments.processes, out=arguments.out)

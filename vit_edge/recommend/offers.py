@@ -44,7 +44,7 @@ class Offer:
 
     Attributes:
         bundle: The bundle.
-        way: What was found; its latency is the upper end of the interval.
+        setup: What was found; its latency is the upper end of the interval.
         entry: The configuration as it was measured, in `run`; None for what cannot run.
         run: The run.
         doubts: What the images that were compared cannot decide.
@@ -52,7 +52,7 @@ class Offer:
     """
 
     bundle: Bundle
-    way: Measured
+    setup: Measured
     entry: Entry | None = None
     run: Run | None = None
     doubts: tuple[str, ...] = ()
@@ -61,22 +61,22 @@ class Offer:
     @property
     def name(self) -> str:
         """As one would say it."""
-        return f"{self.bundle.path} with {self.way.name}"
+        return f"{self.bundle.path} with {self.setup.name}"
 
     @property
     def key(self) -> tuple[str, str]:
-        """The model and the way to run it."""
-        return self.bundle.model_sha256, self.way.name
+        """The model and the setup."""
+        return self.bundle.model_sha256, self.setup.name
 
     def configuration(self, batch: int) -> Configuration:
         """Return the configuration that measures it again."""
-        return Configuration(self.bundle.path, self.way.backend, self.way.options, batch)
+        return Configuration(self.bundle.path, self.setup.backend, self.setup.options, batch)
 
     def with_parity(self, parity: Answers | None, target: Target | None) -> Offer:
         """The same, judged by this comparison; see session.parity."""
         faults, doubts, proven = _judged(parity, target)
-        way = dataclasses.replace(self.way, parity=tuple(faults))
-        return dataclasses.replace(self, way=way, doubts=tuple(doubts), proven=proven)
+        setup = dataclasses.replace(self.setup, parity=tuple(faults))
+        return dataclasses.replace(self, setup=setup, doubts=tuple(doubts), proven=proven)
 
 
 def offer(bundle: Bundle, entry: Entry, run: Run, terms: Terms) -> Offer:
@@ -92,7 +92,7 @@ def offer(bundle: Bundle, entry: Entry, run: Run, terms: Terms) -> Offer:
     memory = [process.memory_bytes for process in entry.processes]
     peak_bytes = round(max(bytes_of.peak for bytes_of in memory))
     own_bytes = round(max(bytes_of.anonymous for bytes_of in memory))
-    way = Measured(
+    setup = Measured(
         entry.backend,
         entry.options,
         too_slow=_too_slow(latency, terms),
@@ -102,7 +102,7 @@ def offer(bundle: Bundle, entry: Entry, run: Run, terms: Terms) -> Offer:
         peak_anonymous_bytes=own_bytes,
         facts={key: str(value) for key, value in entry.facts.items()},
     )
-    return Offer(bundle, way, entry, run).with_parity(entry.parity, terms.target)
+    return Offer(bundle, setup, entry, run).with_parity(entry.parity, terms.target)
 
 
 def from_results(

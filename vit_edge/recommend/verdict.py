@@ -64,20 +64,20 @@ def decide(offers: Sequence[Offer], terms: Terms, golden: Path | None = None) ->
         The verdict; `ship` is None where nothing fits.
     """
     known = list(offers)
-    order = rank([one.way for one in known], terms.batch)
+    order = rank([one.setup for one in known], terms.batch)
     fit: list[int] = []
     seen: set[int] = set()
     for index in order:
         seen.add(index)
         if golden is not None:
             known[index] = _judge(known[index], golden, terms)
-        if known[index].way.usable and not known[index].doubts:
+        if known[index].setup.usable and not known[index].doubts:
             fit.append(index)
         if len(fit) == 2:
             break
     best, second = ([known[index] for index in fit] + [None, None])[:2]
     lost = [index for index in range(len(known)) if index not in fit]
-    lost.sort(key=lambda index: (len(known[index].way.faults), _latency_ms(known[index], terms)))
+    lost.sort(key=lambda index: (len(known[index].setup.faults), _latency_ms(known[index], terms)))
     others = tuple(
         (known[index], _why(known[index], best, terms, passed_over=index not in seen))
         for index in lost
@@ -96,15 +96,15 @@ def _judge(one: Offer, golden: Path, terms: Terms) -> Offer:
             timeout_s=_JUDGE_TIMEOUT_S,
         )
     except VitEdgeError as error:
-        way = dataclasses.replace(one.way, refused=str(error).partition("\n")[0])
-        return dataclasses.replace(one, way=way)
+        setup = dataclasses.replace(one.setup, refused=str(error).partition("\n")[0])
+        return dataclasses.replace(one, setup=setup)
     return one.with_parity(parity, terms.target)
 
 
 def _why(one: Offer, best: Offer | None, terms: Terms, *, passed_over: bool) -> str:
     """Say why an offer lost; what was passed over need not have been looked at closer."""
-    if one.way.faults:
-        return "; ".join(one.way.faults)
+    if one.setup.faults:
+        return "; ".join(one.setup.faults)
     if one.doubts and not passed_over:
         return f"INCONCLUSIVE: {'; '.join(one.doubts)}"
     return f"{_merits(one, terms)}; {_against(one, best)}"
@@ -113,7 +113,7 @@ def _why(one: Offer, best: Offer | None, terms: Terms, *, passed_over: bool) -> 
 def _merits(one: Offer, terms: Terms) -> str:
     merits = [
         f"{terms.percentile_name} {_latency_ms(one, terms):.4g} ms at most",
-        f"{one.way.peak_rss_bytes / 1e6:.0f} MB at most",
+        f"{one.setup.peak_rss_bytes / 1e6:.0f} MB at most",
         one.proven,
     ]
     return ", ".join(text for text in merits if text)
@@ -132,21 +132,21 @@ def _against(one: Offer, best: Offer | None) -> str:
 
 
 def _latency_ms(one: Offer, terms: Terms) -> float:
-    return one.way.latency_ms.get(terms.batch, math.inf)
+    return one.setup.latency_ms.get(terms.batch, math.inf)
 
 
 def _as_dict(one: Offer | None) -> dict[str, Any] | None:
     if one is None:
         return None
-    way: Measured = one.way
+    setup: Measured = one.setup
     return {
         "bundle": str(one.bundle.path),
-        "backend": way.backend,
-        "options": dict(way.options),
-        "latency_at_most_ms": next(iter(way.latency_ms.values()), None),
-        "memory_at_most_bytes": way.peak_rss_bytes or None,
-        "facts": dict(way.facts),
-        "faults": way.faults,
+        "backend": setup.backend,
+        "options": dict(setup.options),
+        "latency_at_most_ms": next(iter(setup.latency_ms.values()), None),
+        "memory_at_most_bytes": setup.peak_rss_bytes or None,
+        "facts": dict(setup.facts),
+        "faults": setup.faults,
         "doubts": list(one.doubts),
         "proven": one.proven,
     }

@@ -14,6 +14,7 @@ from vit_edge.backends.openvino.runtime import imported, refusals, version
 from vit_edge.bundle import Bundle
 from vit_edge.errors import BackendError
 from vit_edge.machine import cpus
+from vit_edge.machine.paths import path_for
 
 if TYPE_CHECKING:
     import openvino
@@ -65,7 +66,7 @@ def compile_model(core: openvino.Core, bundle: Bundle, options: Options) -> open
         BackendError: OpenVINO refuses it.
     """
     with refusals(f"{bundle.path}: OpenVINO {version()} refuses it"):
-        model = core.read_model(str(bundle.model_path))
+        model = core.read_model(path_for("OpenVINO", bundle.model_path))
         if options.static:
             model.reshape([1, *bundle.manifest.input.shape[1:]])
         if options.execution_precision == "bf16-products":

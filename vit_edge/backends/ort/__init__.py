@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +55,8 @@ def load(bundle: Bundle, options: LoadOptions) -> OrtBackend:
     options.check()
     check_runnable(bundle, options.provider)
     integrity.ensure_verified(bundle)
-    engine: Path | None = None
-    if options.engine == "never" and options.provider == "cpu":
-        reason = "not asked for"
-    else:
-        engine, reason = find_packed(bundle, options)
+    unasked = options.engine == "never" and options.provider == "cpu"
+    engine, reason = (None, "not asked for") if unasked else find_packed(bundle, options)
     if options.engine == "required" and engine is None:
         raise EngineError(f"{bundle.path}: {reason}")
     return OrtBackend(bundle, engine, reason, options)
@@ -80,11 +77,9 @@ class OrtBackend:
         gpu_facts: Mapping[str, str] = {}
         self._binding: Binding | None = None
         if options.provider == "cpu":
-            told = session_options(
-                onnxruntime, options, precision, optimize=engine is None, entries={}
-            )
             path = bundle.model_path if engine is None else engine / MODEL_NAME
-            session = open_session(onnxruntime, path, told, options.provider)
+            own = session_options(onnxruntime, options, precision, optimize=engine is None)
+            session = open_session(onnxruntime, path, own, options.provider)
         else:
             from vit_edge.backends.ort import device
 
@@ -117,10 +112,8 @@ class OrtBackend:
         feed = np.ascontiguousarray(pixels)
         size = self._micro_batch
         parts = [self._answers(feed[at : at + size]) for at in range(0, len(feed), size)]
-        if len(parts) == 1:
-            return dict(zip(self._outputs, parts[0], strict=True))
-        answers = (np.concatenate(rows) for rows in zip(*parts, strict=True))
-        return dict(zip(self._outputs, answers, strict=True))
+        whole = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        return dict(zip(self._outputs, whole, strict=True))
 
     def close(self) -> None:
         """Give the session back."""
@@ -133,12 +126,10 @@ class OrtBackend:
         try:
             if binding is not None:
                 return binding.run(pixels)
-            found: list[NDArray[np.float32]] = session.run(
-                self._outputs, {self._bundle.manifest.input.name: pixels}
-            )
+            feed = {self._bundle.manifest.input.name: pixels}
+            return cast(list[NDArray[np.float32]], session.run(self._outputs, feed))
         except Exception as error:  # the runtime's exceptions have no common base but this
             raise BackendError(f"onnxruntime failed while running: {error}") from error
-        return found
 
 
 def _reopen(path: str, engine: Path | None, options: LoadOptions) -> OrtBackend:

@@ -41,7 +41,7 @@ def open_bound(runtime: Any, bundle: Bundle, use: LoadOptions) -> Bound:
     gpu = providers.gpu_of(use)
     providers.check_installed()
     precision = bundle.manifest.precision
-    options = session_options(runtime, use, precision, optimize=True, entries={})
+    options = session_options(runtime, use, precision, optimize=True)
     with providers.stdout_on_stderr():
         libraries.preload(runtime)
         try:

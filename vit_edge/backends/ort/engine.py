@@ -24,6 +24,7 @@ from vit_edge.bundle import Bundle, engines, integrity
 from vit_edge.bundle.bundle import MODEL_NAME
 from vit_edge.bundle.engines import Found
 from vit_edge.errors import BackendError, ModelError, UsageError
+from vit_edge.machine.paths import path_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -130,8 +131,10 @@ def _optimize(
     }
     precision = bundle.manifest.precision
     ours = model == bundle.model_path
-    options = session_options(onnxruntime, use, precision, optimize=ours, entries=entries)
-    options.optimized_model_filepath = str(folder / MODEL_NAME)
+    options = session_options(onnxruntime, use, precision, optimize=ours)
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    options.optimized_model_filepath = path_for("onnxruntime", folder / MODEL_NAME)
     open_session(onnxruntime, model, options, "cpu")
 
 
@@ -184,7 +187,7 @@ def _answers(bundle: Bundle, use: LoadOptions, model: Path) -> Mapping[str, byte
     import onnxruntime
 
     precision = bundle.manifest.precision
-    options = session_options(onnxruntime, use, precision, optimize=False, entries={})
+    options = session_options(onnxruntime, use, precision, optimize=False)
     session = open_session(onnxruntime, model, options, "cpu")
     tensor, random = bundle.manifest.input, np.random.default_rng(0)
     shape = (2, *(size for size in tensor.shape[1:] if size is not None))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vit_edge.backends.ort.options import PROVIDERS, LoadOptions, Provider
 from vit_edge.backends.ort.version import WEIGHT_ONLY
 from vit_edge.errors import BackendError, ResourceError
+from vit_edge.machine.paths import path_for
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,16 +29,11 @@ def precision_facts(precision: str, use: LoadOptions) -> dict[str, str]:
 
 
 def session_options(
-    runtime: Any, use: LoadOptions, precision: str, *, optimize: bool, entries: Mapping[str, str]
+    runtime: Any, use: LoadOptions, precision: str, *, optimize: bool
 ) -> onnxruntime.SessionOptions:
     """The runtime's options for one session.
 
-    Args:
-        runtime: The onnxruntime module.
-        use: How it runs.
-        precision: Of the bundle.
-        optimize: False for a graph that was optimized, and its weights packed, before.
-        entries: As onnxruntime_session_options_config_keys.h has them.
+    `optimize` is False for a graph that was optimized, and its weights packed, before.
     """
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
@@ -46,18 +42,16 @@ def session_options(
     options.enable_cpu_mem_arena = options.enable_mem_pattern = use.arena
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    found = dict(entries)
+    # onnxruntime_session_options_config_keys.h has them all
     if not use.spinning:
-        found["session.intra_op.allow_spinning"] = "0"
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if precision in WEIGHT_ONLY:
-        found["session.qdq_matmulnbits_accuracy_level"] = str(use.accuracy_level)
-    # The default optimizations fail on float8.
-    if precision in SIMULATED:
-        found["session.disable_quant_qdq"] = "1"
+        level = str(use.accuracy_level)
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+    if precision in SIMULATED:  # the default optimizations fail on float8
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if use.provider != "cpu":  # otherwise nodes fall back to the CPU one by one, unseen
-        found["session.disable_cpu_ep_fallback"] = "1"
-    for key, value in found.items():
-        options.add_session_config_entry(key, value)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
 
@@ -84,22 +78,16 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Open a session on exactly this provider.
 
-    Args:
-        runtime: The onnxruntime module.
-        path: The model.
-        options: The session's.
-        provider: What must run the graph.
-        provider_options: The provider's own.
-
     Raises:
         BackendError: The provider is not there or does not load, or refuses the model.
         ResourceError: The disk that the optimized model goes to is full.
     """
     check_present(runtime, provider)
     wanted = PROVIDERS[provider]
+    location = path_for("onnxruntime", path)
     try:
         session = runtime.InferenceSession(
-            str(path),
+            location,
             options,
             providers=[(wanted, dict(provider_options))],
             enable_fallback=0,  # otherwise it is opened again on the CPU, and the reason lost

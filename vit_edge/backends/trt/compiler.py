@@ -16,6 +16,7 @@ from vit_edge.backends.trt.messages import create, failure, message_logger, quot
 from vit_edge.backends.trt.options import BuildOptions, Profile
 from vit_edge.backends.trt.progress import progress_monitor
 from vit_edge.errors import BackendError
+from vit_edge.machine.paths import path_for
 
 _MB = 10**6
 _TOLD_ERRORS = 10  # of a parser that does not stop at the first
@@ -82,7 +83,7 @@ def compile_plan(library: Library, job: Job) -> Compiled:
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = create("network", logger, lambda: builder.create_network(typed))
     parser = create("parser", logger, lambda: trt.OnnxParser(network, logger))
-    if not parser.parse_from_file(str(job.model)):
+    if not parser.parse_from_file(path_for("TensorRT", job.model)):
         raise BackendError(_refusal(library, job.model, parser, logger))
     config = create("configuration", logger, builder.create_builder_config)
     _configure(library, builder, config, job)

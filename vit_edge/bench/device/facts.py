@@ -1,21 +1,19 @@
 """What a run was measured on: the machine, what of it we may use, and the software.
 
-The doctor's probes read it; here it is only what numbers depend on. Whatever is absent is left out.
+Only what numbers depend on. Whatever is absent is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from vit_edge import __version__
 from vit_edge.bench.device import noise, thermal
-from vit_edge.doctor import jetson, nvidia
 from vit_edge.errors import ResourceError
-from vit_edge.machine import child, facts
+from vit_edge.machine import child, cuda, facts, jetson
 from vit_edge.machine.cgroups import ROOT, in_container, read
-from vit_edge.machine.cpus import allowed_cpus, usable_cpus
+from vit_edge.machine.cpus import allowed_cpus, governors, usable_cpus
 from vit_edge.machine.memory import memory
 
 Facts = dict[str, str]
@@ -49,8 +47,8 @@ def run_facts(root: Path = ROOT) -> Facts:
         "power": _power,
         "driver": _driver,
     }
-    told = ((name, reader(root)) for name, reader in readers.items())
-    return found | {name: text for name, text in told if text} | _gpu(root)
+    known = ((name, reader(root)) for name, reader in readers.items())
+    return found | {name: text for name, text in known if text} | _gpu(root)
 
 
 def _memory_limit(root: Path) -> str:
@@ -71,8 +69,7 @@ def _clock_max(root: Path) -> str | None:
 
 
 def _governor(root: Path) -> str | None:
-    governors: list[str] = jetson.clocks(root).facts.get("governors", [])
-    return ", ".join(governors) or None
+    return ", ".join(governors(root)) or None
 
 
 def _cpu_quota(root: Path) -> str | None:
@@ -94,12 +91,11 @@ def _container(root: Path) -> str:
 def _power(root: Path) -> str | None:
     """A Jetson's power mode."""
     mode = jetson.power_mode(root)
-    return mode.text if mode.facts.get("mode") else None
+    return mode.text if mode is not None and mode.current is not None else None
 
 
 def _driver(root: Path) -> str | None:
-    version: str | None = nvidia.driver(root).facts.get("version")
-    return version
+    return cuda.kernel_driver(root) or None
 
 
 def _gpu(root: Path) -> Facts:
@@ -107,9 +103,9 @@ def _gpu(root: Path) -> Facts:
     if root != ROOT or not (_driver(root) or jetson.is_jetson(root)):
         return {}
     try:
-        told: Any = child.call_in_child(
-            "vit_edge.doctor.nvidia:gpus", root, timeout_s=_GPU_TIMEOUT_S
+        gpus: cuda.Gpus = child.call_in_child(
+            "vit_edge.machine.cuda:gpus", timeout_s=_GPU_TIMEOUT_S
         )
     except ResourceError as error:
         return {"gpu": f"not to be asked: {str(error).partition(chr(10))[0]}"}
-    return {"gpu": told.text} if told.mark == "ok" else {}
+    return {"gpu": gpus.text} if gpus.found else {}

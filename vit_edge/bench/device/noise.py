@@ -82,20 +82,22 @@ def machine_warnings(
             f"{stolen / total:.0%} of the time went to other virtual machines {when} (steal): "
             "measure at another hour, or on a machine of its own"
         )
-    governors = {
-        read(path).strip()
-        for path in (root / "sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")
-    }
-    if governors - {"performance"}:
+    governors = cpus.governors(root)
+    if set(governors) - {"performance"}:
         found.append(
-            f"the clock follows the load (governor {', '.join(sorted(governors))}): "
+            f"the clock follows the load (governor {', '.join(governors)}): "
             "cpupower frequency-set --governor performance, on a Jetson jetson_clocks"
         )
     return found
 
 
 def configuration_warnings(entry: Entry) -> list[str]:
-    """What of its own samples speaks against a configuration."""
+    """What of its own samples speaks against a configuration.
+
+    Each child judges its own process and says so in its result: stable, enough, throttled, and
+    whether its answers hold. Only the spread needs several processes. So the parent judges that,
+    and says of the rest what any of the children found, once for the configuration.
+    """
     name, processes = entry.name, entry.processes
     found = []
     medians = [statistics.median(latencies) for latencies in entry.samples if latencies]
@@ -106,12 +108,10 @@ def configuration_warnings(entry: Entry) -> list[str]:
                 f"{name}: its processes differ by {apart:.0%}: more of them (--processes) narrow "
                 "the interval"
             )
-    sensors = [process.sensors for process in processes if process.sensors is not None]
-    throttled = dict.fromkeys(reason for one in sensors for reason in one.throttled)
-    if throttled:
+    if entry.throttled:
         found.append(
-            f"{name}: throttled ({'; '.join(throttled)}): cool it, or lower the clocks to what it "
-            "can hold (a Jetson: another power mode, nvpmodel), and measure again"
+            f"{name}: throttled ({'; '.join(entry.throttled)}): cool it, or lower the clocks to "
+            "what it can hold (a Jetson: another power mode, nvpmodel), and measure again"
         )
     if not all(process.stable for process in processes):
         found.append(f"{name}: it did not come to rest within the warm-up")

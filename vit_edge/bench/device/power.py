@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from vit_edge.machine.cgroups import ROOT, read
+from vit_edge.machine.cgroups import ROOT, read, read_number
 
 
 class Meter(Protocol):
@@ -107,14 +107,14 @@ def _rapl(root: Path) -> tuple[list[Meter], dict[str, str]]:
         if name == "dram":  # each package has one
             name = f"{read(zone.parent / zone.name.rpartition(':')[0] / 'name').strip()} dram"
         file = zone / "energy_uj"
-        if _number(file) is None:
+        if read_number(file) is None:
             absent[f"RAPL {name}"] = f"{file} is for root alone: run as root, or chmod a+r it"
             continue
-        wraps = _number(zone / "max_energy_range_uj")
+        wraps = read_number(zone / "max_energy_range_uj")
         found.append(
             Counter(
                 f"RAPL {name}",
-                lambda file=file: _scaled(_number(file), 1e-6),  # type: ignore[misc]
+                lambda file=file: _scaled(read_number(file), 1e-6),  # type: ignore[misc]
                 _scaled(wraps, 1e-6) or 0.0,
             )
         )
@@ -156,20 +156,15 @@ def _watts(folder: Path, index: int) -> Callable[[], float | None]:
     """Power in uW, or volts in mV by amperes in mA: hwmon's units, kernel hwmon/sysfs-interface."""
     power, volts, amperes = (folder / f"{kind}{index}_input" for kind in ("power", "in", "curr"))
     if power.exists():
-        return lambda: _scaled(_number(power), 1e-6)
+        return lambda: _scaled(read_number(power), 1e-6)
 
     def read_w() -> float | None:
-        millivolts, milliamperes = _number(volts), _number(amperes)
+        millivolts, milliamperes = read_number(volts), read_number(amperes)
         if millivolts is None or milliamperes is None:
             return None
         return millivolts * milliamperes * 1e-6
 
     return read_w
-
-
-def _number(path: Path) -> int | None:
-    text = read(path).strip()
-    return int(text) if text.lstrip("-").isdecimal() else None
 
 
 def _scaled(value: int | None, by: float) -> float | None:

@@ -75,17 +75,15 @@ class Watch:
         if heat:
             self._look_at_heat()
 
-    def told(self, images: int) -> dict[str, Any]:
-        """What was seen, ready for JSON.
+    def readings(self, images: int) -> dict[str, Any]:
+        """Tell what was seen, ready for JSON.
 
         Args:
             images: That were answered meanwhile.
 
         Returns:
-            energy_j_per_image and power_w, of all meters together, None without any; energy_j by
-            meter; temperature_c: name -> [at the start, the highest]; clocks_mhz: name -> [at the
-            start, at the end]; throttled: reasons; gpu_memory_bytes of this process; absent: what
-            is there and could not be read, with its reason.
+            The fields of runs.Sensors: energy_j_per_image and power_w are of all meters together,
+            None without any; gpu_memory_bytes is of this process.
         """
         energy_j = {meter.name: meter.joules for meter in self._meters if not meter.failed}
         failed = {meter.name: "it failed meanwhile" for meter in self._meters if meter.failed}

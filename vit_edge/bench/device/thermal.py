@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vit_edge.machine.cgroups import ROOT, read
+from vit_edge.machine.cgroups import ROOT, read, read_number
 from vit_edge.machine.cpus import allowed_cpus
 
 _CPUS = "sys/devices/system/cpu"
@@ -35,7 +35,7 @@ def thermometers(root: Path = ROOT) -> dict[str, Path]:
 
 def celsius(file: Path) -> float | None:
     """Read a temperature; None where it is not to be had now."""
-    number = _number(file)
+    number = read_number(file)
     found = None if number is None else number / 1e3
     return None if found is None or found < _OFF_C else found
 
@@ -47,7 +47,7 @@ def clocks_mhz(root: Path = ROOT) -> dict[str, float]:
     if cpu:
         found["cpu"] = cpu
     for device in sorted((root / "sys/class/devfreq").glob("*gpu*")):
-        hertz = _number(device / "cur_freq")
+        hertz = read_number(device / "cur_freq")
         if hertz:
             found.setdefault("gpu", hertz / 1e6)
     return found
@@ -59,23 +59,23 @@ def throttle_counts(root: Path = ROOT) -> dict[str, int]:
     for file in (root / _CPUS).glob("cpu[0-9]*/thermal_throttle/*_throttle_count"):
         name = file.name.partition("_")[0]  # core or package, summed over all CPUs
         key = f"the CPU was too warm ({name})"
-        found[key] = found.get(key, 0) + (_number(file) or 0)
+        found[key] = found.get(key, 0) + (read_number(file) or 0)
     for file in (root / "sys/class/hwmon").glob("hwmon*/oc*_event_cnt"):
         key = f"over-current ({file.name.partition('_')[0]})"
-        found[key] = found.get(key, 0) + (_number(file) or 0)
+        found[key] = found.get(key, 0) + (read_number(file) or 0)
     return found
 
 
 def slowed(root: Path = ROOT) -> list[str]:
-    """What is slowed down now because of heat.
+    """List what is slowed down now because of heat.
 
-    That is: a cooling device of the kernel's that slows something is on; or a zone is at the
-    temperature where that begins and the CPU runs below the clock that its governor may use.
+    A cooling device of the kernel's that slows something is on. Or a zone is at the temperature
+    where that begins, and the CPU runs below the clock that its governor may use.
     """
     found = []
     for device in sorted((root / _ZONES).glob("cooling_device*")):
         kind = read(device / "type").strip()
-        state = _number(device / "cur_state")
+        state = read_number(device / "cur_state")
         if state is not None and state > 0 and any(part in kind.lower() for part in _SLOWING):
             found.append(f"the kernel slows {kind} down")
     now = max(_frequencies_khz(root, "scaling_cur_freq"), default=0)
@@ -108,7 +108,7 @@ def _hot(root: Path) -> list[str]:
 def _frequencies_khz(root: Path, name: str) -> list[int]:
     """One of cpufreq's files, of the CPUs that we may use."""
     files = (root / _CPUS / f"cpu{i}" / "cpufreq" / name for i in allowed_cpus() or [0])
-    return [number for file in files if (number := _number(file)) is not None]
+    return [number for file in files if (number := read_number(file)) is not None]
 
 
 def _cpuinfo_mhz(root: Path) -> float:
@@ -126,8 +126,3 @@ def _add(found: dict[str, Path], name: str, file: Path) -> None:
     """Under its name; with a number where there are several of that name."""
     names = [name, *(f"{name} {number}" for number in range(2, len(found) + 3))]
     found[next(free for free in names if free not in found)] = file
-
-
-def _number(path: Path) -> int | None:
-    text = read(path).strip()
-    return int(text) if text.lstrip("-").isdecimal() else None

@@ -27,7 +27,7 @@ def table(lines: Sequence[Line]) -> tuple[list[str], list[list[Cell]]]:
     What only some devices and backends tell (energy, temperature, throttling, what building takes)
     has a column if any of the configurations has it.
     """
-    found = [_row(line) | _told(line) for line in lines]
+    found = [_row(line) | _where_known(line) for line in lines]
     heading = list(dict.fromkeys(name for row in found for name in row))
     heading.sort(key=lambda name: name == "answers")  # wide, so it stands last
     kept = [name for name in heading if any(row[name].text != "-" for row in found)]
@@ -42,7 +42,7 @@ def _row(line: Line) -> dict[str, Cell]:
     return {
         "bundle": Cell(line.bundle),
         "precision": Cell(line.precision),
-        "backend": Cell(line.way),
+        "backend": Cell(line.setup),
         "batch": _number(line.batch, str),
         "p50 ms": Cell(
             ms(value) + f" {NOISY}" * line.noisy, value, interval(low, high), number=True
@@ -60,7 +60,7 @@ def _row(line: Line) -> dict[str, Cell]:
     }
 
 
-def _told(line: Line) -> dict[str, Cell]:
+def _where_known(line: Line) -> dict[str, Cell]:
     found = line.numbers
     built = line.entry.built or Built()
     build_memory = built.build_memory_bytes or BuildMemory()

@@ -11,7 +11,7 @@ from vit_edge.bench.results.runs import Entry, Run
 from vit_edge.bench.results.table import Summary, summary, warnings
 
 
-def told(run: Run) -> list[str]:
+def run_warnings(run: Run) -> list[str]:
     """What speaks against a run as a whole; against single configurations: `Line.warnings`."""
     names = tuple(f"{entry.name}: " for entry in run.configurations)
     every = (text.removeprefix("warning: ") for text in warnings(run))
@@ -60,7 +60,7 @@ class Line:
         return self.entry.model.precision
 
     @property
-    def way(self) -> str:
+    def setup(self) -> str:
         """The backend, with its options."""
         return name_of(self.entry.backend, self.entry.options)
 
@@ -111,7 +111,7 @@ class Line:
     @property
     def doubtful(self) -> bool:
         """Whether it is noisy, or its run warned of itself: for rows that stand alone."""
-        return self.noisy or bool(told(self.run))
+        return self.noisy or bool(run_warnings(self.run))
 
 
 class Group(NamedTuple):

@@ -88,7 +88,7 @@ def scale(axes: Any, which: str, values: Sequence[float]) -> bool:
 
 def label(line: Line) -> str:
     """The name of a row."""
-    return plain(f"{line.bundle}, {line.way}", _LABEL)
+    return plain(f"{line.bundle}, {line.setup}", _LABEL)
 
 
 def fastest_of(shown: Sequence[object], count: int) -> str:

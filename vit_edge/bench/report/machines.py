@@ -6,7 +6,7 @@ import string
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vit_edge.bench.report.lines import Group, Line, told
+from vit_edge.bench.report.lines import Group, Line, run_warnings
 from vit_edge.bench.results.compare import MACHINE, SOFTWARE, differences
 from vit_edge.bench.results.runs import Entry, Facts, Run
 
@@ -31,7 +31,7 @@ class Machine(NamedTuple):
     @property
     def warnings(self) -> tuple[list[tuple[Run, str]], list[str]]:
         """What speaks against runs as a whole, and against single configurations that are shown."""
-        whole = [(run, text) for run in self.runs for text in told(run)]
+        whole = [(run, text) for run in self.runs for text in run_warnings(run)]
         single = [text for line in self.lines for text in line.warnings]
         return whole, list(dict.fromkeys(single))
 
@@ -169,5 +169,5 @@ def _order(line: Line) -> tuple[Any, ...]:
     return (
         entry.model.variant, entry.stage != "model", entry.scenario,
         entry.queries_per_second or 0, not line.at_its_size, entry.model.image_hw,
-        known, precision, line.bundle, line.way, line.batch,
+        known, precision, line.bundle, line.setup, line.batch,
     )  # fmt: skip

@@ -87,5 +87,5 @@ def _area(size: float, sizes: Sequence[float]) -> float:
 def _said(line: Line) -> str:
     worth = line.worth_db
     noise = "exact" if worth is None or worth == math.inf else f"{worth:.0f} dB"
-    where = f"{line.bundle} on {line.way}"
+    where = f"{line.bundle} on {line.setup}"
     return f"{where}, {ms(line.latency_ms)} ms, {noise}, {mb(line.peak_bytes)} MB"

@@ -93,7 +93,7 @@ def _series(
 
 
 def _batch(line: Line) -> tuple[str, float]:
-    return f"{line.bundle} {line.way}", line.batch
+    return f"{line.bundle} {line.setup}", line.batch
 
 
 def _threads(line: Line) -> tuple[str, float] | None:
@@ -113,7 +113,7 @@ def _arithmetic(line: Line) -> tuple[str, float] | None:
     if not work or work < 0 or not line.at_its_size:
         return None
     kind = (entry.scenario, entry.queries_per_second, entry.stage)
-    return f"{line.precision} {line.way} {line.batch} {kind}", work / 1e9
+    return f"{line.precision} {line.setup} {line.batch} {kind}", work / 1e9
 
 
 def _side(line: Line) -> tuple[str, float]:
@@ -122,4 +122,4 @@ def _side(line: Line) -> tuple[str, float]:
     family = "-".join(part for part in model.variant.split("-") if not part.isdecimal())
     kind = (entry.scenario, entry.queries_per_second, entry.stage)
     height, width = model.image_hw
-    return f"{family} {line.precision} {line.way} {line.batch} {kind}", math.sqrt(height * width)
+    return f"{family} {line.precision} {line.setup} {line.batch} {kind}", math.sqrt(height * width)

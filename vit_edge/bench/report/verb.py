@@ -14,23 +14,22 @@ from vit_edge.report.write import write_report
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.bench report",
         description="Make a report of results, of one machine or several: as Markdown (on stdout, "
         "if no file is named), or as one self-contained HTML page (pip install "
         "'vit-edge[report]').",
         epilog="example: python -m vit_edge.bench report results.json --html report.html",
     )
-    made.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="JSON files")
-    made.add_argument("--markdown", type=Path, metavar="FILE", help="write Markdown")
-    made.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
-    return made
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="JSON files")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write Markdown")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
+    return parser
 
 
 def main(argv: list[str]) -> int:
     """Report from the command line; `argv` without the word report."""
-    arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: _report(arguments))
+    return cli.guarded(lambda: _report(parser().parse_args(argv)))
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -39,19 +39,19 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         """As two configurations of one run."""
-        return self._told(f"{self.name} against {self.against}", self.name, f"than {self.against}")
+        return self._text(f"{self.name} against {self.against}", self.name, f"than {self.against}")
 
     def of_files(self, ours: object, theirs: object) -> str:
         """As one configuration in two files."""
         both = f"{self.name}, {ours} against {theirs}"
-        return self._told(both, self.name, f"in {ours} than in {theirs}")
+        return self._text(both, self.name, f"in {ours} than in {theirs}")
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON, which knows no infinity: null."""
         ends = [end if math.isfinite(end) else None for end in self.ratio]
         return self._asdict() | {"ratio": ends, "decided": self.decided}
 
-    def _told(self, both: str, one: str, than: str) -> str:
+    def _text(self, both: str, one: str, than: str) -> str:
         value, low, high = self.ratio
         word = "slower"
         if self.decided and value < 1:

@@ -44,9 +44,9 @@ class Newest(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Compare, or check, from the command line."""
-    made = (_compare_parser if argv[0] == "compare" else _check_parser)()
-    arguments = made.parse_args(argv[1:])
-    return cli.guarded(lambda: (_compare if argv[0] == "compare" else _check)(arguments))
+    if argv[0] == "compare":
+        return cli.guarded(lambda: _compare(_compare_parser().parse_args(argv[1:])))
+    return cli.guarded(lambda: _check(_check_parser().parse_args(argv[1:])))
 
 
 def percent(text: str) -> float:
@@ -65,20 +65,22 @@ def percent(text: str) -> float:
 
 
 def _compare_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.bench compare",
         description="Compare the newest runs of two results, configuration by configuration; or, "
         "with one file, those configurations of its newest run that do the same work, paired by "
         "turn.",
         epilog="example: python -m vit_edge.bench compare before.json after.json",
     )
-    made.add_argument("first", type=Path, metavar="A", help="results")
-    made.add_argument("second", type=Path, nargs="?", metavar="B", help="results, compared with A")
-    return _with_common(made)
+    parser.add_argument("first", type=Path, metavar="A", help="results")
+    parser.add_argument(
+        "second", type=Path, nargs="?", metavar="B", help="results, compared with A"
+    )
+    return _with_common(parser)
 
 
 def _check_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m vit_edge.bench check",
         description="Exit with code 4 if the newest run is surely slower than the baseline by "
         "more than is allowed, in any configuration; or lacks one, or failed in it, or was "
@@ -86,25 +88,25 @@ def _check_parser() -> argparse.ArgumentParser:
         epilog="example: python -m vit_edge.bench check now.json --baseline main.json "
         "--max-regression 5%%",
     )
-    made.add_argument("results", type=Path, metavar="RESULTS")
-    made.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="results")
-    made.add_argument(
+    parser.add_argument("results", type=Path, metavar="RESULTS")
+    parser.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="results")
+    parser.add_argument(
         "--max-regression", default="5%", metavar="SHARE", help="of the latency; default: 5%%"
     )
-    made.add_argument(
+    parser.add_argument(
         "--across-machines",
         action="store_true",
         help="compare although the machines differ; what differs is told",
     )
-    return _with_common(made)
+    return _with_common(parser)
 
 
-def _with_common(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    made.add_argument(
+def _with_common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
         "--percentile", type=float, default=0.5, metavar="Q", help="of latencies; default: 0.5"
     )
-    made.add_argument("--json", action="store_true", help="print the comparisons as JSON")
-    return made
+    parser.add_argument("--json", action="store_true", help="print the comparisons as JSON")
+    return parser
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -125,9 +127,9 @@ def _check(arguments: argparse.Namespace) -> int:
     now = Newest(arguments.results, results.last(arguments.results))
     base = Newest(arguments.baseline, results.last(arguments.baseline))
     if not same_machine(now.run.facts, base.run.facts) and not arguments.across_machines:
-        told = "\n  ".join(machine_differences(now.run.facts, base.run.facts))
+        facts = "\n  ".join(machine_differences(now.run.facts, base.run.facts))
         raise InputError(
-            f"{base.path} was measured on another machine:\n  {cli.printable(told)}\nMeasure a "
+            f"{base.path} was measured on another machine:\n  {cli.printable(facts)}\nMeasure a "
             "baseline on this one, or insist with --across-machines"
         )
     found, others = _of_both(now, base, arguments.percentile)
@@ -225,8 +227,8 @@ def _tell_warnings(newest: Sequence[Newest]) -> None:
 
 def _tell_unpaired(others: Sequence[Unpaired], now: Newest, base: Newest) -> None:
     for one in others:
-        told = [(now.path, one.ours), (base.path, one.theirs)]
-        faults = "; ".join(f"in {path} {fault}" for path, fault in told if fault is not None)
+        sides = [(now.path, one.ours), (base.path, one.theirs)]
+        faults = "; ".join(f"in {path} {fault}" for path, fault in sides if fault is not None)
         _tell(f"not compared: {one.name}: {faults}")
 
 

@@ -1,8 +1,8 @@
 """Percentiles of latencies with their intervals, and how many samples a percentile needs.
 
-Samples of one process are alike in what differs between processes (memory layout, what else the
-machine does), so intervals of a configuration come from its processes: pyperf's reason to start
-several (pyperf.readthedocs.io, "How to get reproducible benchmark results").
+Samples of one process are alike in what differs between processes: memory layout, what else the
+machine does. So the intervals of a configuration come from its processes. pyperf starts several for
+the same reason (pyperf.readthedocs.io, "How to get reproducible benchmark results").
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -208,6 +209,12 @@ class Entry:
     def samples(self) -> list[Times]:
         """The latencies in ms, by process."""
         return [process.latencies_ms for process in self.processes]
+
+    @property
+    def throttled(self) -> tuple[str, ...]:
+        """The reasons that its processes tell, each once."""
+        reasons = [process.sensors.throttled for process in self.processes if process.sensors]
+        return tuple(dict.fromkeys(itertools.chain(*reasons)))
 
     @property
     def measured(self) -> bool:

@@ -79,7 +79,7 @@ def summary(entry: Entry) -> Summary:
         energy_j_per_image=float(np.median(energy_j)) if energy_j else None,
         gpu_memory_bytes=max(gpu_bytes, default=None),
         temperature_c=max(warmest_c, default=None),
-        throttled=tuple(dict.fromkeys(reason for one in sensors for reason in one.throttled)),
+        throttled=entry.throttled,
     )
 
 

@@ -53,8 +53,8 @@ class Configuration:
     def name(self) -> str:
         """What it is called in tables; different configurations have different names."""
         stage = "" if self.stage == "model" else f" {self.stage}"
-        way = name_of(self.backend, self.options)
-        return f"{self.bundle.name} {way} batch {self.batch} {self.scenario}{stage}"
+        backend = name_of(self.backend, self.options)
+        return f"{self.bundle.name} {backend} batch {self.batch} {self.scenario}{stage}"
 
     def check(self) -> None:
         """Refuse what means nothing.
@@ -144,7 +144,7 @@ class Suite:
 
 def product(
     bundles: Sequence[Path],
-    ways: Sequence[tuple[str, Mapping[str, Option]]],
+    backends: Sequence[tuple[str, Mapping[str, Option]]],
     batches: Sequence[int],
     scenario: Scenario,
     stages: Sequence[Stage],
@@ -153,7 +153,7 @@ def product(
     return tuple(
         Configuration(bundle, backend, options, batch, scenario, stage)
         for bundle, (backend, options), batch, stage in itertools.product(
-            bundles, ways, batches, stages
+            bundles, backends, batches, stages
         )
     )
 
@@ -212,21 +212,21 @@ def _configurations(table: Mapping[str, Any], bundles: Path) -> Sequence[Configu
         raise UsageError(f"expected a table, not {table!r}")
     if unknown := sorted(table.keys() - known):
         raise UsageError(f"unknown keys: {', '.join(unknown)}")
-    ways = [_way(entry) for entry in _listed(table, "backends", (str, dict))]
+    backends = [_backend(entry) for entry in _listed(table, "backends", (str, dict))]
     scenario = table.get("scenario", "single-stream")
     if "threads" in table:
         counts = _thread_counts(table["threads"])
-        ways = [(name, {**options, "threads": n}) for name, options in ways for n in counts]
+        backends = [(name, {**options, "threads": n}) for name, options in backends for n in counts]
     return product(
         [bundles / name for name in _listed(table, "bundles", (str,))],
-        ways,
+        backends,
         _listed(table, "batches", (int,)) if "batches" in table else [default_batch(scenario)],
         scenario,
         _listed(table, "stages", (str,)) if "stages" in table else ["model"],
     )
 
 
-def _way(entry: Any) -> tuple[str, Mapping[str, Option]]:
+def _backend(entry: Any) -> tuple[str, Mapping[str, Option]]:
     """A backend by name, or a table with its options."""
     if isinstance(entry, str):
         return entry, {}

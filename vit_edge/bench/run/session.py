@@ -1,21 +1,22 @@
-"""One process of a benchmark: open a bundle, answer once, warm up, sample; the child's side.
+"""One configuration in this process: opened, answered once, then sampled or judged.
 
-What it takes until the first answer is told in three parts, counted from the moment the parent
-started the process: the interpreter and imports, the runtime's too; the load; the first answer. To
-read the images that it answers belongs to none of them.
+Whatever measures a bundle opens it here, in a child: the bench, `build --tune`, recommend and the
+doctor. The time to the first answer has three parts: the imports, the runtime's too; the load; the
+answer. Reading the images that are answered belongs to none of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vit_edge.backends import Backend, auto
 from vit_edge.bench.run.plan import Configuration, Sampling
@@ -28,6 +29,61 @@ if TYPE_CHECKING:  # it is imported after what is measured
 
 _RUNTIMES = {"ort": "onnxruntime", "openvino": "openvino", "eager": "torch", "trt": "tensorrt"}
 _MOST_IMAGES = 256  # encoded ones that are held in memory
+
+
+class Session(NamedTuple):
+    """A bundle that is open in this process, and has answered once.
+
+    Attributes:
+        bundle: The bundle.
+        backend: It, opened.
+        query: Answers once more.
+        answer: What it answered first.
+        cold_s: What that took: import, load and first_answer.
+    """
+
+    bundle: Bundle
+    backend: Backend
+    query: Callable[[], object]
+    answer: Any
+    cold_s: Mapping[str, float]
+
+
+@contextlib.contextmanager
+def opened(
+    configuration: Configuration,
+    started: float,
+    *,
+    images: Path | None = None,
+    engines_dir: Path | None = None,
+) -> Iterator[Session]:
+    """Open a bundle, and answer once.
+
+    Args:
+        configuration: What to run.
+        started: time.monotonic() when the imports began.
+        images: Encoded images for what is measured end to end; by default the package's.
+        engines_dir: Where its engine lies; by default the bundle's place for them.
+    """
+    with contextlib.suppress(Exception):  # what does not import gets its reason from the load
+        _import_runtime(configuration.backend)
+    imported = time.monotonic()
+    bundle = Bundle.read(configuration.bundle)
+    choice = auto.Choice(configuration.backend, configuration.options)
+    choice = auto.resolve(bundle, choice, configuration.batch)
+    backend = auto.open_choice(bundle, choice, engines_dir)
+    loaded = time.monotonic()
+    query = _query(bundle, backend, configuration, images)
+    ready = time.monotonic()
+    answer = query()
+    first_answer = time.monotonic() - ready
+    try:
+        cold_s = {
+            "import": imported - started, "load": loaded - imported, "first_answer": first_answer
+        }  # fmt: skip
+        yield Session(bundle, backend, query, answer, cold_s)
+    finally:
+        backend.close()
 
 
 def measure(
@@ -47,72 +103,82 @@ def measure(
         check: Compare the answers with the reference's, after everything else.
 
     Returns:
-        latencies_ms, seconds, images, warmup_runs, stable, enough (see scenarios.Sampled); cold:
-        seconds of import, load and first answer; memory: bytes of this process at its end, the
-        peak too; sensors: see sensors.Watch.told; facts: the backend's; parity: see runs.Answers,
-        None if not asked for.
+        The fields of runs.Process, the backend's facts, and parity: runs.Answers, None if not
+        asked for.
     """
     import numpy as np
 
     from vit_edge.bench.device import sensors
     from vit_edge.bench.run import scenarios
 
-    _import_runtime(configuration.backend)
-    imported = time.monotonic()
-    bundle = Bundle.read(configuration.bundle)
-    backend = _opened(bundle, configuration)
-    loaded = time.monotonic()
-    query = _query(bundle, backend, configuration, sampling.images)
-    ready = time.monotonic()
-    query()
-    answered = time.monotonic()
-    limits = scenarios.Limits(samples, sampling.at_least_s, sampling.most_s)
-    watch = sensors.Watch()
-    found = scenarios.one_after_another(query, configuration.batch, limits, watch)
-    memory = memory_bytes()
-    facts = {key: str(value) for key, value in backend.facts.items()}
-    judged = parity(bundle, backend, configuration.batch) if check else None
-    backend.close()
-    found = dataclasses.replace(
-        found, latencies_ms=[round(latency, 4) for latency in found.latencies_ms]
+    with opened(configuration, spawned, images=sampling.images) as session:
+        limits = scenarios.Limits(samples, sampling.at_least_s, sampling.most_s)
+        watch = sensors.Watch()
+        sampled = scenarios.one_after_another(session.query, configuration.batch, limits, watch)
+        memory = memory_bytes()
+        answers = parity(session, configuration.batch) if check else None
+    sampled = dataclasses.replace(
+        sampled, latencies_ms=[round(latency, 4) for latency in sampled.latencies_ms]
     )
-    return dataclasses.asdict(found) | {
-        "cold_s": {
-            "import": imported - spawned,
-            "load": loaded - imported,
-            "first_answer": answered - ready,
-        },
+    return dataclasses.asdict(sampled) | {
+        "cold_s": session.cold_s,
         "memory_bytes": memory,
-        "sensors": watch.told(found.images),
-        "parity": None if judged is None else json_from_record(judged),
-        "facts": facts | {"numpy": np.__version__},
+        "sensors": watch.readings(sampled.images),
+        "parity": None if answers is None else json_from_record(answers),
+        "facts": _facts(session) | {"numpy": np.__version__},
+    }
+
+
+def answer(configuration: Configuration) -> dict[str, Any]:
+    """Answer one golden image in this process.
+
+    Returns:
+        first_answer_s: The runtime's import, loading and the first run.
+        difference: max |logits - reference| over max |reference|; None: NaN or Inf.
+        facts: The backend's.
+
+    Raises:
+        VitEdgeError: The backend's reason.
+    """
+    import numpy as np
+
+    from vit_edge.bundle.golden import Golden
+
+    with (
+        opened(configuration, time.monotonic()) as session,
+        Golden(session.bundle.golden_path) as golden,
+    ):
+        expected = golden.answers([0])
+    output = next(output for output in expected if output in session.answer)
+    reference = expected[output]
+    difference = np.abs(session.answer[output] - reference).max() / np.abs(reference).max()
+    return {
+        "first_answer_s": sum(session.cold_s.values()),
+        "difference": float(difference) if np.isfinite(difference) else None,
+        "facts": _facts(session),
     }
 
 
 def judge(configuration: Configuration, images: Path) -> Answers:
     """Compare answers with the reference's to other images, in this process."""
-    bundle = Bundle.read(configuration.bundle)
-    backend = _opened(bundle, configuration)
-    found = parity(bundle, backend, configuration.batch, images)
-    backend.close()
-    return found
+    with opened(configuration, time.monotonic()) as session:
+        return parity(session, configuration.batch, images)
 
 
-def parity(bundle: Bundle, backend: Any, batch: int, images: Path | None = None) -> Answers:
+def parity(session: Session, batch: int, images: Path | None = None) -> Answers:
     """Judge the answers.
 
     Args:
-        bundle: The bundle.
-        backend: That runs it.
+        session: The open bundle.
         batch: Images of one run.
         images: A golden file; the bundle's own by default.
     """
     from vit_edge.bench.results.runs import Answers
     from vit_edge.bench.run.golden import compare_golden
 
-    found = compare_golden(bundle, backend, [batch], images=images)
-    logits = next((row.summary for row in found.rows() if row.output == "logits"), {})
-    return Answers(tuple(found.problems), kept_of(logits))
+    comparison = compare_golden(session.bundle, session.backend, [batch], images=images)
+    logits = next((row.summary for row in comparison.rows() if row.output == "logits"), {})
+    return Answers(tuple(comparison.problems), kept_of(logits))
 
 
 def kept_of(logits: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,10 +212,8 @@ def _import_runtime(backend: str) -> None:
         importlib.import_module(name)
 
 
-def _opened(bundle: Bundle, configuration: Configuration) -> Backend:
-    choice = auto.Choice(configuration.backend, configuration.options)
-    choice = auto.resolve(bundle, choice, configuration.batch)
-    return auto.open_choice(bundle, choice, None)
+def _facts(session: Session) -> dict[str, str]:
+    return {key: str(value) for key, value in session.backend.facts.items()}
 
 
 def _query(

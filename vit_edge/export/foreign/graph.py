@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from vit_edge.errors import ModelError
 from vit_edge.export.foreign.interface import Interface
 from vit_edge.graphs.exactness import EXACT_RELATIVE, relative_difference
+from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.normalise import normalise
 from vit_edge.graphs.versions import MINIMUM_IR
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.machine import cpus
+from vit_edge.machine.paths import path_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def load_normalised(path: Path, interface: Interface, scratch: Path) -> tuple[on
         ModelError: It runs at one batch size only, mixes the images of a batch, or changed.
     """
     expected = _logits_of_file(path, interface)
-    model = onnx_ir.load(path)
+    model = load_mapped(path)
     _keep_logits(model, interface, expected.shape[1], str(path))
     normalise(model)
     # the oldest that will do: runtimes refuse newer ones, and nothing here needs them
@@ -113,12 +115,14 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
     Raises:
         ModelError: ONNX Runtime refuses it.
+        BackendError: It cannot take the path.
     """
+    location = path_for("onnxruntime", path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cpus.usable_cpus()
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(location, options, ["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions have no common base but this
         raise ModelError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
 

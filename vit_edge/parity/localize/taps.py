@@ -143,9 +143,9 @@ def edited(bundle: Bundle, model: bytes, folder: Path) -> Bundle:
 class Apart:
     """How far a candidate's tensor lies from the reference's, channel by channel.
 
-    Noise is measured against how much its channel varies from token to token, so that the few
-    channels that are a thousand times as large as the others (massive activations,
-    arXiv:2402.17762) hide nothing.
+    Noise is measured against how much its channel varies from token to token. Few channels are a
+    thousand times as large as the others (massive activations, arXiv:2402.17762); so they hide
+    nothing.
     """
 
     def __init__(self, *, scaled: bool) -> None:

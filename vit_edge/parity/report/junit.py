@@ -36,7 +36,7 @@ def junit_xml(results: Sequence[Result], *, strict: bool = False) -> str:
         strict: Take what the images do not decide for a failure; otherwise it is skipped.
 
     Returns:
-        The document: a testsuite per result and backend; in it a testcase per check, per output
+        The document: a testsuite per result and backend. It has a testcase per check, per output
         and batch size, per bound of the target, and one for the verdict itself.
     """
     root = ElementTree.Element("testsuites", name="vit_edge parity")

@@ -47,8 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Merge from the command line."""
-    arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: _run(arguments))
+    return cli.guarded(lambda: _run(parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from vit_edge.quantize.formats.integers import SMALLEST_SCALE, add_constant
+from vit_edge.graphs.building import add_constant
+from vit_edge.quantize.formats.integers import SMALLEST_SCALE
 from vit_edge.quantize.linears import Linear
 
 # Shares of a block's range that are tried. Below 1 the ends are clipped for finer steps; above it

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from vit_edge.graphs.building import add_constant
 from vit_edge.quantize.linears import Linear
 
 LARGEST = 127  # symmetric weights: -128 is left out, so that both signs round alike
@@ -129,19 +130,6 @@ def _describe(
     node.outputs[0].name = f"{node.name}:0"
     node.outputs[0].shape = shape
     node.outputs[0].type = onnx_ir.TensorType(dtype)
-
-
-def add_constant(model: onnx_ir.Model, name: str, array: NDArray[np.generic]) -> onnx_ir.Value:
-    """A new initializer."""
-    tensor = onnx_ir.tensor(array, name=name)
-    value = onnx_ir.Value(
-        name=name,
-        type=onnx_ir.TensorType(tensor.dtype),
-        shape=onnx_ir.Shape(array.shape),
-        const_value=tensor,
-    )
-    model.graph.initializers[name] = value
-    return value
 
 
 def quantize_linears(

@@ -21,6 +21,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from vit_edge.errors import ModelError, UsageError
+from vit_edge.graphs.building import add_constant
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
 from vit_edge.quantize.formats.integers import (
@@ -28,7 +29,6 @@ from vit_edge.quantize.formats.integers import (
     LARGEST_REDUCED,
     UINT8,
     QuantizedWeight,
-    add_constant,
     quantized_weight,
 )
 from vit_edge.quantize.linears import Linear, block_linears, check_names

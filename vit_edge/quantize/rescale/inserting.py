@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 import onnx_ir
 
+from vit_edge.graphs.building import add_constant
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import Task
-from vit_edge.quantize.formats.integers import add_constant
 from vit_edge.quantize.linears import Linear, block_linears
 from vit_edge.quantize.rescale.folding import Factor, Group, rows
 from vit_edge.quantize.rescale.proving import IMAGES, prove_groups

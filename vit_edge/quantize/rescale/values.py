@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from vit_edge.graphs.building import add_constant
 from vit_edge.graphs.workspace import Workspace
-from vit_edge.quantize.formats.integers import add_constant
 from vit_edge.quantize.linears import Linear, is_initializer
 from vit_edge.quantize.rescale.folding import Group, columns, rows
 
