@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vit_edge.quantize.formats.blocks import BlockFormat, Grid, rounded
+from vit_edge.quantize.formats.blocks import BlockFormat, Grid, WholeFormat, rounded
 from vit_edge.quantize.rounding.gptq import BATCH, gptq, triangular
 
 requires = ("onnx_ir",)
@@ -118,3 +118,15 @@ def test_fewer_images_than_channels_are_enough() -> None:
     assert np.isfinite(left).all()
     nearest = rounded(matrix, KIND.covering(matrix), KIND).dequantize()
     assert lost(matrix, left, covariance) < lost(matrix, nearest, covariance)
+
+
+@pytest.mark.parametrize("largest", [127, 63])
+def test_int8_weights_of_one_scale_make_up_for_each_other(largest: int) -> None:
+    matrix, covariance = weights(96, 16, 5), inputs(96, 5)
+    kind = WholeFormat(8, True, len(matrix), largest)
+    grid = kind.grid((np.abs(matrix).max(axis=0) / largest).astype(np.float32))
+    walked, nearest = gptq(matrix, covariance, grid, kind), rounded(matrix, grid, kind)
+    assert walked.levels.dtype == np.int8
+    assert np.abs(walked.levels.astype(int)).max() <= largest
+    better = lost(matrix, walked.dequantize(), covariance)
+    assert better < 0.5 * lost(matrix, nearest.dequantize(), covariance)

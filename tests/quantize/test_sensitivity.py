@@ -12,7 +12,14 @@ from tests.quantize.workbench import no_progress
 from vit_edge.errors import ParityError
 from vit_edge.parity.targets import parse_target
 from vit_edge.quantize.search.journal import Journal
-from vit_edge.quantize.search.sensitivity import Share, disproportionate, search, shares
+from vit_edge.quantize.search.sensitivity import (
+    Share,
+    by_cost,
+    disproportionate,
+    search,
+    shares,
+    tries,
+)
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -36,7 +43,8 @@ class FakeJudge:
 
 def run(goal: str, first: int, budget: int) -> list[Any]:
     target = parse_target(goal) if goal else None
-    return search(FakeJudge(), lambda n: n, list("bcad"), target, first, budget, no_progress)  # type: ignore[arg-type, return-value]
+    counts = tries([1.0] * len(NOISE), first, budget)
+    return search(FakeJudge(), lambda n: n, list("bcad"), target, counts, no_progress)  # type: ignore[arg-type, return-value]
 
 
 def test_the_worst_comes_first_with_its_share(tmp_path: Path) -> None:
@@ -79,7 +87,7 @@ def test_without_a_target_the_first_try_is_taken() -> None:
 
 
 def test_a_target_out_of_reach_is_refused_with_the_worst_named() -> None:
-    with pytest.raises(ParityError, match=r"(?s)2 worst of 4.*top-1 agreement is 98\.00%.*b, c"):
+    with pytest.raises(ParityError, match=r"(?s)2 of 4 Linears.*top-1 agreement is 98\.00%.*b, c"):
         run("top1_agreement=0.999", 0, 2)
 
 
@@ -91,7 +99,35 @@ def test_what_does_more_than_its_share_of_what_is_left_is_counted(
     noise: list[float], expected: int
 ) -> None:
     ranked = [Share(str(index), value, 0.0) for index, value in enumerate(noise)]
-    assert disproportionate(ranked, 0.3) == expected
+    assert disproportionate(ranked, 0.3, {}) == expected
+
+
+def test_what_is_cheap_in_float_is_bought_first() -> None:
+    ranked = [Share("dear", 6.0, 0.6), Share("cheap", 3.0, 0.3), Share("free", 1.0, 0.1)]
+    costs = {"dear": 1.0, "cheap": 0.25, "free": 0.01}
+    order = by_cost(ranked, costs)
+    assert [share.name for share in order] == ["free", "cheap", "dear"]
+    # 10 % of 10 for a hundredth; 33 % of 9 for a quarter; all of 6
+    assert disproportionate(order, 0.5, costs) == 3
+    assert disproportionate(order, 1.0, costs) == 2
+    assert disproportionate(by_cost(ranked, {}), 0.65, {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("costs", "first", "budget", "expected"),
+    [
+        ([1.0] * 4, 0, 2, [0, 1, 2]),
+        ([1.0] * 4, 3, 2, [2]),  # what the budget allows, however much does harm
+        ([0.1, 0.1, 1.0, 0.3], 0, 1, [0, 2]),
+        ([0.1, 0.1, 1.0, 0.3], 1, 2, [1, 2, 3, 4]),
+        ([0.1, 0.2], 0, 4, [0, 2]),
+        ([0.1, 0.2], 0, 0, [0]),
+    ],
+)
+def test_each_try_spends_one_unit_more_and_none_exceeds_the_budget(
+    costs: list[float], first: int, budget: int, expected: list[int]
+) -> None:
+    assert tries(costs, first, budget) == expected
 
 
 @pytest.mark.parametrize("place", ["file/below.jsonl", "folder"])

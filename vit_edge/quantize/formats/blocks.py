@@ -134,6 +134,27 @@ class BlockFormat:
 
 
 @dataclass(frozen=True)
+class WholeFormat(BlockFormat):
+    """One block for the whole input, and no level beyond the largest on either side."""
+
+    largest: int
+
+    @property
+    def low(self) -> int:
+        """The smallest level."""
+        return -self.largest
+
+    @property
+    def high(self) -> int:
+        """The largest level."""
+        return self.largest
+
+    def grid(self, scale: NDArray[np.float32]) -> Grid:
+        """The levels of outputs with these scales: float32[out]."""
+        return Grid(scale[None], np.zeros_like(scale)[None])
+
+
+@dataclass(frozen=True)
 class BlockWeight:
     """A weight matrix in blocks."""
 

@@ -33,8 +33,8 @@ from vit_edge.quantize.formats.integers import (
     quantized_weight,
 )
 from vit_edge.quantize.linears import Linear, block_linears, check_names
-from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
-from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, smooth, written
+from vit_edge.quantize.rescale.inserting import Inserted, smooth_every
+from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, written
 from vit_edge.quantize.rounding.samples import collect_samples
 
 CALIBRATION: CalibrationUse = "optional"
@@ -54,12 +54,14 @@ class Settings:
     Attributes:
         smoothing: Rescale activations first where that is exact; only with calibration images.
         shift: Let smoothing move channels as well.
+        insert_scales: Multiply what no layer in front can scale, as what GELU leaves.
         reduce_range: 7 bits for weights, for x86 without VNNI.
         keep_float: Linears that are not quantized.
     """
 
     smoothing: bool = True
     shift: bool = True
+    insert_scales: bool = True
     reduce_range: bool = False
     keep_float: tuple[str, ...] = ()
 
@@ -115,9 +117,12 @@ def _smooth(
     model = workspace.settle(task.model)
     linears = block_linears(model)
     samples = collect_samples(workspace, model, linears, task.images, task.progress)
-    groups = prove_groups(workspace, model, linears, task.images.pixels(0, IMAGES))
     error = rounding_error(UINT8, largest)
-    return model, smooth(groups, samples, error, shift=settings.shift, progress=task.progress)
+    inserted: Inserted = "scale" if settings.insert_scales else "none"
+    choices = smooth_every(
+        workspace, model, samples, task, error, shift=settings.shift, inserted=inserted
+    )
+    return model, choices
 
 
 def _replace(

@@ -47,19 +47,23 @@ def written(choice: Choice | None) -> str:
     return f"{alpha} shifted" if choice is not None and choice.shifted else alpha
 
 
-def rounding_error(kind: Format, largest: int) -> Error:
+def rounding_error(kind: Format, largest: int, left: float = 1.0) -> Error:
     """Measure the loss when an input is rounded over its whole range, and its weights by output.
 
     Args:
         kind: Of the input.
         largest: Of the weights; see `quantized_weight`.
+        left: How much of each weight's error counts: less than 1 where weights make up for each
+            other afterwards, so that more difficulty may be moved to them.
     """
 
     def error(sample: Sample, weight: NDArray[np.float32]) -> float:
         ends = float(sample.fit_low.min()), float(sample.fit_high.max())
         scale_and_zero = kind.parameters(*ends)
         rounded = kind.fake(sample.rows, *scale_and_zero)
-        rounded = rounded @ quantized_weight(weight, largest).dequantize()
+        rounded = rounded @ (
+            weight + np.float32(left) * (quantized_weight(weight, largest).dequantize() - weight)
+        )
         rounded -= sample.rows @ weight
         return float(np.square(rounded, dtype=np.float64).sum())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +46,10 @@ class SearchSettings:
 
     Attributes:
         keep_float: What is not quantized in any case.
-        float_share: What does more than this share of the damage stays in float.
-        float_budget: How many may stay in float for that or for the target.
+        float_share: What does more than this share of the damage stays in float; a Linear that
+            costs a tenth of the costliest in float has to do a tenth of that.
+        float_budget: How many may stay in float for that or for the target; a cheap one counts for
+            its part of the costliest.
         sensitivity_images: On how many images the damage is measured.
     """
 
@@ -144,34 +147,63 @@ def shares(
     return [Share(name, noise[name], noise[name] / total) for name in ranked]
 
 
-def disproportionate(ranked: Sequence[Share], largest_share: float) -> int:
-    """Count the worst that do more than this share of the damage that is left each time."""
+def by_cost(ranked: Sequence[Share], costs: Mapping[str, float]) -> list[Share]:
+    """Sort by the noise that each unit of cost takes away, the best bargain first."""
+    return sorted(ranked, key=lambda share: -share.noise / costs.get(share.name, 1.0))
+
+
+def disproportionate(
+    ranked: Sequence[Share], largest_share: float, costs: Mapping[str, float]
+) -> int:
+    """Count those that do more than their share of the damage that is left each time.
+
+    Args:
+        ranked: The best bargain first.
+        largest_share: What one of cost 1 may do.
+        costs: In (0, 1]; 1 where nothing is said.
+    """
     left = sum(share.noise for share in ranked)
     for count, share in enumerate(ranked):
-        if share.noise <= largest_share * left:
+        if share.noise <= largest_share * costs.get(share.name, 1.0) * left:
             return count
         left -= share.noise
     return len(ranked)
 
 
+def tries(costs: Sequence[float], first: int, budget: float) -> list[int]:
+    """Return how many stay in float at each try: about one unit of cost more each time.
+
+    Args:
+        costs: In the order in which they are spent.
+        first: How many stay in float at the first try.
+        budget: What all of them may cost.
+    """
+    spent = np.concatenate([[0.0], np.cumsum(costs)])
+    affordable = int(np.searchsorted(spent, budget + 1e-9, side="right")) - 1
+    counts = [min(first, affordable)]
+    while counts[-1] < affordable:
+        limit = spent[counts[-1]] + 1 + 1e-9
+        further = int(np.searchsorted(spent, limit, side="right")) - 1
+        counts.append(min(max(further, counts[-1] + 1), affordable))
+    return counts
+
+
 def search(
     judge: Judge,
     variant: Variant,
-    ranked: Sequence[str],
+    order: Sequence[str],
     target: Target | None,
-    first: int,
-    budget: int,
+    counts: Sequence[int],
     progress: Progress,
 ) -> list[Trial]:
-    """Keep more and more of the worst Linears in float until the target holds.
+    """Keep more and more Linears in float until the target holds.
 
     Args:
         judge: Compares.
         variant: Makes the graph.
-        ranked: Names, the worst first.
+        order: Names, the best bargain first.
         target: None: the first try is taken.
-        first: How many stay in float at the first try.
-        budget: How many may stay in float.
+        counts: How many of them stay in float at each try.
         progress: Shows the tries.
 
     Returns:
@@ -181,18 +213,18 @@ def search(
         ParityError: The target does not hold within the budget.
     """
     trials: list[Trial] = []
-    with progress("search", budget - first + 1, "graph") as bar:
-        for kept in range(first, min(budget, len(ranked)) + 1):
-            summary = judge.summary(variant(ranked[kept:]))
+    with progress("search", len(counts), "graph") as bar:
+        for kept in counts:
+            summary = judge.summary(variant(order[kept:]))
             missed = () if target is None else tuple(target.judged(summary).missed(summary))
-            trials.append(Trial(tuple(ranked[:kept]), missed, summary))
+            trials.append(Trial(tuple(order[:kept]), missed, summary))
             bar.update(1)
             if not missed:
                 return trials
     raise ParityError(
-        f"even with the {budget} worst of {len(ranked)} Linears in float, on the calibration "
+        f"even with {counts[-1]} of {len(order)} Linears in float, on the calibration "
         "images:\n  " + "\n  ".join(trials[-1].missed) + "\nAllow more of them in float (--set "
-        f"float_budget=N) or ask for less; the worst are {', '.join(ranked[: budget + 3])}"
+        f"float_budget=N) or ask for less; the worst are {', '.join(order[: counts[-1] + 3])}"
     )
 
 
@@ -203,6 +235,7 @@ def ranked_search(
     task: Task,
     settings: SearchSettings,
     least: int = 0,
+    costs: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[list[Share], list[Trial]]:
     """Measure what each Linear costs, keep the disproportionate in float, and more for the target.
 
@@ -213,9 +246,10 @@ def ranked_search(
         task: Its journal keeps what was measured until the search has ended.
         settings: Of the search.
         least: How many stay in float at the first try, where the budget allows it.
+        costs: Of each in float, in (0, 1]; 1 where nothing is said.
 
     Returns:
-        The names by what they cost, the worst first, and every try, the last one chosen.
+        The names by the noise they make, the worst first, and every try, the last one chosen.
 
     Raises:
         ParityError: The task's target does not hold within the budget.
@@ -223,10 +257,11 @@ def ranked_search(
     journal = Journal(task.journal)
     images = min(settings.sensitivity_images, len(judge.reference))
     ranked = shares(judge, variant, names, images, journal, task.progress)
-    budget = settings.float_budget
-    first = min(max(disproportionate(ranked, settings.float_share), least), budget)
-    order = [share.name for share in ranked]
-    trials = search(judge, variant, order, task.parity_target, first, budget, task.progress)
+    bargains = by_cost(ranked, costs)
+    order = [share.name for share in bargains]
+    first = max(disproportionate(bargains, settings.float_share, costs), least)
+    counts = tries([costs.get(name, 1.0) for name in order], first, settings.float_budget)
+    trials = search(judge, variant, order, task.parity_target, counts, task.progress)
     journal.finish()
     return ranked, trials
 

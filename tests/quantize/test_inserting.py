@@ -1,0 +1,120 @@
+"""What GELU leaves is scaled by a node of its own: exactly, and only where it pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+
+from tests.quantize.workbench import answers, calibration, compared, quantized, task
+from vit_edge.bundle import Bundle
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.graphs.write import write_model
+from vit_edge.quantize.formats.integers import INT8_SYMMETRIC, LARGEST, UINT8, Format
+from vit_edge.quantize.linears import Linear, block_linears, constant, set_constant
+from vit_edge.quantize.rescale.inserting import Inserted, smooth_every
+from vit_edge.quantize.rescale.smoothing import rounding_error
+from vit_edge.quantize.rounding.samples import collect_samples
+
+requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+LOUD = 12.0  # trained ViTs have channels behind GELU up to thirty times the median
+
+
+def plant(model: onnx_ir.Model, kind: str = "fc2") -> list[str]:
+    """Make a few channels behind GELU loud, and their weights weak; the names of the Linears."""
+    named = {linear.name: linear for linear in block_linears(model)}
+    planted = []
+    for name, fc2 in named.items():
+        if not name.endswith(kind):
+            continue
+        fc1 = named[name.replace("fc2", "fc1")]
+        assert fc1.bias is not None
+        matrix, bias, back = fc1.matrix().copy(), constant(fc1.bias).copy(), fc2.matrix().copy()
+        matrix[:, :3] *= LOUD
+        bias[:] = 2  # one-sided, as trained GELU leaves it: a shift is worth something
+        bias[:3] = 2 * LOUD
+        back[:3] /= LOUD
+        fc1.set_matrix(matrix)
+        set_constant(fc1.bias, bias)
+        fc2.set_matrix(back)
+        planted.append(name)
+    return planted
+
+
+def rescaled(
+    bundle: Bundle, model: onnx_ir.Model, scratch: Path, kind: Format, inserted: Inserted
+) -> onnx_ir.Model:
+    workspace = Workspace(scratch / "smooth")
+    work = task(model, calibration(16, 0, bundle.manifest.preprocessing), scratch)
+    settled = workspace.settle(model)
+    images = work.images
+    samples = collect_samples(workspace, settled, block_linears(settled), images, work.progress)
+    error = rounding_error(kind, LARGEST)
+    smooth_every(workspace, settled, samples, work, error, shift=True, inserted=inserted)
+    assert set(samples) == {linear.input for linear in block_linears(settled)}
+    for linear in block_linears(settled):  # the samples follow what really enters
+        seen = observed(workspace, settled, linear, images.pixels(0, 16))
+        np.testing.assert_allclose(samples[linear.input].high, seen.max(0), rtol=1e-3, atol=1e-4)
+    return settled
+
+
+def observed(
+    workspace: Workspace, model: onnx_ir.Model, linear: Linear, pixels: np.ndarray
+) -> np.ndarray:
+    (values,) = workspace.observe(model, [linear.input], [pixels])
+    array = values[str(linear.input.name)]
+    return array.reshape(-1, array.shape[-1])
+
+
+def inserted_nodes(model: onnx_ir.Model, operator: str) -> list[str]:
+    return [
+        str(node.name) for node in model.graph if str(node.name).endswith(f".rescale/{operator}")
+    ]
+
+
+@pytest.mark.parametrize("inserted", ["scale", "scale and shift"])
+def test_the_answers_stay_and_what_is_loud_is_scaled(
+    inserted: Inserted, testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    model = onnx_ir.load(testing_bundle.model_path)
+    names = plant(model)
+    write_model(model, tmp_path)
+    kind = UINT8 if inserted == "scale" else INT8_SYMMETRIC
+    after = rescaled(testing_bundle, model, tmp_path, kind, inserted)
+    assert inserted_nodes(after, "Mul") == [f"{name}.rescale/Mul" for name in names]
+    assert bool(inserted_nodes(after, "Add")) == (inserted == "scale and shift")
+    images = calibration(8, 3, testing_bundle.manifest.preprocessing)
+    expected = answers(onnx_ir.load(tmp_path / "model.onnx"), images, tmp_path / "float")
+    found = answers(after, images, tmp_path / "scaled")
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_nothing_is_inserted_where_it_is_forbidden(testing_bundle: Bundle, tmp_path: Path) -> None:
+    model = onnx_ir.load(testing_bundle.model_path)
+    plant(model)
+    after = rescaled(testing_bundle, model, tmp_path, UINT8, "none")
+    assert inserted_nodes(after, "Mul") == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_loud_channels_behind_gelu_are_survived(
+    precision: str, testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    model = onnx_ir.load(testing_bundle.model_path)
+    plant(model)
+    write_model(model, tmp_path)
+    loud = Bundle(tmp_path, testing_bundle.manifest, testing_bundle.labels)
+    images = calibration(32, 5, testing_bundle.manifest.preprocessing)
+    expected = answers(onnx_ir.load(loud.model_path), images, tmp_path / "float")
+    kept = {}
+    for insert in (True, False):
+        settings: dict[str, Any] = {"insert_scales": insert}
+        if precision == "int8":
+            settings |= {"float_budget": 0, "sensitivity_images": 2}
+        made = quantized(precision, loud, tmp_path / str(insert), settings).model
+        kept[insert] = compared(answers(made, images, tmp_path / f"low{insert}"), expected)
+    assert kept[True]["sqnr_centred_db"] > kept[False]["sqnr_centred_db"] + 3
