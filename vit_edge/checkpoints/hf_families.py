@@ -12,16 +12,11 @@ class Dialect:
     """The names of the parts of a block."""
 
     block: str
-    query: str
-    key: str
-    value: str
-    out: str
-    fc1: str
-    fc2: str
-    norm1: str = "layernorm_before"
-    norm2: str = "layernorm_after"
-    scale1: str | None = None  # layer scale, behind attention and behind the MLP
-    scale2: str | None = None
+    attention: tuple[str, str, str, str]  # query, key, value and output
+    mlp: tuple[str, str]
+    norms: tuple[str, str] = ("layernorm_before", "layernorm_after")
+    # layer scale, behind attention and behind the MLP
+    scales: tuple[str, str] | tuple[None, None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -40,15 +35,23 @@ class Family:
 
 
 _SAVED_ATTENTION = (
-    *(f"attention.attention.{name}" for name in ("query", "key", "value")),
+    "attention.attention.query",
+    "attention.attention.key",
+    "attention.attention.value",
     "attention.output.dense",
 )
-_LIVE_ATTENTION = tuple(f"attention.{name}_proj" for name in "qkvo")
-_SAVED = Dialect("encoder.layer.{}", *_SAVED_ATTENTION, "intermediate.dense", "output.dense")
-_LIVE = Dialect("layers.{}", *_LIVE_ATTENTION, "mlp.fc1", "mlp.fc2")
-_DINO = ("norm1", "norm2", "layer_scale1.lambda1", "layer_scale2.lambda1")
-_SAVED_DINO = Dialect("encoder.layer.{}", *_SAVED_ATTENTION, "mlp.fc1", "mlp.fc2", *_DINO)
-_LIVE_DINO = Dialect("encoder.layer.{}", *_LIVE_ATTENTION, "mlp.fc1", "mlp.fc2", *_DINO)
+_LIVE_ATTENTION = (
+    "attention.q_proj",
+    "attention.k_proj",
+    "attention.v_proj",
+    "attention.o_proj",
+)
+_MLP, _NORMS = ("mlp.fc1", "mlp.fc2"), ("norm1", "norm2")
+_SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+_SAVED = Dialect("encoder.layer.{}", _SAVED_ATTENTION, ("intermediate.dense", "output.dense"))
+_LIVE = Dialect("layers.{}", _LIVE_ATTENTION, _MLP)
+_SAVED_DINO = Dialect("encoder.layer.{}", _SAVED_ATTENTION, _MLP, _NORMS, _SCALES)
+_LIVE_DINO = Dialect("encoder.layer.{}", _LIVE_ATTENTION, _MLP, _NORMS, _SCALES)
 
 FAMILIES = {
     "vit": Family("vit.", _SAVED, _LIVE),

@@ -65,7 +65,7 @@ class FusedAttention:
         return qkv.chunk(3, dim=-1)
 
     def normalise(self, x: Tensor, norm: nn.LayerNorm, heads: int) -> Tensor:
-        y: Tensor = norm(x.unflatten(-1, (heads, -1)))
+        y: Tensor = norm(x.reshape(*x.shape[:2], heads, -1))
         return y.flatten(-2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -145,7 +145,7 @@ class ExportEmbedding(nn.Module):
         if self.prefix:
             patches = functional.pad(patches, (0, 0, self.prefix, 0))
         x = patches + self.position
-        return x if self.norm is None else self.norm(x)
+        return x if self.norm is None else cast(Tensor, self.norm(x))
 
 
 class ExportAttention(nn.Module):

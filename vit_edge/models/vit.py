@@ -12,7 +12,7 @@ one path, no dropout, exact (erf) GELU, attention written out. Weight matrices a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,19 +84,17 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = Linear(architecture.width, architecture.mlp_dim)
         self.fc2 = Linear(architecture.mlp_dim, architecture.width)
-        self.activation = _ACTIVATIONS[architecture.activation]
+        self.activation = architecture.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(self.activation(self.fc1(x)))
+        x = self.fc1(x)
+        y: Tensor = self.fc2(functional.gelu(x) if self.activation == "gelu" else quick_gelu(x))
         return y
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """Approximate the GELU as arXiv:1606.08415, section 4, does."""
     return x * torch.sigmoid(1.702 * x)
-
-
-_ACTIVATIONS = {"gelu": functional.gelu, "quick_gelu": quick_gelu}
 
 
 class Block(nn.Module):
@@ -138,8 +136,8 @@ class Embedding(nn.Module):
         x = self.patch(pixels).flatten(2).transpose(1, 2)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = x + self.position
-        return x if self.norm is None else self.norm(x)
+        z: Tensor = x + self.position
+        return z if self.norm is None else cast(Tensor, self.norm(z))
 
 
 class Readout(nn.Module):
