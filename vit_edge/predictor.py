@@ -143,9 +143,8 @@ class Predictor:
             image_limits: What images are refused for; see images.ImageLimits.
             decoding: "fast" decodes large JPEG files at a fraction of their size: a quarter to half
                 of the time, and pixels that differ by up to 3 levels; see docs/images.md.
-            verify: "changed" hashes the files at the first opening on this machine, and afterwards
-                where their size, times or inode changed. "always" hashes the bundle and its engines
-                at every opening, which takes a second for 2 GB; see SECURITY.md for whom.
+            verify: "changed" hashes files once, and again where size, times or inode changed.
+                "always" hashes the bundle and its engines each time, at 2 GB/s; see SECURITY.md.
 
         Raises:
             BundleError: The bundle is incomplete, inconsistent or changed.
@@ -156,8 +155,8 @@ class Predictor:
         self._backend_name = backend if isinstance(backend, str) else None
         if verify not in get_args(Verify):
             raise UsageError(f'verify must be "changed" or "always", not {verify!r}')
-        if verify == "always" and self._backend_name is None:
-            raise UsageError('verify="always" needs the backend by name: this one is open already')
+        if verify == "always" and not isinstance(backend, str):
+            raise UsageError('verify="always" needs the backend by name: this one is open')
         self._verify: Verify = verify
         self._limits = image_limits or ImageLimits()
         check_decoding(decoding)

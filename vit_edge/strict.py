@@ -307,3 +307,14 @@ def _object(kind: Any, rules: Rules) -> _Reader:
             return None
 
     return read
+
+
+def unmet(record: object, **checks: tuple[bool, str]) -> list[str]:
+    """Say of each field that does not hold what it must be, and what it is."""
+    problems = []
+    for name, (holds, requirement) in checks.items():
+        if not holds:
+            value = getattr(record, name)
+            shown = list(value) if isinstance(value, tuple) else value
+            problems.append(f"{name} {requirement}, not {shown}")
+    return problems

@@ -11,7 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vit_edge.bundle.manifest import Architecture, Preprocessing
+from vit_edge.bundle.architecture import Architecture
+from vit_edge.bundle.manifest import (
+    Preprocessing,
+)
 from vit_edge.errors import UsageError
 
 HALF = (0.5, 0.5, 0.5)

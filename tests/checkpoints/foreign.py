@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.checkpoints import Checkpoint
 from vit_edge.models.vit import parameter_shapes, vit_from_weights
 

@@ -214,10 +214,10 @@ def test_a_key_of_what_has_one_model_is_a_usage_error(
 def test_a_foreign_model_of_transformers_is_named_before_its_prefix(tmp_path: Path) -> None:
     from tests.checkpoints.foreign import hf_config, write_json
 
-    names = {n.replace("vit.", "dinov2."): t for n, t in hf_tensors(WEIGHTS).items()}
+    names = {n.replace("vit.", "beit."): t for n, t in hf_tensors(WEIGHTS).items()}
     path = folder_with(tmp_path, names)
-    write_json(path / "config.json", hf_config(SMALL, model_type="dinov2"))
-    with pytest.raises(CheckpointError, match="'dinov2' is another model"):
+    write_json(path / "config.json", hf_config(SMALL, model_type="beit"))
+    with pytest.raises(CheckpointError, match="'beit' is another model"):
         load_checkpoint(str(path), Request())
 
 

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.export.trace import ExportableViT, model_from_vit
 from vit_edge.graphs.readable import drop_allowzero, name_by_module
 from vit_edge.graphs.write import skeleton, write_model

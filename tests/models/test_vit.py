@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.checkpoints.foreign import SMALL, assert_close, weights_of
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.models import vit
 from vit_edge.models.vit import Outputs, parameter_shapes, vit_from_weights
 

@@ -150,9 +150,7 @@ def test_fp8_runs_as_a_simulation_and_says_so(testing_bundle: Bundle) -> None:
     fp8 = dataclasses.replace(
         testing_bundle, manifest=dataclasses.replace(testing_bundle.manifest, precision="fp8")
     )
-    options = session_options(
-        onnxruntime, ort.LoadOptions(threads=1), "fp8", optimize=True, entries={}
-    )
+    options = session_options(onnxruntime, ort.LoadOptions(threads=1), "fp8", optimize=True)
     assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
     backend = ort.OrtBackend(fp8, None, "test", ort.LoadOptions(threads=1))
     assert "rounded" in backend.facts["simulated"]

@@ -16,8 +16,12 @@ from vit_edge import onnxfile
 from vit_edge.backends import Availability, Option, check_pixels
 from vit_edge.backends._options import BuildOptions, build_names
 from vit_edge.bundle import Bundle, integrity
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.engines import Found
-from vit_edge.bundle.manifest import Architecture, Manifest, Preprocessing
+from vit_edge.bundle.manifest import (
+    Manifest,
+    Preprocessing,
+)
 from vit_edge.errors import BackendError, UsageError
 from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.machine import cpus

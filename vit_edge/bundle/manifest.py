@@ -13,103 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from vit_edge.bundle.architecture import ADDED_IN_0_2, IN_RANGE, LARGEST_SIZE, Architecture
 from vit_edge.errors import BundleError
-from vit_edge.strict import Rules, json_from_text, record_from_json
+from vit_edge.strict import Rules, json_from_text, record_from_json, unmet
 
 SCHEMA_VERSION = 2  # 1 had no quantization and always an architecture
 REQUIRED_FILES = ("model.onnx", "golden.npz", "labels.txt", "parity.json")
 
-# Of a side in pixels, a width, a depth, ...: ViT-22B's MLP has 24,576 (arXiv:2302.05442).
-_LARGEST_SIZE = 2**16
 _LARGEST_NUMBER = 2**53  # beyond it, not every reader of JSON is exact; no field comes near
-_IN_RANGE = f"must lie in 1..{_LARGEST_SIZE}"
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 PositionMethod = Literal[
     "bicubic", "bicubic-antialias", "bicubic-corners", "bicubic-offset", "zoom-bilinear"
 ]
-Activation = Literal["gelu", "quick_gelu"]  # x * sigmoid(1.702 x) is what CLIP was trained with
-# The tokens that become `features`: one, the mean over the patches, or two side by side.
-Pooling = Literal["class", "mean", "class+mean", "class+distilled"]
-_LEAST_PREFIX = {"class": 1, "mean": 0, "class+mean": 1, "class+distilled": 2}
-_LARGEST_PREFIX = 64  # 16 registers are the most that were published
 Scores = Literal["softmax", "sigmoid", "none"]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The shape of a Vision Transformer (arXiv:2010.11929, Table 1)."""
-
-    width: int  # D, the hidden size
-    depth: int  # L, the number of blocks
-    heads: int
-    mlp_dim: int
-    patch_px: int
-    image_hw: tuple[int, int]  # height, width in pixels
-    num_classes: int  # 0: no head
-    channels: int = 3
-    qkv_bias: bool = True
-    layer_norm_eps: float = 1e-6
-    pre_logits_dim: int | None = None  # width of the tanh layer before the head, if there is one
-    prefix_tokens: int = 1  # in front of the patches: class token, distillation token, registers
-    pooling: Pooling = "class"
-    norm_after_pooling: bool = False  # timm's fc_norm: the last LayerNorm sees the pooled token
-    norm_pre: bool = False  # a LayerNorm before the first block (CLIP)
-    qk_norm: bool = False  # a LayerNorm on each head's queries and keys (arXiv:2302.05442)
-    activation: Activation = "gelu"
-
-    @property
-    def grid_hw(self) -> tuple[int, int]:
-        """Whole patches down and across; what is left at the lower and right edge is not seen."""
-        return self.image_hw[0] // self.patch_px, self.image_hw[1] // self.patch_px
-
-    @property
-    def tokens(self) -> int:
-        """Patches and what stands in front of them."""
-        return self.grid_hw[0] * self.grid_hw[1] + self.prefix_tokens
-
-    @property
-    def features_dim(self) -> int:
-        """Channels of `features`: twice the width where two tokens are set side by side."""
-        return self.width * (1 + ("+" in self.pooling))
-
-    @property
-    def class_token_alone(self) -> bool:
-        """Whether the last block can work for the class token alone, exactly."""
-        return self.pooling == "class" and not self.qk_norm
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one attention head."""
-        return self.width // self.heads
-
-    def problems(self) -> list[str]:
-        """Everything that makes these numbers no ViT; empty if nothing does."""
-        sizes = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels")
-        in_range = {name: 1 <= getattr(self, name) <= _LARGEST_SIZE for name in sizes}
-        if not all(in_range.values()):
-            return _unmet(self, **{name: (ok, _IN_RANGE) for name, ok in in_range.items()})
-        dim, least = self.pre_logits_dim, _LEAST_PREFIX[self.pooling]
-        problems = _unmet(
-            self,
-            prefix_tokens=(
-                least <= self.prefix_tokens <= _LARGEST_PREFIX,
-                f"must lie between {least} and {_LARGEST_PREFIX} where pooling is {self.pooling!r}",
-            ),
-            num_classes=(self.num_classes >= 0, "must not be negative"),
-            pre_logits_dim=(dim is None or dim > 0, "must be positive or null"),
-            layer_norm_eps=(0 < self.layer_norm_eps < 1, "must lie between 0 and 1"),
-        )
-        if self.norm_after_pooling and self.pooling != "mean":
-            problems.append(f"norm_after_pooling fits pooling 'mean', not {self.pooling!r}")
-        if self.width % self.heads:
-            problems.append(f"width {self.width} is not divisible by {self.heads} heads")
-        for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):
-            if size_px < self.patch_px:
-                problems.append(
-                    f"image {axis} {size_px} px is less than the patch size {self.patch_px} px"
-                )
-        return problems
 
 
 @dataclass(frozen=True)
@@ -136,10 +53,10 @@ class Preprocessing:
     def problems(self) -> list[str]:
         """Everything that makes this no usable preprocessing; empty if nothing does."""
         resize, crop = self.resize_hw, self.crop_hw
-        problems = _unmet(
+        problems = unmet(
             self,
-            resize_hw=(min(resize) >= 1 and max(resize) <= _LARGEST_SIZE, _IN_RANGE),
-            crop_hw=(min(crop) >= 1 and max(crop) <= _LARGEST_SIZE, _IN_RANGE),
+            resize_hw=(min(resize) >= 1 and max(resize) <= LARGEST_SIZE, IN_RANGE),
+            crop_hw=(min(crop) >= 1 and max(crop) <= LARGEST_SIZE, IN_RANGE),
             std=(min(self.std) > 0, "must be positive"),
             rescale_factor=(self.rescale_factor > 0, "must be positive"),
             background=(all(0 <= b <= 255 for b in self.background), "must lie in 0..255"),
@@ -228,7 +145,7 @@ class Manifest:
             *(f"architecture: {problem}" for problem in architecture),
             *(f"preprocessing: {problem}" for problem in self.preprocessing.problems()),
             *_input_problems(self),
-            *_unmet(self, max_batch=(self.max_batch >= 1, "must be at least 1")),
+            *unmet(self, max_batch=(self.max_batch >= 1, "must be at least 1")),
             *_output_problems(self),
             *(f"files does not list {name}" for name in REQUIRED_FILES if name not in self.files),
             *(
@@ -274,6 +191,8 @@ def manifest_from_json(text: str, where: str) -> Manifest:
             f"{where}: schema_version is {version!r}, this vit_edge reads {SCHEMA_VERSION}. "
             "Export the bundle again with this version, or install the version that wrote it."
         )
+    if isinstance(shape := data.get("architecture"), dict):
+        data["architecture"] = {**ADDED_IN_0_2, **shape}
     if isinstance(steps := data.get("preprocessing"), dict):
         data["preprocessing"] = {**_ADDED_STEPS, **steps}
     return _checked(Manifest, _ADDED | data, where, defaults=False)
@@ -296,17 +215,6 @@ def _checked(kind: type[_Record], data: object, where: str, *, defaults: bool) -
     return record
 
 
-def _unmet(record: object, **checks: tuple[bool, str]) -> list[str]:
-    """Say of each field that does not hold what it must be, and what it is."""
-    problems = []
-    for name, (holds, requirement) in checks.items():
-        if not holds:
-            value = getattr(record, name)
-            shown = list(value) if isinstance(value, tuple) else value
-            problems.append(f"{name} {requirement}, not {shown}")
-    return problems
-
-
 def _output_problems(manifest: Manifest) -> Iterator[str]:
     """Say what is wrong with the outputs, taken together."""
     names = [tensor.name for tensor in manifest.outputs]
@@ -316,10 +224,7 @@ def _output_problems(manifest: Manifest) -> Iterator[str]:
         yield f"outputs has repeated names: {names}"
     for name, shape in ((tensor.name, tensor.shape) for tensor in manifest.outputs):
         if not shape or shape[0] is not None or None in shape[1:]:
-            yield (
-                f"output {name} has shape {list(shape)}; exactly the first axis "
-                "(the batch) must be dynamic (null)"
-            )
+            yield f"output {name} has shape {list(shape)}; only the batch must be dynamic (null)"
         elif min(size or 1 for size in shape) < 1:
             yield f"output {name} has shape {list(shape)}"
     logits = manifest.output("logits")

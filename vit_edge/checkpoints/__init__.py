@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vit_edge import plugins
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.manifest import (
-    Architecture,
     CheckpointRecord,
     PositionMethod,
     Preprocessing,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.manifest import (
-    Architecture,
     CheckpointRecord,
     PositionInterpolation,
     PositionMethod,

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.checkpoints.tensors import LazyTensor
 from vit_edge.models.vit import parameter_shapes
 

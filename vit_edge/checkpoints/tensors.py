@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.checkpoints.text import one_line
 from vit_edge.errors import CheckpointError
 from vit_edge.models.vit import parameter_shapes
@@ -123,12 +123,19 @@ def prefix_rules(
     rules, start = [], 0
     for name in names:
         if name in stored:
-            shape = stored[name].shape
-            rules.append(
-                Rule(name, (1, *shape[1:2], a.width), "embedding.cls_token", first_row=start)
-            )
-            start += shape[1] if len(shape) == 3 else 1
+            rows = prefix_rows(name, stored)
+            shape = (1, rows, a.width)
+            rules.append(Rule(name, shape, "embedding.cls_token", first_row=start))
+            start += rows
     return rules
+
+
+def prefix_rows(name: str, stored: Mapping[str, LazyTensor]) -> int:
+    """Count the tokens that a tensor in front of the patches holds: registers alone are several."""
+    if name not in stored:
+        return 0
+    shape = stored[name].shape
+    return shape[1] if "reg" in name.rpartition(".")[2] and len(shape) == 3 else 1
 
 
 def position_rule(name: str, stored: Mapping[str, LazyTensor], a: Architecture) -> Rule:

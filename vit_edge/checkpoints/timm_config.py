@@ -8,7 +8,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, cast
 
-from vit_edge.bundle.manifest import Activation, Interpolation, Preprocessing
+from vit_edge.bundle.architecture import Activation
+from vit_edge.bundle.manifest import (
+    Interpolation,
+    Preprocessing,
+)
 from vit_edge.checkpoints.fields import Fields
 from vit_edge.checkpoints.labels import is_numbered, numbered_labels
 from vit_edge.errors import CheckpointError

@@ -14,8 +14,8 @@ import onnx_ir
 import torch
 from numpy.typing import NDArray
 
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.manifest import (
-    Architecture,
     CheckpointRecord,
     Preprocessing,
     Scores,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vit_edge.bundle.manifest import Architecture
+from vit_edge.bundle.architecture import Architecture
 
 
 def multiply_adds(shape: Architecture) -> int:

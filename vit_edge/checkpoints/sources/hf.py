@@ -7,7 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from vit_edge.bundle.manifest import Architecture, Pooling, Scores
+from vit_edge.bundle.architecture import Architecture, Pooling
+from vit_edge.bundle.manifest import (
+    Scores,
+)
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.adapter import refuse_adapter
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
@@ -31,6 +34,7 @@ from vit_edge.checkpoints.tensors import (
     linear_rules,
     norm_rules,
     position_rule,
+    prefix_rows,
     prefix_rules,
 )
 from vit_edge.checkpoints.timm_config import is_timm_config
@@ -221,11 +225,9 @@ def _read_config(
         qkv_bias=fields.truth("qkv_bias", True),
         layer_norm_eps=fields.number("layer_norm_eps", family.epsilon),
         pre_logits_dim=pre_logits_dim,
-        prefix_tokens=sum(
-            tensors[name].shape[1]
-            for name in (f"{prefix}embeddings.{token}" for token in family.tokens)
-            if name in tensors and len(tensors[name].shape) == 3
-        ),
+        # a class token that is missing is said to be that, with all that is
+        prefix_tokens=1
+        + sum(prefix_rows(f"{prefix}embeddings.{name}", tensors) for name in family.tokens[1:]),
         pooling=pooling,
     )
     scores = scores_of_config(fields, classes) if classes else None

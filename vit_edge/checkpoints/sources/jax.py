@@ -8,7 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vit_edge.bundle.manifest import Architecture, Preprocessing
+from vit_edge.bundle.architecture import Architecture
+from vit_edge.bundle.manifest import (
+    Preprocessing,
+)
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import refuse_giants

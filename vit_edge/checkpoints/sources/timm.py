@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_edge.bundle.manifest import Architecture, Pooling
+from vit_edge.bundle.architecture import Architecture, Pooling
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import Fields, refuse_giants
@@ -28,6 +28,7 @@ from vit_edge.checkpoints.tensors import (
     linear_rules,
     norm_rules,
     position_rule,
+    prefix_rows,
     prefix_rules,
     shape_of,
     square_side,
@@ -167,7 +168,7 @@ def _architecture(
     width, channels, patch_px, _ = shape(_PATCH, 4)
     mlp_dim, _ = shape("blocks.0.mlp.fc1.weight", 2)
     _, positions, _ = shape("pos_embed", 3)
-    prefix = sum(shape(name, 3)[1] for name in _PREFIX if name in tensors)
+    prefix = sum(prefix_rows(name, tensors) for name in _PREFIX)
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
     head, pre_logits = "head.weight", "pre_logits.fc.weight"
     architecture = Architecture(

@@ -12,8 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.bundle import sha256_of
-from vit_edge.bundle.manifest import Architecture, Interpolation, Preprocessing
+from vit_edge.bundle.manifest import (
+    Interpolation,
+    Preprocessing,
+)
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import refuse_giants

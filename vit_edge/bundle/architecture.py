@@ -1,0 +1,104 @@
+"""The shape of a Vision Transformer, and of its relatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vit_edge.strict import unmet
+
+# Of a side in pixels, a width, a depth, ...: ViT-22B's MLP has 24,576 (arXiv:2302.05442).
+LARGEST_SIZE = 2**16
+IN_RANGE = f"must lie in 1..{LARGEST_SIZE}"
+
+Activation = Literal["gelu", "quick_gelu"]  # x * sigmoid(1.702 x) is what CLIP was trained with
+# The tokens that become `features`: one, the mean over the patches, or two side by side.
+Pooling = Literal["class", "mean", "class+mean", "class+distilled"]
+_LEAST_PREFIX = {"class": 1, "mean": 0, "class+mean": 1, "class+distilled": 2}
+_LARGEST_PREFIX = 64  # 16 registers are the most that were published
+
+# What bundles of 0.1.0, without these fields, mean by that.
+ADDED_IN_0_2 = {
+    "prefix_tokens": 1,
+    "pooling": "class",
+    "norm_after_pooling": False,
+    "norm_pre": False,
+    "qk_norm": False,
+    "activation": "gelu",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a Vision Transformer (arXiv:2010.11929, Table 1)."""
+
+    width: int  # D, the hidden size
+    depth: int  # L, the number of blocks
+    heads: int
+    mlp_dim: int
+    patch_px: int
+    image_hw: tuple[int, int]  # height, width in pixels
+    num_classes: int  # 0: no head
+    channels: int = 3
+    qkv_bias: bool = True
+    layer_norm_eps: float = 1e-6
+    pre_logits_dim: int | None = None  # width of the tanh layer before the head, if there is one
+    prefix_tokens: int = 1  # in front of the patches: class token, distillation token, registers
+    pooling: Pooling = "class"
+    norm_after_pooling: bool = False  # timm's fc_norm: the last LayerNorm sees the pooled token
+    norm_pre: bool = False  # a LayerNorm before the first block (CLIP)
+    qk_norm: bool = False  # a LayerNorm on each head's queries and keys (arXiv:2302.05442)
+    activation: Activation = "gelu"
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Whole patches down and across; what is left at the lower and right edge is not seen."""
+        return self.image_hw[0] // self.patch_px, self.image_hw[1] // self.patch_px
+
+    @property
+    def tokens(self) -> int:
+        """Patches and what stands in front of them."""
+        return self.grid_hw[0] * self.grid_hw[1] + self.prefix_tokens
+
+    @property
+    def features_dim(self) -> int:
+        """Channels of `features`: twice the width where two tokens are set side by side."""
+        return self.width * (1 + ("+" in self.pooling))
+
+    @property
+    def class_token_alone(self) -> bool:
+        """Whether the last block can work for the class token alone, exactly."""
+        return self.pooling == "class" and not self.qk_norm
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.width // self.heads
+
+    def problems(self) -> list[str]:
+        """Everything that makes these numbers no ViT; empty if nothing does."""
+        sizes = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels")
+        in_range = {name: 1 <= getattr(self, name) <= LARGEST_SIZE for name in sizes}
+        if not all(in_range.values()):
+            return unmet(self, **{name: (ok, IN_RANGE) for name, ok in in_range.items()})
+        dim, least = self.pre_logits_dim, _LEAST_PREFIX[self.pooling]
+        problems = unmet(
+            self,
+            prefix_tokens=(
+                least <= self.prefix_tokens <= _LARGEST_PREFIX,
+                f"must lie between {least} and {_LARGEST_PREFIX} where pooling is {self.pooling!r}",
+            ),
+            num_classes=(self.num_classes >= 0, "must not be negative"),
+            pre_logits_dim=(dim is None or dim > 0, "must be positive or null"),
+            layer_norm_eps=(0 < self.layer_norm_eps < 1, "must lie between 0 and 1"),
+        )
+        if self.norm_after_pooling and self.pooling != "mean":
+            problems.append(f"norm_after_pooling fits pooling 'mean', not {self.pooling!r}")
+        if self.width % self.heads:
+            problems.append(f"width {self.width} is not divisible by {self.heads} heads")
+        for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):
+            if size_px < self.patch_px:
+                problems.append(
+                    f"image {axis} {size_px} px is less than the patch size {self.patch_px} px"
+                )
+        return problems
