@@ -111,6 +111,18 @@ def averaged_heads(first: LazyTensor, second: LazyTensor) -> LazyTensor:
     )
 
 
+def with_one_head(
+    stored: Mapping[str, LazyTensor], first: str, second: str, head: str
+) -> dict[str, LazyTensor]:
+    """Put one head, called `head`, in the place of the two whose answers DeiT averages."""
+    merged = dict(stored)
+    for leaf in ("weight", "bias"):
+        if {f"{first}.{leaf}", f"{second}.{leaf}"} <= stored.keys():
+            heads = merged.pop(f"{first}.{leaf}"), merged.pop(f"{second}.{leaf}")
+            merged[f"{head}.{leaf}"] = averaged_heads(*heads)
+    return merged
+
+
 def norm_rules(theirs: str, ours: str, width: int) -> list[Rule]:
     """The rules of a torch LayerNorm."""
     return [Rule(f"{theirs}.{leaf}", (width,), f"{ours}.{leaf}") for leaf in ("weight", "bias")]

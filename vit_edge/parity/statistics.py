@@ -219,22 +219,17 @@ def kl_divergence(expected: Doubles, candidate: Doubles) -> Doubles:
 
 
 def decision_divergence(expected: Doubles, candidate: Doubles) -> Doubles:
-    """KL of sigmoid scores, mean over the classes: each class is a yes or no of its own.
+    """kl_divergence of sigmoid scores, mean over the classes.
 
-    Args:
-        expected: float64[N, classes], finite logits.
-        candidate: float64[N, classes].
-
-    Returns:
-        float64[N] in nats, at least 0; infinite where `candidate` is not finite.
+    Each class is a yes or no of its own: the softmax of its logit beside 0.
     """
-    usable = np.isfinite(candidate)
-    kept = np.where(usable, candidate, 0.0)
-    divergence = np.zeros_like(expected)
-    for sign in (1.0, -1.0):  # yes, no
-        log_p, log_q = -np.logaddexp(0, -sign * expected), -np.logaddexp(0, -sign * kept)
-        divergence += np.exp(log_p) * (log_p - log_q)
-    return np.where(usable.all(axis=1), np.maximum(divergence.mean(axis=1), 0.0), np.inf)
+
+    def decisions(logits: Doubles) -> Doubles:
+        return np.stack([logits, np.zeros_like(logits)], axis=-1).reshape(-1, 2)
+
+    each = kl_divergence(decisions(expected), decisions(candidate))
+    mean: Doubles = each.reshape(expected.shape).mean(axis=1)
+    return mean
 
 
 def log_softmax(logits: Doubles) -> Doubles:

@@ -30,12 +30,12 @@ from vit_edge.checkpoints.sources import timm
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
     Rule,
-    averaged_heads,
     linear_rules,
     norm_rules,
     position_rule,
     prefix_rows,
     prefix_rules,
+    with_one_head,
 )
 from vit_edge.checkpoints.timm_config import is_timm_config
 from vit_edge.errors import CheckpointError
@@ -117,7 +117,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         name=place.name,
         architecture=architecture,
         rules=tuple(_rules(architecture, family, tensors, prefix)),
-        tensors=_with_one_head(tensors),
+        tensors=with_one_head(tensors, "cls_classifier", "distillation_classifier", "classifier"),
         labels=labels,
         preprocessing=row.preprocessing_at
         if row is not None and not processor.is_file()
@@ -154,19 +154,6 @@ def _below_prefix(tensors: dict[str, LazyTensor], family: Family) -> dict[str, L
         family.prefix + name if name.startswith("encoder.") else name: tensor
         for name, tensor in tensors.items()
     }
-
-
-def _with_one_head(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """DeiT's two heads, whose answers are averaged, as one for both tokens."""
-    merged = dict(tensors)
-    for leaf in ("weight", "bias"):
-        if {f"cls_classifier.{leaf}", f"distillation_classifier.{leaf}"} <= tensors.keys():
-            heads = (
-                merged.pop(f"cls_classifier.{leaf}"),
-                merged.pop(f"distillation_classifier.{leaf}"),
-            )
-            merged[f"classifier.{leaf}"] = averaged_heads(*heads)
-    return merged
 
 
 def _config_of_row(row: Variant) -> dict[str, Any]:

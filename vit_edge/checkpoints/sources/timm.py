@@ -24,7 +24,6 @@ from vit_edge.checkpoints.sniff import config_of, holds
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
     Rule,
-    averaged_heads,
     linear_rules,
     norm_rules,
     position_rule,
@@ -32,6 +31,7 @@ from vit_edge.checkpoints.tensors import (
     prefix_rules,
     shape_of,
     square_side,
+    with_one_head,
     zeros,
 )
 from vit_edge.checkpoints.timm_config import (
@@ -206,11 +206,7 @@ def _in_one_form(
         merged.setdefault("patch_embed.proj.bias", zeros(architecture.width))
     if "head.weight" in merged:
         merged.setdefault("head.bias", zeros(architecture.num_classes))
-    for leaf in ("weight", "bias"):
-        second = merged.pop(f"head_dist.{leaf}", None)
-        if second is not None and f"head.{leaf}" in merged:
-            merged[f"head.{leaf}"] = averaged_heads(merged[f"head.{leaf}"], second)
-    return merged
+    return with_one_head(merged, "head", "head_dist", "head")
 
 
 def _square_hw(positions: int, prefix: int, patch_px: int, where: str) -> tuple[int, int]:
