@@ -135,6 +135,16 @@ def activation_of(fields: Fields, arguments: dict[str, Any]) -> Activation:
     return "quick_gelu" if quick else "gelu"
 
 
+def epsilon_of(fields: Fields, arguments: Mapping[str, Any], names: Collection[str]) -> float:
+    """LayerNorm's epsilon: 1e-5 in CLIP's own models, whose name alone says so, else 1e-6.
+
+    Without a name, a norm in front of the blocks tells that it is CLIP's.
+    """
+    name = fields.data.get("architecture")
+    clip = "norm_pre.weight" in names if name is None else "_clip_" in str(name)
+    return 1e-5 if clip and "norm_layer" not in arguments else 1e-6
+
+
 def pretrained_cfg(fields: Fields) -> Fields:
     """The fields of pretrained_cfg; in timm's first format they stand at the top."""
     nested = fields.data.get("pretrained_cfg", fields.data)
