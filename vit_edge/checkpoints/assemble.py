@@ -38,6 +38,7 @@ POSITION = "embedding.position"
 _SHAPE = (
     *("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "qkv_bias", "prefix_tokens"),
     *("pooling", "norm_after_pooling", "norm_pre", "qk_norm", "activation"),
+    "projection_dim",
 )
 
 
@@ -58,6 +59,7 @@ class Foreign:
     files: tuple[Path, ...] = ()
     revision: str | None = None
     scores: Scores | None = None  # of the logits; None: the source does not say
+    logit_scale: float | None = None  # of cosines with text embeddings; None: it has none
     published_as: Callable[[Variant], bool] = field(default=lambda row: False)
 
 
