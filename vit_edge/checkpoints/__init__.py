@@ -47,6 +47,8 @@ class Request:
     revision: str | None = None  # of a hub repository
     key: str | None = None  # which of several models in a file: an entry, or a prefix of names
     labels: Path | None = None  # a file with one label a class
+    text_embeddings: Path | None = None  # .npy of a zero-shot head, float[classes, D]
+    logit_scale: float | None = None  # of its cosines; None: the checkpoint's own
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,8 @@ class Embedding(nn.Module):
 class CosineHead(nn.Module):
     """CLIP's zero-shot classifier (arXiv:2103.00020, Figure 3): one text embedding a class.
 
-    logits = scale * cos(features, text); W is stored [in, classes], its columns of any length.
+    logits = scale * cos(features, text); W is stored [in, classes], its columns of any length,
+    and in float64 where the texts were computed so.
     """
 
     def __init__(self, inputs: int, classes: int, scale: float) -> None:
@@ -153,7 +154,7 @@ class CosineHead(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.scale * torch.matmul(unit(x, -1), unit(self.weight, 0))
+        y: Tensor = self.scale * torch.matmul(unit(x, -1), unit(self.weight.to(x.dtype), 0))
         return y
 
 
