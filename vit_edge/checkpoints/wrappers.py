@@ -29,6 +29,7 @@ ANCHORS = (
     "vision_model.embeddings.class_embedding",  # transformers' CLIP
     "embeddings.class_embedding",  # its vision half alone, in transformers 5
     "visual.class_embedding",  # open_clip
+    "class_embedding",  # its tower alone
     "patch_embed.proj.weight",  # timm
     "encoder.pos_embedding",  # torchvision
 )
