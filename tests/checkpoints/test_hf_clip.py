@@ -45,6 +45,11 @@ TEXT = {
     "eos_token_id": 49,
 }
 KINDS = ("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPModel")
+# Their vision halves are CLIP's, their text halves are not.
+KIN = (
+    *("MetaClip2Model", "MetaClip2VisionModel", "MetaClip2VisionModelWithProjection"),
+    *("ChineseCLIPModel", "ChineseCLIPVisionModel"),
+)
 PROCESSOR = {
     "crop_size": 32,
     "do_center_crop": True,
@@ -61,13 +66,12 @@ PROCESSOR = {
 def drawn(kind: str, **vision: Any) -> Any:
     """A model of transformers far from its initial weights, in eval mode."""
     vision = {**VISION, **vision}
-    if kind == "CLIPModel":
-        config: Any = transformers.CLIPConfig(
-            vision_config=vision, text_config=TEXT, projection_dim=24
-        )
+    model_class = getattr(transformers, kind)
+    if "Vision" in kind:
+        config = model_class.config_class(**vision, projection_dim=24)
     else:
-        config = transformers.CLIPVisionConfig(**vision, projection_dim=24)
-    model = getattr(transformers, kind)(config).eval()
+        config = model_class.config_class(vision_config=vision, text_config=TEXT, projection_dim=24)
+    model = model_class(config).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         offset = 0.5 if parameter.ndim == 1 else 0.0
@@ -112,7 +116,7 @@ def theirs(model: Any, images: Tensor, **options: Any) -> Tensor:
     """The pooled output, or image_embeds where there is a projection; not normalised."""
     model = model.to(images.dtype)
     with torch.no_grad():
-        if isinstance(model, transformers.CLIPModel):
+        if hasattr(model, "get_image_features"):
             found = model.get_image_features(images, **options)
             return getattr(found, "pooler_output", found)
         found = model(images, **options)
@@ -133,6 +137,19 @@ def test_features_equal_those_of_transformers(kind: str, names: str, tmp_path: P
     assert_close(ours(checkpoint, pixels()).features, theirs(model, pixels()), 1e-9)
     single = pixels().float()
     assert_close(ours(checkpoint, single).features, theirs(model, single), 1e-5)
+
+
+@pytest.mark.parametrize("kind", KIN)
+def test_kin_with_the_same_vision_half_are_read(kind: str, tmp_path: Path) -> None:
+    model = drawn(kind)
+    checkpoint = load_checkpoint(saved(model, tmp_path), Request())
+    assert_close(ours(checkpoint, pixels()).features, theirs(model, pixels()), 1e-9)
+    if not kind.endswith("VisionModel"):
+        state = load_file(tmp_path / "model.safetensors")
+        del state["visual_projection.weight"]
+        save_file(state, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=r"missing \(1\):\n.*visual_projection"):
+            load_checkpoint(f"hf:{tmp_path}", Request())
 
 
 @pytest.mark.parametrize("changes", [{"hidden_act": "gelu"}, {"layer_norm_eps": 1e-3}], ids=str)

@@ -21,7 +21,9 @@ from vit_edge.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-MODEL_TYPES = ("clip", "clip_vision_model")
+# Those whose vision half and configuration are CLIP's own: the whole model, the half alone.
+_KINDS = ("clip", "metaclip_2", "chinese_clip")
+MODEL_TYPES = (*_KINDS, *(f"{kind}_vision_model" for kind in _KINDS))
 
 _BLOCK = Dialect(
     "encoder.layers.{}",
@@ -126,7 +128,7 @@ def _read_config(
 
 def _vision_config(config: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Any]:
     """The part of config.json that is of the vision half; vision_config_dict wins, as there."""
-    if config.get("model_type") != "clip":
+    if config.get("model_type") not in _KINDS:
         return dict(config)
     older = config.get("vision_config_dict") is not None
     given = "vision_config_dict" if older else "vision_config"
@@ -143,7 +145,7 @@ def _projection_dim(fields: Fields, tensors: Mapping[str, LazyTensor]) -> int | 
         shape = tensors[_PROJECTION].shape
         return shape[0] if shape else _DEFAULT_PROJECTION
     named = fields.words("architectures")
-    if not {"CLIPModel", "CLIPVisionModelWithProjection"} & set(named):
+    if not any(name.endswith(("CLIPModel", "Clip2Model", "WithProjection")) for name in named):
         return None
     return fields.positive("projection_dim", _DEFAULT_PROJECTION)
 
