@@ -17,7 +17,7 @@ from PIL import Image
 from tests.checkpoints.test_hf_clip import drawn, saved
 from tests.checkpoints.test_zero_shot import TOKENS
 from tests.support.bundles import Exporter
-from vit_edge import Bundle, Predictor
+from vit_edge import Bundle, Predictor, inspect
 from vit_edge.errors import UsageError
 from vit_edge.export.__main__ import main
 
@@ -90,6 +90,16 @@ def test_the_predictor_gives_the_scores_of_transformers(
     (head,) = (tensor for tensor in graph.initializer if tensor.name == "readout.head.weight")
     lengths = np.linalg.norm(onnx.numpy_helper.to_array(head), axis=0)
     np.testing.assert_allclose(lengths, manifest.architecture.logit_scale, rtol=1e-6)
+
+
+def test_inspect_tells_what_the_classes_are(
+    arguments: list[str], export_once: Exporter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = export_once(*arguments, "--recipe", "cpu-fp32")
+    assert inspect.main([str(bundle.path)]) == 0
+    said = capsys.readouterr().out
+    assert "7, cosines with texts, times 22.2, scores by softmax" in said
+    assert "image 32x32 px, projected to 24" in said
 
 
 def test_the_reference_of_a_bundle_answers_as_the_graph(
