@@ -13,7 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.checkpoints.foreign import SMALL, weights_of, write_hf, write_json, write_timm
+from tests.checkpoints.foreign import (
+    SMALL,
+    assert_same_weights,
+    timm_config,
+    timm_tensors,
+    weights_of,
+    write_hf,
+    write_json,
+    write_timm,
+)
 from tests.data.make_timm_transform import synthetic_image
 from tests.data.open_clip_cases import (
     CASES,
@@ -155,6 +164,28 @@ def test_every_way_to_keep_the_weights_is_read(tmp_path: Path) -> None:
     assert_plain(str(path / "tower.pth"))
 
 
+def test_openais_state_dict_with_its_three_numbers_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "x", CASES["quick-gelu"])
+    numbers = {"input_resolution": 32, "context_length": 8, "vocab_size": 50}
+    tensors = {name: tensor.half() for name, tensor in state(PLAIN).items()}
+    save_file(tensors | {n: torch.tensor(v) for n, v in numbers.items()}, path / SAFE)
+    checkpoint = load_checkpoint(str(path), Request())
+    kept = checkpoint.weights["embedding.patch.weight"]
+    assert torch.equal(kept, tensors["visual.conv1.weight"].float())
+
+
+def test_the_trunk_of_timms_tower_is_read_by_its_key(tmp_path: Path) -> None:
+    """The way that a refusal of such a tower names."""
+    tensors = timm_tensors(weights_of(SMALL))
+    stored = {f"visual.trunk.{name}": tensor for name, tensor in tensors.items()}
+    stored |= {"visual.head.proj.weight": torch.zeros(24, 32), "logit_scale": torch.tensor(4.6)}
+    file = tmp_path / "open_clip_model.safetensors"
+    save_file(stored, file)
+    write_json(tmp_path / "config.json", timm_config(SMALL))
+    checkpoint = load_checkpoint(f"timm:{file}", Request(key="visual.trunk"))
+    assert_same_weights(checkpoint, weights_of(SMALL))
+
+
 def test_other_peoples_files_beside_it_are_theirs(tmp_path: Path) -> None:
     """A repository of timm's holds the same tower twice, and so do many of transformers'."""
     timm = written(write_timm(tmp_path / "timm", SMALL, weights_of(SMALL)))
@@ -279,8 +310,8 @@ def test_an_archive_of_openai_is_refused_with_the_file_to_take(tmp_path: Path) -
     with warnings.catch_warnings():  # torch.jit is deprecated
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(file))
-    for source in (str(file), f"open_clip:{file}", f"hf:{file}"):
-        write_json(tmp_path / "open_clip_config.json", config_of(PLAIN))
-        write_json(tmp_path / "config.json", {"model_type": "clip", "vision_config": {}})
+    for source in (str(file), f"open_clip:{file}", f"timm:{file}", f"hf:{file}"):
+        if source.startswith("hf:"):
+            write_json(tmp_path / "config.json", {"model_type": "clip", "vision_config": {}})
         with pytest.raises(CheckpointError, match=r"TorchScript.*hf:openai/clip-vit-base-patch32"):
             load_checkpoint(source, Request())

@@ -25,7 +25,7 @@ from tests.data.timm_cases import CASES, pixels, weights
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
 from vit_edge.checkpoints.fields import Fields
-from vit_edge.checkpoints.timm_config import epsilon_of
+from vit_edge.checkpoints.timm_config import epsilon_of, heads_of
 from vit_edge.errors import CheckpointError
 from vit_edge.variants import variant
 
@@ -89,6 +89,32 @@ def test_logits_equal_those_of_the_installed_timm() -> None:
     for name, case in CASES.items():
         found = reference.timm_logits(case, torch.float64).numpy()[:, :40]
         np.testing.assert_allclose(found, REFERENCE[f"{name}/float64"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "heads"),  # of timm's own models
+    [
+        ("vit_xsmall_patch16_clip_224", 256, 4),
+        ("vit_medium_patch32_clip_224", 512, 8),
+        ("vit_betwixt_patch32_clip_224", 640, 10),
+        ("vit_base_patch16_clip_quickgelu_224", 768, 12),
+        ("vit_base_patch16_plus_clip_240", 896, 14),
+        ("vit_large_patch14_clip_336", 1024, 16),
+        ("vit_huge_patch14_clip_224", 1280, 16),
+        ("vit_giant_patch14_clip_224", 1408, 16),
+        ("vit_gigantic_patch14_clip_378", 1664, 16),
+    ],
+)
+def test_the_heads_of_timms_clips_follow_from_their_width(
+    name: str, width: int, heads: int
+) -> None:
+    assert heads_of(name, width) == heads
+    try:
+        import timm
+    except ImportError:
+        return
+    with torch.device("meta"):
+        assert timm.create_model(name).blocks[0].attn.num_heads == heads
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,8 @@ def _size_hw(cfg: Fields, img_size: object) -> tuple[int, int] | None:
 
 def heads_of(architecture: str, width: int) -> int | None:
     """Return the heads of timm's vit_tiny, deit_small ... by name and width, at any depth."""
+    if "_clip_" in architecture:  # of 64 channels, but for the three largest
+        return 16 if width in (1280, 1408, 1664) else width // 64 or None
     family = re.match(r"(vit|deit)_[a-z]+_", architecture)
     if family is None:
         return None

@@ -29,10 +29,11 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 _ANCHORS = ("class_embedding", "conv1.weight", "ln_post.weight")
-# Of the text half beside `visual.`: CLIP's own, and CustomTextCLIP's below one name.
+# Of the text half beside `visual.`: CLIP's own, CustomTextCLIP's below one name, CoCa's decoder,
+# and three numbers that OpenAI's state_dicts hold.
 _TEXT = (
     *("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection"),
-    *("attn_mask", "text.", "cls_emb"),
+    *("attn_mask", "text.", "text_decoder.", "input_resolution", "context_length", "vocab_size"),
 )
 # Arguments of vision_cfg that change no answer, whatever they are ...
 _FREE = frozenset(
@@ -97,8 +98,8 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         CheckpointError: The files are missing or damaged, or the tower is no plain ViT.
     """
     config_file = (place.path if place.path.is_dir() else place.path.parent) / CONFIG
-    architecture, preprocessing = _read_config(config_file)
     weights = open_weights(_weight_file(place.path), request.key)
+    architecture, preprocessing = _read_config(config_file)
     where, stored = str(weights.path), weights.tensors
     if request.text_embeddings is not None and "logit_bias" in stored:
         raise CheckpointError(
@@ -174,7 +175,10 @@ def _refuse_other_towers(vision: Fields) -> None:
     """
     tower = vision.data.get("timm_model_name")
     if tower:
-        vision.problem(f"timm_model_name: {tower!r}: a tower of timm's is not supported here")
+        vision.problem(
+            f"timm_model_name: {tower!r}: a tower of timm's is not supported here. The trunk of a "
+            "plain ViT, without the projection: --checkpoint timm:FILE --key visual.trunk"
+        )
     if isinstance(vision.data.get("layers"), list):
         vision.problem("layers: a ResNet, not a Vision Transformer")
     for name, value in vision.data.items():
