@@ -24,6 +24,8 @@ from tests.checkpoints.foreign import (
 from tests.data.timm_cases import CASES, pixels, weights
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
+from vit_edge.checkpoints.fields import Fields
+from vit_edge.checkpoints.timm_config import epsilon_of, heads_of
 from vit_edge.errors import CheckpointError
 from vit_edge.variants import variant
 
@@ -40,6 +42,7 @@ def loaded_case(name: str, folder: Path) -> Checkpoint:
     save_file(tensors, folder / "model.safetensors")
     height, width = case.image_hw
     config = timm_config(replace(SMALL, num_classes=case.classes), input_size=[3, height, width])
+    config["architecture"] = case.architecture
     config["model_args"] = {
         "num_heads": case.heads, "img_size": [height, width], **dict(case.family)
     }  # fmt: skip
@@ -86,6 +89,54 @@ def test_logits_equal_those_of_the_installed_timm() -> None:
     for name, case in CASES.items():
         found = reference.timm_logits(case, torch.float64).numpy()[:, :40]
         np.testing.assert_allclose(found, REFERENCE[f"{name}/float64"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "heads"),  # of timm's own models
+    [
+        ("vit_xsmall_patch16_clip_224", 256, 4),
+        ("vit_medium_patch32_clip_224", 512, 8),
+        ("vit_betwixt_patch32_clip_224", 640, 10),
+        ("vit_base_patch16_clip_quickgelu_224", 768, 12),
+        ("vit_base_patch16_plus_clip_240", 896, 14),
+        ("vit_large_patch14_clip_336", 1024, 16),
+        ("vit_huge_patch14_clip_224", 1280, 16),
+        ("vit_giant_patch14_clip_224", 1408, 16),
+        ("vit_gigantic_patch14_clip_378", 1664, 16),
+    ],
+)
+def test_the_heads_of_timms_clips_follow_from_their_width(
+    name: str, width: int, heads: int
+) -> None:
+    assert heads_of(name, width) == heads
+    try:
+        import timm
+    except ImportError:
+        return
+    with torch.device("meta"):
+        assert timm.create_model(name).blocks[0].attn.num_heads == heads
+
+
+@pytest.mark.parametrize(
+    ("config", "norm_pre", "epsilon"),
+    [
+        ({"architecture": "vit_large_patch14_clip_quickgelu_336"}, True, 1e-5),
+        ({"architecture": "vit_base_patch16_224"}, True, 1e-6),
+        (
+            {"architecture": "vit_base_patch16_clip_224", "model_args": {"norm_layer": None}},
+            True,
+            1e-6,
+        ),
+        ({}, True, 1e-5),
+        ({}, False, 1e-6),
+    ],
+    ids=["a name", "another name", "another norm", "no name", "no name, no norm in front"],
+)
+def test_the_epsilon_follows_from_timms_name(
+    config: dict[str, Any], norm_pre: bool, epsilon: float
+) -> None:
+    names = ["norm_pre.weight"] if norm_pre else ["norm.weight"]
+    assert epsilon_of(Fields(config, ""), config.get("model_args", {}), names) == epsilon
 
 
 def changed(folder: Path, tensors: dict[str, torch.Tensor | None]) -> Path:

@@ -32,6 +32,8 @@ class Case:
     # global_pool, qk_norm, pre_norm, act_layer
     family: tuple[tuple[str, Any], ...] = ()
     distilled: bool = False
+    architecture: str = "vit_tiny_patch16_224"  # timm's name, from which its epsilon follows
+    epsilon: float = 1e-6  # of LayerNorm
 
     def of_family(self, name: str, otherwise: Any) -> Any:
         """The value of one of the family's arguments."""
@@ -94,6 +96,9 @@ CASES = {
     "qk-norm": _family(qk_norm=True),
     "pre-norm": _family(pre_norm=True),
     "clip": _family(pre_norm=True, act_layer="quick_gelu"),
+    "clip-by-name": Case(
+        family=(("pre_norm", True),), architecture="vit_base_patch16_clip_224", epsilon=1e-5
+    ),
     "distilled": Case(distilled=True),
 }
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.traces import trace_once
 from vit_edge.bundle.architecture import Architecture
-from vit_edge.export.trace import ExportableViT, model_from_vit
+from vit_edge.export.trace import ClsBlock, ExportableViT, model_from_vit
 from vit_edge.graphs.readable import drop_allowzero, name_by_module
 from vit_edge.graphs.write import skeleton, write_model
 from vit_edge.models.vit import ViT, parameter_shapes, vit_from_weights
@@ -119,11 +119,13 @@ def test_any_shape_exports(
     assert relative_difference(path, vit, outputs, 3) < 5e-6
 
 
+CLIP: dict[str, Any] = {"norm_pre": True, "activation": "quick_gelu", "projection_dim": 12}
 FAMILY: list[dict[str, Any]] = [
     {"prefix_tokens": 5, "norm_pre": True, "activation": "quick_gelu"},
     {"prefix_tokens": 2, "pooling": "class+distilled", "qk_norm": True},
     {"prefix_tokens": 0, "pooling": "mean", "norm_after_pooling": True},
     {"prefix_tokens": 5, "pooling": "class+mean", "qk_norm": True, "norm_pre": True},
+    {**CLIP, "logit_scale": 100.0},
 ]
 
 
@@ -236,10 +238,13 @@ def test_the_planted_wrong_scale_is_seen(tmp_path: Path) -> None:
     assert relative_difference(path, vit, ("logits",), 2) > 1e-4
 
 
-def test_the_exportable_form_is_equal_in_float64() -> None:
-    vit = random_vit(TESTING).double()
+@pytest.mark.parametrize("parts", [{}, CLIP], ids=["plain", "clip"])
+def test_the_exportable_form_is_equal_in_float64(parts: dict[str, Any]) -> None:
+    """Where features come from the class token, its last block is for that token alone."""
+    vit = random_vit(dataclasses.replace(TESTING, **parts)).double()
     pixels = torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.manual_seed(0))
     form = ExportableViT(vit, ("logits", "features"), "decomposed")
+    assert isinstance(form.blocks[-1], ClsBlock)
     expected = vit(pixels)
     logits, features = form(pixels)
     assert float((logits - expected.logits).abs().max()) < 1e-12

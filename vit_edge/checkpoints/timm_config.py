@@ -135,6 +135,16 @@ def activation_of(fields: Fields, arguments: dict[str, Any]) -> Activation:
     return "quick_gelu" if quick else "gelu"
 
 
+def epsilon_of(fields: Fields, arguments: Mapping[str, Any], names: Collection[str]) -> float:
+    """LayerNorm's epsilon: 1e-5 in CLIP's own models, whose name alone says so, else 1e-6.
+
+    Without a name, a norm in front of the blocks tells that it is CLIP's.
+    """
+    name = fields.data.get("architecture")
+    clip = "norm_pre.weight" in names if name is None else "_clip_" in str(name)
+    return 1e-5 if clip and "norm_layer" not in arguments else 1e-6
+
+
 def pretrained_cfg(fields: Fields) -> Fields:
     """The fields of pretrained_cfg; in timm's first format they stand at the top."""
     nested = fields.data.get("pretrained_cfg", fields.data)
@@ -232,6 +242,8 @@ def _size_hw(cfg: Fields, img_size: object) -> tuple[int, int] | None:
 
 def heads_of(architecture: str, width: int) -> int | None:
     """Return the heads of timm's vit_tiny, deit_small ... by name and width, at any depth."""
+    if "_clip_" in architecture:  # of 64 channels, but for the three largest
+        return 16 if width in (1280, 1408, 1664) else width // 64 or None
     family = re.match(r"(vit|deit)_[a-z]+_", architecture)
     if family is None:
         return None

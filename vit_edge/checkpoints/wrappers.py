@@ -26,6 +26,10 @@ ANCHORS = (
         for family in ("vit", "deit", "dinov2", "dinov2_with_registers")
     ),
     "embeddings.patch_embeddings.projection.weight",  # transformers, without
+    "vision_model.embeddings.class_embedding",  # transformers' CLIP
+    "embeddings.class_embedding",  # its vision half alone, in transformers 5
+    "visual.class_embedding",  # open_clip
+    "class_embedding",  # its tower alone
     "patch_embed.proj.weight",  # timm
     "encoder.pos_embedding",  # torchvision
 )

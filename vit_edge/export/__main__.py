@@ -22,6 +22,7 @@ SOURCE is one of
   hf:ID_OR_DIR          a Hugging Face repository or directory
   timm:NAME_OR_FILE     a timm model name, .safetensors, .pth, .ckpt, or directory
   torchvision:FILE      a state_dict of torchvision's vit_b_16, vit_l_32 ...
+  open_clip:ID_OR_FILE  a CLIP tower of open_clip's: LAION, DataComp, MetaCLIP, DFN, ...
   jax:FILE.npz          an original JAX checkpoint
   seeded:N              random weights that depend on the image, for trials and tests
   embedded              the small trained model inside the package (CIFAR-10)
@@ -75,6 +76,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "the classes, where the source brings no labels: one a line, or JSON, such as a "
         "config.json with id2label, a list, or an object of label and number",
+    },
+    "--text-embeddings": {
+        "type": Path,
+        "metavar": "FILE.npy",
+        "help": "a zero-shot head for CLIP: one embedded text a class, float32[classes, width], "
+        "made with the same checkpoint's text half; needs --labels",
+    },
+    "--logit-scale": {
+        "type": float,
+        "metavar": "X",
+        "help": "what the cosines of a zero-shot head are multiplied with; default: the "
+        "checkpoint's own, or 100",
     },
     "--revision": {"help": "commit, branch or tag of a hub repository"},
     "--key": {
@@ -220,6 +233,8 @@ def _run(arguments: argparse.Namespace) -> int:
             revision=arguments.revision,
             key=arguments.key,
             labels=None if file is not None else arguments.labels,
+            text_embeddings=arguments.text_embeddings,
+            logit_scale=arguments.logit_scale,
         ),
         outputs=tuple((arguments.outputs or ",".join(DEFAULT_OUTPUTS)).split(",")),
         scores=arguments.scores,
@@ -292,7 +307,10 @@ def _check_source(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--onnx needs --preprocess: the file does not say how images become pixels"
         )
-    only = ("variant", "checkpoint", "revision", "key", "image_size", "pos_interp", "opset")
+    only = (
+        *("variant", "checkpoint", "revision", "key", "image_size", "pos_interp", "opset"),
+        *("text_embeddings", "logit_scale"),
+    )
     both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
     if both:
         raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")

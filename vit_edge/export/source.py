@@ -214,9 +214,16 @@ def output_specs(
     if architecture.pre_logits_dim is not None:
         shapes["pre_logits"] = ("NC", (None, architecture.pre_logits_dim))
     if "logits" in outputs and not architecture.num_classes:
+        clip = (
+            ""
+            if architecture.projection_dim is None
+            else (
+                "; or give CLIP the texts of its classes, --text-embeddings FILE.npy --labels FILE"
+            )
+        )
         raise UsageError(
             f"{source} has no classification head (or a zeroed one), so there are no logits to "
-            "export: ask for what it has, --outputs features"
+            f"export: ask for what it has, --outputs features{clip}"
         )
     check_names(outputs, shapes)
     return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)

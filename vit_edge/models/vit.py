@@ -25,7 +25,8 @@ class Outputs(NamedTuple):
     """Everything the model computes, named as in the exported graph."""
 
     tokens: Tensor  # [N, prefix + patches, D], after the last LayerNorm
-    features: Tensor  # [N, D], the class token of `tokens`, or what Architecture.pooling says
+    features: Tensor  # [N, D], the class token of `tokens`, or what Architecture.pooling says;
+    # [N, projection_dim] where a projection follows it (CLIP)
     pre_logits: Tensor  # [N, pre_logits_dim], tanh layer; without one the same as features
     logits: Tensor | None  # [N, classes]; None without a head
 
@@ -140,12 +141,39 @@ class Embedding(nn.Module):
         return z if self.norm is None else cast(Tensor, self.norm(z))
 
 
+class CosineHead(nn.Module):
+    """CLIP's zero-shot classifier (arXiv:2103.00020, Figure 3): one text embedding a class.
+
+    logits = scale * cos(features, text); W is stored [in, classes], its columns of any length,
+    and in float64 where the texts were computed so.
+    """
+
+    def __init__(self, inputs: int, classes: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, classes))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.scale * torch.matmul(unit(x, -1), unit(self.weight.to(x.dtype), 0))
+        return y
+
+
+def unit(x: Tensor, axis: int) -> Tensor:
+    """Divide by the Euclidean length along an axis."""
+    y: Tensor = x / torch.linalg.vector_norm(x, dim=axis, keepdim=True)
+    return y
+
+
 class Readout(nn.Module):
     """From the tokens of the last block to everything the model answers: Eq. 4 and the head."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width = architecture.features_dim
+        # CLIP's, without a bias
+        self.projection: Linear | None = None
+        if architecture.projection_dim is not None:
+            self.projection = Linear(architecture.pooled_dim, width, bias=False)
         self.norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
         self.norm_after_pooling = architecture.norm_after_pooling
         self.pooling, self.prefix = architecture.pooling, architecture.prefix_tokens
@@ -154,7 +182,11 @@ class Readout(nn.Module):
         if architecture.pre_logits_dim is not None:
             self.pre_logits = Linear(width, architecture.pre_logits_dim)
             width = architecture.pre_logits_dim
-        self.head = Linear(width, architecture.num_classes) if architecture.num_classes else None
+        self.head: Linear | CosineHead | None = None
+        if architecture.num_classes and architecture.logit_scale is not None:
+            self.head = CosineHead(width, architecture.num_classes, architecture.logit_scale)
+        elif architecture.num_classes:
+            self.head = Linear(width, architecture.num_classes)
 
     def forward(self, x: Tensor) -> Outputs:
         if self.norm_after_pooling:
@@ -162,6 +194,8 @@ class Readout(nn.Module):
         else:
             tokens = self.norm(x)
             features = self.pool(tokens)
+        if self.projection is not None:
+            features = self.projection(features)
         pre_logits = features if self.pre_logits is None else self.pre_logits(features).tanh()
         logits = None if self.head is None else self.head(pre_logits)
         return Outputs(tokens, features, pre_logits, logits)

@@ -38,6 +38,7 @@ from vit_edge.checkpoints.timm_config import (
     activation_of,
     check_against_tensors,
     check_model_args,
+    epsilon_of,
     heads_of,
     input_hw,
     is_timm_config,
@@ -54,7 +55,6 @@ from vit_edge.variants import Variant
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-LAYER_NORM_EPS = 1e-6  # timm.models.vision_transformer: partial(nn.LayerNorm, eps=1e-6)
 _PATCH = "patch_embed.proj.weight"
 _PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this order
 
@@ -114,6 +114,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         pooling=pooling,
         norm_after_pooling=pooling == "mean" and "fc_norm.weight" in tensors,
         activation=activation_of(fields, arguments),
+        layer_norm_eps=epsilon_of(fields, arguments, tensors),
     )
     fields.done()
     tensors = _in_one_form(tensors, architecture)
@@ -181,7 +182,6 @@ def _architecture(
         num_classes=shape(head, 2)[0] if head in tensors else 0,
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        layer_norm_eps=LAYER_NORM_EPS,
         pre_logits_dim=shape(pre_logits, 2)[0] if pre_logits in tensors else None,
         prefix_tokens=prefix,
         norm_pre="norm_pre.weight" in tensors,
