@@ -25,7 +25,7 @@ _OTHER_MODELS = (
     (r"attn_pool\.", "attention pooling (SigLIP)"),
     (r"blocks\.\d+\.mlp\.(w12|w3|fc1_[gx]|norm)\.", "a gated MLP (SwiGLU)"),
     (r"blocks\.\d+\.attn\.(relative_position|rel_pos)|rel_pos", "relative positions"),
-    (r"rope\.", "rotary positions"),
+    (r"rope(_embed)?\.", "rotary positions"),
     (r"patch_embed\.backbone\.", "a ResNet before the patches (hybrid)"),
 )
 

@@ -1,7 +1,7 @@
 """timm checkpoints of plain Vision Transformers: a file, a directory, or a name on the hub.
 
 Among them those that transformers trained: its TimmWrapper saves timm's names below `timm_model.`,
-and timm's fields in config.json.
+and timm's fields in config.json. DINO and DINOv2 of facebookresearch have timm's names as well.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vit_edge.bundle.architecture import Architecture, Pooling
-from vit_edge.checkpoints import Checkpoint, Request
+from vit_edge.checkpoints import Checkpoint, Request, facebook
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import Fields, refuse_giants
-from vit_edge.checkpoints.files import Place, open_weights, read_json
+from vit_edge.checkpoints.files import Place, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet, scores_of_config
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
@@ -60,10 +60,12 @@ _PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this
 
 
 def recognises(path: Path) -> bool:
-    """A directory whose config.json is timm's, or timm's tensor names."""
+    """A directory whose config.json is timm's, timm's tensor names, or a head of DINOv2's."""
     if path.is_dir() and config_of(path):
         return is_timm_config(config_of(path))
-    return holds(path, _PATCH, "blocks.0.attn.qkv.weight")
+    query = "attn.qkv.weight"  # in block 0, or in block 0 of chunk 0
+    in_blocks = any(holds(path, _PATCH, f"blocks.{n}.{query}") for n in ("0", "0.0"))
+    return in_blocks or facebook.is_head(path)
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -94,21 +96,29 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     path = place.path
     config_file = (path if path.is_dir() else path.parent) / CONFIG
     config = read_json(config_file) if config_file.is_file() else {}
-    weights = open_weights(path, request.key)
-    tensors = weights.tensors
+    weights = facebook.open_with_head(path, request.key)
     where = str(weights.path)
+    tensors = facebook.plain_names(weights.tensors, where)
     refuse_other_models(tensors.keys(), where)
+    own_method = None if config else facebook.position_method(tensors, request.variant)
+    if not config:
+        request = facebook.at_evaluated_size(request, tensors)
     fields = Fields(config, str(config_file))
     arguments, cfg = check_model_args(fields), pretrained_cfg(fields)
     image_hw = input_hw(cfg, arguments, asked=request.image_hw is not None)
     if config:
         preprocessing = preprocessing_from(cfg)
+    elif own_method:
+        preprocessing = facebook.PREPROCESSING_AT
     else:
         preprocessing = preprocessing_of_row(request.variant, where)
     fields.done()
     check_against_tensors(fields, arguments, tensors)
     said = _Said(arguments.get("num_heads"), str(config.get("architecture")), image_hw)
-    pooling = _pooling(tensors, pools_patches(fields, arguments, tensors))
+    if f"{facebook.LINEAR_HEAD}.weight" in weights.tensors:
+        pooling: Pooling = "class+mean"
+    else:
+        pooling = _pooling(tensors, pools_patches(fields, arguments, tensors))
     architecture = dataclasses.replace(
         _architecture(tensors, said, request.variant, where),
         pooling=pooling,
@@ -136,7 +146,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         tensors=tensors,
         labels=labels_or_imagenet(labels, architecture.num_classes, where),
         preprocessing=preprocessing,
-        position_method="bicubic-antialias",
+        position_method=own_method or "bicubic-antialias",
         ignored={"mask_token"},  # of DINOv2's and MAE's training
         files=(*([config_file] if config else []), *weights.files),
         revision=place.revision,
