@@ -29,8 +29,9 @@ LINEAR_HEAD = "linear_head"  # over the class token and the mean of the patches
 
 
 def is_dinov2(names: Collection[str]) -> bool:
-    """Tell DINOv2's own tensors from those that timm made of them."""
-    return "blocks.0.ls1.gamma" in names and not {"mask_token", "register_tokens"}.isdisjoint(names)
+    """Tell DINOv2's own tensors from those that timm made of them; FSDP's chunks may be in them."""
+    scaled = not {"blocks.0.ls1.gamma", "blocks.0.0.ls1.gamma"}.isdisjoint(names)
+    return scaled and not {"mask_token", "register_tokens"}.isdisjoint(names)
 
 
 def is_head(path: Path) -> bool:

@@ -17,7 +17,7 @@ from vit_edge.bundle.architecture import Architecture, Pooling
 from vit_edge.checkpoints import Checkpoint, Request, facebook
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import Fields, refuse_giants
-from vit_edge.checkpoints.files import Place, read_json
+from vit_edge.checkpoints.files import Place, Weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet, scores_of_config
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
@@ -38,6 +38,8 @@ from vit_edge.checkpoints.timm_config import (
     activation_of,
     check_against_tensors,
     check_model_args,
+    epsilon_of,
+    has_final_norm,
     heads_of,
     input_hw,
     is_timm_config,
@@ -46,6 +48,7 @@ from vit_edge.checkpoints.timm_config import (
     preprocessing_from,
     preprocessing_of_row,
     pretrained_cfg,
+    refuse_by_name,
     refuse_other_models,
 )
 from vit_edge.errors import CheckpointError
@@ -54,7 +57,6 @@ from vit_edge.variants import Variant
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-LAYER_NORM_EPS = 1e-6  # timm.models.vision_transformer: partial(nn.LayerNorm, eps=1e-6)
 _PATCH = "patch_embed.proj.weight"
 _PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this order
 
@@ -95,15 +97,36 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     """
     path = place.path
     config_file = (path if path.is_dir() else path.parent) / CONFIG
-    config = read_json(config_file) if config_file.is_file() else {}
     weights = facebook.open_with_head(path, request.key)
-    where = str(weights.path)
+    if config_file.is_file():
+        fields = Fields(read_json(config_file), str(config_file))
+        weights = dataclasses.replace(weights, files=(config_file, *weights.files))
+    else:
+        fields = Fields({}, str(config_file))
+        request = facebook.at_evaluated_size(request, weights.tensors)
+    return checkpoint_from(understand(fields, weights, place, source, request), request)
+
+
+def understand(
+    fields: Fields, weights: Weights, place: Place, source: str, request: Request
+) -> Foreign:
+    """Understand what config.json and the names and shapes of the tensors say; nothing is read.
+
+    Args:
+        fields: Those of config.json; empty without one.
+        weights: The tensors, by timm's names.
+        place: Where they lie.
+        source: What the manifest calls it.
+        request: What was asked.
+
+    Raises:
+        CheckpointError: The model is no plain ViT, or its configuration contradicts it.
+    """
+    config, where = fields.data, str(weights.path)
     tensors = facebook.plain_names(weights.tensors, where)
     refuse_other_models(tensors.keys(), where)
+    refuse_by_name(fields)
     own_method = None if config else facebook.position_method(tensors, request.variant)
-    if not config:
-        request = facebook.at_evaluated_size(request, tensors)
-    fields = Fields(config, str(config_file))
     arguments, cfg = check_model_args(fields), pretrained_cfg(fields)
     image_hw = input_hw(cfg, arguments, asked=request.image_hw is not None)
     if config:
@@ -124,6 +147,8 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         pooling=pooling,
         norm_after_pooling=pooling == "mean" and "fc_norm.weight" in tensors,
         activation=activation_of(fields, arguments),
+        final_norm=has_final_norm(fields, arguments),
+        layer_norm_eps=epsilon_of(fields, arguments, "norm_pre.weight" in tensors),
     )
     fields.done()
     tensors = _in_one_form(tensors, architecture)
@@ -137,7 +162,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     wrapped = config.get("model_type") == "timm_wrapper"  # transformers trained it
     scores = scores_of_config(fields, architecture.num_classes) if wrapped else None
     fields.done()
-    foreign = Foreign(
+    return Foreign(
         source=source,
         where=where,
         name=place.name,
@@ -148,7 +173,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         preprocessing=preprocessing,
         position_method=own_method or "bicubic-antialias",
         ignored={"mask_token"},  # of DINOv2's and MAE's training
-        files=(*([config_file] if config else []), *weights.files),
+        files=weights.files,
         revision=place.revision,
         scores=scores,
         published_as=lambda row: (
@@ -156,7 +181,6 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             and source.removeprefix("hf:timm/").removeprefix("timm:") == row.timm
         ),
     )
-    return checkpoint_from(foreign, request)
 
 
 class _Said(NamedTuple):
@@ -177,6 +201,11 @@ def _architecture(
 
     width, channels, patch_px, _ = shape(_PATCH, 4)
     mlp_dim, _ = shape("blocks.0.mlp.fc1.weight", 2)
+    if shape("blocks.0.mlp.fc2.weight", 2)[1] * 2 == mlp_dim:
+        raise CheckpointError(
+            f"{where}: not the plain Vision Transformer of arXiv:2010.11929. It has a gated MLP "
+            "(SwiGLU): blocks.0.mlp.fc1.weight has twice the rows that fc2 reads"
+        )
     _, positions, _ = shape("pos_embed", 3)
     prefix = sum(prefix_rows(name, tensors) for name in _PREFIX)
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
@@ -191,7 +220,6 @@ def _architecture(
         num_classes=shape(head, 2)[0] if head in tensors else 0,
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        layer_norm_eps=LAYER_NORM_EPS,
         pre_logits_dim=shape(pre_logits, 2)[0] if pre_logits in tensors else None,
         prefix_tokens=prefix,
         norm_pre="norm_pre.weight" in tensors,
@@ -251,9 +279,9 @@ def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
     ]
     for index in range(a.depth):
         rules += _block_rules(a, tensors, f"blocks.{index}")
-    rules += norm_rules(
-        "fc_norm" if "fc_norm.weight" in tensors else "norm", "readout.norm", a.width
-    )
+    if a.final_norm:
+        name = "fc_norm" if "fc_norm.weight" in tensors else "norm"
+        rules += norm_rules(name, "readout.norm", a.width)
     if a.norm_pre:
         rules += norm_rules("norm_pre", "embedding.norm", a.width)
     if a.pre_logits_dim:
