@@ -28,7 +28,12 @@ def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
     key = repr((vit.architecture, tuple(outputs), sorted(form.items())))
     weights = ExportableViT(vit, outputs, form["attention"]).state_dict()
     if key not in _traced:
-        _traced[key] = model_from_vit(vit, outputs, **form)
+        traced = model_from_vit(vit, outputs, **form)
+        if not weights.keys() <= set(traced.graph.initializers):
+            return (
+                traced  # biases of zeros: torch.onnx drops a convolution's, and makes one of many
+            )
+        _traced[key] = traced
     model = _traced[key].clone()
     for kept, weighted in ((_traced[key], {}), (model, weights)):
         for name in weights:
