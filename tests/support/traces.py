@@ -30,9 +30,7 @@ def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
     if key not in _traced:
         traced = model_from_vit(vit, outputs, **form)
         if not weights.keys() <= set(traced.graph.initializers):
-            return (
-                traced  # biases of zeros: torch.onnx drops a convolution's, and makes one of many
-            )
+            return traced  # biases of zeros, which torch.onnx drops or makes one of
         _traced[key] = traced
     model = _traced[key].clone()
     for kept, weighted in ((_traced[key], {}), (model, weights)):
