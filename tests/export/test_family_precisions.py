@@ -90,5 +90,4 @@ def test_every_part_of_the_family_keeps_its_answers_in_every_runtime(
         with closing(backends.module(name).load(bundle)) as backend:
             found = np.concatenate([backend.run(pixels[i : i + 2])["logits"] for i in (0, 2, 4, 6)])
         quality = centred_db(found, expected)
-        print(f"MEASURED {parts} {precision} {name}: {quality:.1f} dB")
         assert quality > LEAST_DB[precision], f"{name}: {quality:.1f} dB"
