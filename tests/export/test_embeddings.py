@@ -47,12 +47,30 @@ def normalised(values: Tensor) -> Tensor:
     return values / values.norm(dim=-1, keepdim=True)
 
 
+class Heads(nn.Module):
+    """Several heads, and what becomes one answer of theirs."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], bias: bool = True) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(48, 6, bias=bias) for _ in range(2))
+        self.join = join
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.join(self.first(features), self.second(features))
+
+
 ENDINGS: dict[str, Callable[[], nn.Module]] = {
     "class-token": lambda: Ending(nn.Identity()),
     "projection": lambda: Ending(nn.Linear(48, 24, bias=False)),
     "normalised": lambda: Ending(nn.Linear(48, 24), normalised),
     "pooler": lambda: Ending(nn.Linear(48, 48), torch.tanh),
     "head": lambda: Ending(nn.Linear(48, 6)),
+    "averaged-heads": lambda: Ending(Heads(lambda a, b: (a + b) / 2)),
+    "stacked-heads": lambda: Ending(Heads(lambda a, b: torch.stack([a, b]).mean(0))),
+    "heads-side-by-side": lambda: Ending(Heads(lambda a, b: torch.cat([a, b], dim=-1))),
+    "temperature": lambda: Ending(nn.Linear(48, 6), lambda found: found / 1.5),
+    "averaged-projections": lambda: Ending(Heads(lambda a, b: (a + b) / 2, bias=False)),
+    "residual": lambda: Ending(Heads(lambda a, b: a + b.tanh())),
     "one-logit": lambda: Ending(nn.Linear(48, 1)),
     "imagenet": lambda: Ending(nn.Linear(48, 1000)),
     "sigmoid": lambda: Ending(nn.Linear(48, 6), torch.sigmoid),
@@ -83,7 +101,13 @@ def opened(path: Path, scratch: Path, **more: Any) -> Any:
     return foreign_source(path, "google-vit", labels, scratch, **more).facts
 
 
-@pytest.mark.parametrize("ending", ["class-token", "projection", "normalised", "pooler"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        *("class-token", "projection", "normalised", "pooler"),
+        *("averaged-projections", "residual"),
+    ],
+)
 def test_an_embedding_is_asked_about_with_every_answer(
     graph: Callable[..., Path], tmp_path: Path, ending: str
 ) -> None:
@@ -125,6 +149,14 @@ def test_a_head_is_taken_and_its_labels_are_marked_invented(
     facts = opened(graph("imagenet"), tmp_path / "c")
     assert facts.labels[281] == "tabby, tabby cat"
     assert not facts.labels_invented
+
+
+@pytest.mark.parametrize(
+    "ending", ["averaged-heads", "stacked-heads", "heads-side-by-side", "temperature"]
+)
+def test_several_heads_are_a_head(graph: Callable[..., Path], tmp_path: Path, ending: str) -> None:
+    """As of timm's distilled DeiT: (head(x) + head_dist(y)) / 2."""
+    assert opened(graph(ending), tmp_path).labels_invented
 
 
 def test_scores_are_said_or_read_from_the_config(

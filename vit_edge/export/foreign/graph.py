@@ -23,9 +23,10 @@ from vit_edge.machine.paths import path_for
 
 _LOG = logging.getLogger(__name__)
 
-_SHAPES_ONLY = {"Identity", "Flatten", "Reshape", "Squeeze", "Dropout", "Cast"}
+_SHAPES_ONLY = {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout", "Cast"}
 # Operator at the end of a graph -> what vit_edge applies itself, to be asked for.
 _PROBABILITIES = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+_OF_SEVERAL = {"Add", "Sub", "Sum", "Mean", "Concat"}  # of answers of several heads
 _SCALINGS = {"Add", "Cast", "Clip", "Div", "Identity", "Log", "Mul", "Reshape", "Round", "Squeeze"}
 
 
@@ -118,23 +119,29 @@ def _keep_output(model: onnx_ir.Model, interface: Interface, size: int, where: s
 
 
 def comes_out_of_head(value: onnx_ir.Value) -> bool:
-    """Tell whether a Linear with a bias makes this output, as a classification head does.
+    """Tell whether Linears with a bias make this output, as classification heads do.
 
-    Embeddings come out of a LayerNormalization, a pooling, a tanh, a division by their norm, or a
-    projection without a bias.
+    Several heads may be averaged (a distilled DeiT, an ensemble), set side by side, or scaled by a
+    constant (a temperature). Embeddings come out of a LayerNormalization, a pooling, a tanh, a
+    division by their norm, or a projection without a bias.
     """
     node = value.producer()
-    while node is not None and node.op_type in _SHAPES_ONLY:
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    while node is not None and node.op_type in (*_SHAPES_ONLY, "Mul", "Div"):
+        computed = _computed(node)
+        node = computed[0].producer() if len(computed) == 1 else None
     if node is None:
         return False
+    computed = _computed(node)
+    if node.op_type in _OF_SEVERAL and len(computed) > 1:
+        return all(comes_out_of_head(each) for each in computed)
+    if node.op_type == "ReduceMean" and _is_of(computed[0], "Concat"):
+        return comes_out_of_head(computed[0])
     constant = [source is not None and _is_constant(source) for source in node.inputs]
     if node.op_type == "Gemm":  # exporters drop a bias of zeros, and write MatMul without any
         return all(constant[1:])
     if node.op_type != "Add" or sum(constant) != 1:
         return False
-    product = node.inputs[constant.index(False)]
-    producer = None if product is None else product.producer()
+    producer = computed[0].producer()
     while producer is not None and producer.op_type in _SHAPES_ONLY:
         product = producer.inputs[0]
         producer = None if product is None else product.producer()
@@ -142,6 +149,16 @@ def comes_out_of_head(value: onnx_ir.Value) -> bool:
         return False
     weight = producer.inputs[1]
     return weight is not None and _is_constant(weight)
+
+
+def _computed(node: onnx_ir.Node) -> list[onnx_ir.Value]:
+    """What goes into a node and is no constant."""
+    return [each for each in node.inputs if each is not None and not _is_constant(each)]
+
+
+def _is_of(value: onnx_ir.Value, operator: str) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type == operator
 
 
 def _is_constant(value: onnx_ir.Value) -> bool:
@@ -157,7 +174,7 @@ def _is_constant(value: onnx_ir.Value) -> bool:
 def _origin(value: onnx_ir.Value) -> onnx_ir.Value:
     """Follow a value back to where it was before it was scaled by constants, as to per cent."""
     while (node := value.producer()) is not None and node.op_type in _SCALINGS and not node.domain:
-        computed = [each for each in node.inputs if each is not None and not _is_constant(each)]
+        computed = _computed(node)
         if len(computed) != 1:
             break
         value = computed[0]
