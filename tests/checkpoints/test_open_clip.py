@@ -293,6 +293,14 @@ def test_tensors_that_do_not_fit_are_named(
         load_checkpoint(str(path), Request())
 
 
+def test_a_text_half_alone_is_refused_by_name(tmp_path: Path) -> None:
+    path = written(tmp_path / "x")
+    text = {n: t for n, t in state(PLAIN).items() if not n.startswith("visual.")}
+    save_file(text, path / SAFE)
+    with pytest.raises(CheckpointError, match=r"the text half of a CLIP alone \(ln_final, "):
+        load_checkpoint(str(path), Request())
+
+
 def test_a_sigmoids_bias_has_features_and_no_zero_shot_head(tmp_path: Path) -> None:
     path = written(tmp_path / "x")
     save_file(state(PLAIN) | {"logit_bias": torch.tensor(-10.0)}, path / SAFE)

@@ -106,7 +106,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             f"{where}: logit_bias: trained with a sigmoid for each pair (SigLIP); a zero-shot head "
             "of it is not supported. Leave --text-embeddings out for its features"
         )
-    prefix = "visual." if any(name.startswith("visual.") for name in stored) else ""
+    prefix = "" if "class_embedding" in stored else "visual."  # of the whole CLIP
     tensors = left_out(stored, _TEXT, where) if prefix else dict(stored)
     tensors[f"{prefix}conv1.bias"] = zeros(architecture.width)
     foreign = Foreign(
