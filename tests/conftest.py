@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from tests.support.bundles import TESTING, Exporter, exporter
 from tests.support.foreign import foreign_files
+from tests.support.traces import patch_tracing
 from vit_edge.bundle import Bundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -93,6 +94,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     yield
     if worker and CPUS:
         os.sched_setaffinity(0, CPUS)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Trace an architecture once a process, but for tests that are about tracing."""
+    patch_tracing(item.get_closest_marker("traced_anew") is not None)
 
 
 class AbsentModule(pytest.Module):

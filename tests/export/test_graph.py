@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.traces import trace_once
 from vit_edge.bundle.architecture import Architecture
 from vit_edge.export.trace import ClsBlock, ExportableViT, model_from_vit
 from vit_edge.graphs.readable import drop_allowzero, name_by_module
@@ -247,3 +249,15 @@ def test_the_exportable_form_is_equal_in_float64(parts: dict[str, Any]) -> None:
     logits, features = form(pixels)
     assert float((logits - expected.logits).abs().max()) < 1e-12
     assert float((features - expected.features).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(("form", "opset"), [("fused", 23), ("decomposed", 20)])
+def test_a_shared_trace_is_the_graph_that_tracing_anew_gives(form: Any, opset: int) -> None:
+    """What the tests' own short cut rests on."""
+    first, vit = random_vit(TESTING, 1), random_vit(TESTING, 2)
+    name_by_module(trace_once(first, ("logits",), opset=opset, attention=form))
+    shared, traced = (
+        trace(vit, ("logits",), opset=opset, attention=form)
+        for trace in (trace_once, model_from_vit)
+    )
+    assert onnx_ir.to_proto(shared) == onnx_ir.to_proto(traced)
