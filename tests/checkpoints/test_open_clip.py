@@ -194,6 +194,9 @@ def test_other_peoples_files_beside_it_are_theirs(tmp_path: Path) -> None:
     hf = written(write_hf(tmp_path / "hf", SMALL, weights_of(SMALL)))
     assert load_checkpoint(str(hf), Request()).architecture.num_classes == SMALL.num_classes
     assert_plain(f"open_clip:{hf}")
+    for folder in (timm, hf):  # as Apple's and Meta's: another's config, and open_clip's weights
+        (folder / "model.safetensors").unlink()
+        assert_plain(str(folder))
 
 
 def test_the_text_half_is_left_out_and_said_once(

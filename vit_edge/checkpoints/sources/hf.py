@@ -30,7 +30,7 @@ from vit_edge.checkpoints.labels import (
     scores_of_config,
 )
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, holds
+from vit_edge.checkpoints.sniff import config_of, holds, is_open_clips
 from vit_edge.checkpoints.sources import timm
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
@@ -53,7 +53,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 def recognises(path: Path) -> bool:
     """A directory whose config.json has a model_type, or transformers' tensor names."""
-    if path.is_dir() and config_of(path):
+    if path.is_dir() and config_of(path) and not is_open_clips(path):
         return "model_type" in config_of(path) and not is_timm_config(config_of(path))
     return holds(path, "embeddings.patch_embeddings.projection.weight") or hf_clip.recognises(path)
 
