@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.bundles import TESTING, Exporter, exporter
+from tests.support.dinov2 import make_dinov2
 from tests.support.foreign import foreign_files
 from tests.support.traces import patch_tracing
 from vit_edge.bundle import Bundle
@@ -49,6 +50,12 @@ def shared_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"VIT_EDGE_TEST_DATA is {folder!r}, which is no directory")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of Hugging Face's with a trained DINOv2; skips where its weights are not reached."""
+    return make_dinov2(tmp_path_factory.mktemp("dinov2"))
 
 
 @pytest.fixture(scope="session")

@@ -135,6 +135,7 @@ def test_planted_outliers_are_survived_where_plain_rounding_fails(
     assert found["careful"]["top1_agreement"] > found["plain"]["top1_agreement"]
 
 
+@pytest.mark.slow
 def test_int8_weights_are_nearly_lossless(embedded_bundle: Bundle, tmp_path: Path) -> None:
     images = calibration(64, 1, embedded_bundle.manifest.preprocessing)
     expected = answers(onnx_ir.load(embedded_bundle.model_path), images, tmp_path / "float")
@@ -153,6 +154,7 @@ def trained_in_four_bits(
     return quantized("int4", embedded_bundle, scratch, {}, goal="sqnr_centred_db=15")
 
 
+@pytest.mark.slow
 def test_gptq_leaves_a_fraction_of_the_error_of_rounding(
     trained_in_four_bits: Quantized, embedded_bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -178,6 +180,7 @@ def test_linears_asked_for_stay_in_float(testing_bundle: Bundle, tmp_path: Path)
     assert floats == ["blocks.1.mlp.fc2", "readout.head"]
 
 
+@pytest.mark.slow
 def test_a_target_that_holds_is_recorded(trained_in_four_bits: Quantized) -> None:
     (trial,) = trained_in_four_bits.record["trials"]
     assert trial["kept_float"] == trial["missed"] == []

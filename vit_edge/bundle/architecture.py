@@ -11,7 +11,8 @@ from vit_edge.strict import unmet
 LARGEST_SIZE = 2**16
 IN_RANGE = f"must lie in 1..{LARGEST_SIZE}"
 
-Activation = Literal["gelu", "quick_gelu"]  # x * sigmoid(1.702 x) is what CLIP was trained with
+# Exact, with tanh for erf (SigLIP), or x * sigmoid(1.702 x) (CLIP).
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 # The tokens that become `features`: one, the mean over the patches, or two side by side.
 Pooling = Literal["class", "mean", "class+mean", "class+distilled"]
 _LEAST_PREFIX = {"class": 1, "mean": 0, "class+mean": 1, "class+distilled": 2}
@@ -28,6 +29,7 @@ ADDED_IN_0_2 = {
     "activation": "gelu",
     "projection_dim": None,
     "logit_scale": None,
+    "final_norm": True,
 }
 
 
@@ -54,6 +56,7 @@ class Architecture:
     activation: Activation = "gelu"
     projection_dim: int | None = None  # CLIP: of a matrix behind the pooling, without a bias
     logit_scale: float | None = None  # of a head that compares directions (CLIP); None: a Linear
+    final_norm: bool = True  # the last LayerNorm; InternViT has none
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -107,6 +110,8 @@ class Architecture:
         )
         if self.norm_after_pooling and self.pooling != "mean":
             problems.append(f"norm_after_pooling fits pooling 'mean', not {self.pooling!r}")
+        if self.norm_after_pooling and not self.final_norm:
+            problems.append("norm_after_pooling needs final_norm")
         if self.width % self.heads:
             problems.append(f"width {self.width} is not divisible by {self.heads} heads")
         for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):

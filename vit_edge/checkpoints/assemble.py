@@ -38,7 +38,7 @@ POSITION = "embedding.position"
 # What makes another variant. Heads, labels and epsilons change in fine-tuning, or by source.
 _SHAPE = (
     *("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "qkv_bias", "prefix_tokens"),
-    *("pooling", "norm_after_pooling", "norm_pre", "qk_norm", "activation"),
+    *("pooling", "norm_after_pooling", "norm_pre", "qk_norm", "activation", "final_norm"),
     "projection_dim",
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod, Scores
 from vit_edge.errors import MissingExtraError, UsageError
 from vit_edge.parity.targets import STATISTICS
-from vit_edge.variants import VARIANTS, variant
+from vit_edge.variants import matching, variant
 
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 
@@ -57,7 +57,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": "a row of the table (--list-variants); may be left out where --checkpoint tells",
     },
-    "--list-variants": {"action": "store_true", "help": "print the table of variants and stop"},
+    "--list-variants": {
+        "nargs": "*",
+        "metavar": "WORD",
+        "help": "print the tables of families and variants and stop; of those rows that have all "
+        "the words, such as dino small",
+    },
     "--checkpoint": {
         "metavar": "SOURCE",
         "help": "where the weights are, see below; default: the variant's own, from the hub",
@@ -197,8 +202,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.list_variants:
-        print(variants_table())
+    if arguments.list_variants is not None:
+        print(variants_table(arguments.list_variants))
         return 0
     if "help" not in arguments.set:
         _check_source(arguments)
@@ -335,14 +340,22 @@ def _require_extra() -> None:
         )
 
 
-def variants_table() -> str:
-    """The variants and what each source calls them, as text."""
-    rows = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/)")]
-    rows += [
-        (row.name, str(row.num_classes or "none"), row.hf or "-", row.timm or "-", row.jax or "-")
-        for row in VARIANTS.values()
-    ]
-    return cli.table(rows)
+def variants_table(words: Sequence[str]) -> str:
+    """The families, and the variants with what each source calls them, as text."""
+    families, variants = matching(words)
+    text = []
+    if families:
+        rows = [("family", "paper", "published as")]
+        rows += [(row.name, row.paper, row.published.replace("`", "")) for row in families]
+        text.append(cli.table(rows))
+    if variants:
+        named = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/)")]
+        named += [
+            (v.name, str(v.num_classes or "none"), v.hf or "-", v.timm or "-", v.jax or "-")
+            for v in variants
+        ]
+        text.append(cli.table(named))
+    return "\n\n".join(text)
 
 
 def settings_table(precision: str) -> str:

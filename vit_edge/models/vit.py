@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vit_edge.bundle.architecture import Architecture
+from vit_edge.bundle.architecture import Activation, Architecture
 
 
 class Outputs(NamedTuple):
@@ -79,7 +79,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two layers with an exact GELU between them, or with CLIP's x * sigmoid(1.702 x)."""
+    """Two layers with an exact GELU between them, or with one of its approximations."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -88,14 +88,15 @@ class MLP(nn.Module):
         self.activation = architecture.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        y: Tensor = self.fc2(functional.gelu(x) if self.activation == "gelu" else quick_gelu(x))
+        y: Tensor = self.fc2(activate(self.fc1(x), self.activation))
         return y
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """Approximate the GELU as arXiv:1606.08415, section 4, does."""
-    return x * torch.sigmoid(1.702 * x)
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Apply GELU: exact, or approximated in one of the two ways of arXiv:1606.08415, section 2."""
+    if activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    return functional.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 class Block(nn.Module):
@@ -174,7 +175,9 @@ class Readout(nn.Module):
         self.projection: Linear | None = None
         if architecture.projection_dim is not None:
             self.projection = Linear(architecture.pooled_dim, width, bias=False)
-        self.norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
+        self.norm: nn.Module = nn.Identity()
+        if architecture.final_norm:
+            self.norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
         self.norm_after_pooling = architecture.norm_after_pooling
         self.pooling, self.prefix = architecture.pooling, architecture.prefix_tokens
         # The original in21k checkpoints have a tanh layer here; Hugging Face calls it the pooler.

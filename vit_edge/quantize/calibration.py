@@ -21,6 +21,7 @@ from vit_edge.images.folders import image_files
 from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.images.resize import resized_from_image
+from vit_edge.quantize.variety import COPIES, altered
 
 DEFAULT_COUNT = 128  # 64 to 256 are what the post-training literature uses
 RANDOM = "random"  # the name by which noise is asked for
@@ -86,11 +87,24 @@ class Calibration:
             self, names=self.names[:count], sha256=self.sha256[:count], resized=self.resized[:count]
         )
 
+    def varied(self) -> Calibration:
+        """These images with altered copies among them, for ranges and scales; see `variety`."""
+        if not self._copies:
+            return self
+        together = np.concatenate([self.resized, altered(self.resized, self._copies)])
+        order = np.random.default_rng(0).permutation(len(together))
+        return dataclasses.replace(self, resized=together[order])
+
+    @property
+    def _copies(self) -> int:
+        return 0 if self.request.source == RANDOM else COPIES
+
     def as_dict(self) -> dict[str, Any]:
         """Describe them for the manifest: enough to tell whether two runs saw the same images."""
         return {
             "source": "random noise" if self.request.source == RANDOM else "folder",
             "images": len(self),
+            "altered_copies": self._copies,
             "seed": self.request.seed,
             "sha256": hashlib.sha256("".join(sorted(self.sha256)).encode()).hexdigest(),
         }

@@ -130,11 +130,11 @@ def _round(
     check_names(settings.keep_float, [linear.name for linear in linears])
     pixels = task.images.pixels(0, IMAGES)
     tied = prove_groups(workspace, model, linears, pixels) if settings.rescale else []
-    corrects = settings.bias_correction
+    corrects, images = settings.bias_correction, task.images.varied()
     rounded: dict[str, Rounded] = {}
     choices: dict[str, Choice] = {}
     for run in passes(linears, tied):
-        seen = collect_moments(workspace, reference, run, task.images, task.progress)
+        seen = collect_moments(workspace, reference, run, images, task.progress)
         weights = {linear.weight for linear in run}
         with task.progress("rounding", len(run), "Linear") as bar:
             for group in tied:

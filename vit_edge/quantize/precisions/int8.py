@@ -147,8 +147,8 @@ def _smooth_and_round(
         kind: Of the activations.
         task: With calibration images.
     """
-    linears = block_linears(model)
-    samples = collect_samples(workspace, model, linears, task.images, task.progress)
+    linears, images = block_linears(model), task.images.varied()
+    samples = collect_samples(workspace, model, linears, images, task.progress)
     choices: dict[str, Choice] = {}
     if settings.smoothing:
         left = GPTQ_LEAVES if settings.rounding == "gptq" else 1.0
@@ -164,7 +164,7 @@ def _smooth_and_round(
     for run in passes(linears, ()) if settings.rounding == "gptq" else [linears]:
         moments: dict[str, Moment] = {}
         if settings.rounding == "gptq":
-            moments = collect_moments(workspace, model, run, task.images, task.progress)
+            moments = collect_moments(workspace, model, run, images, task.progress)
         rounded |= _round(run, samples, moments, settings, kind, task)
     return model, choices, rounded
 

@@ -115,8 +115,8 @@ def _smooth(
     """Smooth for the range of the calibration images, which that of a batch will resemble."""
     workspace = Workspace(task.scratch / "int8-dynamic")
     model = workspace.settle(task.model)
-    linears = block_linears(model)
-    samples = collect_samples(workspace, model, linears, task.images, task.progress)
+    linears, images = block_linears(model), task.images.varied()
+    samples = collect_samples(workspace, model, linears, images, task.progress)
     error = rounding_error(UINT8, largest)
     inserted: Inserted = "scale" if settings.insert_scales else "none"
     choices = smooth_every(
