@@ -79,8 +79,9 @@ FAMILIES = (
     Family("MSN", "arXiv:2204.07141", "-", "hf: `vit_msn`"),
     Family("FlexiViT", "arXiv:2212.08013", "one patch size", "timm: `flexivit_*`"),
     Family(
-        "CLIP, image tower", "arXiv:2103.00020", "a LayerNorm in front, quick GELU",
-        "timm: `vit_*_clip_*`",
+        "CLIP, image tower", "arXiv:2103.00020",
+        "a LayerNorm in front, quick GELU, a projection, a zero-shot head",
+        "hf: `clip`, `metaclip_2`, `chinese_clip`; open_clip; timm: `vit_*_clip_*`",
     ),
     Family(
         "SigLIP with mean pooling", "arXiv:2303.15343", "no class token, tanh GELU",

@@ -409,6 +409,8 @@ def test_a_name_of_timms_says_what_no_tensor_shows(name: str) -> None:
 def test_model_args_decide_over_the_name() -> None:
     fields = Fields({"architecture": "vit_base_patch16_clip_quickgelu_224"}, "config.json")
     assert activation_of(fields, {"act_layer": "gelu"}) == "gelu"
+    assert activation_of(fields, {"act_layer": None}) == "gelu"
+    assert activation_of(fields, {"act_layer": "gelu_tanh"}) == "gelu_tanh"
     assert epsilon_of(fields, {"norm_layer": "layernorm"}, ["norm_pre.weight"]) == 1e-6
     assert has_final_norm(fields, {"final_norm": False}) is False
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.support.traces import trace_once
 from vit_edge.bundle.architecture import Architecture
 from vit_edge.export.trace import ClsBlock, ExportableViT, model_from_vit
-from vit_edge.graphs.readable import drop_allowzero, name_by_module
+from vit_edge.graphs.readable import drop_allowzero, name_by_module, unshare_parameters
 from vit_edge.graphs.write import skeleton, write_model
 from vit_edge.models.vit import ViT, parameter_shapes, vit_from_weights
 from vit_edge.variants import variant
@@ -126,7 +126,26 @@ FAMILY: list[dict[str, Any]] = [
     {"prefix_tokens": 0, "pooling": "mean", "norm_after_pooling": True},
     {"prefix_tokens": 5, "pooling": "class+mean", "qk_norm": True, "norm_pre": True},
     {**CLIP, "logit_scale": 100.0},
+    {"activation": "gelu_tanh", "final_norm": False},
 ]
+
+
+def test_parameters_that_hold_the_same_numbers_are_each_there_by_name() -> None:
+    vit = random_vit(TESTING)
+    for name, parameter in vit.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.zero_()
+    model = model_from_vit(vit, ("logits", "tokens"), opset=23, attention="fused")
+    name_by_module(model)
+    named = set(model.graph.initializers)
+    expected = parameter_shapes(TESTING).keys() - {"embedding.cls_token", "embedding.patch.bias"}
+    assert not expected <= named  # else torch.onnx shares none any more, and nothing is to do
+    unshare_parameters(model)
+    assert expected <= set(model.graph.initializers)
+    readers = [value.uses() for value in model.graph.initializers.values()]
+    names = [str(value.name) for value in model.graph.initializers.values()]
+    shared = [n for n, uses in zip(names, readers, strict=True) if len(uses) > 1]
+    assert not expected & set(shared)
 
 
 @pytest.mark.slow

@@ -30,7 +30,10 @@ def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
     zeros = [name for name, tensor in weights.items() if not tensor.any()]
     key = repr((vit.architecture, tuple(outputs), sorted(form.items()), zeros))
     if key not in _traced:
-        _traced[key] = model_from_vit(vit, outputs, **form)
+        traced = model_from_vit(vit, outputs, **form)
+        if not weights.keys() <= set(traced.graph.initializers):
+            return traced  # biases of zeros, which torch.onnx drops or makes one of
+        _traced[key] = traced
     model = _traced[key].clone()
     for kept, weighted in ((_traced[key], {}), (model, weights)):
         for name in weights:

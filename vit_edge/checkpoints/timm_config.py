@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from vit_edge.bundle.architecture import Activation
 from vit_edge.bundle.manifest import (
@@ -149,8 +149,8 @@ def pools_patches(fields: Fields, arguments: dict[str, Any], names: Collection[s
 def activation_of(fields: Fields, arguments: Mapping[str, Any]) -> Activation:
     """The MLP's activation: model_args has it, or the model's name alone."""
     name, given = str(fields.data.get("architecture")), arguments.get("act_layer")
-    if given in ("gelu", "gelu_tanh", "quick_gelu"):
-        return cast(Activation, given)
+    if "act_layer" in arguments:  # null as well: timm then takes its own
+        return cast(Activation, given if given in get_args(Activation) else "gelu")
     if "quickgelu" in name:
         return "quick_gelu"
     return "gelu_tanh" if _GELU_TANH.match(name) else "gelu"
@@ -177,7 +177,7 @@ def epsilon_of(fields: Fields, arguments: Mapping[str, Any], names: Collection[s
     """
     name = fields.data.get("architecture")
     clip = "norm_pre.weight" in names if name is None else "_clip_" in str(name)
-    return 1e-5 if clip and arguments.get("norm_layer") is None else 1e-6
+    return 1e-5 if clip and "norm_layer" not in arguments else 1e-6
 
 
 def pretrained_cfg(fields: Fields) -> Fields:
