@@ -306,6 +306,15 @@ def test_what_does_not_fit_is_named(
         load_checkpoint(changed(tmp_path, **tensors), Request())
 
 
+def test_a_text_half_alone_is_refused_by_name(tmp_path: Path) -> None:
+    source = saved(drawn("CLIPModel"), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    text = {n: t for n, t in state.items() if not n.startswith("vis")}
+    save_file(text, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"text half of a CLIP alone \(text_model, "):
+        load_checkpoint(source, Request())
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

@@ -194,6 +194,9 @@ def test_other_peoples_files_beside_it_are_theirs(tmp_path: Path) -> None:
     hf = written(write_hf(tmp_path / "hf", SMALL, weights_of(SMALL)))
     assert load_checkpoint(str(hf), Request()).architecture.num_classes == SMALL.num_classes
     assert_plain(f"open_clip:{hf}")
+    for folder in (timm, hf):  # as Apple's and Meta's: another's config, and open_clip's weights
+        (folder / "model.safetensors").unlink()
+        assert_plain(str(folder))
 
 
 def test_the_text_half_is_left_out_and_said_once(
@@ -290,6 +293,14 @@ def test_tensors_that_do_not_fit_are_named(
     changed = state(PLAIN) | tensors
     save_file({n: t for n, t in changed.items() if t is not None}, path / SAFE)
     with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(str(path), Request())
+
+
+def test_a_text_half_alone_is_refused_by_name(tmp_path: Path) -> None:
+    path = written(tmp_path / "x")
+    text = {n: t for n, t in state(PLAIN).items() if not n.startswith("visual.")}
+    save_file(text, path / SAFE)
+    with pytest.raises(CheckpointError, match=r"the text half of a CLIP alone \(ln_final, "):
         load_checkpoint(str(path), Request())
 
 

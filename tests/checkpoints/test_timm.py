@@ -131,7 +131,10 @@ def test_the_heads_of_timms_clips_follow_from_their_width(
         ({"architecture": "vit_large_patch14_clip_quickgelu_336"}, True, 1e-5),
         ({"architecture": "vit_base_patch16_224"}, True, 1e-6),
         (
-            {"architecture": "vit_base_patch16_clip_224", "model_args": {"norm_layer": None}},
+            {
+                "architecture": "vit_base_patch16_clip_224",
+                "model_args": {"norm_layer": "layernorm"},
+            },
             True,
             1e-6,
         ),

@@ -25,8 +25,10 @@ def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
 
     from vit_edge.export.trace import ExportableViT, model_from_vit
 
-    key = repr((vit.architecture, tuple(outputs), sorted(form.items())))
     weights = ExportableViT(vit, outputs, form["attention"]).state_dict()
+    # torch.onnx leaves out a bias of zeros, such as that of CLIP's patches
+    zeros = [name for name, tensor in weights.items() if not tensor.any()]
+    key = repr((vit.architecture, tuple(outputs), sorted(form.items()), zeros))
     if key not in _traced:
         traced = model_from_vit(vit, outputs, **form)
         if not weights.keys() <= set(traced.graph.initializers):
@@ -35,6 +37,8 @@ def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
     model = _traced[key].clone()
     for kept, weighted in ((_traced[key], {}), (model, weights)):
         for name in weights:
+            if name in zeros and name not in kept.graph.initializers:
+                continue
             tensor = weighted.get(name)
             value = kept.graph.initializers[name]
             value.const_value = None if tensor is None else tensor_adapters.TorchTensor(tensor)

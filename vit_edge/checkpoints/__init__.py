@@ -57,7 +57,8 @@ class Checkpoint:
 
     variant: str  # the row's name, or the folder's where the shape is in no row
     architecture: Architecture
-    weights: Mapping[str, Tensor]  # float32, exactly models.vit.parameter_shapes(architecture)
+    # float32, exactly models.vit.parameter_shapes(architecture); texts that are float64 stay so
+    weights: Mapping[str, Tensor]
     labels: tuple[str, ...]  # one per class; empty without a head
     preprocessing: Preprocessing
     record: CheckpointRecord

@@ -21,10 +21,18 @@ def left_out(
     Args:
         stored: What the file has.
         text: What the names of the text half begin with.
-        where: The path to name in the log.
+        where: The path to name in the log and in errors.
+
+    Raises:
+        CheckpointError: Nothing else is there.
     """
     kept = {name: tensor for name, tensor in stored.items() if not name.startswith(tuple(text))}
     parts = sorted({name.split(".")[0] for name in stored.keys() - kept.keys()})
+    if parts and not kept.keys() - {"logit_scale", "logit_bias"}:
+        raise CheckpointError(
+            f"{where}: the text half of a CLIP alone ({', '.join(parts)}). What is exported is the "
+            "vision half: name the file of the whole model"
+        )
     if parts:
         count = len(stored) - len(kept)
         log.info("%s: %d tensors left out, the text half: %s", where, count, ", ".join(parts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from vit_edge.checkpoints.sniff import holds
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, norm_rules, transposed, zeros
 from vit_edge.errors import CheckpointError
 
-log = logging.getLogger(__name__)
-
 # Those whose vision half and configuration are CLIP's own: the whole model, the half alone.
 _KINDS = ("clip", "metaclip_2", "chinese_clip")
 MODEL_TYPES = (*_KINDS, *(f"{kind}_vision_model" for kind in _KINDS))
@@ -31,6 +28,7 @@ _BLOCK = Dialect(
     ("mlp.fc1", "mlp.fc2"),
     ("layer_norm1", "layer_norm2"),
 )
+_POSITION, _PATCH = "embeddings.position_embedding.weight", "embeddings.patch_embedding"
 _PROJECTION = "visual_projection.weight"
 _TEXT = ("text_model.", "text_projection.")
 # CLIPVisionConfig's own, of transformers 4 and 5: a file may hold what differs from them alone.
@@ -89,10 +87,6 @@ def load_files(place: Place, source: str, request: Request, config_file: Path) -
         logit_scale=scale_of(stored, where),
     )
     return checkpoint_from(foreign, request)
-
-
-_POSITION = "embeddings.position_embedding.weight"
-_PATCH = "embeddings.patch_embedding"
 
 
 def _read_config(

@@ -27,6 +27,12 @@ def config_of(path: Path) -> dict[str, Any]:
         return {}
 
 
+def is_open_clips(path: Path) -> bool:
+    """True for a directory with open_clip's config, unless another's lies there with weights."""
+    others = config_of(path) and any((path / name).is_file() for name in WEIGHT_FILES)
+    return (path / "open_clip_config.json").is_file() and not others
+
+
 def holds(path: Path, *names: str) -> bool:
     """True if these tensors are in a directory's weights or in a file, whatever wraps them."""
     try:

@@ -34,6 +34,8 @@ examples
   python -m vit_edge.export --variant large-patch32-384 --checkpoint seeded:0 --recipe gpu-fp32
   python -m vit_edge.export --variant base-patch16-224 --precision int8 --calibration photos/
   python -m vit_edge.export --variant base-patch16-224 --recipe orin-nano --calibration photos/
+  python -m vit_edge.export --checkpoint hf:openai/clip-vit-base-patch32 \\
+      --text-embeddings texts.npy --labels labels.txt
 
 exit codes: 0 published, 2 wrong usage, 3 bad input, 4 the parity gate refused it
 """

@@ -17,7 +17,12 @@ from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_families import FAMILIES, Family, block_rules
-from vit_edge.checkpoints.hf_preprocessing import NESTED, preprocessing_of, read_preprocessing
+from vit_edge.checkpoints.hf_preprocessing import (
+    NESTED,
+    preprocessing_of,
+    processor_file,
+    read_preprocessing,
+)
 from vit_edge.checkpoints.labels import (
     is_numbered,
     labels_or_imagenet,
@@ -25,7 +30,7 @@ from vit_edge.checkpoints.labels import (
     scores_of_config,
 )
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, holds
+from vit_edge.checkpoints.sniff import config_of, holds, is_open_clips
 from vit_edge.checkpoints.sources import timm
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
@@ -48,7 +53,7 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 def recognises(path: Path) -> bool:
     """A directory whose config.json has a model_type, or transformers' tensor names."""
-    if path.is_dir() and config_of(path):
+    if path.is_dir() and config_of(path) and not is_open_clips(path):
         return "model_type" in config_of(path) and not is_timm_config(config_of(path))
     return holds(path, "embeddings.patch_embeddings.projection.weight") or hf_clip.recognises(path)
 
@@ -105,7 +110,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     architecture, labels, scores = _read_config(config, family, tensors, prefix, str(config_file))
     if row is not None:
         labels = labels_or_imagenet((), architecture.num_classes, str(weights.path))
-    processor = folder / PROCESSOR
+    processor = processor_file(folder)
     if family.any_size and request.image_hw is None and processor.is_file():
         request = dataclasses.replace(request, image_hw=read_preprocessing(processor).crop_hw)
     # of masked-image pretraining only

@@ -12,10 +12,10 @@ from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.clip import left_out, scale_of
 from vit_edge.checkpoints.fields import MAX_DEPTH, MAX_SIZE, Fields
-from vit_edge.checkpoints.files import WEIGHT_FILES, Place, open_weights, read_json
+from vit_edge.checkpoints.files import Place, open_weights, read_json
 from vit_edge.checkpoints.hf_preprocessing import CLIP_MEAN, CLIP_STD
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, holds
+from vit_edge.checkpoints.sniff import holds, is_open_clips
 from vit_edge.checkpoints.tensors import (
     Rule,
     linear_rules,
@@ -66,8 +66,7 @@ _WAY_ON = (
 def recognises(path: Path) -> bool:
     """A directory with open_clip's config and no other's weights, or its tensor names."""
     if path.is_dir():
-        others = config_of(path) and any((path / name).is_file() for name in WEIGHT_FILES)
-        return (path / CONFIG).is_file() and not others
+        return is_open_clips(path)
     return holds(path, *_ANCHORS)
 
 
@@ -106,7 +105,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             f"{where}: logit_bias: trained with a sigmoid for each pair (SigLIP); a zero-shot head "
             "of it is not supported. Leave --text-embeddings out for its features"
         )
-    prefix = "visual." if any(name.startswith("visual.") for name in stored) else ""
+    prefix = "" if "class_embedding" in stored else "visual."  # of the whole CLIP
     tensors = left_out(stored, _TEXT, where) if prefix else dict(stored)
     tensors[f"{prefix}conv1.bias"] = zeros(architecture.width)
     foreign = Foreign(

@@ -20,7 +20,7 @@ from vit_edge.checkpoints.fields import Fields, refuse_giants
 from vit_edge.checkpoints.files import Place, Weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet, scores_of_config
 from vit_edge.checkpoints.locate import locate
-from vit_edge.checkpoints.sniff import config_of, holds
+from vit_edge.checkpoints.sniff import config_of, holds, is_open_clips
 from vit_edge.checkpoints.tensors import (
     LazyTensor,
     Rule,
@@ -63,7 +63,7 @@ _PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this
 
 def recognises(path: Path) -> bool:
     """A directory whose config.json is timm's, timm's tensor names, or a head of DINOv2's."""
-    if path.is_dir() and config_of(path):
+    if path.is_dir() and config_of(path) and not is_open_clips(path):
         return is_timm_config(config_of(path))
     query = "attn.qkv.weight"  # in block 0, or in block 0 of chunk 0
     in_blocks = any(holds(path, _PATCH, f"blocks.{n}.{query}") for n in ("0", "0.0"))
