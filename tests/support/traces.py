@@ -26,19 +26,15 @@ def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
     from vit_edge.export.trace import ExportableViT, model_from_vit
 
     weights = ExportableViT(vit, outputs, form["attention"]).state_dict()
-    # torch.onnx leaves out a bias of zeros, such as that of CLIP's patches
-    zeros = [name for name, tensor in weights.items() if not tensor.any()]
-    key = repr((vit.architecture, tuple(outputs), sorted(form.items()), zeros))
+    key = repr((vit.architecture, tuple(outputs), sorted(form.items())))
     if key not in _traced:
         traced = model_from_vit(vit, outputs, **form)
         if not weights.keys() <= set(traced.graph.initializers):
-            return traced  # biases of zeros, which torch.onnx drops or makes one of
+            return traced  # torch.onnx drops a bias of zeros, or makes one of two
         _traced[key] = traced
     model = _traced[key].clone()
     for kept, weighted in ((_traced[key], {}), (model, weights)):
         for name in weights:
-            if name in zeros and name not in kept.graph.initializers:
-                continue
             tensor = weighted.get(name)
             value = kept.graph.initializers[name]
             value.const_value = None if tensor is None else tensor_adapters.TorchTensor(tensor)
