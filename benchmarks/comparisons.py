@@ -21,10 +21,10 @@ GEMM_SIDE = 2048  # large enough for the peak rate, small enough to run in 50 ms
 
 
 class Competitor(NamedTuple):
-    """One way of one script of peers/."""
+    """A setup of a script of peers/."""
 
     tool: str  # what --only names
-    way: str  # of the script
+    setup: str  # of the script
     requirements: str  # peers/requirements-<this>.txt, or "none": our own environment
     precision: str  # whose parity limit its answers are held to
     stage: Literal["model", "end-to-end"] = "model"
@@ -41,11 +41,11 @@ class Competitor(NamedTuple):
     @property
     def name(self) -> str:
         """What it is called in tables, but for the batch."""
-        return f"{self.tool} {self.way}"
+        return f"{self.tool} {self.setup}"
 
 
 class Own(NamedTuple):
-    """One way to run a bundle of ours; `threads` is added on a CPU."""
+    """How a bundle of ours is run; `threads` is added on a CPU."""
 
     bundle: str  # VARIANT-<this>, as suite_bundles.py makes it
     backend: str
@@ -77,8 +77,8 @@ class Comparison(NamedTuple):
     on: Literal["cpu", "gpu"] = "cpu"
 
 
-def _rows(tool: str, requirements: str, ways: dict[str, str]) -> tuple[Competitor, ...]:
-    return tuple(Competitor(tool, way, requirements, kind) for way, kind in ways.items())
+def _rows(tool: str, requirements: str, setups: dict[str, str]) -> tuple[Competitor, ...]:
+    return tuple(Competitor(tool, setup, requirements, kind) for setup, kind in setups.items())
 
 
 ALL = Comparison(
@@ -131,8 +131,8 @@ CPU = Comparison(
         Competitor("vit", "eager-fp32", "none", "fp32", batches=(1,)),
         Competitor("vit", "eager-bf16", "none", "bf16", batches=(1,)),
         *(
-            Competitor("gemm", way, "none", "fp32", "model", _PRODUCT, (1,), GEMM_SIDE**3, False)
-            for way in ("torch", "onnxruntime")
+            Competitor("gemm", setup, "none", "fp32", "model", _PRODUCT, (1,), GEMM_SIDE**3, False)
+            for setup in ("torch", "onnxruntime")
         ),
     ),
     (
@@ -272,8 +272,8 @@ def label(entry: Entry) -> str:
     """What bars pick by: a competitor's name; of ours the precision and how it is run."""
     if entry.is_peer:
         return entry.model.name
-    way = name_of(entry.backend, entry.options)
-    return cli.printable(f"{entry.model.precision} {way}")
+    setup = name_of(entry.backend, entry.options)
+    return cli.printable(f"{entry.model.precision} {setup}")
 
 
 def _is_one_of(entry: Entry, patterns: Sequence[str]) -> bool:

@@ -206,7 +206,7 @@ def make(row: Competitor, python: str, folder: Path) -> None:
     Raises:
         BackendError: It cannot.
     """
-    argv = [python, str(environments.PEERS / row.script), "make", row.way, str(folder)]
+    argv = [python, str(environments.PEERS / row.script), "make", row.setup, str(folder)]
     completed = child.run_child(
         argv, env=environments.child_environment(), timeout_s=MAKE_TIMEOUT_S, echo=True
     )
@@ -257,7 +257,7 @@ class Peer:
             }
             script = str(environments.PEERS / self._row.script)
             completed = child.run_child(
-                [self._python, script, "measure", self._row.way, str(self._folder),
+                [self._python, script, "measure", self._row.setup, str(self._folder),
                  json.dumps(request)],
                 env=environments.child_environment(),
                 timeout_s=sampling.most_s + runner.SPARE_S,

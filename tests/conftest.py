@@ -13,7 +13,9 @@ import pytest
 from hypothesis import settings
 
 from tests.support.bundles import TESTING, Exporter, exporter
+from tests.support.dinov2 import make_dinov2
 from tests.support.foreign import foreign_files
+from tests.support.traces import patch_tracing
 from vit_edge.bundle import Bundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -48,6 +50,12 @@ def shared_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"VIT_EDGE_TEST_DATA is {folder!r}, which is no directory")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of Hugging Face's with a trained DINOv2; skips where its weights are not reached."""
+    return make_dinov2(tmp_path_factory.mktemp("dinov2"))
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +101,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     yield
     if worker and CPUS:
         os.sched_setaffinity(0, CPUS)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Trace an architecture once a process, but for tests that are about tracing."""
+    patch_tracing(item.get_closest_marker("traced_anew") is not None)
 
 
 class AbsentModule(pytest.Module):

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.families import PAGE, families_list, listed
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.errors import UsageError
-from vit_edge.variants import VARIANTS, Variant, variant
+from vit_edge.export.__main__ import main
+from vit_edge.variants import FAMILIES, VARIANTS, Variant, matching, variant
 
 CFGS = json.loads((Path(__file__).parent / "data" / "timm_cfgs.json").read_text())["cfgs"]
 WITH_TIMM = [row for row in VARIANTS.values() if row.timm is not None]
@@ -83,3 +85,38 @@ def test_an_unknown_variant_points_to_the_table_instead_of_printing_it() -> None
     with pytest.raises(UsageError, match="--list-variants") as caught:
         variant("nothing-like-it")
     assert len(str(caught.value)) < 150
+
+
+def test_the_documented_families_are_those_of_the_table() -> None:
+    """To write them: python -m tests.support.families."""
+    assert listed(PAGE.read_text(encoding="utf-8")) == families_list()
+
+
+@pytest.mark.parametrize(
+    ("words", "families", "variants"),
+    [
+        (["dino", "small"], [], ["small-patch8-224", "dino-small-patch16-224"]),
+        (["DINOv2"], ["DINOv2"], []),
+        (["siglip"], ["SigLIP with mean pooling"], []),
+        (["deit", "base", "384"], [], ["deit-base-patch16-384"]),
+        (["google/vit-huge"], [], ["huge-patch14-224-in21k"]),
+    ],
+)
+def test_words_choose_rows(words: list[str], families: list[str], variants: list[str]) -> None:
+    found = matching(words)
+    assert ([row.name for row in found[0]], [row.name for row in found[1]]) == (families, variants)
+
+
+def test_without_words_all_rows_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert matching([]) == (list(FAMILIES), list(VARIANTS.values()))
+    assert main(["--list-variants"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in VARIANTS)
+    assert all(row.name in printed for row in FAMILIES)
+    assert main(["--list-variants", "registers"]) == 0
+    assert "base-patch16-224" not in capsys.readouterr().out
+
+
+def test_words_that_no_row_has_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-variants", "mamba", "tiny"]) == 2
+    assert "no family and no variant has 'mamba' and 'tiny'" in capsys.readouterr().err

@@ -95,9 +95,10 @@ def _shape(manifest: Manifest) -> str:
     if shape is None:
         height, width = manifest.preprocessing.crop_hw
         return f"not known: a graph from another exporter; image {height}x{width} px"
+    projected = "" if shape.projection_dim is None else f", projected to {shape.projection_dim}"
     return (
         f"width {shape.width}, depth {shape.depth}, heads {shape.heads}, mlp {shape.mlp_dim}, "
-        f"patch {shape.patch_px} px, image {shape.image_hw[0]}x{shape.image_hw[1]} px"
+        f"patch {shape.patch_px} px, image {shape.image_hw[0]}x{shape.image_hw[1]} px{projected}"
     )
 
 
@@ -105,7 +106,9 @@ def _classes(manifest: Manifest) -> str:
     if manifest.output("logits") is None:
         return "none: no logits"
     invented = "; labels are invented" if manifest.labels_invented else ""
-    return f"{manifest.num_classes}, scores by {manifest.scores}{invented}"
+    scale = None if manifest.architecture is None else manifest.architecture.logit_scale
+    texts = "" if scale is None else f"cosines with texts, times {scale:.4g}, "
+    return f"{manifest.num_classes}, {texts}scores by {manifest.scores}{invented}"
 
 
 def _quantization(manifest: Manifest) -> list[tuple[str, str]]:

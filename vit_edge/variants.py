@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,66 @@ _SIZES = {
 
 # What DeiT and DINO evaluate with: resize to 256 for a crop of 224.
 _DEIT_CROP_RATIO = 224 / 256
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one kind that the sources read; `python -m tests.support.families` lists them."""
+
+    name: str
+    paper: str
+    differs: str  # from the plain ViT
+    published: str  # where, and as what
+
+
+FAMILIES = (
+    Family(
+        "ViT", "arXiv:2010.11929, arXiv:2106.10270", "-",
+        "hf: `vit`; timm: `vit_*`, `vit_*_miil`; torchvision: `vit_b_16` ...; jax: `.npz`; "
+        "Flax: `FlaxViT*`",
+    ),
+    Family(
+        "DeiT", "arXiv:2012.12877", "a distillation token, the mean of two heads",
+        "hf: `deit`; timm: `deit_*`",
+    ),
+    Family(
+        "DeiT III", "arXiv:2204.07118", "layer scale, no position of the class token",
+        "timm: `deit3_*`",
+    ),
+    Family(
+        "DINO", "arXiv:2104.14294", "no head; positions resized by (new + 0.1) / old",
+        "hf: `vit`; timm: `*.dino`; facebookresearch: `dino_*.pth`",
+    ),
+    Family(
+        "DINOv2", "arXiv:2304.07193, arXiv:2309.16588",
+        "layer scale, registers, a head over class token and mean; not the giants (SwiGLU)",
+        "hf: `dinov2`, `dinov2_with_registers`; timm: `vit_*_dinov2`; facebookresearch: "
+        "`dinov2_*.pth`; Flax: `FlaxDinov2*`",
+    ),
+    Family("MAE", "arXiv:2111.06377", "the encoder alone", "hf: `vit_mae`; timm: `*.mae`"),
+    Family("MSN", "arXiv:2204.07141", "-", "hf: `vit_msn`"),
+    Family("FlexiViT", "arXiv:2212.08013", "one patch size", "timm: `flexivit_*`"),
+    Family(
+        "CLIP, image tower", "arXiv:2103.00020",
+        "a LayerNorm in front, quick GELU, a projection, a zero-shot head",
+        "hf: `clip`, `metaclip_2`, `chinese_clip`; open_clip; timm: `vit_*_clip_*`",
+    ),
+    Family(
+        "SigLIP with mean pooling", "arXiv:2303.15343", "no class token, tanh GELU",
+        "timm: `vit_*_siglip_gap_*`",
+    ),
+    Family("EVA-large", "arXiv:2211.07636", "mean pooling", "timm: `eva_large_*`"),
+    Family(
+        "ViT with registers and mean pooling", "arXiv:2305.13035, arXiv:2309.16588",
+        "registers, layer scale, mean pooling, odd widths",
+        "timm: `vit_*_reg1_gap_*`, `vit_*_reg4_gap_*`, `vit_so150m*`",
+    ),
+    Family("TIPS", "arXiv:2410.16512", "registers, layer scale", "timm: `vit_*_tipsv2`"),
+    Family(
+        "InternViT, RADIO", "arXiv:2312.14238, arXiv:2312.06709", "no last LayerNorm",
+        "timm: `vit_intern300m_*`, `vit_*_radio_v*`",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -260,6 +321,26 @@ _ROWS = (
 )
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
+
+
+def matching(words: Sequence[str]) -> tuple[list[Family], list[Variant]]:
+    """List the families and variants in whose row every word stands, however it is written.
+
+    Raises:
+        UsageError: There are none.
+    """
+
+    def fits(row: Family | Variant) -> bool:
+        text = " ".join(map(str, vars(row).values())).lower()
+        return all(word.lower() in text for word in words)
+
+    families, variants = [*filter(fits, FAMILIES)], [*filter(fits, _ROWS)]
+    if not families and not variants:
+        raise UsageError(
+            f"no family and no variant has {' and '.join(map(repr, words))} in its row. All of "
+            "them: python -m vit_edge.export --list-variants"
+        )
+    return families, variants
 
 
 def variant(name: str) -> Variant:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import process
-from process import Opened, Way
+from process import Opened, Setup
 
 MODELS = ("resnet50", "densenet121")
 
@@ -69,18 +69,18 @@ def open_model(file: str, folder: Path, threads: int) -> Opened:
     return process.onnxruntime_session(folder / file, threads)
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     found = {}
     for name in MODELS:
         for precision, file, make in (
             ("fp32", f"{name}.onnx", export),
             ("int8", f"{name}-int8.onnx", quantize),
         ):
-            found[f"{name}-{precision}"] = Way(
+            found[f"{name}-{precision}"] = Setup(
                 ("onnxruntime",), partial(open_model, file), partial(make, name), file
             )
     return found
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

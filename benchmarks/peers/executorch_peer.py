@@ -9,7 +9,7 @@ from typing import Any
 
 import hf_model
 import process
-from process import Opened, Way
+from process import Opened, Setup
 
 BATCH = 1  # the graph is exported for it: XNNPACK's delegate plans its memory ahead
 CALIBRATION = 16  # images
@@ -76,13 +76,13 @@ def _file(int8: bool) -> str:
     return "executorch-int8.pte" if int8 else "executorch-fp32.pte"
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     packages = ("torch", "executorch.runtime")
     return {
-        name: Way(packages, partial(open_model, int8), partial(make, int8), _file(int8))
+        name: Setup(packages, partial(open_model, int8), partial(make, int8), _file(int8))
         for name, int8 in (("fp32", False), ("int8", True))
     }
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import process
-from process import Opened, Way
+from process import Opened, Setup
 
 SIDE = 2048  # GEMM_SIDE of ../comparisons.py
 FILE = "product.onnx"
@@ -57,12 +57,12 @@ def open_onnxruntime(folder: Path, threads: int) -> Opened:
     return Opened(opened.facts, lambda pixels: opened.prepare(left), opened.logits)
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     return {
-        "torch": Way(("torch",), open_torch, make, FILE),
-        "onnxruntime": Way(("onnxruntime",), open_onnxruntime, make, FILE),
+        "torch": Setup(("torch",), open_torch, make, FILE),
+        "onnxruntime": Setup(("onnxruntime",), open_onnxruntime, make, FILE),
     }
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

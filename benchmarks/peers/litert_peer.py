@@ -9,7 +9,7 @@ from typing import Any
 
 import hf_model
 import process
-from process import Opened, Way
+from process import Opened, Setup
 
 FP32, INT8 = "litert-fp32.tflite", "litert-int8.tflite"
 BATCH = 1  # the graph is exported for it
@@ -66,13 +66,13 @@ def _version() -> str:
     return version("ai-edge-litert")
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     rows = (("fp32", FP32, export), ("dynamic-int8", INT8, quantize))
     return {
-        name: Way(("ai_edge_litert.interpreter",), partial(open_model, file), make, file)
+        name: Setup(("ai_edge_litert.interpreter",), partial(open_model, file), make, file)
         for name, file, make in rows
     }
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

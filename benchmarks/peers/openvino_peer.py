@@ -12,7 +12,7 @@ from typing import Any
 
 import cpu_models
 import process
-from process import Model, Opened, Way
+from process import Model, Opened, Setup
 
 
 def export(folder: Path) -> None:
@@ -69,7 +69,7 @@ def open_model(file: str, precision: str, streams: int, folder: Path, threads: i
     return Opened(facts | {"streams": str(streams)}, prepare, logits)
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     float_, int8 = cpu_models.FLOAT, cpu_models.NNCF
     rows = (
         ("fp32", float_, "f32", 1, export),
@@ -80,7 +80,7 @@ def ways() -> dict[str, Way]:
         ("nncf-int8-bf16-streams", int8, "bf16", 2, quantize),
     )
     return {
-        name: Way(
+        name: Setup(
             ("openvino",),
             partial(open_model, file, precision, streams),
             make,
@@ -91,4 +91,4 @@ def ways() -> dict[str, Way]:
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hf_model
 import process
-from process import Way
+from process import Setup
 
 FP32, INT8 = "optimum-fp32", "optimum-int8"  # folders
 EXPORTED, QUANTIZED = "model.onnx", "model_quantized.onnx"
@@ -37,12 +37,12 @@ def quantize(folder: Path) -> None:
     quantizer.quantize(save_dir=folder / INT8, quantization_config=preset)
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     return {
-        "fp32": process.onnxruntime_way(f"{FP32}/{EXPORTED}", export),
-        "dynamic-int8": process.onnxruntime_way(f"{INT8}/{QUANTIZED}", quantize),
+        "fp32": process.onnxruntime_setup(f"{FP32}/{EXPORTED}", export),
+        "dynamic-int8": process.onnxruntime_setup(f"{INT8}/{QUANTIZED}", quantize),
     }
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

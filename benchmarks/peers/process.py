@@ -1,7 +1,7 @@
 """One process of a competitor: its model is made once, then opened, asked, warmed up and timed.
 
-    python SCRIPT.py make WAY FOLDER             write what it opens, next to what is in FOLDER
-    python SCRIPT.py measure WAY FOLDER JSON     time it; JSON: batch, threads, samples, seconds
+    python SCRIPT.py make SETUP FOLDER           write what it opens, next to what is in FOLDER
+    python SCRIPT.py measure SETUP FOLDER JSON   time it; JSON: batch, threads, samples, seconds
 
 FOLDER holds what ../competitors.py writes: model.json (see Model), weights.safetensors and
 pixels.npy. `measure` prints one line of JSON: what vit_edge.bench.run.session.measure returns, with
@@ -63,8 +63,8 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run it.
+class Setup:
+    """How a tool is run.
 
     Attributes:
         imports: The packages it needs, imported before the clock of its load starts.
@@ -79,19 +79,19 @@ class Way:
     file: str | None = None
 
 
-def main(ways: Mapping[str, Way]) -> int:
+def main(setups: Mapping[str, Setup]) -> int:
     """Do one step, as asked for on the command line."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print on standard output is not the answer
     step, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if name not in ways:
-        raise SystemExit(f"no way {name!r}; there are: {', '.join(ways)}")
-    way = ways[name]
+    if name not in setups:
+        raise SystemExit(f"no setup {name!r}; there are: {', '.join(setups)}")
+    setup = setups[name]
     if step == "make":
-        if way.make is not None:
-            way.make(folder)
+        if setup.make is not None:
+            setup.make(folder)
     elif step == "measure":
-        found = measured(way, folder, json.loads(sys.argv[4]))
+        found = measured(setup, folder, json.loads(sys.argv[4]))
         answers.write(json.dumps(found) + "\n")
         answers.flush()
     else:
@@ -99,7 +99,7 @@ def main(ways: Mapping[str, Way]) -> int:
     return 0
 
 
-def measured(way: Way, folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+def measured(setup: Setup, folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Open, answer, warm up, sample; then answer everything if asked to."""
     import numpy as np
 
@@ -107,10 +107,10 @@ def measured(way: Way, folder: Path, request: Mapping[str, Any]) -> dict[str, An
     from vit_edge.bench.run import scenarios
     from vit_edge.bench.run.session import memory_bytes
 
-    for module in way.imports:
+    for module in setup.imports:
         importlib.import_module(module)
     imported = time.monotonic()
-    opened = way.open(folder, request["threads"])
+    opened = setup.open(folder, request["threads"])
     loaded = time.monotonic()
     pixels, batch = np.load(folder / PIXELS), request["batch"]
     run = opened.prepare(np.ascontiguousarray(np.resize(pixels, (batch, *pixels.shape[1:]))))
@@ -139,7 +139,7 @@ def measured(way: Way, folder: Path, request: Mapping[str, Any]) -> dict[str, An
         },
         "memory_bytes": memory,
         "sensors": watch.readings(found.images),
-        "model_bytes": (folder / (way.file or WEIGHTS)).stat().st_size,
+        "model_bytes": (folder / (setup.file or WEIGHTS)).stat().st_size,
         "facts": dict(opened.facts) | {"threads": str(request["threads"])},
     }
 
@@ -151,9 +151,9 @@ def _filled(pixels: Any, batch: int) -> Any:
     return np.ascontiguousarray(np.resize(pixels, (batch, *pixels.shape[1:])))
 
 
-def onnxruntime_way(file: str, make: Make) -> Way:
+def onnxruntime_setup(file: str, make: Make) -> Setup:
     """One that makes an ONNX file and runs it in onnxruntime."""
-    return Way(
+    return Setup(
         ("onnxruntime",),
         lambda folder, threads: onnxruntime_session(folder / file, threads),
         make,

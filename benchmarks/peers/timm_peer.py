@@ -9,7 +9,7 @@ from typing import Any
 
 import process
 from cpu_models import timm_model
-from process import Model, Way
+from process import Model, Setup
 
 FP32, DYNAMIC, STATIC = "timm-export.onnx", "timm-dynamic.onnx", "timm-static.onnx"
 DYNAMO = "timm-dynamo.onnx"
@@ -91,14 +91,14 @@ def quantize_static(folder: Path) -> None:
     )
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     return {
-        "fp32": process.onnxruntime_way(FP32, export),
-        "dynamo": process.onnxruntime_way(DYNAMO, export_by_dynamo),
-        "dynamic": process.onnxruntime_way(DYNAMIC, quantize_dynamic),
-        "static": process.onnxruntime_way(STATIC, quantize_static),
+        "fp32": process.onnxruntime_setup(FP32, export),
+        "dynamo": process.onnxruntime_setup(DYNAMO, export_by_dynamo),
+        "dynamic": process.onnxruntime_setup(DYNAMIC, quantize_dynamic),
+        "static": process.onnxruntime_setup(STATIC, quantize_static),
     }
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

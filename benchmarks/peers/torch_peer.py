@@ -9,7 +9,7 @@ from typing import Any
 
 import process
 from cpu_models import timm_model
-from process import Model, Opened, Way
+from process import Model, Opened, Setup
 
 
 def open_model(dtype: str, compiled: bool, folder: Path, threads: int) -> Opened:
@@ -39,9 +39,9 @@ def open_model(dtype: str, compiled: bool, folder: Path, threads: int) -> Opened
     return Opened(facts, prepare, lambda answer: answer.float().numpy())
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     return {
-        f"{'compiled' if compiled else 'eager'}-{short}": Way(
+        f"{'compiled' if compiled else 'eager'}-{short}": Setup(
             ("torch", "timm"), partial(open_model, dtype, compiled)
         )
         for compiled in (False, True)
@@ -50,4 +50,4 @@ def ways() -> dict[str, Way]:
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

@@ -10,7 +10,7 @@ from typing import Any
 
 import hf_model
 import process
-from process import Opened, Way
+from process import Opened, Setup
 
 # What vit_edge.bench decodes end to end, by default.
 PHOTOS = Path(__file__).resolve().parents[2] / "vit_edge" / "data" / "photos"
@@ -99,13 +99,13 @@ def make(folder: Path) -> None:
     hf_model.checkpoint(folder)
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     packages = ("torch", "transformers")
     return {
-        "eager-fp32": Way(packages, open_model, make),
-        "pipeline": Way(packages, open_pipeline, make),
+        "eager-fp32": Setup(packages, open_model, make),
+        "pipeline": Setup(packages, open_pipeline, make),
     }
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import process
-from process import Model, Opened, Way
+from process import Model, Opened, Setup
 
 
 def open_model(device: str, dtype: str, compiled: bool, folder: Path, threads: int) -> Opened:
@@ -49,7 +49,7 @@ def open_model(device: str, dtype: str, compiled: bool, folder: Path, threads: i
     return Opened(facts, prepare, lambda answer: answer.numpy())
 
 
-def ways() -> dict[str, Way]:
+def setups() -> dict[str, Setup]:
     rows = (
         ("eager-fp32", "cpu", "float32", False),
         ("eager-bf16", "cpu", "bfloat16", False),
@@ -58,10 +58,10 @@ def ways() -> dict[str, Way]:
         ("cuda-compiled-fp16", "cuda", "float16", True),
     )
     return {
-        name: Way(("torch",), partial(open_model, device, dtype, compiled))
+        name: Setup(("torch",), partial(open_model, device, dtype, compiled))
         for name, device, dtype, compiled in rows
     }
 
 
 if __name__ == "__main__":
-    sys.exit(process.main(ways()))
+    sys.exit(process.main(setups()))

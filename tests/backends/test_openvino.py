@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.bundles import TESTING, Exporter
+from tests.support.bundles import TESTING, Exporter, trained_on_cifar10
 from vit_edge import Predictor
 from vit_edge.backends import eager, openvino, ort
 from vit_edge.backends.openvino import device as devices
@@ -278,19 +278,19 @@ def test_golden_answers_hold(testing_bundle: Bundle, capsys: pytest.CaptureFixtu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("checkpoint", ["vit-cifar10", "vit-cifar10-outliers"])
+@pytest.mark.parametrize("outliers", [False, True])
 def test_golden_answers_of_trained_weights_hold(
-    shared_data: Path, tmp_path: Path, checkpoint: str, precision: str
+    shared_data: Path, tmp_path: Path, export_once: Exporter, outliers: bool, precision: str
 ) -> None:
-    from vit_edge.export.__main__ import main
-
-    arguments = ["--checkpoint", f"hf:{shared_data / 'checkpoints' / checkpoint / 'hf'}"]
-    if precision == "int8":
-        images = shared_data / "images" / "cifar10" / "calibration"
-        arguments += ["--precision", "int8", "--calibration", str(images)]
-        arguments += ["--parity-target", "top1_agreement=0.9"]  # of 16 images: the gate is not it
-    out = tmp_path / "bundle"
-    assert main([*arguments, "--max-batch", "8", "--out", str(out)]) == 0
+    arguments = trained_on_cifar10(precision, shared_data)
+    if outliers:
+        source = f"hf:{shared_data / 'checkpoints' / 'vit-cifar10-outliers' / 'hf'}"
+        arguments = ("--checkpoint", source, "--precision", precision, "--max-batch", "8")
+    if outliers and precision == "int8":
+        images = str(shared_data / "images" / "cifar10" / "calibration")
+        arguments += ("--calibration", images, "--calibration-images", "32")
+        arguments += ("--parity-target", "top1_agreement=0.9")  # of 16 images: the gate is not it
+    out = shutil.copytree(export_once(*arguments).path, tmp_path / "bundle")
     assert parity.main([str(out), "--backend", "openvino"]) == 0
     openvino.build(Bundle.read(out))
     assert parity.main([str(out), "--backend", "openvino"]) == 0

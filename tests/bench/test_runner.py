@@ -22,9 +22,11 @@ from vit_edge.bench.device import noise
 from vit_edge.bench.device.noise import Ticks
 from vit_edge.bench.results import results
 from vit_edge.bench.run import runner, session
+from vit_edge.bench.run.golden import golden_pixels
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite, product
 from vit_edge.bundle import Bundle
-from vit_edge.errors import UsageError
+from vit_edge.bundle.golden import Golden, GoldenWriter
+from vit_edge.errors import BundleError, UsageError
 from vit_edge.machine import child
 from vit_edge.strict import json_from_record
 
@@ -277,3 +279,14 @@ def test_what_was_opened_is_closed_although_what_follows_fails(testing_bundle: B
     assert opened.answer["logits"].shape[0] == 1
     with pytest.raises(UsageError, match="closed"):
         opened.query()
+
+
+def test_a_bundle_without_golden_images_is_refused_and_said_to_be_that(bundle: Bundle) -> None:
+    with Golden(bundle.golden_path) as golden:
+        probes, outputs = golden.probes(), golden.outputs
+    with GoldenWriter(
+        bundle.golden_path, probes=probes, outputs=outputs, reference_dtype="float64"
+    ):
+        pass
+    with pytest.raises(BundleError, match="holds no images"):
+        golden_pixels(bundle, 2)

@@ -32,12 +32,12 @@ requires = ("onnxruntime",)
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 QUICK = Sampling(processes=2, percentile=0.5, at_least_s=0.02)
 
-# A script of peers/ whose model answers what reference.npy says, plus what its way's name adds.
+# A script of peers/ whose model answers what reference.npy says, plus what its setup's name adds.
 FAKE = """
 import sys
 import numpy as np
 import process
-from process import Opened, Way
+from process import Opened, Setup
 
 def open_model(noise, folder, threads):
     answers = np.load(folder / "reference.npy")
@@ -51,10 +51,10 @@ def open_model(noise, folder, threads):
 def broken(folder, threads):
     raise RuntimeError("no kernel of this operator")
 
-WAYS = {"right": Way(("json",), lambda f, t: open_model(0, f, t)),
-        "wrong": Way((), lambda f, t: open_model(1000, f, t)),
-        "broken": Way((), broken)}
-sys.exit(process.main(WAYS))
+SETUPS = {"right": Setup(("json",), lambda f, t: open_model(0, f, t)),
+        "wrong": Setup((), lambda f, t: open_model(1000, f, t)),
+        "broken": Setup((), broken)}
+sys.exit(process.main(SETUPS))
 """
 
 
@@ -91,8 +91,8 @@ def folder(tmp_path: Path, testing_bundle: Bundle) -> Path:
     return made
 
 
-def peer(competitors: ModuleType, folder: Path, way: str, batch: int = 1) -> Any:
-    row = competitors.Competitor("fake", way, "none", "fp32")
+def peer(competitors: ModuleType, folder: Path, setup: str, batch: int = 1) -> Any:
+    row = competitors.Competitor("fake", setup, "none", "fp32")
     return competitors.Peer(row, sys.executable, folder, batch, 1, None)
 
 
@@ -100,7 +100,7 @@ def test_competitors_take_turns_with_ours_and_their_answers_are_judged_alike(
     competitors: ModuleType, folder: Path, testing_bundle: Bundle
 ) -> None:
     ours = (Configuration(testing_bundle.path, "ort", {}, 1),)
-    peers = [peer(competitors, folder, way) for way in ("right", "wrong", "broken")]
+    peers = [peer(competitors, folder, setup) for setup in ("right", "wrong", "broken")]
     found = runner.run(Suite("test", ours, QUICK), lambda run: None, peers=peers)
     kept = json_from_record(found)
     own, right, wrong, broken = kept["configurations"]
@@ -130,7 +130,7 @@ def test_a_competitor_whose_model_cannot_be_made_is_told(
     competitors: ModuleType, folder: Path
 ) -> None:
     row = competitors.Competitor("fake", "absent", "none", "fp32")
-    with pytest.raises(BackendError, match="no way 'absent'; there are: right"):
+    with pytest.raises(BackendError, match="no setup 'absent'; there are: right"):
         competitors.make(row, sys.executable, folder)
 
 
@@ -147,12 +147,12 @@ def test_ours_run_end_to_end_beside_those_that_do(competitors: ModuleType) -> No
     bundles = {name: Path(f"tiny-{name}") for name in ("fp32", "int8")}
     own = competitors.own_configurations(comparisons.ALL.own, bundles, [2, 4], 3)
     Suite("test", own, QUICK).check()
-    ways = [
+    setups = [
         (one.bundle, one.backend, one.options, one.batch)
         for one in own
         if one.stage == "end-to-end"
     ]
-    assert ways == [(bundle, "ort", {"threads": 3}, 1) for bundle in bundles.values()]
+    assert setups == [(bundle, "ort", {"threads": 3}, 1) for bundle in bundles.values()]
 
 
 def test_what_classifies_nothing_is_not_asked_for_answers(
@@ -413,15 +413,15 @@ def test_requirements_are_pinned(path: Path) -> None:
 
 @pytest.mark.parametrize("tool", ["torch", "transformers", "timm", "optimum", "openvino",
                                   "executorch", "litert", "cnn", "vit", "gemm"])  # fmt: skip
-def test_a_script_has_the_ways_that_the_table_names(tool: str) -> None:
+def test_a_script_has_the_setups_that_the_table_names(tool: str) -> None:
     """Without its packages: they are imported where they are needed."""
-    code = f"import {tool}_peer; print(*{tool}_peer.ways())"
+    code = f"import {tool}_peer; print(*{tool}_peer.setups())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         cwd=BENCHMARKS / "peers",
     )  # fmt: skip
     every = [row for one in comparisons.COMPARISONS.values() for row in one.competitors]
-    named = {row.way for row in every if row.tool == tool}
+    named = {row.setup for row in every if row.tool == tool}
     assert set(done.stdout.split()) == named
 
 

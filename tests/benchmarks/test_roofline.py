@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,8 @@ def test_multiply_adds_are_counted_layer_by_layer() -> None:
     shape = variant("testing").architecture  # 17 tokens, width 64, 2 blocks, MLP of 128
     block = 17 * (64 * 192 + 64 * 64 + 2 * 64 * 128) + 2 * 17 * 17 * 64
     assert multiply_adds(shape) == 2 * block + 16 * 64 * 3 * 256 + 64 * 10
+    clip = dataclasses.replace(shape, projection_dim=24, logit_scale=100.0)
+    assert multiply_adds(clip) == 2 * block + 16 * 64 * 3 * 256 + 64 * 24 + 24 * 10
 
 
 def entry(precision: str = "fp32", **facts: str) -> dict[str, Any]:

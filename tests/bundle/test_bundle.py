@@ -69,6 +69,17 @@ def test_a_manifest_survives_being_written_and_read() -> None:
     assert manifest_from_json(json_from_manifest(manifest), "m") == manifest
 
 
+def test_a_zero_shot_head_survives_and_a_manifest_without_one_means_none() -> None:
+    shape = dataclasses.replace(ROW.architecture, projection_dim=24, logit_scale=1 / 0.07)
+    manifest = with_files(dataclasses.replace(MANIFEST, architecture=shape))
+    assert manifest_from_json(json_from_manifest(manifest), "m") == manifest
+    data = json.loads(json_from_manifest(with_files(MANIFEST)))
+    del data["architecture"]["projection_dim"], data["architecture"]["logit_scale"]
+    old = manifest_from_json(json.dumps(data), "m").architecture
+    assert old == ROW.architecture
+    assert old.features_dim == old.width
+
+
 def test_every_problem_of_a_manifest_is_listed(folder: Path) -> None:
     path = folder / "manifest.json"
     data = json.loads(path.read_text())
@@ -193,6 +204,13 @@ def test_a_file_name_that_leaves_the_bundle_is_refused(folder: Path) -> None:
         (("preprocessing", "rescale_factor"), 10**400),
         (("preprocessing", "resize_hw"), [10**19, 64]),
         (("architecture", "depth"), 10**12),
+        (("architecture", "projection_dim"), 0),
+        (("architecture", "projection_dim"), 10**12),
+        (("architecture", "logit_scale"), 0.0),
+        (("architecture", "logit_scale"), -100.0),
+        (("architecture", "logit_scale"), float("nan")),
+        (("architecture", "logit_scale"), 1e300),
+        (("architecture", "logit_scale"), "100"),
         (("max_batch",), -1),
         (("files", "model.onnx", "size"), -1),
         (("files", "model.onnx", "sha256"), ""),

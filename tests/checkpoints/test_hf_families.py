@@ -12,8 +12,10 @@ from transformers.utils import logging as transformers_logging
 
 from tests.checkpoints.foreign import write_json
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
+from vit_edge.checkpoints.hf_families import FAMILIES
 from vit_edge.errors import CheckpointError
 from vit_edge.models.vit import vit_from_weights
+from vit_edge.variants import FAMILIES as TABLE
 
 requires = ("torch", "safetensors", "transformers")
 
@@ -123,6 +125,11 @@ def test_positions_of_the_two_dinov2_are_resized_differently(tmp_path: Path) -> 
     source = saved(model, tmp_path, 48)
     other = load_checkpoint(source, Request(None, (48, 48), "bicubic"))
     assert relative_difference(model, other, 48) > 1e-4
+
+
+def test_each_model_type_is_in_the_table_of_families() -> None:
+    published = " ".join(family.published for family in TABLE)
+    assert [name for name in FAMILIES if f"`{name}`" not in published] == []
 
 
 def test_a_gated_mlp_is_refused(tmp_path: Path) -> None:

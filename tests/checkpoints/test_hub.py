@@ -26,6 +26,7 @@ from tests.checkpoints.foreign import (
     write_timm,
 )
 from tests.checkpoints.hub_server import Hub, served
+from tests.checkpoints.test_open_clip import written as write_open_clip
 from vit_edge.checkpoints import Request, load_checkpoint
 from vit_edge.checkpoints import hub as hub_client
 from vit_edge.errors import CheckpointError, HubError
@@ -77,6 +78,28 @@ def test_only_what_is_needed_is_downloaded(hub: Hub) -> None:
     load_checkpoint(f"hf:{ID}", Request())
     got = sorted(request for request in hub.requests if request.startswith("GET"))
     assert got == ["GET config.json", "GET model.safetensors", "GET preprocessor_config.json"]
+
+
+def test_a_second_name_of_the_processor_is_asked_for_where_the_first_is_absent(hub: Hub) -> None:
+    (hub.folder / "preprocessor_config.json").rename(hub.folder / "processor_config.json")
+    load_checkpoint(f"hf:{ID}", Request())
+    assert "GET processor_config.json" in hub.requests
+
+
+def test_open_clips_own_files_are_downloaded(hub: Hub) -> None:
+    for file in hub.folder.iterdir():
+        file.unlink()
+    write_open_clip(hub.folder)
+    loaded = load_checkpoint(f"open_clip:{ID}", Request())
+    assert (loaded.record.source, loaded.record.revision) == (f"open_clip:{ID}", hub.commit)
+    got = sorted(request for request in hub.requests if request.startswith("GET"))
+    assert got == ["GET open_clip_config.json", "GET open_clip_model.safetensors"]
+
+
+def test_a_repository_without_open_clips_files_is_refused_by_their_names(hub: Hub) -> None:
+    write_open_clip(hub.folder)
+    (hub.folder / "open_clip_model.safetensors").unlink()
+    assert "none of open_clip_model.safetensors, open_clip_pytorch" in refused(f"open_clip:{ID}")
 
 
 def test_a_revision_is_asked_for(hub: Hub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.checkpoints.foreign import (
     assert_same_weights,
     logits_of,
     timm_config,
+    timm_tensors,
     weights_of,
     write_json,
     write_timm,
@@ -24,12 +26,20 @@ from tests.checkpoints.foreign import (
 from tests.data.timm_cases import CASES, pixels, weights
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
+from vit_edge.checkpoints.fields import Fields
+from vit_edge.checkpoints.timm_config import (
+    activation_of,
+    epsilon_of,
+    has_final_norm,
+    heads_of,
+)
 from vit_edge.errors import CheckpointError
 from vit_edge.variants import variant
 
 requires = ("torch", "safetensors")
 
-REFERENCE = np.load(Path(__file__).parents[1] / "data" / "timm_reference.npz")
+REFERENCE_FILE = Path(__file__).parents[1] / "data" / "timm_reference.npz"
+REFERENCE = np.load(REFERENCE_FILE)
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -40,6 +50,7 @@ def loaded_case(name: str, folder: Path) -> Checkpoint:
     save_file(tensors, folder / "model.safetensors")
     height, width = case.image_hw
     config = timm_config(replace(SMALL, num_classes=case.classes), input_size=[3, height, width])
+    config["architecture"] = case.architecture
     config["model_args"] = {
         "num_heads": case.heads, "img_size": [height, width], **dict(case.family)
     }  # fmt: skip
@@ -88,6 +99,54 @@ def test_logits_equal_those_of_the_installed_timm() -> None:
         np.testing.assert_allclose(found, REFERENCE[f"{name}/float64"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "heads"),  # of timm's own models
+    [
+        ("vit_xsmall_patch16_clip_224", 256, 4),
+        ("vit_medium_patch32_clip_224", 512, 8),
+        ("vit_betwixt_patch32_clip_224", 640, 10),
+        ("vit_base_patch16_clip_quickgelu_224", 768, 12),
+        ("vit_base_patch16_plus_clip_240", 896, 14),
+        ("vit_large_patch14_clip_336", 1024, 16),
+        ("vit_huge_patch14_clip_224", 1280, 16),
+        ("vit_giant_patch14_clip_224", 1408, 16),
+        ("vit_gigantic_patch14_clip_378", 1664, 16),
+    ],
+)
+def test_the_heads_of_timms_clips_follow_from_their_width(
+    name: str, width: int, heads: int
+) -> None:
+    assert heads_of(name, width) == heads
+    try:
+        import timm
+    except ImportError:
+        return
+    with torch.device("meta"):
+        assert timm.create_model(name).blocks[0].attn.num_heads == heads
+
+
+@pytest.mark.parametrize(
+    ("config", "norm_pre", "epsilon"),
+    [
+        ({"architecture": "vit_large_patch14_clip_quickgelu_336"}, True, 1e-5),
+        ({"architecture": "vit_base_patch16_224"}, True, 1e-6),
+        (
+            {"architecture": "vit_base_patch16_clip_224", "model_args": {"norm_layer": None}},
+            True,
+            1e-6,
+        ),
+        ({}, True, 1e-5),
+        ({}, False, 1e-6),
+    ],
+    ids=["a name", "another name", "another norm", "no name", "no name, no norm in front"],
+)
+def test_the_epsilon_follows_from_timms_name(
+    config: dict[str, Any], norm_pre: bool, epsilon: float
+) -> None:
+    names = ["norm_pre.weight"] if norm_pre else ["norm.weight"]
+    assert epsilon_of(Fields(config, ""), config.get("model_args", {}), names) == epsilon
+
+
 def changed(folder: Path, tensors: dict[str, torch.Tensor | None]) -> Path:
     """A timm directory with tensors added, replaced or (None) removed."""
     path = write_timm(folder / "x", SMALL, weights_of(SMALL))
@@ -101,6 +160,11 @@ def changed(folder: Path, tensors: dict[str, torch.Tensor | None]) -> Path:
     [
         ("attn_pool.latent", "attention pooling"),
         ("blocks.0.mlp.w12.weight", "SwiGLU"),
+        ("blocks.0.mlp.norm.weight", "LayerNorm inside attention or MLP"),
+        ("blocks.0.attn.norm.weight", "LayerNorm inside attention or MLP"),
+        ("blocks.0.attn.lambda_q1", "differential attention"),
+        ("blocks.0.in_proj.weight", "parallel blocks"),
+        ("blocks.0.attns.0.qkv.weight", "parallel blocks"),
         ("blocks.0.attn.relative_position_bias_table", "relative positions"),
         ("rope.periods", "rotary"),
         ("patch_embed.backbone.stem.conv.weight", "ResNet before the patches"),
@@ -113,6 +177,18 @@ def test_a_model_that_is_no_plain_vit_is_refused_by_its_feature(
     with pytest.raises(CheckpointError, match=reason) as caught:
         load_checkpoint(f"timm:{path}", Request())
     assert name in str(caught.value)
+
+
+def test_a_gated_mlp_in_one_matrix_is_refused(tmp_path: Path) -> None:
+    """GluMlp of the giants of DINOv2: called fc1 and fc2, as the plain MLP."""
+    changes = {f"blocks.{n}.mlp.fc1.weight": torch.zeros(128, 32) for n in (0, 1)}
+    with pytest.raises(CheckpointError, match="SwiGLU.*fc1.weight has twice the rows"):
+        load_checkpoint(f"timm:{changed(tmp_path, dict(changes))}", Request())
+
+
+def test_a_model_whose_tensors_do_not_tell_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="ResPostBlock"):
+        loaded_with(tmp_path, timm_config(SMALL) | {"architecture": "vit_base_patch16_rpn_224"})
 
 
 def test_a_class_token_that_is_read_and_missing_is_refused(tmp_path: Path) -> None:
@@ -306,6 +382,58 @@ def test_heads_come_from_the_architecture_at_any_depth(tmp_path: Path) -> None:
     config = timm_config(a) | {"architecture": "vit_tiny_patch16_224.augreg_in21k"}
     write_json(path / "config.json", config | {"model_args": {"depth": 1, "img_size": 32}})
     assert load_checkpoint(str(path), Request()).architecture == a
+
+
+NAMES = json.loads((REFERENCE_FILE.parent / "timm_names.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", NAMES["architectures"])
+def test_a_name_of_timms_says_what_no_tensor_shows(name: str) -> None:
+    """Held against timm's own models; scripts/timm_coverage.py does so anew."""
+    width, heads, *rest = NAMES["architectures"][name]
+    fields = Fields({"architecture": name}, "config.json")
+    clip = "_clip_" in name
+    found = [
+        epsilon_of(fields, {}, ["norm_pre.weight"] * clip),
+        activation_of(fields, {}),
+        has_final_norm(fields, {}),
+    ]
+    assert found == rest
+    if name != "test_vit3":  # attention pooling
+        assert heads_of(name, width) == heads
+
+
+def test_model_args_decide_over_the_name() -> None:
+    fields = Fields({"architecture": "vit_base_patch16_clip_quickgelu_224"}, "config.json")
+    assert activation_of(fields, {"act_layer": "gelu"}) == "gelu"
+    assert activation_of(fields, {"act_layer": None}) == "gelu"
+    assert activation_of(fields, {"act_layer": "gelu_tanh"}) == "gelu_tanh"
+    assert epsilon_of(fields, {"norm_layer": "layernorm"}, ["norm_pre.weight"]) == 1e-6
+    assert has_final_norm(fields, {"final_norm": False}) is False
+
+
+def test_weights_without_a_config_that_have_a_norm_in_front_are_clips(tmp_path: Path) -> None:
+    row = variant("testing")
+    a = replace(row.architecture, norm_pre=True, layer_norm_eps=1e-5)
+    state = timm_tensors(weights_of(a))
+    renamed = {n.replace("embedding.norm", "norm_pre"): t for n, t in state.items()}
+    save_file(renamed, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="norm_pre"):
+        load_checkpoint(f"timm:{tmp_path / 'x.safetensors'}", Request(row))
+    (tmp_path / "config.json").write_text(
+        json.dumps(timm_config(a) | {"architecture": "vit_base_patch16_clip_224"})
+    )
+    assert load_checkpoint(f"timm:{tmp_path / 'x.safetensors'}", Request()).architecture == a
+
+
+def test_a_last_norm_that_is_lost_is_missing(tmp_path: Path) -> None:
+    """Only a model of timm's that has none by its name is taken without one."""
+    path = changed(tmp_path, {"norm.weight": None, "norm.bias": None})
+    with pytest.raises(CheckpointError, match=r"missing \(2\):\n    norm.bias"):
+        load_checkpoint(f"timm:{path}", Request())
+    for name in ("vit_intern300m_patch14_448", "vit_base_patch16_radio_v3"):
+        write_json(path / "config.json", timm_config(SMALL) | {"architecture": name})
+        assert not load_checkpoint(f"timm:{path}", Request()).architecture.final_norm
 
 
 def wrapped_by_transformers(folder: Path, **changes: Any) -> Path:

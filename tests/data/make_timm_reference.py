@@ -5,12 +5,13 @@ Run where timm is installed:  python -m tests.data.make_timm_reference
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from timm.layers import get_act_layer, resample_abs_pos_embed
+from timm.layers import LayerNorm, get_act_layer, resample_abs_pos_embed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
@@ -32,6 +33,7 @@ def timm_logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
         arguments["img_size"] = case.resized_hw
     if case.of_family("act_layer", None):
         arguments["act_layer"] = get_act_layer(case.of_family("act_layer", None))
+    arguments["norm_layer"] = partial(LayerNorm, eps=case.epsilon)
     model = (VisionTransformerDistilled if case.distilled else VisionTransformer)(**arguments)
     if case.resized_hw is None:
         assert {n: tuple(t.shape) for n, t in model.state_dict().items()} == shapes(case)

@@ -29,9 +29,11 @@ class Case:
     no_embed_class: bool = False
     resized_hw: tuple[int, int] | None = None  # positions resampled to this size
     # Arguments of the family beyond the plain ViT: class_token, reg_tokens, init_values, fc_norm,
-    # global_pool, qk_norm, pre_norm, act_layer
+    # global_pool, qk_norm, pre_norm, act_layer, final_norm
     family: tuple[tuple[str, Any], ...] = ()
     distilled: bool = False
+    architecture: str = "vit_tiny_patch16_224"  # timm's name, from which its epsilon follows
+    epsilon: float = 1e-6  # of LayerNorm
 
     def of_family(self, name: str, otherwise: Any) -> Any:
         """The value of one of the family's arguments."""
@@ -94,7 +96,13 @@ CASES = {
     "qk-norm": _family(qk_norm=True),
     "pre-norm": _family(pre_norm=True),
     "clip": _family(pre_norm=True, act_layer="quick_gelu"),
+    "clip-by-name": Case(
+        family=(("pre_norm", True),), architecture="vit_base_patch16_clip_224", epsilon=1e-5
+    ),
     "distilled": Case(distilled=True),
+    "gelu-tanh": _family(act_layer="gelu_tanh"),
+    "no-final-norm": _family(final_norm=False),
+    "no-final-norm-averaged": _family(final_norm=False, global_pool="avg"),
 }
 
 
@@ -107,11 +115,11 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, patches + (not case.no_embed_class) * case.prefix_tokens, d),
         "patch_embed.proj.weight": (d, 3, case.patch, case.patch),
-        f"{norm}.weight": (d,),
-        f"{norm}.bias": (d,),
         "head.weight": (case.classes, d),
         "head.bias": (case.classes,),
     }
+    if case.of_family("final_norm", True):
+        found |= {f"{norm}.weight": (d,), f"{norm}.bias": (d,)}
     if case.of_family("class_token", True):
         found["cls_token"] = (1, 1, d)
     if case.of_family("reg_tokens", 0):

@@ -58,6 +58,8 @@ def test_the_files_of_other_libraries_are_read(tmp_path: Path) -> None:
     }
     found = preprocessing_for(write(tmp_path, "preprocessor_config.json", hf), (224, 224))
     assert (found.resize, found.interpolation) == ("squash", "bicubic")
+    nested = {"image_processor": hf, "processor_class": "CLIPProcessor"}  # of transformers 5
+    assert preprocessing_for(write(tmp_path, "processor_config.json", nested), (224, 224)) == found
     timm = {
         "architecture": "vit_tiny_patch16_224",
         "pretrained_cfg": {

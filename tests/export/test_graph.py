@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.traces import trace_once
 from vit_edge.bundle.architecture import Architecture
-from vit_edge.export.trace import ExportableViT, model_from_vit
-from vit_edge.graphs.readable import drop_allowzero, name_by_module
+from vit_edge.export.trace import ClsBlock, ExportableViT, model_from_vit
+from vit_edge.graphs.readable import drop_allowzero, name_by_module, unshare_parameters
 from vit_edge.graphs.write import skeleton, write_model
 from vit_edge.models.vit import ViT, parameter_shapes, vit_from_weights
 from vit_edge.variants import variant
@@ -117,12 +119,33 @@ def test_any_shape_exports(
     assert relative_difference(path, vit, outputs, 3) < 5e-6
 
 
+CLIP: dict[str, Any] = {"norm_pre": True, "activation": "quick_gelu", "projection_dim": 12}
 FAMILY: list[dict[str, Any]] = [
     {"prefix_tokens": 5, "norm_pre": True, "activation": "quick_gelu"},
     {"prefix_tokens": 2, "pooling": "class+distilled", "qk_norm": True},
     {"prefix_tokens": 0, "pooling": "mean", "norm_after_pooling": True},
     {"prefix_tokens": 5, "pooling": "class+mean", "qk_norm": True, "norm_pre": True},
+    {**CLIP, "logit_scale": 100.0},
+    {"activation": "gelu_tanh", "final_norm": False},
 ]
+
+
+def test_parameters_that_hold_the_same_numbers_are_each_there_by_name() -> None:
+    vit = random_vit(TESTING)
+    for name, parameter in vit.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.zero_()
+    model = model_from_vit(vit, ("logits", "tokens"), opset=23, attention="fused")
+    name_by_module(model)
+    named = set(model.graph.initializers)
+    expected = parameter_shapes(TESTING).keys() - {"embedding.cls_token", "embedding.patch.bias"}
+    assert not expected <= named  # else torch.onnx shares none any more, and nothing is to do
+    unshare_parameters(model)
+    assert expected <= set(model.graph.initializers)
+    readers = [value.uses() for value in model.graph.initializers.values()]
+    names = [str(value.name) for value in model.graph.initializers.values()]
+    shared = [n for n, uses in zip(names, readers, strict=True) if len(uses) > 1]
+    assert not expected & set(shared)
 
 
 @pytest.mark.slow
@@ -234,11 +257,26 @@ def test_the_planted_wrong_scale_is_seen(tmp_path: Path) -> None:
     assert relative_difference(path, vit, ("logits",), 2) > 1e-4
 
 
-def test_the_exportable_form_is_equal_in_float64() -> None:
-    vit = random_vit(TESTING).double()
+@pytest.mark.parametrize("parts", [{}, CLIP], ids=["plain", "clip"])
+def test_the_exportable_form_is_equal_in_float64(parts: dict[str, Any]) -> None:
+    """Where features come from the class token, its last block is for that token alone."""
+    vit = random_vit(dataclasses.replace(TESTING, **parts)).double()
     pixels = torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.manual_seed(0))
     form = ExportableViT(vit, ("logits", "features"), "decomposed")
+    assert isinstance(form.blocks[-1], ClsBlock)
     expected = vit(pixels)
     logits, features = form(pixels)
     assert float((logits - expected.logits).abs().max()) < 1e-12
     assert float((features - expected.features).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(("form", "opset"), [("fused", 23), ("decomposed", 20)])
+def test_a_shared_trace_is_the_graph_that_tracing_anew_gives(form: Any, opset: int) -> None:
+    """What the tests' own short cut rests on."""
+    first, vit = random_vit(TESTING, 1), random_vit(TESTING, 2)
+    name_by_module(trace_once(first, ("logits",), opset=opset, attention=form))
+    shared, traced = (
+        trace(vit, ("logits",), opset=opset, attention=form)
+        for trace in (trace_once, model_from_vit)
+    )
+    assert onnx_ir.to_proto(shared) == onnx_ir.to_proto(traced)

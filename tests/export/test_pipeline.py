@@ -70,6 +70,7 @@ def test_golden_answers_are_kept_for_the_device(testing_bundle: Bundle) -> None:
         assert len(golden.probes()) >= 6
 
 
+@pytest.mark.traced_anew
 def test_the_same_export_twice_gives_the_same_files(testing_bundle: Bundle, tmp_path: Path) -> None:
     again = export_bundle(options(tmp_path / "again"))
     for name in ("model.onnx", "golden.npz", "labels.txt"):

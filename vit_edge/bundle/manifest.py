@@ -89,7 +89,7 @@ class PositionInterpolation:
 class CheckpointRecord:
     """Where the weights came from."""
 
-    source: str  # hf:ID, timm:NAME, jax:FILE, seeded:N, embedded, onnx:FILE
+    source: str  # hf:ID, timm:NAME, open_clip:ID, jax:FILE, seeded:N, embedded, onnx:FILE
     sha256: dict[str, str]  # file name -> sha256; empty for seeded weights
     revision: str | None = None  # of the hub, a commit
     position_interpolation: PositionInterpolation | None = None

@@ -47,6 +47,8 @@ class Request:
     revision: str | None = None  # of a hub repository
     key: str | None = None  # which of several models in a file: an entry, or a prefix of names
     labels: Path | None = None  # a file with one label a class
+    text_embeddings: Path | None = None  # .npy of a zero-shot head, float[classes, D]
+    logit_scale: float | None = None  # of its cosines; None: the checkpoint's own
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
 
     Args:
         source: `hf:ID_OR_DIR`, `timm:NAME_OR_FILE_OR_DIR`, `torchvision:FILE`, `jax:FILE.npz`,
-            `seeded:N`, `embedded`, or a bare path, recognised by what it holds. None: where the
-            variant was published.
+            `open_clip:ID_OR_DIR`, `seeded:N`, `embedded`, or a bare path, recognised by what it
+            holds. None: where the variant was published.
         request: What else was asked.
 
     Returns:
@@ -157,5 +159,6 @@ def _recognise(path: Path, known: list[str]) -> str:
         f"{path}: no checkpoint recognised. Expected a Hugging Face directory (config.json with "
         "model_type vit), a timm directory or file (config.json with architecture, or tensors "
         "named blocks.0.attn.qkv.weight), a torchvision file "
-        "(encoder.layers.encoder_layer_0...), or a JAX .npz (Transformer/encoderblock_0/...)"
+        "(encoder.layers.encoder_layer_0...), an open_clip directory (open_clip_config.json) or "
+        "file (visual.transformer.resblocks.0...), or a JAX .npz (Transformer/encoderblock_0/...)"
     )

@@ -26,6 +26,7 @@ from vit_edge.checkpoints.labels import default_labels, one_line_labels, plain_l
 from vit_edge.checkpoints.positions import interpolate
 from vit_edge.checkpoints.request import check_image_size
 from vit_edge.checkpoints.tensors import LazyTensor, Rule, read_weights
+from vit_edge.checkpoints.zero_shot import embeddings_of, with_text_head
 from vit_edge.errors import CheckpointError, UsageError
 from vit_edge.variants import VARIANTS, Variant
 
@@ -37,7 +38,8 @@ POSITION = "embedding.position"
 # What makes another variant. Heads, labels and epsilons change in fine-tuning, or by source.
 _SHAPE = (
     *("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "qkv_bias", "prefix_tokens"),
-    *("pooling", "norm_after_pooling", "norm_pre", "qk_norm", "activation"),
+    *("pooling", "norm_after_pooling", "norm_pre", "qk_norm", "activation", "final_norm"),
+    "projection_dim",
 )
 
 
@@ -58,6 +60,7 @@ class Foreign:
     files: tuple[Path, ...] = ()
     revision: str | None = None
     scores: Scores | None = None  # of the logits; None: the source does not say
+    logit_scale: float | None = None  # of cosines with text embeddings; None: it has none
     published_as: Callable[[Variant], bool] = field(default=lambda row: False)
 
 
@@ -65,10 +68,11 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     """Check a foreign checkpoint against the request, read it, and bring it to the asked size.
 
     Raises:
-        UsageError: The asked image size does not fit the patches.
+        UsageError: The asked image size does not fit the patches; half of a zero-shot head.
         CheckpointError: It is not the asked variant; a tensor is missing, left over, misshaped or
             not finite.
     """
+    rows = embeddings_of(request.text_embeddings, request.labels, request.logit_scale)
     problems = foreign.architecture.problems()
     if problems:
         raise CheckpointError(f"{foreign.where}:\n  " + "\n  ".join(problems))
@@ -83,7 +87,12 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
         foreign.architecture, foreign.rules, foreign.tensors, foreign.where, foreign.ignored
     )
     architecture = _without_zeroed_head(foreign, weights)
-    record = CheckpointRecord(foreign.source, hashes_of(foreign.files), foreign.revision)
+    if rows is not None:
+        scale = foreign.logit_scale if request.logit_scale is None else request.logit_scale
+        architecture = with_text_head(architecture, weights, rows, scale, foreign.where)
+        foreign = dataclasses.replace(foreign, labels=(), scores=None)  # of the head before
+    files = (*foreign.files, *filter(None, (request.text_embeddings,)))
+    record = CheckpointRecord(foreign.source, hashes_of(files), foreign.revision)
     if image_hw != architecture.image_hw:
         architecture, record = _resize(foreign, architecture, record, weights, request, image_hw)
     elif request.position_method is not None:

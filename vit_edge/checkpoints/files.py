@@ -12,6 +12,7 @@ from typing import Any
 
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.checkpoints.adapter import refuse_adapter, refuse_unmerged
+from vit_edge.checkpoints.flax import is_flax, open_flax, torch_name
 from vit_edge.checkpoints.pickled import names_in, open_pickled
 from vit_edge.checkpoints.safetensors import open_safetensors
 from vit_edge.checkpoints.tensors import LazyTensor
@@ -21,7 +22,7 @@ from vit_edge.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-SAFETENSORS = ".safetensors"
+SAFETENSORS, FLAX = ".safetensors", ".msgpack"
 # .pth.tar is what timm's training writes, .ckpt Lightning's. Any other name is told by its bytes.
 PICKLES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle")
 # In the order in which they are looked for: safetensors first, whole before sharded.
@@ -30,6 +31,8 @@ WEIGHT_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "flax_model.msgpack",
+    "flax_model.msgpack.index.json",
 )
 
 
@@ -90,13 +93,15 @@ def tensor_names(path: Path) -> list[str]:
         names = [name for shard in shards_of_index(file).values() for name in shard]
     elif _format_of(file) == SAFETENSORS:
         names = list(open_safetensors(file))
+    elif _format_of(file) == FLAX:
+        names = list(open_flax(file))
     else:
         names = names_in(file)
     return [without_marks(name) for name in names]
 
 
 def is_weight_file(path: Path) -> bool:
-    """True if this is a file of torch's or of safetensors', by its name or by its first bytes."""
+    """True if this is a file of torch, safetensors or flax, by its name or by its first bytes."""
     return path.is_file() and _format_of(path) is not None
 
 
@@ -120,7 +125,8 @@ def shards_of_index(path: Path) -> dict[str, list[str]]:
         )
     shards: dict[str, list[str]] = {}
     for tensor, file in weight_map.items():
-        shards.setdefault(file, []).append(tensor)
+        name = torch_name(tensor) if "/" in tensor else tensor
+        shards.setdefault(file, []).append(name)
     return shards
 
 
@@ -164,7 +170,7 @@ def _weight_file(path: Path) -> tuple[Path, list[str]]:
 
 
 def _format_of(path: Path) -> str | None:
-    """Return SAFETENSORS or the first of PICKLES; None if the file is of neither kind."""
+    """Return SAFETENSORS, FLAX or the first of PICKLES; None if the file is of no such kind."""
     refuse_pointer(path)
     with path.open("rb") as file:
         head = file.read(9)
@@ -172,6 +178,8 @@ def _format_of(path: Path) -> str | None:
     is_safetensors = head[8:] == b"{" and header_bytes <= path.stat().st_size
     if is_safetensors or path.suffix == SAFETENSORS:
         return SAFETENSORS
+    if path.suffix == FLAX or is_flax(head):
+        return FLAX
     is_pickle = re.match(rb"PK|\x80[\x02-\x05]", head) is not None
     if path.suffix in PICKLES or (is_pickle and path.suffix != ".npz"):
         return PICKLES[0]
@@ -182,10 +190,12 @@ def _open_file(path: Path, key: str | None) -> tuple[dict[str, LazyTensor], str 
     kind = _format_of(path)
     if kind == SAFETENSORS:
         return open_safetensors(path), key
+    if kind == FLAX:
+        return open_flax(path), key
     if kind is not None:
         return open_pickled(path, key)
     raise CheckpointError(
-        f"{path}: not a kind of weight file; expected {SAFETENSORS}, {', '.join(PICKLES)}"
+        f"{path}: not a kind of weight file; expected {SAFETENSORS}, {FLAX}, {', '.join(PICKLES)}"
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
+from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.manifest import PositionMethod
+from vit_edge.checkpoints.tensors import Rule, linear_rules, norm_rules
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,21 @@ FAMILIES = {
         any_size=True,
     ),
 }
+
+
+def block_rules(a: Architecture, dialect: Dialect, theirs: str, ours: str) -> list[Rule]:
+    """One encoder block; query, key and value become thirds of one matrix."""
+    rules = []
+    for number, norm in enumerate(dialect.norms, start=1):
+        rules += norm_rules(f"{theirs}.{norm}", f"{ours}.norm{number}", a.width)
+    after_attention, after_mlp = (name and f"{theirs}.{name}" for name in dialect.scales)
+    *thirds, out = (f"{theirs}.{name}" for name in dialect.attention)
+    for part, name in enumerate(thirds):
+        third = linear_rules(name, f"{ours}.attention.qkv", a.width, a.width)
+        kept = third if a.qkv_bias else third[:1]
+        rules += [dataclasses.replace(rule, part=part, parts=3) for rule in kept]
+    rules += linear_rules(out, f"{ours}.attention.out", a.width, a.width, after_attention)
+    fc1, fc2 = (f"{theirs}.{name}" for name in dialect.mlp)
+    rules += linear_rules(fc1, f"{ours}.mlp.fc1", a.width, a.mlp_dim)
+    rules += linear_rules(fc2, f"{ours}.mlp.fc2", a.mlp_dim, a.width, after_mlp)
+    return rules

@@ -17,6 +17,7 @@ from vit_edge.variants import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 log = logging.getLogger(__name__)
 
+NESTED = "processor_config.json"  # of a model with two processors, in transformers 5
 # PIL.Image.Resampling, by number.
 _RESAMPLE: dict[int, Interpolation] = {
     0: "nearest",
@@ -47,15 +48,15 @@ class Processor(NamedTuple):
     std: _Colour = HALF
 
 
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _EDGE_224, _SQUARE_224 = {"shortest_edge": 224}, {"height": 224, "width": 224}
-_CLIP = Processor(_EDGE_224, 224, square=False, mean=_CLIP_MEAN, std=_CLIP_STD)
+_CLIP = Processor(_EDGE_224, 224, square=False, mean=CLIP_MEAN, std=CLIP_STD)
 _PROCESSORS = {
     "ViT": Processor(_SQUARE_224, resample=2),
     "DeiT": Processor({"height": 256, "width": 256}, 224),
     "Beit": Processor(_SQUARE_224),
     "Bit": _CLIP,
-    "Blip": Processor({"height": 384, "width": 384}, mean=_CLIP_MEAN, std=_CLIP_STD),
+    "Blip": Processor({"height": 384, "width": 384}, mean=CLIP_MEAN, std=CLIP_STD),
     "CLIP": _CLIP,
     "ChineseCLIP": _CLIP,
     "ConvNext": Processor({"shortest_edge": 384}, square=False),
@@ -68,15 +69,19 @@ _WITHOUT_CROP = 384  # ConvNext: from this size on, images are squashed and noth
 
 
 def preprocessing_of(
-    path: Path, image_hw: tuple[int, int], asked_hw: tuple[int, int] | None = None
+    path: Path,
+    image_hw: tuple[int, int],
+    asked_hw: tuple[int, int] | None = None,
+    kind: str = "ViT",
 ) -> Callable[[tuple[int, int]], Preprocessing]:
     """Read a preprocessor_config.json.
 
     Args:
-        path: The file; if it does not exist, ViTImageProcessor's own defaults hold, and the log
-            says so.
+        path: The file; if it does not exist, the defaults of the model's own processor hold, at
+            the size of its images, and the log says so.
         image_hw: What the checkpoint's model takes; the file must end there ...
         asked_hw: ... unless the user decides where.
+        kind: The model's own processor, where the file names none: ViT, CLIP.
 
     Returns:
         The preprocessing for any other image size: the ratio of crop to resize stays.
@@ -85,7 +90,7 @@ def preprocessing_of(
         CheckpointError: The file asks for something unknown, or ends at another size.
     """
     if path.is_file():
-        own = read_preprocessing(path)
+        own = read_preprocessing(path, kind)
         if own.crop_hw != image_hw:
             contradiction = (
                 f"{path}: size: images end at {list(own.crop_hw)} px, but image_size of "
@@ -98,8 +103,11 @@ def preprocessing_of(
                 )
             log.warning("%s; --image-size decides: %s px", contradiction, list(asked_hw))
     else:
-        log.info("%s: missing; taking ViTImageProcessor's defaults (squash, bilinear, 0.5)", path)
-        own = Preprocessing("squash", image_hw, image_hw, "bilinear", HALF, HALF)
+        own = _default_preprocessing(_PROCESSORS[kind], image_hw)
+        log.info(
+            "%s: missing; taking %sImageProcessor's defaults (%s, %s, mean %s)",
+            path, kind, own.resize, own.interpolation, own.mean,
+        )  # fmt: skip
 
     def at(size_hw: tuple[int, int]) -> Preprocessing:
         height, width = (
@@ -111,14 +119,45 @@ def preprocessing_of(
     return at
 
 
-def read_preprocessing(path: Path) -> Preprocessing:
+def _default_preprocessing(processor: Processor, image_hw: tuple[int, int]) -> Preprocessing:
+    """Make what a processor does without a file, at the size that a model takes."""
+    resize: Literal["squash", "cover"] = "squash" if processor.square else "cover"
+    return Preprocessing(
+        resize,
+        image_hw,
+        image_hw,
+        _RESAMPLE[processor.resample],
+        processor.mean,
+        processor.std,
+        crop_rounding="even" if processor.square else "down",
+    )
+
+
+def processor_file(folder: Path) -> Path:
+    """The file that decides, as in transformers 5: processor_config.json if images are in it.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    nested = folder / NESTED
+    holds = nested.is_file() and isinstance(read_json(nested).get("image_processor"), dict)
+    return nested if holds else folder / "preprocessor_config.json"
+
+
+def read_preprocessing(path: Path, default: str = "ViT") -> Preprocessing:
     """Read every field that decides a pixel; what we cannot do is refused by name.
+
+    Args:
+        path: preprocessor_config.json, or processor_config.json with it inside.
+        default: The processor that is meant where the file names none.
 
     Raises:
         CheckpointError: The file is damaged, or asks for something unknown.
     """
-    fields = Fields(read_json(path), str(path))
-    kind, processor = _processor(fields)
+    data = read_json(path)
+    inside = data.get("image_processor")
+    fields = Fields(inside if isinstance(inside, dict) else data, str(path))
+    kind, processor = _processor(fields, default)
     for name in _UNSUPPORTED:
         if _truth(fields, name, default=False):
             fields.problem(f"{name}: true is not supported")
@@ -156,10 +195,10 @@ def read_preprocessing(path: Path) -> Preprocessing:
     return processed
 
 
-def _processor(fields: Fields) -> tuple[str, Processor]:
-    """The image processor that a file names, as AutoImageProcessor takes it for a ViT."""
+def _processor(fields: Fields, default: str) -> tuple[str, Processor]:
+    """The image processor that a file names, as AutoImageProcessor takes it."""
     named = fields.data.get("image_processor_type") or fields.data.get("feature_extractor_type")
-    name = "ViTImageProcessor" if named is None else str(named)
+    name = f"{default}ImageProcessor" if named is None else str(named)
     kind = re.sub("(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", name)
     if kind not in _PROCESSORS:
         known = ", ".join(_PROCESSORS)

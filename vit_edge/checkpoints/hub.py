@@ -39,15 +39,17 @@ def fetch(
     revision: str | None,
     required: Iterable[str],
     optional: Iterable[str] = (),
+    weight_files: Iterable[str] = WEIGHT_FILES,
 ) -> Place:
-    """Bring the named files and the weights (safetensors first) into the cache.
+    """Bring the named files and the weights, the first that is there, into the cache.
 
     Args:
-        source: What asks, for the advice in errors: hf, timm.
+        source: What asks, for the advice in errors: hf, timm, open_clip.
         repository: ORG/NAME.
         revision: A branch, tag or commit; None is the default branch.
         required: Files without which there is no checkpoint.
-        optional: Files that may be absent.
+        optional: Files of which the first that is there is brought; all may be absent.
+        weight_files: What weights are called, the best first.
 
     Returns:
         The folder of one commit in the cache of huggingface_hub: after the first file all others
@@ -73,14 +75,16 @@ def fetch(
         for name in others:
             download.require(name, commit)
         for name in optional:
-            download.optional(name, commit)
-        for name in WEIGHT_FILES:
+            if download.optional(name, commit) is not None:
+                break
+        weight_files = tuple(weight_files)
+        for name in weight_files:
             weights = download.optional(name, commit)
             if weights is not None:
                 for shard in shards_of_index(weights) if weights.suffix == ".json" else ():
                     download.require(shard, commit)
                 return Place(folder, repository.rpartition("/")[2], commit)
-    raise download.error(commit, f"no weights: none of {', '.join(WEIGHT_FILES)} is there")
+    raise download.error(commit, f"no weights: none of {', '.join(weight_files)} is there")
 
 
 @dataclass(frozen=True)

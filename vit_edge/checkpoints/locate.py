@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vit_edge.checkpoints.files import Place, stem
+from vit_edge.checkpoints.files import WEIGHT_FILES, Place, stem
 from vit_edge.checkpoints.request import local_path
 
 
@@ -15,6 +15,7 @@ def locate(
     revision: str | None,
     required: Iterable[str],
     optional: Iterable[str] = (),
+    weight_files: Iterable[str] = WEIGHT_FILES,
 ) -> Place:
     """Find a checkpoint that lies here, or bring it from the hub.
 
@@ -31,4 +32,4 @@ def locate(
         return Place(path, stem(path))
     from vit_edge.checkpoints import hub  # only here is huggingface_hub needed
 
-    return hub.fetch(source, repository, revision, required, optional)
+    return hub.fetch(source, repository, revision, required, optional, weight_files)

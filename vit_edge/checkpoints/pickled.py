@@ -151,7 +151,11 @@ def _load(path: Path) -> object:
 def _complaint(path: Path, error: Exception) -> str:
     """Say why a pickle is refused, and what to save instead."""
     if "TorchScript" in str(error):
-        return f"a TorchScript archive holds code; save its state_dict: {_SAVE}"
+        return (
+            f"a TorchScript archive holds code; save its state_dict: {_SAVE}. OpenAI's own files "
+            "of CLIP are such: take the same weights from hf:openai/clip-vit-base-patch32, "
+            "-base-patch16, -large-patch14 or -large-patch14-336"
+        )
     unknown = re.search(r"GLOBAL (\S+)", str(error))
     if unknown is None:
         return (

@@ -213,9 +213,7 @@ def read_weights(
             tensor holds NaN or infinities.
     """
     by_name = {rule.theirs: rule for rule in rules}
-    expected = {name: rule.shape for name, rule in by_name.items()}
-    expected |= {rule.scale: rule.shape[:1] for rule in by_name.values() if rule.scale}
-    _check_keys(expected, stored, where, ignored)
+    check_keys(by_name.values(), stored, where, ignored)
     shapes = parameter_shapes(architecture)
     unfilled = sorted(shapes.keys() - {rule.ours for rule in by_name.values()})
     if unfilled:
@@ -241,13 +239,19 @@ def read_weights(
     return weights
 
 
-def _check_keys(
-    expected: Mapping[str, tuple[int, ...]],
+def check_keys(
+    rules: Collection[Rule],
     stored: Mapping[str, LazyTensor],
     where: str,
     ignored: Collection[str],
 ) -> None:
-    """Account for every key on both sides."""
+    """Account for every key on both sides.
+
+    Raises:
+        CheckpointError: Keys are missing, left over or misshaped; all of them are listed.
+    """
+    expected = {rule.theirs: rule.shape for rule in rules}
+    expected |= {rule.scale: rule.shape[:1] for rule in rules if rule.scale}
     skipped = sorted(stored.keys() & set(ignored) - expected.keys())
     if skipped:
         log.info("%s: not needed for classification: %s", where, ", ".join(skipped))

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from vit_edge.bundle.architecture import Activation
 from vit_edge.bundle.manifest import (
@@ -16,16 +16,19 @@ from vit_edge.bundle.manifest import (
 from vit_edge.checkpoints.fields import Fields
 from vit_edge.checkpoints.labels import is_numbered, numbered_labels
 from vit_edge.errors import CheckpointError
-from vit_edge.variants import HALF, VARIANTS, Variant
+from vit_edge.variants import HALF, Variant
 
 log = logging.getLogger(__name__)
 
 # Tensors of models that share timm's names with the ViT but compute something else.
 _OTHER_MODELS = (
     (r"attn_pool\.", "attention pooling (SigLIP)"),
-    (r"blocks\.\d+\.mlp\.(w12|w3|fc1_[gx]|norm)\.", "a gated MLP (SwiGLU)"),
+    (r"blocks\.\d+\.mlp\.(w12|w3|fc1_[gx])\.", "a gated MLP (SwiGLU)"),
+    (r"blocks\.\d+\.(attn|mlp)\.norm\.", "a LayerNorm inside attention or MLP (BEiT-3)"),
+    (r"blocks\.\d+\.(attn\.)?lambda_", "differential attention"),
+    (r"blocks\.\d+\.(in_proj|attns)\.", "attention beside the MLP (parallel blocks)"),
     (r"blocks\.\d+\.attn\.(relative_position|rel_pos)|rel_pos", "relative positions"),
-    (r"rope\.", "rotary positions"),
+    (r"rope(_embed)?\.", "rotary positions"),
     (r"patch_embed\.backbone\.", "a ResNet before the patches (hybrid)"),
 )
 
@@ -38,6 +41,7 @@ _FREE = frozenset(
         "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init", "fix_init",
         "dynamic_img_size", "strict_img_size", "no_embed_class", "representation_size",
         "has_logits", "class_token", "reg_tokens", "pre_norm", "fc_norm", "qk_norm", "init_values",
+        "final_norm",
     }
 )
 # fmt: on
@@ -45,9 +49,9 @@ _FREE = frozenset(
 _PLAIN: dict[str, tuple[object, ...]] = {
     "global_pool": ("token", "avg"),
     "pos_embed": ("learn",),
-    "final_norm": (True,),
     "proj_bias": (True,),
-    "act_layer": (None, "gelu", "quick_gelu"),
+    "act_layer": (None, "gelu", "gelu_tanh", "quick_gelu"),
+    "pool_include_prefix": (False,),
     "norm_layer": (None, "layernorm"),
     "scale_attn_norm": (False,),
     "scale_mlp_norm": (False,),
@@ -62,6 +66,20 @@ _SEEN_IN = {
     "qk_norm": "blocks.0.attn.q_norm.weight",
     "init_values": "blocks.0.ls1.gamma",
 }
+# Words of timm's names -> what its configuration does not say: the heads, by width ...
+_HEADS = {
+    "tiny": {192: 3}, "small": {384: 6}, "base": {768: 12}, "large": {1024: 16}, "huge": {1280: 16},
+    "giant": {1408: 16, 1536: 24}, "giantopt": {1536: 16}, "gigantic": {1664: 16}, "wee": {256: 4},
+    "xsmall": {256: 4}, "little": {320: 5}, "medium": {512: 8}, "mediumd": {512: 8},
+    "betwixt": {640: 10}, "so150m": {896: 14}, "so150m2": {832: 13}, "so400m": {1152: 16},
+    "intern300m": {1024: 16}, "base_patch16_plus": {896: 14}, "test": {64: 2},
+}  # fmt: skip
+# ... and act_layer="gelu_tanh".
+_GELU_TANH = re.compile(
+    r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip|vit_large_patch16_siglip(_gap)?_512"
+)
+# Models whose tensors are called as those of the ViT, and that compute something else.
+_OTHER_NAMES = {"_rpn_": "a LayerNorm behind attention and MLP, not before (ResPostBlock)"}
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -128,11 +146,38 @@ def pools_patches(fields: Fields, arguments: dict[str, Any], names: Collection[s
     return bool(pool == "avg")
 
 
-def activation_of(fields: Fields, arguments: dict[str, Any]) -> Activation:
-    """The MLP's activation: CLIP's own models have it in their name alone."""
-    named = "quickgelu" in str(fields.data.get("architecture"))
-    quick = named or arguments.get("act_layer") == "quick_gelu"
-    return "quick_gelu" if quick else "gelu"
+def activation_of(fields: Fields, arguments: Mapping[str, Any]) -> Activation:
+    """The MLP's activation: model_args has it, or the model's name alone."""
+    name, given = str(fields.data.get("architecture")), arguments.get("act_layer")
+    if "act_layer" in arguments:  # null as well: timm then takes its own
+        return cast(Activation, given if given in get_args(Activation) else "gelu")
+    if "quickgelu" in name:
+        return "quick_gelu"
+    return "gelu_tanh" if _GELU_TANH.match(name) else "gelu"
+
+
+def has_final_norm(fields: Fields, arguments: Mapping[str, Any]) -> bool:
+    """Whether a LayerNorm follows the last block; InternViT and RADIO have none."""
+    name = str(fields.data.get("architecture"))
+    return bool(arguments.get("final_norm", not re.search(r"_intern300m_|_radio_v\d", name)))
+
+
+def refuse_by_name(fields: Fields) -> None:
+    """Refuse a model whose tensors do not show that it is another."""
+    name = str(fields.data.get("architecture"))
+    for part, feature in _OTHER_NAMES.items():
+        if part in name:
+            fields.problem(f"architecture: {name!r} has {feature}, so it is no plain ViT")
+
+
+def epsilon_of(fields: Fields, arguments: Mapping[str, Any], names: Collection[str]) -> float:
+    """LayerNorm's epsilon: 1e-5 in CLIP's own models, whose name alone says so, else 1e-6.
+
+    Without a name, a norm in front of the blocks tells that it is CLIP's.
+    """
+    name = fields.data.get("architecture")
+    clip = "norm_pre.weight" in names if name is None else "_clip_" in str(name)
+    return 1e-5 if clip and "norm_layer" not in arguments else 1e-6
 
 
 def pretrained_cfg(fields: Fields) -> Fields:
@@ -231,13 +276,10 @@ def _size_hw(cfg: Fields, img_size: object) -> tuple[int, int] | None:
 
 
 def heads_of(architecture: str, width: int) -> int | None:
-    """Return the heads of timm's vit_tiny, deit_small ... by name and width, at any depth."""
-    family = re.match(r"(vit|deit)_[a-z]+_", architecture)
-    if family is None:
-        return None
-    named = (row for row in VARIANTS.values() if str(row.timm).startswith(family[0]))
-    shapes = (row.architecture for row in named)
-    return next((a.heads for a in shapes if a.width == width), None)
+    """Return the heads of timm's vit_tiny_..., deit_small_..., at any depth, by name and width."""
+    named = re.match(r"(?:vit|deit3?|flexivit|eva)_(base_patch16_plus|[a-z0-9]+)", architecture)
+    word = named[1] if named else architecture.partition("_")[0]
+    return _HEADS.get(word, {}).get(width)
 
 
 def labels_from(cfg: Fields, fields: Fields, num_classes: int) -> tuple[str, ...]:

@@ -26,6 +26,10 @@ ANCHORS = (
         for family in ("vit", "deit", "dinov2", "dinov2_with_registers")
     ),
     "embeddings.patch_embeddings.projection.weight",  # transformers, without
+    "vision_model.embeddings.class_embedding",  # transformers' CLIP
+    "embeddings.class_embedding",  # its vision half alone, in transformers 5
+    "visual.class_embedding",  # open_clip
+    "class_embedding",  # its tower alone
     "patch_embed.proj.weight",  # timm
     "encoder.pos_embedding",  # torchvision
 )
@@ -42,7 +46,8 @@ _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged)($|[._])")
 # projection head that DINO trains with.
 _NO_PART = re.compile(
     r"loss|criterion|metric|(^|[._])(acc|accuracy|auroc|f1)[._]"
-    r"|(^|\.)(n_averaged|decay|num_updates|initted|step)$|(^|\.)head\.(mlp|last_layer)\.",
+    r"|(^|\.)(n_averaged|decay|num_updates|initted|step)$"
+    r"|(^|\.)((dino|ibot)_)?head\.(mlp|last_layer)\.",
     re.IGNORECASE,
 )
 
@@ -78,6 +83,10 @@ def unwrap(stored: Mapping[str, _Value], where: str, key: str | None = None) -> 
         if name.startswith(prefix) and not name.startswith(inner)
     }
     beside = [name for name in tensors if not name.startswith((prefix, *others))]
+    if prefix == "backbone." and key is None:  # the classifiers that torch.hub makes of DINOv2
+        heads = [name for name in beside if name.startswith("linear_head.")]
+        inside |= {name: tensors[name] for name in heads}
+        beside = [name for name in beside if name not in heads]
     _refuse_unknown(beside, prefix, key, where)
     beside += [name for name in inside if _NO_PART.search(name)]
     if beside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod, Scores
 from vit_edge.errors import MissingExtraError, UsageError
 from vit_edge.parity.targets import STATISTICS
-from vit_edge.variants import VARIANTS, variant
+from vit_edge.variants import matching, variant
 
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 
@@ -22,6 +22,7 @@ SOURCE is one of
   hf:ID_OR_DIR          a Hugging Face repository or directory
   timm:NAME_OR_FILE     a timm model name, .safetensors, .pth, .ckpt, or directory
   torchvision:FILE      a state_dict of torchvision's vit_b_16, vit_l_32 ...
+  open_clip:ID_OR_FILE  a CLIP tower of open_clip's: LAION, DataComp, MetaCLIP, DFN, ...
   jax:FILE.npz          an original JAX checkpoint
   seeded:N              random weights that depend on the image, for trials and tests
   embedded              the small trained model inside the package (CIFAR-10)
@@ -54,7 +55,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": "a row of the table (--list-variants); may be left out where --checkpoint tells",
     },
-    "--list-variants": {"action": "store_true", "help": "print the table of variants and stop"},
+    "--list-variants": {
+        "nargs": "*",
+        "metavar": "WORD",
+        "help": "print the tables of families and variants and stop; of those rows that have all "
+        "the words, such as dino small",
+    },
     "--checkpoint": {
         "metavar": "SOURCE",
         "help": "where the weights are, see below; default: the variant's own, from the hub",
@@ -75,6 +81,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "the classes, where the source brings no labels: one a line, or JSON, such as a "
         "config.json with id2label, a list, or an object of label and number",
+    },
+    "--text-embeddings": {
+        "type": Path,
+        "metavar": "FILE.npy",
+        "help": "a zero-shot head for CLIP: one embedded text a class, float32[classes, width], "
+        "made with the same checkpoint's text half; needs --labels",
+    },
+    "--logit-scale": {
+        "type": float,
+        "metavar": "X",
+        "help": "what the cosines of a zero-shot head are multiplied with; default: the "
+        "checkpoint's own, or 100",
     },
     "--revision": {"help": "commit, branch or tag of a hub repository"},
     "--key": {
@@ -182,8 +200,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.list_variants:
-        print(variants_table())
+    if arguments.list_variants is not None:
+        print(variants_table(arguments.list_variants))
         return 0
     if "help" not in arguments.set:
         _check_source(arguments)
@@ -220,6 +238,8 @@ def _run(arguments: argparse.Namespace) -> int:
             revision=arguments.revision,
             key=arguments.key,
             labels=None if file is not None else arguments.labels,
+            text_embeddings=arguments.text_embeddings,
+            logit_scale=arguments.logit_scale,
         ),
         outputs=tuple((arguments.outputs or ",".join(DEFAULT_OUTPUTS)).split(",")),
         scores=arguments.scores,
@@ -292,7 +312,10 @@ def _check_source(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--onnx needs --preprocess: the file does not say how images become pixels"
         )
-    only = ("variant", "checkpoint", "revision", "key", "image_size", "pos_interp", "opset")
+    only = (
+        *("variant", "checkpoint", "revision", "key", "image_size", "pos_interp", "opset"),
+        *("text_embeddings", "logit_scale"),
+    )
     both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
     if both:
         raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")
@@ -315,14 +338,22 @@ def _require_extra() -> None:
         )
 
 
-def variants_table() -> str:
-    """The variants and what each source calls them, as text."""
-    rows = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/)")]
-    rows += [
-        (row.name, str(row.num_classes or "none"), row.hf or "-", row.timm or "-", row.jax or "-")
-        for row in VARIANTS.values()
-    ]
-    return cli.table(rows)
+def variants_table(words: Sequence[str]) -> str:
+    """The families, and the variants with what each source calls them, as text."""
+    families, variants = matching(words)
+    text = []
+    if families:
+        rows = [("family", "paper", "published as")]
+        rows += [(row.name, row.paper, row.published.replace("`", "")) for row in families]
+        text.append(cli.table(rows))
+    if variants:
+        named = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/)")]
+        named += [
+            (v.name, str(v.num_classes or "none"), v.hf or "-", v.timm or "-", v.jax or "-")
+            for v in variants
+        ]
+        text.append(cli.table(named))
+    return "\n\n".join(text)
 
 
 def settings_table(precision: str) -> str:

@@ -27,7 +27,7 @@ from vit_edge.export.golden_set import Progress
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.trace import INPUT_NAME, model_from_vit, release_weights
 from vit_edge.graphs.mapped import mapped
-from vit_edge.graphs.readable import drop_allowzero, name_by_module
+from vit_edge.graphs.readable import drop_allowzero, name_by_module, unshare_parameters
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.machine import cpus
@@ -171,6 +171,7 @@ class CheckpointSource:
             self._vit, self._outputs, opset=recipe.opset, attention=recipe.attention
         )
         name_by_module(model)
+        unshare_parameters(model)
         drop_allowzero(model)
         model.ir_version = recipe.ir_version
         model.doc_string = ""
@@ -214,9 +215,16 @@ def output_specs(
     if architecture.pre_logits_dim is not None:
         shapes["pre_logits"] = ("NC", (None, architecture.pre_logits_dim))
     if "logits" in outputs and not architecture.num_classes:
+        clip = (
+            ""
+            if architecture.projection_dim is None
+            else (
+                "; or give CLIP the texts of its classes, --text-embeddings FILE.npy --labels FILE"
+            )
+        )
         raise UsageError(
             f"{source} has no classification head (or a zeroed one), so there are no logits to "
-            "export: ask for what it has, --outputs features"
+            f"export: ask for what it has, --outputs features{clip}"
         )
     check_names(outputs, shapes)
     return tuple(TensorSpec(name, "float32", *shapes[name]) for name in outputs)

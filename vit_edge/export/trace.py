@@ -1,6 +1,6 @@
 """The model as it is exported: equal to models.vit up to rounding, and a cleaner graph.
 
-Three things differ from the reference, none of them visible in the answers:
+Four things differ from the reference, none of them visible in the answers:
 
 - the class token and its position are one constant row, put in front by a Pad, so that no Shape
   or Expand is needed for the dynamic batch;
@@ -8,11 +8,13 @@ Three things differ from the reference, none of them visible in the answers:
   the others (about 8 % of a 12-block model's multiply-adds). Not where features are pooled over
   several tokens, nor where keys are normalised and cannot be folded away;
 - attention is one ONNX `Attention` node (opset 23), or MatMul-Softmax-MatMul with the scale folded
-  into the query weights, for runtimes whose opset ends earlier.
+  into the query weights, for runtimes whose opset ends earlier;
+- a zero-shot head has the lengths of its texts and their scale in its matrix.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from torch.nn import functional
 
 from vit_edge.models.vit import (
     Block,
+    CosineHead,
     Embedding,
     Linear,
     Readout,
@@ -31,6 +34,7 @@ from vit_edge.models.vit import (
     ViT,
     merge_heads,
     split_heads,
+    unit,
 )
 
 if TYPE_CHECKING:
@@ -230,6 +234,26 @@ class ClsBlock(nn.Module):
         return y
 
 
+class UnitHead(nn.Module):
+    """A CosineHead whose columns have the length of its scale, folded in float64."""
+
+    def __init__(self, head: CosineHead) -> None:
+        super().__init__()
+        self.weight = constant((head.scale * unit(head.weight.double(), 0)).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(unit(x, -1), self.weight)
+
+
+def exportable_readout(readout: Readout) -> Readout:
+    """The same modules, but for a zero-shot head; the reference stays as it is."""
+    if not isinstance(readout.head, CosineHead):
+        return readout
+    exportable = copy.copy(readout)
+    exportable._modules = {**readout._modules, "head": UnitHead(readout.head)}
+    return exportable
+
+
 class ExportableViT(nn.Module):
     """float32[N, channels, H, W] -> the outputs asked for, in that order."""
 
@@ -240,7 +264,7 @@ class ExportableViT(nn.Module):
         self.blocks = nn.ModuleList([ExportBlock(block, form) for block in blocks])
         alone = model.architecture.class_token_alone and "tokens" not in outputs
         self.blocks.append(ClsBlock(last) if alone else ExportBlock(last, form))
-        self.readout: Readout = model.readout
+        self.readout = exportable_readout(model.readout)
         self.outputs = tuple(outputs)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:

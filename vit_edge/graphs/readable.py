@@ -39,6 +39,27 @@ def name_by_module(model: onnx_ir.Model) -> None:
     model.graph.name = "vit"
 
 
+def unshare_parameters(model: onnx_ir.Model) -> None:
+    """Give each module parameters of its own, called by its name; after `name_by_module`.
+
+    torch.onnx makes one of small parameters that hold the same numbers, such as biases of zeros.
+    Who changes one would change all, and who looks for one by name would not find it.
+    """
+    for value in tuple(model.graph.initializers.values()):
+        uses, tensor = tuple(value.uses()), value.const_value
+        if len(uses) < 2 or tensor is None or not str(value.name).endswith((".weight", ".bias")):
+            continue
+        for node, index in uses:
+            is_weight = node.op_type != "Add" and index == 1
+            name = f"{str(node.name).partition('/')[0]}.{'weight' if is_weight else 'bias'}"
+            if name != value.name and name not in model.graph.initializers:
+                own = onnx_ir.Value(
+                    name=name, type=value.type, shape=value.shape, const_value=tensor
+                )
+                model.graph.register_initializer(own)
+                node.replace_input_with(index, own)
+
+
 def drop_allowzero(model: onnx_ir.Model) -> None:
     """Remove `allowzero` from Reshape nodes, which have no 0 in their shape; -1 is the batch."""
     for node in model.graph:

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vit_edge.bundle.architecture import Architecture
+from vit_edge.bundle.architecture import Activation, Architecture
 
 
 class Outputs(NamedTuple):
     """Everything the model computes, named as in the exported graph."""
 
     tokens: Tensor  # [N, prefix + patches, D], after the last LayerNorm
-    features: Tensor  # [N, D], the class token of `tokens`, or what Architecture.pooling says
+    features: Tensor  # [N, D], the class token of `tokens`, or what Architecture.pooling says;
+    # [N, projection_dim] where a projection follows it (CLIP)
     pre_logits: Tensor  # [N, pre_logits_dim], tanh layer; without one the same as features
     logits: Tensor | None  # [N, classes]; None without a head
 
@@ -78,7 +79,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two layers with an exact GELU between them, or with CLIP's x * sigmoid(1.702 x)."""
+    """Two layers with an exact GELU between them, or with one of its approximations."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -87,14 +88,15 @@ class MLP(nn.Module):
         self.activation = architecture.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        y: Tensor = self.fc2(functional.gelu(x) if self.activation == "gelu" else quick_gelu(x))
+        y: Tensor = self.fc2(activate(self.fc1(x), self.activation))
         return y
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """Approximate the GELU as arXiv:1606.08415, section 4, does."""
-    return x * torch.sigmoid(1.702 * x)
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """Apply GELU: exact, or approximated in one of the two ways of arXiv:1606.08415, section 2."""
+    if activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    return functional.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 class Block(nn.Module):
@@ -140,13 +142,42 @@ class Embedding(nn.Module):
         return z if self.norm is None else cast(Tensor, self.norm(z))
 
 
+class CosineHead(nn.Module):
+    """CLIP's zero-shot classifier (arXiv:2103.00020, Figure 3): one text embedding a class.
+
+    logits = scale * cos(features, text); W is stored [in, classes], its columns of any length,
+    and in float64 where the texts were computed so.
+    """
+
+    def __init__(self, inputs: int, classes: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, classes))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.scale * torch.matmul(unit(x, -1), unit(self.weight.to(x.dtype), 0))
+        return y
+
+
+def unit(x: Tensor, axis: int) -> Tensor:
+    """Divide by the Euclidean length along an axis."""
+    y: Tensor = x / torch.linalg.vector_norm(x, dim=axis, keepdim=True)
+    return y
+
+
 class Readout(nn.Module):
     """From the tokens of the last block to everything the model answers: Eq. 4 and the head."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width = architecture.features_dim
-        self.norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
+        # CLIP's, without a bias
+        self.projection: Linear | None = None
+        if architecture.projection_dim is not None:
+            self.projection = Linear(architecture.pooled_dim, width, bias=False)
+        self.norm: nn.Module = nn.Identity()
+        if architecture.final_norm:
+            self.norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
         self.norm_after_pooling = architecture.norm_after_pooling
         self.pooling, self.prefix = architecture.pooling, architecture.prefix_tokens
         # The original in21k checkpoints have a tanh layer here; Hugging Face calls it the pooler.
@@ -154,7 +185,11 @@ class Readout(nn.Module):
         if architecture.pre_logits_dim is not None:
             self.pre_logits = Linear(width, architecture.pre_logits_dim)
             width = architecture.pre_logits_dim
-        self.head = Linear(width, architecture.num_classes) if architecture.num_classes else None
+        self.head: Linear | CosineHead | None = None
+        if architecture.num_classes and architecture.logit_scale is not None:
+            self.head = CosineHead(width, architecture.num_classes, architecture.logit_scale)
+        elif architecture.num_classes:
+            self.head = Linear(width, architecture.num_classes)
 
     def forward(self, x: Tensor) -> Outputs:
         if self.norm_after_pooling:
@@ -162,6 +197,8 @@ class Readout(nn.Module):
         else:
             tokens = self.norm(x)
             features = self.pool(tokens)
+        if self.projection is not None:
+            features = self.projection(features)
         pre_logits = features if self.pre_logits is None else self.pre_logits(features).tanh()
         logits = None if self.head is None else self.head(pre_logits)
         return Outputs(tokens, features, pre_logits, logits)

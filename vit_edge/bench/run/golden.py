@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
+from vit_edge.errors import BundleError
 from vit_edge.images.preprocess import input_from_resized
 
 if TYPE_CHECKING:  # what compares is imported after what is measured
@@ -19,8 +20,14 @@ if TYPE_CHECKING:  # what compares is imported after what is measured
 
 
 def golden_pixels(bundle: Bundle, count: int) -> Any:
-    """The model's input of so many golden images; they come again where there are fewer."""
+    """The model's input of so many golden images; they come again where there are fewer.
+
+    Raises:
+        BundleError: There is none.
+    """
     with Golden(bundle.golden_path) as golden:
+        if not len(golden):
+            raise BundleError(f"{golden.path}: holds no images; export the bundle again")
         indices = [index % len(golden) for index in range(count)]
         return input_from_resized(golden.images(indices), bundle.manifest)
 

@@ -19,4 +19,5 @@ def multiply_adds(shape: Architecture) -> int:
     patches = math.prod(shape.grid_hw) * shape.width * shape.channels * shape.patch_px**2
     head = (shape.pre_logits_dim or shape.features_dim) * shape.num_classes
     head += shape.features_dim * (shape.pre_logits_dim or 0)
+    head += shape.pooled_dim * (shape.projection_dim or 0)
     return shape.depth * (linears + attention) + patches + head

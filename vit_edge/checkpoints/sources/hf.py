@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: ViTForImageClassification and ViTModel, from a directory or the hub."""
+"""Hugging Face checkpoints of the ViT and its relatives, from a directory or the hub."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vit_edge.bundle.architecture import Architecture, Pooling
 from vit_edge.bundle.manifest import (
     Scores,
 )
-from vit_edge.checkpoints import Checkpoint, Request
+from vit_edge.checkpoints import Checkpoint, Request, hf_clip
 from vit_edge.checkpoints.adapter import refuse_adapter
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
 from vit_edge.checkpoints.files import Place, open_weights, read_json
-from vit_edge.checkpoints.hf_families import FAMILIES, Dialect, Family
-from vit_edge.checkpoints.hf_preprocessing import preprocessing_of, read_preprocessing
+from vit_edge.checkpoints.hf_families import FAMILIES, Family, block_rules
+from vit_edge.checkpoints.hf_preprocessing import NESTED, preprocessing_of, read_preprocessing
 from vit_edge.checkpoints.labels import (
     is_numbered,
     labels_or_imagenet,
@@ -50,7 +50,7 @@ def recognises(path: Path) -> bool:
     """A directory whose config.json has a model_type, or transformers' tensor names."""
     if path.is_dir() and config_of(path):
         return "model_type" in config_of(path) and not is_timm_config(config_of(path))
-    return holds(path, "embeddings.patch_embeddings.projection.weight")
+    return holds(path, "embeddings.patch_embeddings.projection.weight") or hf_clip.recognises(path)
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -61,7 +61,7 @@ def load(reference: str, request: Request) -> Checkpoint:
         CheckpointError: The files are missing, damaged, or describe no plain ViT.
         HubError: `reference` is no path, and the hub does not have it or does not answer.
     """
-    place = locate("hf", reference, reference, request.revision, (CONFIG,), (PROCESSOR,))
+    place = locate("hf", reference, reference, request.revision, (CONFIG,), (PROCESSOR, NESTED))
     if is_timm_config(config_of(place.path)):  # which transformers reads as well
         return timm.load_files(place, f"hf:{reference}", request)
     return load_files(place, f"hf:{reference}", request)
@@ -94,6 +94,8 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     else:
         log.info("%s: missing; shape and preprocessing as of %s", config_file, row.name)
         config = _config_of_row(row)
+    if config.get("model_type") in hf_clip.MODEL_TYPES:
+        return hf_clip.load_files(place, source, request, config_file)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
         raise CheckpointError(_other_model(config, str(config_file)))
@@ -141,7 +143,8 @@ def _other_model(config: dict[str, Any], where: str) -> str:
     model_type = config.get("model_type")
     kind = "missing" if model_type is None else f"{model_type!r} is another model"
     return (
-        f"{where}: model_type: {kind}; expected one of {', '.join(FAMILIES)}. Whatever "
+        f"{where}: model_type: {kind}; expected one of {', '.join(FAMILIES)}, "
+        f"{', '.join(hf_clip.MODEL_TYPES)}. Whatever "
         "torch.onnx.export writes of another model can be given with --onnx"
     )
 
@@ -262,7 +265,7 @@ def _rules(
     ]
     for index in range(a.depth):
         block = prefix + dialect.block.format(index)
-        rules += _block_rules(a, dialect, block, f"blocks.{index}")
+        rules += block_rules(a, dialect, block, f"blocks.{index}")
     rules += norm_rules(f"{prefix}layernorm", "readout.norm", a.width)
     if a.pre_logits_dim:
         rules += linear_rules(
@@ -270,22 +273,4 @@ def _rules(
         )
     if a.num_classes:
         rules += linear_rules("classifier", "readout.head", a.features_dim, a.num_classes)
-    return rules
-
-
-def _block_rules(a: Architecture, dialect: Dialect, theirs: str, ours: str) -> list[Rule]:
-    """One encoder block; query, key and value become thirds of one matrix."""
-    rules = []
-    for number, norm in enumerate(dialect.norms, start=1):
-        rules += norm_rules(f"{theirs}.{norm}", f"{ours}.norm{number}", a.width)
-    after_attention, after_mlp = (name and f"{theirs}.{name}" for name in dialect.scales)
-    *thirds, out = (f"{theirs}.{name}" for name in dialect.attention)
-    for part, name in enumerate(thirds):
-        third = linear_rules(name, f"{ours}.attention.qkv", a.width, a.width)
-        kept = third if a.qkv_bias else third[:1]
-        rules += [dataclasses.replace(rule, part=part, parts=3) for rule in kept]
-    rules += linear_rules(out, f"{ours}.attention.out", a.width, a.width, after_attention)
-    fc1, fc2 = (f"{theirs}.{name}" for name in dialect.mlp)
-    rules += linear_rules(fc1, f"{ours}.mlp.fc1", a.width, a.mlp_dim)
-    rules += linear_rules(fc2, f"{ours}.mlp.fc2", a.mlp_dim, a.width, after_mlp)
     return rules

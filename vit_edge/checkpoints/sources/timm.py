@@ -1,7 +1,7 @@
 """timm checkpoints of plain Vision Transformers: a file, a directory, or a name on the hub.
 
 Among them those that transformers trained: its TimmWrapper saves timm's names below `timm_model.`,
-and timm's fields in config.json.
+and timm's fields in config.json. DINO and DINOv2 of facebookresearch have timm's names as well.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vit_edge.bundle.architecture import Architecture, Pooling
-from vit_edge.checkpoints import Checkpoint, Request
+from vit_edge.checkpoints import Checkpoint, Request, facebook
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import Fields, refuse_giants
-from vit_edge.checkpoints.files import Place, open_weights, read_json
+from vit_edge.checkpoints.files import Place, Weights, read_json
 from vit_edge.checkpoints.labels import labels_or_imagenet, scores_of_config
 from vit_edge.checkpoints.locate import locate
 from vit_edge.checkpoints.sniff import config_of, holds
@@ -38,6 +38,8 @@ from vit_edge.checkpoints.timm_config import (
     activation_of,
     check_against_tensors,
     check_model_args,
+    epsilon_of,
+    has_final_norm,
     heads_of,
     input_hw,
     is_timm_config,
@@ -46,6 +48,7 @@ from vit_edge.checkpoints.timm_config import (
     preprocessing_from,
     preprocessing_of_row,
     pretrained_cfg,
+    refuse_by_name,
     refuse_other_models,
 )
 from vit_edge.errors import CheckpointError
@@ -54,16 +57,17 @@ from vit_edge.variants import Variant
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-LAYER_NORM_EPS = 1e-6  # timm.models.vision_transformer: partial(nn.LayerNorm, eps=1e-6)
 _PATCH = "patch_embed.proj.weight"
 _PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this order
 
 
 def recognises(path: Path) -> bool:
-    """A directory whose config.json is timm's, or timm's tensor names."""
+    """A directory whose config.json is timm's, timm's tensor names, or a head of DINOv2's."""
     if path.is_dir() and config_of(path):
         return is_timm_config(config_of(path))
-    return holds(path, _PATCH, "blocks.0.attn.qkv.weight")
+    query = "attn.qkv.weight"  # in block 0, or in block 0 of chunk 0
+    in_blocks = any(holds(path, _PATCH, f"blocks.{n}.{query}") for n in ("0", "0.0"))
+    return in_blocks or facebook.is_head(path)
 
 
 def load(reference: str, request: Request) -> Checkpoint:
@@ -93,27 +97,58 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     """
     path = place.path
     config_file = (path if path.is_dir() else path.parent) / CONFIG
-    config = read_json(config_file) if config_file.is_file() else {}
-    weights = open_weights(path, request.key)
-    tensors = weights.tensors
-    where = str(weights.path)
+    weights = facebook.open_with_head(path, request.key)
+    if config_file.is_file():
+        fields = Fields(read_json(config_file), str(config_file))
+        weights = dataclasses.replace(weights, files=(config_file, *weights.files))
+    else:
+        fields = Fields({}, str(config_file))
+        request = facebook.at_evaluated_size(request, weights.tensors)
+    return checkpoint_from(understand(fields, weights, place, source, request), request)
+
+
+def understand(
+    fields: Fields, weights: Weights, place: Place, source: str, request: Request
+) -> Foreign:
+    """Understand what config.json and the names and shapes of the tensors say; nothing is read.
+
+    Args:
+        fields: Those of config.json; empty without one.
+        weights: The tensors, by timm's names.
+        place: Where they lie.
+        source: What the manifest calls it.
+        request: What was asked.
+
+    Raises:
+        CheckpointError: The model is no plain ViT, or its configuration contradicts it.
+    """
+    config, where = fields.data, str(weights.path)
+    tensors = facebook.plain_names(weights.tensors, where)
     refuse_other_models(tensors.keys(), where)
-    fields = Fields(config, str(config_file))
+    refuse_by_name(fields)
+    own_method = None if config else facebook.position_method(tensors, request.variant)
     arguments, cfg = check_model_args(fields), pretrained_cfg(fields)
     image_hw = input_hw(cfg, arguments, asked=request.image_hw is not None)
     if config:
         preprocessing = preprocessing_from(cfg)
+    elif own_method:
+        preprocessing = facebook.PREPROCESSING_AT
     else:
         preprocessing = preprocessing_of_row(request.variant, where)
     fields.done()
     check_against_tensors(fields, arguments, tensors)
     said = _Said(arguments.get("num_heads"), str(config.get("architecture")), image_hw)
-    pooling = _pooling(tensors, pools_patches(fields, arguments, tensors))
+    if f"{facebook.LINEAR_HEAD}.weight" in weights.tensors:
+        pooling: Pooling = "class+mean"
+    else:
+        pooling = _pooling(tensors, pools_patches(fields, arguments, tensors))
     architecture = dataclasses.replace(
         _architecture(tensors, said, request.variant, where),
         pooling=pooling,
         norm_after_pooling=pooling == "mean" and "fc_norm.weight" in tensors,
         activation=activation_of(fields, arguments),
+        final_norm=has_final_norm(fields, arguments),
+        layer_norm_eps=epsilon_of(fields, arguments, tensors),
     )
     fields.done()
     tensors = _in_one_form(tensors, architecture)
@@ -127,7 +162,7 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     wrapped = config.get("model_type") == "timm_wrapper"  # transformers trained it
     scores = scores_of_config(fields, architecture.num_classes) if wrapped else None
     fields.done()
-    foreign = Foreign(
+    return Foreign(
         source=source,
         where=where,
         name=place.name,
@@ -136,9 +171,9 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         tensors=tensors,
         labels=labels_or_imagenet(labels, architecture.num_classes, where),
         preprocessing=preprocessing,
-        position_method="bicubic-antialias",
+        position_method=own_method or "bicubic-antialias",
         ignored={"mask_token"},  # of DINOv2's and MAE's training
-        files=(*([config_file] if config else []), *weights.files),
+        files=weights.files,
         revision=place.revision,
         scores=scores,
         published_as=lambda row: (
@@ -146,7 +181,6 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
             and source.removeprefix("hf:timm/").removeprefix("timm:") == row.timm
         ),
     )
-    return checkpoint_from(foreign, request)
 
 
 class _Said(NamedTuple):
@@ -167,6 +201,11 @@ def _architecture(
 
     width, channels, patch_px, _ = shape(_PATCH, 4)
     mlp_dim, _ = shape("blocks.0.mlp.fc1.weight", 2)
+    if shape("blocks.0.mlp.fc2.weight", 2)[1] * 2 == mlp_dim:
+        raise CheckpointError(
+            f"{where}: not the plain Vision Transformer of arXiv:2010.11929. It has a gated MLP "
+            "(SwiGLU): blocks.0.mlp.fc1.weight has twice the rows that fc2 reads"
+        )
     _, positions, _ = shape("pos_embed", 3)
     prefix = sum(prefix_rows(name, tensors) for name in _PREFIX)
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"blocks\.\d+\.", name))
@@ -181,7 +220,6 @@ def _architecture(
         num_classes=shape(head, 2)[0] if head in tensors else 0,
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        layer_norm_eps=LAYER_NORM_EPS,
         pre_logits_dim=shape(pre_logits, 2)[0] if pre_logits in tensors else None,
         prefix_tokens=prefix,
         norm_pre="norm_pre.weight" in tensors,
@@ -241,9 +279,9 @@ def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
     ]
     for index in range(a.depth):
         rules += _block_rules(a, tensors, f"blocks.{index}")
-    rules += norm_rules(
-        "fc_norm" if "fc_norm.weight" in tensors else "norm", "readout.norm", a.width
-    )
+    if a.final_norm:
+        name = "fc_norm" if "fc_norm.weight" in tensors else "norm"
+        rules += norm_rules(name, "readout.norm", a.width)
     if a.norm_pre:
         rules += norm_rules("norm_pre", "embedding.norm", a.width)
     if a.pre_logits_dim:

@@ -120,7 +120,8 @@ def _preprocessing_of_file(path: Path, image_hw: tuple[int, int]) -> Preprocessi
         size_hw = input_hw(cfg, {})
         cfg.done()
         return at(size_hw or image_hw)
-    if any(key in data for key in ("image_mean", "image_processor_type", "do_resize", "size")):
+    processors = ("image_mean", "image_processor_type", "do_resize", "size", "image_processor")
+    if any(key in data for key in processors):
         return read_preprocessing(path)
     raise CheckpointError(
         f"{path}: no preprocessing in it. Expected preprocessor_config.json of transformers, "

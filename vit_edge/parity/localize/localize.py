@@ -314,7 +314,8 @@ def _depth(bundle: Bundle) -> int:
 
 def _ceiling_db(bundle: Bundle) -> float:
     """Where the noise of a sound graph of this precision begins."""
-    bounds = limit_for(bundle.manifest.precision).logits.as_dict()
+    manifest = bundle.manifest
+    bounds = limit_for(manifest.precision, manifest.scores).logits.as_dict()
     return bounds.get("sqnr_centred_db", _EXACT_DB) + _SOUND_DB
 
 

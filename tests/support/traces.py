@@ -1,0 +1,54 @@
+"""Tracing once a shape: torch.export takes longer than all else that a small export does.
+
+Two models of one architecture have the same graph with other initializers, whose names are those of
+their parameters. So the second gets the first one's graph and its own weights.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from vit_edge.models.vit import ViT
+
+_SOURCE = "vit_edge.export.source"
+_traced: dict[str, onnx_ir.Model] = {}
+
+
+def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
+    """Do as `vit_edge.export.trace.model_from_vit`, tracing an architecture once a process."""
+    from onnx_ir import tensor_adapters
+
+    from vit_edge.export.trace import ExportableViT, model_from_vit
+
+    key = repr((vit.architecture, tuple(outputs), sorted(form.items())))
+    weights = ExportableViT(vit, outputs, form["attention"]).state_dict()
+    if key not in _traced:
+        traced = model_from_vit(vit, outputs, **form)
+        if not weights.keys() <= set(traced.graph.initializers):
+            return traced  # biases of zeros, which torch.onnx drops or makes one of
+        _traced[key] = traced
+    model = _traced[key].clone()
+    for kept, weighted in ((_traced[key], {}), (model, weights)):
+        for name in weights:
+            tensor = weighted.get(name)
+            value = kept.graph.initializers[name]
+            value.const_value = None if tensor is None else tensor_adapters.TorchTensor(tensor)
+    return model
+
+
+def patch_tracing(traced_anew: bool) -> None:
+    """Have exports of this process trace once a shape; nothing is imported for it.
+
+    Args:
+        traced_anew: The next test is about tracing itself.
+    """
+    source = sys.modules.get(_SOURCE)
+    if source is not None:
+        from vit_edge.export.trace import model_from_vit
+
+        source.model_from_vit = model_from_vit if traced_anew else trace_once  # type: ignore[attr-defined]
