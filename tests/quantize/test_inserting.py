@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir
 import pytest
 
-from tests.quantize.workbench import answers, calibration, compared, quantized, task
+from tests.quantize.workbench import (
+    answers,
+    calibration,
+    compared,
+    optimized,
+    quantized,
+    task,
+)
 from vit_edge.bundle import Bundle
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.graphs.write import write_model
 from vit_edge.quantize.formats.integers import INT8_SYMMETRIC, LARGEST, UINT8, Format
-from vit_edge.quantize.linears import Linear, block_linears, constant, set_constant
-from vit_edge.quantize.rescale.inserting import Inserted, smooth_every
+from vit_edge.quantize.linears import Linear, all_linears, block_linears, constant, set_constant
+from vit_edge.quantize.rescale import inserting
+from vit_edge.quantize.rescale.inserting import Inserted, divide_rows, smooth_every
 from vit_edge.quantize.rescale.smoothing import rounding_error
 from vit_edge.quantize.rounding.samples import collect_samples
 
@@ -58,6 +68,10 @@ def rescaled(
     assert set(samples) == {linear.input for linear in block_linears(settled)}
     for linear in block_linears(settled):  # the samples follow what really enters
         seen = observed(workspace, settled, linear, images.pixels(0, 16))
+        if samples[linear.input].sizes is not None:
+            assert seen.max() == 1.0
+            assert seen.min() > -1e-5
+            continue
         np.testing.assert_allclose(samples[linear.input].high, seen.max(0), rtol=1e-3, atol=1e-4)
     return settled
 
@@ -76,21 +90,87 @@ def inserted_nodes(model: onnx_ir.Model, operator: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("inserted", ["scale", "scale and shift"])
+@pytest.mark.parametrize("inserted", ["scale", "scale and shift", "rows"])
 def test_the_answers_stay_and_what_is_loud_is_scaled(
     inserted: Inserted, testing_bundle: Bundle, tmp_path: Path
 ) -> None:
     model = onnx_ir.load(testing_bundle.model_path)
     names = plant(model)
     write_model(model, tmp_path)
-    kind = UINT8 if inserted == "scale" else INT8_SYMMETRIC
+    kind = INT8_SYMMETRIC if inserted == "scale and shift" else UINT8
     after = rescaled(testing_bundle, model, tmp_path, kind, inserted)
     assert inserted_nodes(after, "Mul") == [f"{name}.rescale/Mul" for name in names]
-    assert bool(inserted_nodes(after, "Add")) == (inserted == "scale and shift")
+    assert bool(inserted_nodes(after, "Add")) == (inserted != "scale")
+    assert bool(inserted_nodes(after, "Div")) == (inserted == "rows")
     images = calibration(8, 3, testing_bundle.manifest.preprocessing)
     expected = answers(onnx_ir.load(tmp_path / "model.onnx"), images, tmp_path / "float")
     found = answers(after, images, tmp_path / "scaled")
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_a_row_of_nothing_is_divided_by_something(
+    opset: int, testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Where a row is constant at its lower end, its maximum is 0."""
+    ones = ", ".join(str(int(row == column)) for row in range(4) for column in range(4))
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[N, 3, 4] x) => (float[N, 3, 4] logits)
+        <float[4, 4] w = {{{ones}}}, float[4] b = {{0, 1, 2, 3}}>
+        {{ [fc2] made = MatMul (x, w) logits = Add (made, b) }}"""
+    model = onnx_ir.from_proto(onnx.parser.parse_model(text))
+    x = model.graph.inputs[0]
+    divide_rows(model, x, all_linears(model))
+    array = np.zeros((1, 3, 4), np.float32)
+    array[0, 1] = [0, 2, 1, 0]
+    session = Workspace(tmp_path).session(model)
+    (found,) = session.run(None, {"x": array})
+    np.testing.assert_allclose(found, array + np.arange(4), rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_rows_are_for_cpus(
+    target: str, testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT fuses Q/DQ products with a bias, not with what depends on the row."""
+    monkeypatch.setattr(inserting, "WORTH_ROWS", 100.0)
+    model = onnx_ir.load(testing_bundle.model_path)
+    names = plant(model)
+    write_model(model, tmp_path)
+    loud = Bundle(tmp_path, testing_bundle.manifest, testing_bundle.labels)
+    settings = {"float_budget": 0, "sensitivity_images": 2}
+    if target == "gpu":
+        settings |= {"around": "fp32"}
+    made = quantized("int8", loud, tmp_path / target, settings, images=8, target=target).model
+    divided = [f"{name}.rescale/Div" for name in names] if target == "cpu" else []
+    assert inserted_nodes(made, "Div") == divided
+    if target == "gpu":
+        return
+    ran = optimized(made, tmp_path / "run")
+    linears = block_linears(onnx_ir.load(loud.model_path))
+    assert ran["MatMulIntegerToFloat"] == len(linears), ran
+
+
+def test_a_row_keeps_its_answer_whatever_else_is_in_the_batch(
+    testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inserting, "WORTH_ROWS", 100.0)
+    model = onnx_ir.load(testing_bundle.model_path)
+    plant(model)
+    write_model(model, tmp_path)
+    loud = Bundle(tmp_path, testing_bundle.manifest, testing_bundle.labels)
+    settings = {"float_budget": 0, "sensitivity_images": 2}
+    made = quantized("int8", loud, tmp_path / "low", settings, images=8).model
+    assert inserted_nodes(made, "Div")
+    images = calibration(6, 4, testing_bundle.manifest.preprocessing)
+    workspace = Workspace(tmp_path / "answers")
+    settled = workspace.settle(made)
+    together, alone = (
+        np.concatenate(list(workspace.answers(settled, images.batches(size), "logits")))
+        for size in (6, 1)
+    )
+    np.testing.assert_array_equal(together.argmax(1), alone.argmax(1))
+    np.testing.assert_allclose(together, alone, atol=1e-4 * np.abs(alone).max())
 
 
 def test_nothing_is_inserted_where_it_is_forbidden(testing_bundle: Bundle, tmp_path: Path) -> None:

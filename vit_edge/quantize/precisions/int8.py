@@ -173,7 +173,7 @@ def _inserted(task: Task, settings: Settings) -> Inserted:
     """Choose what may stand in front of a Linear: GPUs add within the kernel of GELU."""
     if not settings.insert_scales:
         return "none"
-    return "scale and shift" if task.target == "gpu" else "scale"
+    return "scale and shift" if task.target == "gpu" else "rows"
 
 
 def _half_around(task: Task, settings: Settings) -> bool:

@@ -65,6 +65,8 @@ def rounding_error(kind: Format, largest: int, left: float = 1.0) -> Error:
             weight + np.float32(left) * (quantized_weight(weight, largest).dequantize() - weight)
         )
         rounded -= sample.rows @ weight
+        if sample.sizes is not None:
+            rounded *= sample.sizes
         return float(np.square(rounded, dtype=np.float64).sum())
 
     return error

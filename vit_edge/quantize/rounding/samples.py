@@ -15,6 +15,7 @@ from vit_edge.graphs.workspace import Workspace, batch_size
 from vit_edge.quantize import Progress
 from vit_edge.quantize.calibration import Calibration
 
+SMALLEST_ROW = np.float32(1e-6)  # a row is divided by its maximum, or by this
 ROWS = 1024  # per Linear; base then holds 264 MB of samples, large 700 MB
 
 
@@ -42,6 +43,13 @@ class Sample:
     fit_low: NDArray[np.float32]  # [in], of the images that gave no rows
     fit_high: NDArray[np.float32]  # [in]
     rows: NDArray[np.float32]  # [<= ROWS, in]: class tokens and others drawn at random
+    sizes: NDArray[np.float32] | None = None  # [rows, 1], by which what comes out is multiplied
+
+    def by_row(self) -> Sample:
+        """The sample of rows divided by their maxima; nothing in them lies below zero."""
+        sizes = np.maximum(self.rows.max(axis=1, keepdims=True), SMALLEST_ROW)
+        zeros, ones = np.zeros_like(self.low), np.ones_like(self.low)
+        return Sample(zeros, ones, zeros, ones, self.rows / sizes, sizes)
 
     def rescale(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Sample:
         """The sample of (x - shift) / scale, for a positive scale [in]."""
