@@ -258,12 +258,16 @@ def assert_smaller(plans: dict[str, dict[str, int]], lower: str, higher: str) ->
 
 # Every part of the family
 
-ZERO_SHOT = "zero-shot head"
+ZERO_SHOT, DECODER = "zero-shot head", "decoder"
 PLAIN = ("layer scale", "zeros")  # folders of the plain ViT's graph
 UNLIKE = [parts for parts in PARTS if parts not in PLAIN]
 # INT8's graph has FP16 in all but the products, so FP16 alone is for what stands between them.
 BUILT = [
-    *((parts, precision) for parts in (*UNLIKE, ZERO_SHOT) for precision in ("fp32", "int8")),
+    *(
+        (parts, precision)
+        for parts in (*UNLIKE, ZERO_SHOT, DECODER)
+        for precision in ("fp32", "int8")
+    ),
     *((parts, "fp16") for parts in ("mean, normalised", "qk_norm", "siglip")),
 ]
 
@@ -295,6 +299,16 @@ def zero_shot(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The same for the pixels of a model for masked images."""
+    pytest.importorskip("transformers", reason="drawing a model needs transformers")
+    from tests.export.test_reconstruction import drawn, saved
+
+    source = saved(drawn(), tmp_path_factory.mktemp("masked") / "model")
+    return ("--checkpoint", source, "--outputs", "reconstruction")
+
+
+@pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 natural images."""
     folder = tmp_path_factory.mktemp("calibration")
@@ -313,10 +327,10 @@ def test_every_part_of_the_family_builds(
     request: pytest.FixtureRequest,
 ) -> None:
     """As the command line exports it, for one GPU."""
-    if parts == ZERO_SHOT:
-        arguments = request.getfixturevalue("zero_shot")
-    else:
+    if parts in UNLIKE:
         arguments = request.getfixturevalue("families")[parts]
+    else:
+        arguments = request.getfixturevalue("zero_shot" if parts == ZERO_SHOT else "decoder")
     lower: tuple[str, ...] = ()
     if precision != "fp32":
         lower = ("--calibration", str(calibration), "--parity-target", "sqnr_centred_db=14")
