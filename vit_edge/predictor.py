@@ -273,7 +273,7 @@ class Predictor:
         """One output of the model as it is: float32[N, ...], one row per image.
 
         Args:
-            name: As in the bundle's manifest: logits, features, tokens, pre_logits.
+            name: As in the bundle's manifest: logits, features, tokens, pre_logits, reconstruction.
             images: Any number, also none.
             on_error: "skip" leaves bad images out.
         """

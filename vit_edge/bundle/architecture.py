@@ -30,6 +30,7 @@ ADDED_IN_0_2 = {
     "projection_dim": None,
     "logit_scale": None,
     "final_norm": True,
+    "decoder_stride": None,
 }
 
 
@@ -57,6 +58,7 @@ class Architecture:
     projection_dim: int | None = None  # CLIP: of a matrix behind the pooling, without a bias
     logit_scale: float | None = None  # of a head that compares directions (CLIP); None: a Linear
     final_norm: bool = True  # the last LayerNorm; InternViT has none
+    decoder_stride: int | None = None  # pixels a side that a decoder makes of a patch (SimMIM)
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -79,6 +81,12 @@ class Architecture:
         return self.projection_dim or self.pooled_dim
 
     @property
+    def reconstructed_hw(self) -> tuple[int, int]:
+        """Height and width of what the decoder makes: the image's, where its stride is a patch."""
+        stride = self.decoder_stride or 0
+        return self.grid_hw[0] * stride, self.grid_hw[1] * stride
+
+    @property
     def class_token_alone(self) -> bool:
         """Whether the last block can work for the class token alone, exactly."""
         return self.pooling == "class" and not self.qk_norm
@@ -96,6 +104,7 @@ class Architecture:
             return unmet(self, **{name: (ok, IN_RANGE) for name, ok in in_range.items()})
         dim, least = self.pre_logits_dim, _LEAST_PREFIX[self.pooling]
         projected, scale = self.projection_dim, self.logit_scale
+        stride = self.decoder_stride
         problems = unmet(
             self,
             prefix_tokens=(
@@ -104,6 +113,7 @@ class Architecture:
             ),
             num_classes=(self.num_classes >= 0, "must not be negative"),
             pre_logits_dim=(dim is None or dim > 0, "must be positive or null"),
+            decoder_stride=(stride is None or 1 <= stride <= LARGEST_SIZE, IN_RANGE),
             projection_dim=(projected is None or 1 <= projected <= LARGEST_SIZE, IN_RANGE),
             logit_scale=(scale is None or 0 < scale <= LARGEST_SCALE, "must be positive or null"),
             layer_norm_eps=(0 < self.layer_norm_eps < 1, "must lie between 0 and 1"),

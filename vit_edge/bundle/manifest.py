@@ -72,7 +72,7 @@ class TensorSpec:
 
     name: str
     dtype: Literal["float32", "uint8"]
-    layout: str  # NCHW for pixels, NHWC for uint8 images, NC for logits, features, NLC for tokens
+    layout: str  # NCHW for pixels, NHWC for uint8, NC for logits, features, NLC for tokens
     shape: tuple[int | None, ...]
 
 

@@ -56,6 +56,11 @@ def transposed(tensor: Tensor) -> Tensor:
     return tensor.t()
 
 
+def of_convolution(tensor: Tensor) -> Tensor:
+    """[out, in, 1, 1] of a convolution of single patches to our [in, out]."""
+    return tensor.flatten(1).t()
+
+
 @dataclass(frozen=True)
 class Rule:
     """A foreign tensor goes to `ours`, or to one of `parts` slices of its last axis.

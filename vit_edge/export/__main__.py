@@ -153,8 +153,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--outputs": {
         "metavar": "A,B",
-        "help": "of logits, features, tokens, pre_logits; default: logits,features. For --onnx it "
-        "says what the graph's output is: logits or features",
+        "help": "of logits, features, tokens, pre_logits, reconstruction (pixels, of a model for "
+        "masked images); default: logits,features. For --onnx it says what the graph's output is: "
+        "logits or features",
     },
     "--scores": {
         "choices": get_args(Scores),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -36,7 +37,7 @@ from vit_edge.models.vit import ViT, vit_from_weights
 
 _LOG = logging.getLogger(__name__)
 
-OUTPUTS = ("logits", "features", "tokens", "pre_logits")
+OUTPUTS = ("logits", "features", "tokens", "pre_logits", "reconstruction")
 # float64 costs huge about 15 s an image on two cores, so it is compared with float32 instead
 FLOAT64_LIMIT_BYTES = SINGLE_FILE_LIMIT_BYTES
 # Of one image's float64 tokens in a batch: two images of 785 tokens and width 1280, whose widest
@@ -191,6 +192,7 @@ def open_checkpoint(
         VitEdgeError: The checkpoint cannot be had, or has none of these outputs.
     """
     _LOG.info("loading the checkpoint")
+    request = dataclasses.replace(request, decoder="reconstruction" in outputs)
     opened = CheckpointSource(load_checkpoint(source, request), outputs, scores)
     facts = opened.facts
     millions = facts.weights_bytes / 4e6
@@ -214,6 +216,14 @@ def output_specs(
         shapes["logits"] = ("NC", (None, architecture.num_classes))
     if architecture.pre_logits_dim is not None:
         shapes["pre_logits"] = ("NC", (None, architecture.pre_logits_dim))
+    if architecture.decoder_stride is not None:
+        made = (None, architecture.channels, *architecture.reconstructed_hw)
+        shapes["reconstruction"] = ("NCHW", made)
+    elif "reconstruction" in outputs:
+        raise UsageError(
+            f"{source} has no decoder of ViTForMaskedImageModeling (model_type vit), so there is "
+            "no reconstruction to export: ask for what it has, --outputs features"
+        )
     if "logits" in outputs and not architecture.num_classes:
         clip = (
             ""

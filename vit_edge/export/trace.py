@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
 INPUT_NAME = "pixel_values"
+OF_ALL_TOKENS = {"tokens", "reconstruction"}  # the outputs that need more than the class token
 TRACED_BATCH = 2  # never 0 or 1, which torch.export would burn into the graph
 
 AttentionForm = Literal["fused", "decomposed"]
@@ -262,7 +263,7 @@ class ExportableViT(nn.Module):
         *blocks, last = (cast(Block, block) for block in model.blocks)
         self.embedding = ExportEmbedding(model.embedding)
         self.blocks = nn.ModuleList([ExportBlock(block, form) for block in blocks])
-        alone = model.architecture.class_token_alone and "tokens" not in outputs
+        alone = model.architecture.class_token_alone and not {*outputs} & OF_ALL_TOKENS
         self.blocks.append(ClsBlock(last) if alone else ExportBlock(last, form))
         self.readout = exportable_readout(model.readout)
         self.outputs = tuple(outputs)

@@ -29,6 +29,7 @@ class Outputs(NamedTuple):
     # [N, projection_dim] where a projection follows it (CLIP)
     pre_logits: Tensor  # [N, pre_logits_dim], tanh layer; without one the same as features
     logits: Tensor | None  # [N, classes]; None without a head
+    reconstruction: Tensor | None  # [N, channels, H, W], the image again; None without a decoder
 
 
 class Linear(nn.Module):
@@ -165,6 +166,24 @@ def unit(x: Tensor, axis: int) -> Tensor:
     return y
 
 
+class Decoder(nn.Module):
+    """Each patch's token becomes its pixels: the one layer of SimMIM (arXiv:2111.09886)."""
+
+    def __init__(self, architecture: Architecture, stride: int) -> None:
+        super().__init__()
+        self.grid_hw, self.prefix = architecture.grid_hw, architecture.prefix_tokens
+        self.square = (architecture.channels, stride, stride)  # what a token becomes
+        channels, height, width = self.square
+        self.pixels = Linear(architecture.width, channels * height * width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, prefix + patches, D] -> [N, channels, grid height * stride, grid width * stride]."""
+        patches: Tensor = self.pixels(tokens[:, self.prefix :])
+        squares = patches.reshape(-1, *self.grid_hw, *self.square)
+        rows = squares.permute(0, 3, 1, 4, 2, 5)  # channel, then y and x, each as patch and pixel
+        return rows.flatten(4).flatten(2, 3)
+
+
 class Readout(nn.Module):
     """From the tokens of the last block to everything the model answers: Eq. 4 and the head."""
 
@@ -190,6 +209,9 @@ class Readout(nn.Module):
             self.head = CosineHead(width, architecture.num_classes, architecture.logit_scale)
         elif architecture.num_classes:
             self.head = Linear(width, architecture.num_classes)
+        self.decoder: Decoder | None = None
+        if architecture.decoder_stride is not None:
+            self.decoder = Decoder(architecture, architecture.decoder_stride)
 
     def forward(self, x: Tensor) -> Outputs:
         if self.norm_after_pooling:
@@ -201,7 +223,8 @@ class Readout(nn.Module):
             features = self.projection(features)
         pre_logits = features if self.pre_logits is None else self.pre_logits(features).tanh()
         logits = None if self.head is None else self.head(pre_logits)
-        return Outputs(tokens, features, pre_logits, logits)
+        reconstruction = None if self.decoder is None else self.decoder(tokens)
+        return Outputs(tokens, features, pre_logits, logits, reconstruction)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """[N, prefix + patches, D] -> [N, D], or [N, 2 D] of two tokens side by side."""

@@ -12,9 +12,11 @@ import onnx
 import onnx_ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from tests.quantize.workbench import broken_rules, without_search
+from tests.quantize.workbench import broken_rules, crops, without_search
 from tests.support.bundles import TESTING, Exporter
+from tests.support.family_folders import PARTS, write_family
 from tests.support.tensorrt_rtx_build import ALL, builds
 from vit_edge.backends import trt
 from vit_edge.build.__main__ import main
@@ -28,7 +30,11 @@ from vit_edge.graphs.write import write_model
 from vit_edge.models.vit import vit_from_weights
 from vit_edge.variants import VARIANTS
 
-requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tqdm", "tensorrt_rtx")
+# fmt: off
+requires = (
+    "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm", "tensorrt_rtx",
+)
+# fmt: on
 
 FP8_GPUS = ("SM89", "SM120")
 FOREIGN = "my.domain"
@@ -248,3 +254,90 @@ def assert_smaller(plans: dict[str, dict[str, int]], lower: str, higher: str) ->
     """On each GPU that both were built for."""
     for gpu, plan_bytes in plans[lower].items():
         assert plan_bytes < plans[higher][gpu], (gpu, lower, higher)
+
+
+# Every part of the family
+
+ZERO_SHOT, DECODER = "zero-shot head", "decoder"
+PLAIN = ("layer scale", "zeros")  # folders of the plain ViT's graph
+UNLIKE = [parts for parts in PARTS if parts not in PLAIN]
+# INT8's graph has FP16 in all but the products, so FP16 alone is for what stands between them.
+BUILT = [
+    *(
+        (parts, precision)
+        for parts in (*UNLIKE, ZERO_SHOT, DECODER)
+        for precision in ("fp32", "int8")
+    ),
+    *((parts, "fp16") for parts in ("mean, normalised", "qk_norm", "siglip")),
+]
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
+    """The arguments of an export for each part, but for its recipe."""
+    folder = tmp_path_factory.mktemp("families")
+    sources = {parts: write_family(folder / str(n), parts) for n, parts in enumerate(UNLIKE)}
+    return {parts: ("--checkpoint", source) for parts, source in sources.items()}
+
+
+@pytest.fixture(scope="module")
+def zero_shot(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The same for a CLIP tower that is given the texts of its classes."""
+    pytest.importorskip("transformers", reason="drawing a CLIP model needs transformers")
+    from tests.checkpoints.test_hf_clip import drawn, saved
+
+    folder = tmp_path_factory.mktemp("clip")
+    clip = drawn("CLIPModel")
+    clip.vision_model.embeddings.patch_embedding.weight.data.mul_(5)
+    texts = np.random.default_rng(0).normal(size=(3, clip.config.projection_dim))
+    np.save(folder / "texts.npy", texts.astype(np.float32))
+    (folder / "labels.txt").write_text("a\nb\nc\n")
+    return (
+        *("--checkpoint", saved(clip, folder / "model")),
+        *("--text-embeddings", str(folder / "texts.npy"), "--labels", str(folder / "labels.txt")),
+    )
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The same for the pixels of a model for masked images."""
+    pytest.importorskip("transformers", reason="drawing a model needs transformers")
+    from tests.export.test_reconstruction import drawn, saved
+
+    source = saved(drawn(), tmp_path_factory.mktemp("masked") / "model")
+    return ("--checkpoint", source, "--outputs", "reconstruction")
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 natural images."""
+    folder = tmp_path_factory.mktemp("calibration")
+    for index, crop in enumerate(crops(16, 5, (64, 64))):
+        Image.fromarray(crop).save(folder / f"{index:02d}.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parts", "precision"), BUILT)
+def test_every_part_of_the_family_builds(
+    parts: str,
+    precision: str,
+    calibration: Path,
+    export_once: Exporter,
+    request: pytest.FixtureRequest,
+) -> None:
+    """As the command line exports it, for one GPU."""
+    if parts in UNLIKE:
+        arguments = request.getfixturevalue("families")[parts]
+    else:
+        arguments = request.getfixturevalue("zero_shot" if parts == ZERO_SHOT else "decoder")
+    lower: tuple[str, ...] = ()
+    if precision != "fp32":
+        lower = ("--calibration", str(calibration), "--parity-target", "sqnr_centred_db=14")
+    if precision == "int8":
+        lower += ("--set", "sensitivity_images=1", "--set", "float_budget=0")
+    recipe = ("--recipe", f"gpu-{precision}", "--max-batch", "2")
+    bundle = export_once(*arguments, *recipe, *lower)
+    (build,) = builds(bundle.model_path, ["SM89"])
+    assert build.errors == ()
+    assert build.plan_bytes > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from vit_edge.checkpoints.tensors import (
     Rule,
     linear_rules,
     norm_rules,
+    of_convolution,
     position_rule,
     prefix_rows,
     prefix_rules,
@@ -48,6 +50,7 @@ from vit_edge.variants import Variant
 
 log = logging.getLogger(__name__)
 
+DECODER = "decoder.0"  # the convolution of ViTForMaskedImageModeling; nothing else has weights
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 
@@ -108,6 +111,8 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
     tensors = _below_prefix(weights.tensors, family)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     architecture, labels, scores = _read_config(config, family, tensors, prefix, str(config_file))
+    if request.decoder:
+        architecture = _with_decoder(architecture, Fields(config, str(config_file)), tensors)
     if row is not None:
         labels = labels_or_imagenet((), architecture.num_classes, str(weights.path))
     processor = processor_file(folder)
@@ -230,6 +235,17 @@ def _read_config(
     return architecture, labels, scores
 
 
+def _with_decoder(a: Architecture, fields: Fields, tensors: dict[str, LazyTensor]) -> Architecture:
+    """Add the decoder of ViTForMaskedImageModeling, if it is there; its weight tells the stride."""
+    weight = tensors.get(f"{DECODER}.weight")
+    if weight is None or fields.data["model_type"] != "vit":
+        return a
+    of_weight = math.isqrt(math.prod(weight.shape[:1]) // a.channels)
+    stride = fields.positive("encoder_stride", of_weight)
+    fields.done()
+    return dataclasses.replace(a, decoder_stride=stride)
+
+
 def _mlp_dim(fields: Fields, width: int) -> int:
     """intermediate_size, or DINOv2's mlp_ratio."""
     if fields.has("mlp_ratio") and not fields.has("intermediate_size"):
@@ -278,4 +294,9 @@ def _rules(
         )
     if a.num_classes:
         rules += linear_rules("classifier", "readout.head", a.features_dim, a.num_classes)
+    if a.decoder_stride:
+        made, ours = a.channels * a.decoder_stride**2, "readout.decoder.pixels"
+        shape = (made, a.width, 1, 1)
+        rules.append(Rule(f"{DECODER}.weight", shape, f"{ours}.weight", of_convolution))
+        rules.append(Rule(f"{DECODER}.bias", (made,), f"{ours}.bias"))
     return rules
