@@ -230,6 +230,18 @@ def test_products_of_integers_stay_integers(exported: Callable[..., Bundle]) -> 
     assert "bf16" not in plain
 
 
+@needs_bf16
+@pytest.mark.parametrize("linear", ["attention.out", "mlp.fc1"])
+def test_a_float_linear_of_the_class_token_stands_before_one_of_integers(
+    exported: Callable[..., Bundle], linear: str
+) -> None:
+    kept = ("--set", f"keep_float=blocks.1.{linear}", "--set", "float_budget=0")
+    bundle = exported(*INT8, *kept)
+    products = openvino.load(bundle, execution_precision="bf16-products").facts["products"]
+    assert "bf16" in products
+    assert "7 u8" in products
+
+
 def test_attention_written_out_is_rounded_too(exported: Callable[..., Bundle]) -> None:
     model = static_model(exported("--recipe", "gpu-fp32"))
     round_products(model)

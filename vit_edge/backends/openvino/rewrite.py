@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 TOKEN_AXIS = 1  # of activations [N, tokens, width]
 # Operators that may treat every token by itself; `_by_token` looks at how each is used.
-_ELEMENTWISE = {"Add", "Subtract", "Multiply", "FakeQuantize", "Convert", "Gelu"}
+_ELEMENTWISE = {
+    *("Add", "Subtract", "Multiply", "Divide", "Maximum", "FakeQuantize", "Convert", "Gelu")
+}
+_BEHIND_PRODUCTS = {"Add", "Multiply", "Divide", "Gelu", "Sigmoid", "Swish"}
 _MOVES = {"Reshape", "Split", "Transpose"}
-_ALONG_WIDTH = {"MVN", "Split"}  # second input: axes
+_ALONG_WIDTH = {"MVN", "Split", "ReduceMax"}  # second input: axes
 
 
 def split_tokens(model: openvino.Model, first: int) -> None:
@@ -123,11 +126,14 @@ def round_products(model: openvino.Model) -> None:
     Attention, and Linears whose weights are float32. Sums are float32, and so is the head, or
     logits would be rounded. The patch embedding too: pixels in bfloat16 cost an INT8 model 7 dB
     (docs/openvino.md). Products of integers, or of weights held in fewer bits, stay what they are.
+    So do those of one token that becomes integers next: OpenVINO 2026.4 fails over their types.
     """
     ops = imported().opset13
     bfloat16, float32 = imported().Type.bf16, imported().Type.f32
     for node in model.get_ordered_ops():
         if not _is_float_product(node) or node.output(0).get_element_type() != float32:
+            continue
+        if shape_of(node.output(0))[-2] == 1 and _is_rounded_next(node):
             continue
         readers = node.output(0).get_target_inputs()
         for given in map(_before_moves, node.inputs()):
@@ -163,6 +169,16 @@ def _is_float_product(node: openvino.Node) -> bool:
     return True  # of attention, written out
 
 
+def _is_rounded_next(node: openvino.Node) -> bool:
+    """True if a value becomes integers behind nothing but elementwise operators."""
+    readers = [given.get_node() for given in node.output(0).get_target_inputs()]
+    return any(
+        reader.get_type_name() == "FakeQuantize"
+        or (reader.get_type_name() in _BEHIND_PRODUCTS and _is_rounded_next(reader))
+        for reader in readers
+    )
+
+
 def shape_of(output: openvino.Output) -> list[int]:
     """The shape, -1 where it is free."""
     return [d.get_length() if d.is_static else -1 for d in output.get_partial_shape()]
@@ -186,6 +202,9 @@ def _copy(node: openvino.Node, inputs: Sequence[openvino.Output], part: int) -> 
         "Add": lambda: ops.add(*inputs),
         "Subtract": lambda: ops.subtract(*inputs),
         "Multiply": lambda: ops.multiply(*inputs),
+        "Divide": lambda: ops.divide(*inputs),
+        "Maximum": lambda: ops.maximum(*inputs),
+        "ReduceMax": lambda: ops.reduce_max(*inputs, given["keep_dims"]),
         "FakeQuantize": lambda: ops.fake_quantize(*inputs, given["levels"]),
         "Convert": lambda: ops.convert(*inputs, given["destination_type"]),
         "Gelu": lambda: ops.gelu(*inputs, given["approximation_mode"]),
