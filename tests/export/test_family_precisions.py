@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.quantize.workbench import crops
+from tests.quantize.workbench import write_crops
 from tests.support.bundles import Exporter
 from tests.support.family_folders import PARTS, architecture_of, write_family
 from vit_edge import backends
@@ -43,10 +42,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 natural images."""
-    folder = tmp_path_factory.mktemp("calibration")
-    for index, crop in enumerate(crops(16, 5, (64, 64))):
-        Image.fromarray(crop).save(folder / f"{index:02d}.png")
-    return folder
+    return write_crops(tmp_path_factory.mktemp("calibration"), 16, 5, (64, 64))
 
 
 @pytest.fixture(scope="module")

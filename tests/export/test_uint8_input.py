@@ -268,11 +268,6 @@ def load_recipe_file() -> str:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 natural images."""
-    from PIL import Image
+    from tests.quantize.workbench import write_crops
 
-    from tests.quantize.workbench import crops
-
-    folder = tmp_path_factory.mktemp("images")
-    for index, crop in enumerate(crops(24, 5, (64, 64))):
-        Image.fromarray(crop).save(folder / f"{index:02d}.png")
-    return folder
+    return write_crops(tmp_path_factory.mktemp("images"), 24, 5, (64, 64))

@@ -64,6 +64,13 @@ def crops(count: int, seed: int, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     return made
 
 
+def write_crops(folder: Path, count: int, seed: int, size_hw: tuple[int, int]) -> Path:
+    """Write crops as PNG files; return the folder."""
+    for index, crop in enumerate(crops(count, seed, size_hw)):
+        Image.fromarray(crop).save(folder / f"{index:02d}.png")
+    return folder
+
+
 def calibration(count: int, seed: int, spec: Preprocessing) -> Calibration:
     """Crops as calibration images."""
     images = crops(count, seed, spec.crop_hw)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import BLOCK, shortened
+
 requires = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "matplotlib", "jinja2")
-
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
 
 # What a reader waits for and a test need not: the same commands with fewer and shorter samples.
 SHORTER = {
@@ -22,12 +21,6 @@ SHORTER = {
     "benchmarks/limits.py ": "benchmarks/limits.py --backend ort --seconds 0.02 ",
     "--max-latency-ms 50 ": "--max-latency-ms 5000 ",  # intervals of two processes are wide
 }
-
-
-def shorter(command: str) -> str:
-    for shown, run_here in SHORTER.items():
-        command = command.replace(shown, run_here)
-    return command
 
 
 def words(text: str) -> set[str]:
@@ -56,7 +49,7 @@ def test_the_commands_run_and_print_what_is_shown(repository: Path, tmp_path: Pa
     printed = ""
     for language, body in BLOCK.findall((repository / "docs" / "bench.md").read_text()):
         if language == "bash":
-            printed = run(shorter(body))
+            printed = run(shortened(body, SHORTER))
         else:
             assert language == "text"
             ours, shown = words(printed), words(body)

@@ -12,7 +12,8 @@ import transformers
 
 from tests.checkpoints.foreign import write_json
 from tests.checkpoints.test_hf_clip import PROCESSOR, TEXT, VISION
-from tests.stories.test_readme import blocks, run
+from tests.stories.test_readme import run
+from tests.support.documents import blocks
 from vit_edge import Bundle
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "transformers")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import BLOCK, blocks
 from vit_edge.bundle import Bundle
 from vit_edge.evaluate import __main__ as evaluate
 from vit_edge.parity import __main__ as parity
@@ -19,16 +20,10 @@ from vit_edge.parity import record
 
 requires = ("onnxruntime",)
 
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
 
 @pytest.fixture(scope="module")
 def page(repository: Path) -> str:
     return (repository / "docs" / "ci.md").read_text("utf-8")
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return [body for found, body in BLOCK.findall(page) if found == language]
 
 
 def commands(page: str) -> list[list[str]]:

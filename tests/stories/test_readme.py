@@ -10,21 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import BLOCK, blocks, shortened
 from vit_edge.variants import VARIANTS
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DIAGRAMS = {"mermaid"}
 # What a reader waits for and a test need not: the same commands with less to measure.
 SHORTER = {
     " --processes 3 ": " --processes 2 --seconds 0.2 ",
     " --tune --batches 1,8": " --tune --batches 1,8 --backend ort",
 }
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return [body for found, body in BLOCK.findall(text) if found == language]
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +43,10 @@ def test_the_commands_and_then_the_python_run_in_a_checkout(
 ) -> None:
     (tmp_path / "vit_edge").symlink_to(repository / "vit_edge")
     (tmp_path / "export").symlink_to(repository / "export")
-    printed = []
-    for body in blocks(readme, "bash"):
-        for shown, run_here in SHORTER.items():
-            body = body.replace(shown, run_here)
-        printed.append(run(["bash", "-euo", "pipefail", "-c", body], tmp_path))
+    printed = [
+        run(["bash", "-euo", "pipefail", "-c", shortened(body, SHORTER)], tmp_path)
+        for body in blocks(readme, "bash")
+    ]
     assert "parity holds" in printed[0]
     assert "cat" in printed[0]
     answers = [run([sys.executable, "-c", body], tmp_path) for body in blocks(readme, "python")]

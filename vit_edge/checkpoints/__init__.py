@@ -49,9 +49,7 @@ class Request:
     labels: Path | None = None  # a file with one label a class
     text_embeddings: Path | None = None  # .npy of a zero-shot head, float[classes, D]
     logit_scale: float | None = None  # of its cosines; None: the checkpoint's own
-    decoder: bool = (
-        False  # read what masked-image pretraining reconstructs pixels by, if it is there
-    )
+    decoder: bool = False  # read what reconstructs pixels in masked-image pretraining, too
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import onnx
 import onnx_ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
-from tests.quantize.workbench import broken_rules, crops, without_search
+from tests.quantize.workbench import broken_rules, without_search, write_crops
 from tests.support.bundles import TESTING, Exporter
 from tests.support.family_folders import PARTS, write_family
 from tests.support.tensorrt_rtx_build import ALL, builds
@@ -311,10 +310,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 natural images."""
-    folder = tmp_path_factory.mktemp("calibration")
-    for index, crop in enumerate(crops(16, 5, (64, 64))):
-        Image.fromarray(crop).save(folder / f"{index:02d}.png")
-    return folder
+    return write_crops(tmp_path_factory.mktemp("calibration"), 16, 5, (64, 64))
 
 
 @pytest.mark.slow
