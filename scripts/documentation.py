@@ -1,0 +1,204 @@
+"""What mkdocs does besides: pages made from the code, pages from elsewhere, a drawing.
+
+mkdocs.yml names this file as a hook. Links of a page to files outside docs/ lead to the page that
+is made of that file; of what the site does not show, the words stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import html
+import importlib
+import io
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from mkdocs.structure.files import File
+
+from vit_edge.cli import VERBS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Files outside docs/ that the site shows, by the name that they have there.
+ELSEWHERE = {
+    "docker.md": "docker/README.md",
+    "report.md": "benchmarks/REPORT.md",
+    "peers.md": "benchmarks/peers/README.md",
+    "security.md": "SECURITY.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+}
+COMMANDS = "reference/cli.md"
+# Verbs of verbs, which have parsers of their own.
+WORDS = {"parity": ("record", "merge"), "bench": ("compare", "check", "report")}
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_FLOOR = re.compile(r"^ +(\d+)  (\S.*)$", re.MULTILINE)
+_ARROW = re.compile(r"^ +\S+\[([\w.]+)\] --> \S+\[([\w.]+)\]$", re.MULTILINE)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are made here."""
+    for name, source in ELSEWHERE.items():
+        text = (REPOSITORY / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, name, content=linked(text, source)))
+    files.append(File.generated(config, COMMANDS, content=command_line()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Lead links out of docs/ to where the site has that file, and draw the graph of rooms."""
+    name = page.file.src_uri
+    if name not in ELSEWHERE and name != COMMANDS:
+        markdown = linked(markdown, f"docs/{name}")
+    return re.sub(r"```mermaid\ngraph TD\n.*?```", lambda _: rooms(markdown), markdown, flags=re.S)
+
+
+def linked(markdown: str, source: str) -> str:
+    """Rewrite the links of a file of the repository for the site.
+
+    Args:
+        markdown: The file's text.
+        source: Its path in the repository.
+    """
+    kept: list[str] = []
+
+    def keep(block: re.Match[str]) -> str:
+        kept.append(block[0])
+        return f"\0{len(kept) - 1}\0"
+
+    here = posixpath.dirname(source)
+    at = "" if not source.startswith("docs/") else posixpath.dirname(source.removeprefix("docs/"))
+
+    def lead(link: re.Match[str]) -> str:
+        picture, words, target, anchor = link[1], link[2], link[3], link[4] or ""
+        if not target or "://" in target:
+            return link[0]
+        path = posixpath.normpath(posixpath.join(here, target))
+        shown = {original: name for name, original in ELSEWHERE.items()}.get(path)
+        if shown is None and path.startswith("docs/"):
+            shown = path.removeprefix("docs/")
+        if shown is None:
+            return words
+        return f"{picture}[{words}]({posixpath.relpath(shown, at or '.')}{anchor})"
+
+    text = _LINK.sub(lead, _FENCE.sub(keep, markdown))
+    return re.sub("\0(\\d+)\0", lambda place: kept[int(place[1])], text)
+
+
+# The command line
+
+
+def command_line() -> str:
+    """The page of every verb, from its own parser."""
+    lines = [
+        "# Command line",
+        "",
+        "Every verb has `--help`. `python -m vit_edge.VERB` is the same as `vit-edge VERB`.",
+        "Exit codes: 0 fine, 1 a bug of ours, 2 wrong usage, 3 bad input, 4 a check failed.",
+        "",
+    ]
+    for words in commands():
+        lines += section(parser_of(words))
+    return "\n".join(lines) + "\n"
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Every command with a parser of its own."""
+    for verb in VERBS:
+        yield (verb,)
+        for word in WORDS.get(verb, ()):
+            yield verb, word
+
+
+def parser_of(words: tuple[str, ...]) -> argparse.ArgumentParser:
+    """The parser that answers `vit-edge WORDS --help`."""
+    asked: list[argparse.ArgumentParser] = []
+    show = argparse.ArgumentParser.print_help
+
+    def print_help(self: argparse.ArgumentParser, file: Any = None) -> None:
+        asked.append(self)
+        show(self, file)
+
+    main = importlib.import_module(VERBS[words[0]]).main
+    with (
+        mock.patch.object(argparse.ArgumentParser, "print_help", print_help),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.suppress(SystemExit),
+    ):
+        main([*words[1:], "--help"])
+    (parser,) = asked
+    return parser
+
+
+def section(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """A verb: what it does, how it is called, its options, an example."""
+    name = re.sub(r"^python -m vit_edge\.?(\w*)", r"vit-edge \1", parser.prog).replace("  ", " ")
+    yield f"## {name.strip()}"
+    yield ""
+    yield html.escape(parser.description or "", quote=False)
+    yield ""
+    with mock.patch.dict(os.environ, {"COLUMNS": "88"}):
+        usage = parser.format_usage()
+    yield f"```text\n{usage.strip()}\n```"
+    yield ""
+    rows = [row(parser, action) for action in parser._actions if action.help != argparse.SUPPRESS]
+    if rows:
+        yield "| argument | meaning |"
+        yield "|---|---|"
+        yield from rows
+        yield ""
+    if parser.epilog:
+        yield f"```text\n{(parser.epilog % {'prog': parser.prog}).strip()}\n```"
+        yield ""
+
+
+def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """An argument of a command."""
+    takes = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
+    if action.choices is not None and not action.metavar:
+        takes = "{" + ",".join(map(str, action.choices)) + "}"
+    takes = takes if isinstance(takes, str) else " ".join(takes)
+    names = [f"{name} {takes}".strip() for name in action.option_strings] or [takes]
+    words = parser._get_formatter()._expand_help(action) if action.help else ""
+    cells = ("<br>".join(f"`{name}`" for name in names), html.escape(words, quote=False))
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+# The graph of rooms
+
+
+def rooms(markdown: str) -> str:
+    """Draw the rooms by floor, and an arrow where one imports another."""
+    floors = [names.split("  ") for _, names in _FLOOR.findall(markdown)]
+    width, high = 1000, 64
+    places = {
+        name: ((at + 0.5) * width / len(names), 30 + floor * high)
+        for floor, names in enumerate(floors)
+        for at, name in enumerate(names)
+    }
+    shapes = []
+    for upper, lower in _ARROW.findall(markdown):
+        (x, y), (to_x, to_y) = places[_room(upper)], places[_room(lower)]
+        middle = (y + to_y) / 2
+        shapes.append(
+            f'<path d="M{x:.0f} {y + 14} C{x:.0f} {middle:.0f} {to_x:.0f} {middle:.0f} '
+            f'{to_x:.0f} {to_y - 14}"/>'
+        )
+    for name, (x, y) in places.items():
+        shapes.append(f'<text x="{x:.0f}" y="{y + 4}">{name}</text>')
+    return (
+        f'<svg class="rooms" viewBox="0 0 {width} {high * len(floors)}" role="img" '
+        f'aria-label="Which room imports which: the table above says it in words">'
+        f"{''.join(shapes)}</svg>"
+    )
+
+
+def _room(name: str) -> str:
+    """A room as the table of floors writes it; mermaid has no leading underscores."""
+    return "__main__" if name == "main" else name
