@@ -7,6 +7,7 @@ is made of that file; of what the site does not show, the words stay.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import html
 import importlib
@@ -14,7 +15,7 @@ import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,6 +40,7 @@ WORDS = {"parity": ("record", "merge"), "bench": ("compare", "check", "report")}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _FLOOR = re.compile(r"^ +(\d+)  (\S.*)$", re.MULTILINE)
+_FIELDS = re.compile(r"<!-- fields of (\S+) -->")
 _ARROW = re.compile(r"^ +\S+\[([\w.]+)\] --> \S+\[([\w.]+)\]$", re.MULTILINE)
 
 
@@ -56,6 +58,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     name = page.file.src_uri
     if name not in ELSEWHERE and name != COMMANDS:
         markdown = linked(markdown, f"docs/{name}")
+    markdown = _FIELDS.sub(lambda place: fields(place[1]), markdown)
     return re.sub(r"```mermaid\ngraph TD\n.*?```", lambda _: rooms(markdown), markdown, flags=re.S)
 
 
@@ -170,13 +173,53 @@ def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+# The fields of results
+
+
+def fields(source: str) -> str:
+    """A table for each class of a module that has fields, from its source and comments.
+
+    Args:
+        source: The module's path in the repository.
+    """
+    text = (REPOSITORY / source).read_text(encoding="utf-8")
+    lines, made = text.splitlines(), []
+    for node in ast.parse(text).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        rows = [
+            f"| `{one.target.id}` | `{_kind(one.annotation)}` | {_comment(lines, one)} |"
+            for one in node.body
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        ]
+        if rows:
+            said = (ast.get_docstring(node) or "").partition("\n")[0]
+            made += [f"### {node.name}", "", said, ""]
+            made += ["| field | kind | |", "|---|---|---|", *rows, ""]
+    return "\n".join(made)
+
+
+def _kind(annotation: ast.expr) -> str:
+    """A type as it is written, without what `strict` checks besides."""
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple):
+        checked = ast.unparse(annotation.value) == "Annotated"
+        annotation = annotation.slice.elts[0] if checked else annotation
+    return ast.unparse(annotation).replace("|", "or")
+
+
+def _comment(lines: Sequence[str], field: ast.AnnAssign) -> str:
+    """What stands behind a field; a comment for a tool is none."""
+    _, _, said = lines[(field.end_lineno or field.lineno) - 1].partition("  # ")
+    return html.escape(said.removeprefix("fmt: skip"), quote=False).replace("|", "\\|")
+
+
 # The graph of rooms
 
 
 def rooms(markdown: str) -> str:
     """Draw the rooms by floor, and an arrow where one imports another."""
     floors = [names.split("  ") for _, names in _FLOOR.findall(markdown)]
-    width, high = 1000, 64
+    width, high = 1000, 78
     places = {
         name: ((at + 0.5) * width / len(names), 30 + floor * high)
         for floor, names in enumerate(floors)
@@ -185,17 +228,17 @@ def rooms(markdown: str) -> str:
     shapes = []
     for upper, lower in _ARROW.findall(markdown):
         (x, y), (to_x, to_y) = places[_room(upper)], places[_room(lower)]
-        middle = (y + to_y) / 2
+        bend = (x + to_x) / 2 + (0 if to_y - y <= high else 14)  # around the rooms between
         shapes.append(
-            f'<path d="M{x:.0f} {y + 14} C{x:.0f} {middle:.0f} {to_x:.0f} {middle:.0f} '
-            f'{to_x:.0f} {to_y - 14}"/>'
+            f'<path d="M{x:.0f} {y + 12} Q{bend:.0f} {(y + to_y) / 2:.0f} {to_x:.0f} {to_y - 12}"/>'
         )
     for name, (x, y) in places.items():
-        shapes.append(f'<text x="{x:.0f}" y="{y + 4}">{name}</text>')
+        shown = name.removeprefix("backends.")
+        shapes.append(f'<text x="{x:.0f}" y="{y + 4}">{shown}</text>')
     return (
-        f'<svg class="rooms" viewBox="0 0 {width} {high * len(floors)}" role="img" '
+        f'<div><svg class="rooms" viewBox="0 0 {width} {high * len(floors)}" role="img" '
         f'aria-label="Which room imports which: the table above says it in words">'
-        f"{''.join(shapes)}</svg>"
+        f"{''.join(shapes)}</svg></div>"
     )
 
 
