@@ -22,7 +22,7 @@ EXPLANATION = (
     "take back. Answers are compared with those of the float64 reference that the bundle carries: "
     "signal over noise of the logits, and how often the first class is the same. Configurations of "
     "one run took turns on a machine; how much faster one is than another, with its interval, is "
-    "what `python -m vit_edge.bench compare` says. Numbers of different machines are not compared. "
+    "what `vit-edge bench compare` says. Numbers of different machines are not compared. "
     f"{NOISY}: there is a warning of it."
 )
 
@@ -32,7 +32,7 @@ def markdown(machines: Sequence[Machine]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made from the raw results by `python -m vit_edge.bench report`; not to be edited.",
+        "Made from the raw results by `vit-edge bench report`; not to be edited.",
         "",
         EXPLANATION,
     ]
