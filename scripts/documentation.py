@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import html
-import importlib
-import io
 import os
 import posixpath
 import re
@@ -20,14 +17,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from mkdocs.structure.files import File
-
-from vit_edge.cli import VERBS
+from vit_edge.cli.verbs import LINES, parser_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Files outside docs/ that the site shows, by the name that they have there.
 ELSEWHERE = {
     "docker.md": "docker/README.md",
+    "examples.md": "examples/README.md",
+    "jetson.md": "examples/jetson.md",
     "report.md": "benchmarks/REPORT.md",
     "peers.md": "benchmarks/peers/README.md",
     "security.md": "SECURITY.md",
@@ -35,8 +32,6 @@ ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
 }
 COMMANDS = "reference/cli.md"
-# Verbs of verbs, which have parsers of their own.
-WORDS = {"parity": ("record", "merge"), "bench": ("compare", "check", "report")}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _FLOOR = re.compile(r"^ +(\d+)  (\S.*)$", re.MULTILINE)
@@ -46,6 +41,8 @@ _ARROW = re.compile(r"^ +\S+\[([\w.]+)\] --> \S+\[([\w.]+)\]$", re.MULTILINE)
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made here."""
+    from mkdocs.structure.files import File
+
     for name, source in ELSEWHERE.items():
         text = (REPOSITORY / source).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=linked(text, source)))
@@ -102,60 +99,30 @@ def command_line() -> str:
     lines = [
         "# Command line",
         "",
-        "Every verb has `--help`. `python -m vit_edge.VERB` is the same as `vit-edge VERB`.",
+        "`vit-edge --help` lists the verbs, `vit-edge VERB --help` the options of one.",
+        "`python -m vit_edge.VERB` is the same as `vit-edge VERB`.",
         "Exit codes: 0 fine, 1 a bug of ours, 2 wrong usage, 3 bad input, 4 a check failed.",
         "",
     ]
-    for words in commands():
-        lines += section(parser_of(words))
+    for verb, line in LINES.items():
+        lines += section(verb, line, parser_of(verb))
     return "\n".join(lines) + "\n"
 
 
-def commands() -> Iterator[tuple[str, ...]]:
-    """Every command with a parser of its own."""
-    for verb in VERBS:
-        yield (verb,)
-        for word in WORDS.get(verb, ()):
-            yield verb, word
-
-
-def parser_of(words: tuple[str, ...]) -> argparse.ArgumentParser:
-    """The parser that answers `vit-edge WORDS --help`."""
-    asked: list[argparse.ArgumentParser] = []
-    show = argparse.ArgumentParser.print_help
-
-    def print_help(self: argparse.ArgumentParser, file: Any = None) -> None:
-        asked.append(self)
-        show(self, file)
-
-    main = importlib.import_module(VERBS[words[0]]).main
-    with (
-        mock.patch.object(argparse.ArgumentParser, "print_help", print_help),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.suppress(SystemExit),
-    ):
-        main([*words[1:], "--help"])
-    (parser,) = asked
-    return parser
-
-
-def section(parser: argparse.ArgumentParser) -> Iterator[str]:
+def section(verb: str, line: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     """A verb: what it does, how it is called, its options, an example."""
-    name = re.sub(r"^python -m vit_edge\.?(\w*)", r"vit-edge \1", parser.prog).replace("  ", " ")
-    yield f"## {name.strip()}"
+    yield f"## vit-edge {verb}"
     yield ""
-    yield html.escape(parser.description or "", quote=False)
+    yield f"*{line[0].upper()}{line[1:]}.* {html.escape(parser.description or '', quote=False)}"
     yield ""
-    with mock.patch.dict(os.environ, {"COLUMNS": "88"}):
+    with mock.patch.dict(os.environ, {"COLUMNS": "84"}):
         usage = parser.format_usage()
     yield f"```text\n{usage.strip()}\n```"
     yield ""
-    rows = [row(parser, action) for action in parser._actions if action.help != argparse.SUPPRESS]
-    if rows:
-        yield "| argument | meaning |"
-        yield "|---|---|"
-        yield from rows
-        yield ""
+    yield "| argument | meaning |"
+    yield "|---|---|"
+    yield from (row(parser, each) for each in parser._actions if each.help != argparse.SUPPRESS)
+    yield ""
     if parser.epilog:
         yield f"```text\n{(parser.epilog % {'prog': parser.prog}).strip()}\n```"
         yield ""
