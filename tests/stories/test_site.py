@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.cli.verbs import LINES, parser_of
 
 
@@ -77,6 +79,13 @@ def test_the_graph_of_rooms_shows_each_room_and_each_arrow(
     drawing = documentation.rooms(page)
     assert drawing.count("<path") == page.count(" --> ")
     assert drawing.count("<text") == len(set(re.findall(r"\[([\w.]+)\]", page.split("mermaid")[1])))
+
+
+def test_the_page_of_the_bundle_names_every_field_of_a_manifest(repository: Path) -> None:
+    page = (repository / "docs" / "bundle.md").read_text("utf-8")
+    table = page.partition("## manifest.json")[2].partition("###")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.M))))
+    assert named == {field.name for field in dataclasses.fields(Manifest)} | {"schema_version"}
 
 
 def test_every_page_is_in_the_navigation(repository: Path, documentation: ModuleType) -> None:
