@@ -136,8 +136,9 @@ os.register_at_fork(after_in_child=_renew_locks)
 class Predictor:
     """A bundle, opened in one runtime. Thread-safe, picklable, a context manager.
 
-    >>> Predictor("bundles/base-patch16-224").predict("cat.jpg").label  # doctest: +SKIP
-    'Egyptian cat'
+    Examples:
+        >>> Predictor("bundles/base-patch16-224").predict("cat.jpg").label  # doctest: +SKIP
+        'Egyptian cat'
     """
 
     def __init__(
