@@ -75,7 +75,7 @@ def measure(
     )
     with contextlib.ExitStack() as stack:
         save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
-        run = runner.run(suite, save, ["python", "-m", "vit_edge.recommend", *sys.argv[1:]])
+        run = runner.run(suite, save, ["vit-edge", "recommend", *sys.argv[1:]])
     if not run.complete:
         raise KeyboardInterrupt
     for warning in run.warnings:
