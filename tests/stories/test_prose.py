@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.support.modules import module_from
+
 
 @pytest.fixture(scope="module")
 def prose(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prose", repository / "scripts" / "prose.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_from(repository / "scripts" / "prose.py")
 
 
 def test_the_mean_sentence_of_every_page_is_short(prose: ModuleType) -> None:

@@ -13,19 +13,14 @@ from types import ModuleType
 
 import pytest
 
+from tests.support.modules import module_from
 from vit_edge.bundle.manifest import Manifest
 from vit_edge.cli.verbs import LINES, parser_of
 
 
 @pytest.fixture(scope="module")
 def documentation(repository: Path) -> ModuleType:
-    path = repository / "scripts" / "documentation.py"
-    spec = importlib.util.spec_from_file_location("documentation", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_from(repository / "scripts" / "documentation.py")
 
 
 def test_the_command_lines_page_has_every_option_of_every_verb(documentation: ModuleType) -> None:
