@@ -42,8 +42,11 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     for name, source in ELSEWHERE.items():
-        text = (REPOSITORY / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=linked(text, source)))
+        text = linked((REPOSITORY / source).read_text(encoding="utf-8"), source)
+        text = text.replace(
+            "<details>", '<details markdown="1">'
+        )  # what is folded is Markdown, too
+        files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, COMMANDS, content=command_line()))
     return files
 
