@@ -35,6 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "predict": {"cli", "images", "predictor"},
     "__main__": {"cli", "predict"},
     "verify": {"bundle", "cli"},
+    "scale": {"errors", "machine", "bundle", "images", "predictor", "cli"},
     "inspect": {"bundle", "cli", "onnxfile"},
     "parity": {
         "errors", "strict", "machine", "onnxfile", "bundle", "images", "backends", "predictor",
@@ -69,6 +70,8 @@ RUNTIMES = {"backends.ort", "backends.openvino", "backends.trt", "backends.eager
 WORKSHOP = {"models", "checkpoints", "graphs", "quantize", "export"}
 # What rooms of the device import beside the standard library; everything else they find by name.
 DEVICE_PACKAGES = {"numpy", "PIL", PACKAGE}
+# What one of them imports beyond that: tables are its subject.
+FOREIGN = {("scale", "pyarrow")}
 # pytest imports this one, nothing of ours does.
 PYTEST_PLUGIN = f"{PACKAGE}.parity.pytest_plugin"
 
@@ -161,7 +164,7 @@ def _problem(item: Import) -> str | None:
         return "it belongs to pytest"
     if top != PACKAGE:
         foreign = top not in sys.stdlib_module_names and top not in DEVICE_PACKAGES
-        free = room in RUNTIMES | WORKSHOP
+        free = room in RUNTIMES | WORKSHOP or (room, top) in FOREIGN
         return "a room of the device may not" if foreign and not free else None
     target = room_of(item.imported)
     if target in (room, PACKAGE):

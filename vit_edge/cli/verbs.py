@@ -15,6 +15,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "use it": {
         "predict": "classify images, or embed them",
+        "batch": "answer millions of images, into shards of Parquet; on Ray, too",
         "inspect": "show what is in a bundle",
         "verify": "read every byte of a bundle, and check that its model is safe to run",
     },
@@ -36,10 +37,10 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 LINES = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
 # verb -> the module whose `main` runs it
-VERBS = {
+VERBS = {"batch": "vit_edge.scale.__main__"} | {
     verb: f"vit_edge.{verb}" if verb in ("verify", "inspect") else f"vit_edge.{verb}.__main__"
     for verb in LINES
-    if " " not in verb
+    if " " not in verb and verb != "batch"
 }
 _PARSERS = {
     "parity record": "vit_edge.parity.record:parser",
