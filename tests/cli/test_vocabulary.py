@@ -94,11 +94,12 @@ def test_a_command_line_is_called_as_it_is_typed(
 
 @pytest.mark.parametrize("verb", LINES)
 def test_no_option_is_abbreviated(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in parser_of(verb).options():
+    parser = parser_of(verb)
+    for flag in parser.options():
         if len(flag) < 7:
             continue
         with pytest.raises(SystemExit) as stopped:
-            parser_of(verb).parse_args([flag[:-2]])
+            parser.parse_args([flag[:-2]])
         assert stopped.value.code == 2
         assert flag[:-2] in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vit_edge import backends
 from vit_edge.backends import auto
+from vit_edge.cli.advice import refusal_of_verb
 from vit_edge.cli.parser import Parser as Parser
 from vit_edge.cli.refusals import refusal_of_machine
 from vit_edge.cli.streams import ReaderGoneError, prepared_streams
@@ -173,8 +174,13 @@ def main(argv: list[str] | None = None) -> int:
 def _without_verb(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         print(versions())
+    elif arguments[:1] == ["--completion"]:
+        from vit_edge.cli.completion import completion  # which opens every verb
+
+        print(completion("".join(arguments[1:])))
     elif not arguments or arguments[0] in {"-h", "--help"}:
         print(overview())
     else:
-        raise UsageError(f"no verb {arguments[0]!r}; there are: {', '.join(VERBS)}")
+        print(f"vit-edge: {refusal_of_verb(arguments)}\nhelp: vit-edge --help", file=sys.stderr)
+        return UsageError.exit_code
     return 0
