@@ -169,6 +169,24 @@ def test_a_typical_mistake_is_answered_with_what_to_type(
     assert mistake.before not in text
 
 
+@pytest.mark.parametrize("typed", ["reprot a.json -o p.html", "--json compare a.json", "cmpare a"])
+def test_a_verb_behind_a_verb_is_understood(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = instead(refused(["bench", *typed.split()], capsys))
+    assert command.startswith(("vit-edge bench report a.json", "vit-edge bench compare a"))
+    words = shlex.split(command)[2:]
+    parser_of(f"bench {words[0]}").parse_args(words[1:])
+
+
+def test_the_page_shows_what_is_printed(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (repository / "docs" / "cli.md").read_text(encoding="utf-8")
+    words = "export google/vit-base-patch16-224 format=engine half=True"
+    assert words in page.replace("\n", " ")
+    printed = refused(words.split(), capsys).splitlines()[:-1]  # less where help is
+    assert "\n".join(f"    {line}" for line in printed if not line.startswith("DIR:")) in page
+
+
 def test_what_is_none_of_ours_is_named_and_nothing_is_made_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

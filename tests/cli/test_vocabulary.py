@@ -31,7 +31,10 @@ IDEAS = {
 }  # fmt: skip
 SHORT = {"-h": "--help", "-o": "--out", "-m": "--model", "-b": "--backend"}
 # what writes a file or a directory that the user names
-WRITERS = ("export", "build", "parity", "parity record", "bench", "recommend")
+WRITERS = (
+    "export", "build", "predict", "parity", "parity record", "parity merge", "bench",
+    "bench report", "recommend",
+)  # fmt: skip
 OLD = {
     "export": {"--parity-target": "--target", "--golden-images": "--images"},
     "build": {"--parity-target": "--target", "--batches": "--batch", "--engines-dir": "--out"},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import logging
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from vit_edge import backends
@@ -106,6 +107,26 @@ def add_out(parser: Parser, metavar: str, help: str, *, required: bool = False) 
         required: Whether it has to be given.
     """
     parser.add_argument("-o", "--out", type=Path, metavar=metavar, help=help, required=required)
+
+
+def by_suffix(arguments: argparse.Namespace, options: Mapping[str, str]) -> None:
+    """Give what --out names to the option that writes its kind.
+
+    Args:
+        arguments: With `out`, and the options.
+        options: Suffix -> option, as an attribute.
+
+    Raises:
+        UsageError: No option writes such a file, or another one is given for that kind.
+    """
+    if arguments.out is None:
+        return
+    option = options.get(arguments.out.suffix.lower())
+    if option is None:
+        raise UsageError(f"--out {arguments.out}: it must end in {', '.join(options)}")
+    if getattr(arguments, option) is not None:
+        raise UsageError(f"--out {arguments.out} and --{option}: give one of them")
+    setattr(arguments, option, arguments.out)
 
 
 def add_backend(parser: Parser) -> None:

@@ -37,10 +37,26 @@ _SOURCES = ("--model", "--variant", "--checkpoint", "--onnx", "--list-variants")
 
 def refusal(parser: Parser, line: Line) -> str | None:
     """Say what is wrong with a line of a verb's, and what to type instead; None if nothing is."""
+    meant = _verb_behind(parser.verb, line)
+    if meant is not None:
+        return meant
     draft = _Draft(parser, line)
     if not draft.problems:
         return None
     return _message(draft.problems, draft.commands() if draft.mended else [])
+
+
+def _verb_behind(verb: str, line: Line) -> str | None:
+    """Recognise bench reprot, and bench --json report: the second word of a verb."""
+    words = line.ordered()
+    first = next((item.text[0] for item in line.items if item.key is None), "")
+    behind = [name.split()[1] for name in LINES if name.startswith(f"{verb} ")]
+    near = difflib.get_close_matches(first.lower(), behind, n=1, cutoff=0.75)
+    if not near or os.path.lexists(first):
+        return None
+    words.remove(first)
+    why = "the verb comes first" if first in behind else f"did you mean {verb} {near[0]}?"
+    return _message([f"{first}: {why}"], [_command(f"{verb} {near[0]}", words, [])])
 
 
 def refusal_of_verb(typed: Sequence[str]) -> str:
