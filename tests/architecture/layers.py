@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"errors", "backends"},
     "report": {"errors"},
     # verbs: each a command
-    "predict": {"cli", "images", "predictor"},
+    "predict": {"errors", "cli", "images", "predictor"},
     "__main__": {"cli", "predict"},
     "verify": {"bundle", "cli"},
     "scale": {"errors", "machine", "bundle", "images", "predictor", "cli"},
