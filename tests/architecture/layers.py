@@ -16,6 +16,7 @@ PACKAGE = "vit_edge"
 ROOMS: dict[str, set[str]] = {
     # nouns of the device: the standard library, numpy and pillow
     "errors": set(),
+    "callables": {"errors"},
     "strict": {"errors"},
     "plugins": {"errors"},
     "machine": {"errors"},
@@ -33,22 +34,29 @@ ROOMS: dict[str, set[str]] = {
     "report": {"errors"},
     # verbs: each a command
     "__main__": {"cli", "images", "predictor"},
-    "verify": {"bundle", "cli"},
-    "inspect": {"bundle", "cli", "onnxfile"},
+    "verify": {"callables", "bundle", "cli"},
+    "inspect": {"callables", "bundle", "cli", "onnxfile"},
     "parity": {
-        "errors", "strict", "machine", "onnxfile", "bundle", "images", "backends", "predictor",
-        "cli", "report",
+        "errors", "callables", "strict", "machine", "onnxfile", "bundle", "images", "backends",
+        "predictor", "cli", "report",
     },
-    "evaluate": {"errors", "machine", "bundle", "images", "predictor", "parity", "cli"},
+    "evaluate": {
+        "errors", "callables", "machine", "bundle", "images", "backends", "predictor", "parity",
+        "cli",
+    },
     "bench": {
-        "errors", "strict", "machine", "bundle", "images", "backends", "predictor", "parity",
-        "cli", "report",
+        "errors", "callables", "strict", "machine", "bundle", "images", "backends", "predictor",
+        "parity", "cli", "report",
     },
-    "doctor": {"errors", "machine", "onnxfile", "bundle", "backends", "bench", "cli"},
+    "doctor": {
+        "errors", "callables", "machine", "onnxfile", "bundle", "backends", "bench", "cli",
+    },
     "build": {
-        "errors", "plugins", "machine", "bundle", "backends", "parity", "bench", "cli",
+        "errors", "callables", "plugins", "machine", "bundle", "backends", "parity", "bench", "cli",
     },
-    "recommend": {"errors", "machine", "bundle", "backends", "parity", "bench", "build", "cli"},
+    "recommend": {
+        "errors", "callables", "machine", "bundle", "backends", "parity", "bench", "build", "cli",
+    },
     # runtimes: one each, and never each other
     "backends.ort": {"errors", "machine", "onnxfile", "bundle", "backends"},
     "backends.openvino": {"errors", "machine", "bundle", "backends"},
@@ -60,8 +68,8 @@ ROOMS: dict[str, set[str]] = {
     "graphs": {"errors", "machine", "bundle", "parity"},
     "quantize": {"errors", "plugins", "bundle", "images", "parity", "graphs"},
     "export": {
-        "errors", "machine", "onnxfile", "bundle", "variants", "images", "parity", "build",
-        "backends.ort", "models", "checkpoints", "graphs", "quantize", "cli",
+        "errors", "callables", "machine", "onnxfile", "bundle", "variants", "images", "parity",
+        "build", "backends.ort", "models", "checkpoints", "graphs", "quantize", "cli",
     },
 }  # fmt: skip
 RUNTIMES = {"backends.ort", "backends.openvino", "backends.trt", "backends.eager"}

@@ -34,12 +34,16 @@ class Bundle:
     labels: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Bundle:
+    def read(cls, path: str | os.PathLike[str] | Bundle) -> Bundle:
         """Read and check a bundle's manifest, file sizes and labels; hashes are verify's work.
+
+        A Bundle that was read is returned as it is.
 
         Raises:
             BundleError: No such directory, no manifest, or anything in it that does not fit.
         """
+        if isinstance(path, Bundle):
+            return path
         folder = Path(path)
         manifest_path = folder / MANIFEST_NAME
         if not folder.is_dir():

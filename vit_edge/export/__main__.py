@@ -11,11 +11,10 @@ from typing import Any, get_args
 
 from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod, Scores
-from vit_edge.errors import MissingExtraError, UsageError
+from vit_edge.errors import UsageError
+from vit_edge.export.api import export, require_extra
 from vit_edge.parity.targets import STATISTICS
 from vit_edge.variants import matching, variant
-
-_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 
 _EPILOG = """\
 SOURCE is one of
@@ -209,10 +208,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if "help" not in arguments.set:
         _check_source(arguments)
     row = None if arguments.variant is None else variant(arguments.variant)
-    _require_extra()
+    require_extra()
     from vit_edge.checkpoints import Request
-    from vit_edge.export.pipeline import export_bundle
-    from vit_edge.export.plan import DEFAULT_OUTPUTS, ExportOptions, ForeignFile
+    from vit_edge.export.plan import ForeignFile
     from vit_edge.export.recipe import find_recipe
     from vit_edge.quantize.calibration import CalibrationRequest
 
@@ -220,38 +218,33 @@ def _run(arguments: argparse.Namespace) -> int:
     if "help" in arguments.set:
         print(settings_table(recipe.precision))
         return 0
-    file, folder = arguments.onnx, arguments.calibration
+    file, folder, labels = arguments.onnx, arguments.calibration, arguments.labels
     count, seed = arguments.calibration_images, arguments.calibration_seed
-    options = ExportOptions(
-        recipe=recipe.changed(
-            opset=arguments.opset,
-            max_batch=arguments.max_batch,
-            input=arguments.input,
-            parity_target=arguments.parity_target,
-            quantization=arguments.set,
-        ),
-        foreign=None
+    bundle = export(
+        arguments.checkpoint
         if file is None
-        else ForeignFile(file, arguments.preprocess, arguments.labels, arguments.outputs),
-        checkpoint=arguments.checkpoint,
+        else ForeignFile(file, arguments.preprocess, labels, arguments.outputs),
+        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
+        out=arguments.out,
+        force=arguments.force,
+        recipe=recipe.changed(opset=arguments.opset, quantization=arguments.set),
+        outputs=arguments.outputs,
+        scores=arguments.scores,
+        max_batch=arguments.max_batch,
+        input=arguments.input,
+        parity_target=arguments.parity_target,
+        golden_images=arguments.golden_images,
         request=Request(
             variant=row,
             image_hw=arguments.image_size,
             position_method=arguments.pos_interp,
             revision=arguments.revision,
             key=arguments.key,
-            labels=None if file is not None else arguments.labels,
+            labels=None if file is not None else labels,
             text_embeddings=arguments.text_embeddings,
             logit_scale=arguments.logit_scale,
         ),
-        outputs=tuple((arguments.outputs or ",".join(DEFAULT_OUTPUTS)).split(",")),
-        scores=arguments.scores,
-        golden_images=arguments.golden_images,
-        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
-        out=arguments.out,
-        force=arguments.force,
     )
-    bundle = export_bundle(options)
     parity = bundle.parity()
     size = sum(record.size for record in bundle.manifest.files.values())
     if arguments.json:
@@ -329,16 +322,6 @@ def _check_source(arguments: argparse.Namespace) -> None:
         )
     if arguments.outputs == "features" and arguments.labels is not None:
         raise UsageError("--labels names classes, and --outputs features has none; give one")
-
-
-def _require_extra() -> None:
-    import importlib.util
-
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f'exporting needs {", ".join(missing)}: pip install "vit-edge[export]"'
-        )
 
 
 def variants_table(words: Sequence[str]) -> str:
