@@ -116,10 +116,11 @@ def export(
         raise UsageError(f"precision {precision}, but the recipe makes {recipe.precision}")
     if calibration is not None and not isinstance(calibration, CalibrationRequest):
         calibration = CalibrationRequest(os.fspath(calibration))
-    with _label_file(labels) as label_file:
+    with _label_file(labels) as label_file, tempfile.TemporaryDirectory() as scratch:
         options = _with_source(
             source,
             processor,
+            Path(scratch),
             _request(request, variant, revision, image_size, label_file),
             _names(outputs),
         )
@@ -154,6 +155,7 @@ def require_extra() -> None:
 def _with_source(
     source: _Path | nn.Module | ForeignFile | None,
     processor: Any,
+    scratch: Path,
     request: Request,
     outputs: tuple[str, ...] | None,
 ) -> ExportOptions:
@@ -162,8 +164,11 @@ def _with_source(
     Raises:
         UsageError: Nothing is, or what was said does not belong to it.
     """
+    from torch import nn
+
     from vit_edge.checkpoints.request import exists, is_hub_id
     from vit_edge.export.plan import DEFAULT_OUTPUTS, ExportOptions, ForeignFile
+    from vit_edge.export.processors import live_module, processor_file
     from vit_edge.export.recipe import find_recipe
 
     options = ExportOptions(find_recipe(None, None), request=request)
@@ -173,7 +178,7 @@ def _with_source(
                 "--onnx needs --preprocess: the file does not say how images become pixels"
             )
         said = None if outputs is None else ",".join(outputs)
-        source = ForeignFile(Path(source), str(processor), request.labels, said)
+        source = ForeignFile(Path(source), processor_file(processor, scratch), request.labels, said)
     if isinstance(source, ForeignFile):
         both = [flag for name, flag in _OF_CHECKPOINTS.items() if getattr(request, name)]
         if both:
@@ -187,6 +192,9 @@ def _with_source(
     options = dataclasses.replace(options, outputs=outputs or DEFAULT_OUTPUTS)
     if source is None and request.variant is None:
         raise UsageError("nothing to export: name a source, a variant, or both")
+    if isinstance(source, nn.Module):
+        live = live_module(source, processor, scratch)
+        return dataclasses.replace(options, checkpoint=live)
     if source is not None and not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"source must be a module, a path or an id, not {type(source).__name__}")
     if processor is not None:
@@ -212,7 +220,7 @@ def _request(
     """
     from vit_edge.checkpoints import Request
 
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size: Any = (image_size, image_size) if isinstance(image_size, int) else image_size
     if size is not None and (len(size) != 2 or any(type(s) is not int or s < 1 for s in size)):
         raise UsageError(f"--image-size: {image_size!r} is no size; give px, or (height, width)")
     asked: Mapping[str, Any] = {
