@@ -90,16 +90,16 @@ def load_live(live: LiveModule, request: Request) -> Checkpoint:
     _refuse_quantized(module, where)
     stored = {name: _lazy(name, tensor, where) for name, tensor in _tensors(module, where).items()}
     weights = Weights(Path(where), unwrap(stored, where), ())
-    read = partial(_READERS[library], module, kind, weights, live)
-    own = _with_epsilon(read(request), module, where)
-    asked_hw = request.image_hw
-    if asked_hw is None or asked_hw == _own_hw(own):
-        check_answers(module, own, where)
-    else:
-        check_answers(module, read(dataclasses.replace(request, image_hw=None)), where)
+    read = partial(_READERS[library], module, kind, weights)
+    checkpoint = asked = _with_epsilon(read(live, request), module, where)
+    if request.image_hw is not None and asked.record.position_interpolation is not None:
+        # At its own size, where nothing of ours is between the two.
+        anyhow = LiveModule(module, preprocessing=lambda _: asked.preprocessing)
+        checkpoint = read(anyhow, dataclasses.replace(request, image_hw=None))
+    check_answers(module, checkpoint, where)
     digest = {"state_dict": _sha256(module)}
-    record = dataclasses.replace(own.record, sha256={**own.record.sha256, **digest})
-    return dataclasses.replace(own, record=record)
+    record = dataclasses.replace(asked.record, sha256={**asked.record.sha256, **digest})
+    return dataclasses.replace(asked, record=record)
 
 
 def bare_module(module: nn.Module) -> nn.Module:
@@ -211,12 +211,6 @@ def _with_epsilon(checkpoint: Checkpoint, module: nn.Module, where: str) -> Chec
     return dataclasses.replace(checkpoint, architecture=architecture)
 
 
-def _own_hw(checkpoint: Checkpoint) -> tuple[int, int] | None:
-    """The image size, unless positions were moved to it."""
-    moved = checkpoint.record.position_interpolation is not None
-    return None if moved else checkpoint.architecture.image_hw
-
-
 def _of_transformers(
     module: nn.Module, kind: str, weights: Weights, live: LiveModule, request: Request
 ) -> Checkpoint:
@@ -273,13 +267,14 @@ def _of_timm(
             "Give processor=timm.data.resolve_model_data_config(model), or a name such as "
             "processor='timm-augreg'"
         )
-    block, size = known.blocks[0], known.patch_embed.img_size
-    act = type(block.mlp.act).__name__
-    tanh = act == "GELU" and getattr(block.mlp.act, "approximate", "none") == "tanh"
+    block, size = known.blocks[0], getattr(known.patch_embed, "img_size", None)
+    activation = getattr(block.mlp, "act", None)
+    act = type(activation).__name__
+    tanh = act == "GELU" and getattr(activation, "approximate", "none") == "tanh"
     identity = [isinstance(getattr(known, name, None), nn.Identity) for name in ("norm", "fc_norm")]
     config = {
         "architecture": str(cfg.get("architecture") or kind),
-        "num_classes": known.num_classes,
+        "num_classes": getattr(known, "num_classes", None),
         "pretrained_cfg": cfg,
         "model_args": {
             "num_heads": block.attn.num_heads,
