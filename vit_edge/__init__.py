@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from vit_edge.evaluate.api import evaluate
     from vit_edge.export.api import export
+    from vit_edge.export.lowering import quantize
     from vit_edge.images import ImageLimits
     from vit_edge.inspect import inspect
     from vit_edge.parity.api import parity
@@ -87,6 +88,7 @@ __all__ = [
     "export",
     "inspect",
     "parity",
+    "quantize",
     "recommend",
     "tune",
     "verify",
@@ -94,8 +96,8 @@ __all__ = [
 
 # Packages that are called like functions (see callables.py); `python -m vit_edge.NAME` runs them.
 _VERBS = (
-    *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "recommend"),
-    "verify",
+    *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "quantize"),
+    *("recommend", "verify"),
 )
 
 _MODULES = {
@@ -116,7 +118,9 @@ def __getattr__(name: str) -> object:
     import importlib
 
     if name in _VERBS:
-        return importlib.import_module(f"{__name__}.{name}")
+        from vit_edge.callables import import_verb
+
+        return import_verb(f"{__name__}.{name}")
     return getattr(importlib.import_module(_MODULES.get(name, "vit_edge.errors")), name)
 
 

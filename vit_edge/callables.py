@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from vit_edge.errors import VitEdgeError
+from vit_edge.errors import MissingExtraError, VitEdgeError
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -74,6 +74,23 @@ def make_callable(module: str, function_in: str) -> None:
     called.__class__ = CallableModule
     called._function_in = function_in  # type: ignore[attr-defined]
     called.__all__ = [module.rpartition(".")[2]]  # type: ignore[attr-defined]
+
+
+def import_verb(module: str) -> Callable[..., Any]:
+    """Import a callable module; where what it needs is absent, the call says so."""
+    try:
+        verb: Any = import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("vit_edge"):
+            raise
+        message = f'{module} needs {error.name}: pip install "vit-edge[export]"'
+
+        def absent(*arguments: Any, **keywords: Any) -> Any:
+            raise MissingExtraError(message)
+
+        return absent
+    called: Callable[..., Any] = verb
+    return called
 
 
 def in_python(text: str, function: Callable[..., Any]) -> str:

@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
     "models": {"bundle"},
     "checkpoints": {"errors", "plugins", "bundle", "variants", "models"},
     "graphs": {"errors", "machine", "bundle", "parity"},
-    "quantize": {"errors", "plugins", "bundle", "images", "parity", "graphs"},
+    "quantize": {"errors", "callables", "plugins", "cli", "bundle", "images", "parity", "graphs"},
     "export": {
         "errors", "callables", "machine", "onnxfile", "bundle", "variants", "images", "parity",
         "build", "backends.ort", "models", "checkpoints", "graphs", "quantize", "cli",

@@ -22,6 +22,7 @@ from vit_edge.errors import UsageError, VitEdgeError
 VERBS = {
     "predict": "vit_edge.__main__",
     **{verb: f"vit_edge.{verb}" for verb in ("verify", "inspect")},
+    "quantize": "vit_edge.export.quantizing",
     **{
         verb: f"vit_edge.{verb}.__main__"
         for verb in ("export", "build", "parity", "evaluate", "bench", "recommend", "doctor")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +12,7 @@ from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod, Scores
 from vit_edge.errors import UsageError
 from vit_edge.export.api import export, require_extra
-from vit_edge.parity.targets import STATISTICS
+from vit_edge.export.printing import print_bundle
 from vit_edge.variants import matching, variant
 
 _EPILOG = """\
@@ -245,53 +244,8 @@ def _run(arguments: argparse.Namespace) -> int:
             logit_scale=arguments.logit_scale,
         ),
     )
-    parity = bundle.parity()
-    size = sum(record.size for record in bundle.manifest.files.values())
-    if arguments.json:
-        result = {
-            "bundle": str(bundle.path),
-            "variant": bundle.manifest.variant,
-            "checkpoint": bundle.manifest.checkpoint.source,
-            "size_bytes": size,
-            "model_sha256": bundle.model_sha256,
-            "precision": bundle.manifest.precision,
-            "quantization": bundle.manifest.quantization,
-            "parity": parity,
-        }
-        print(json.dumps(result, indent=2))
-        return 0
-    quantization = bundle.manifest.quantization
-    if quantization is not None and quantization["table"]:
-        print(cli.table(quantization["table"]) + "\n")
-    print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
-    print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
-    print(f"parity   {verdict(parity)}")
+    print_bundle(bundle, as_json=arguments.json)
     return 0
-
-
-def verdict(parity: Mapping[str, Any]) -> str:
-    """Sum up the gate's result, in a few lines."""
-    rows = parity["comparisons"]
-    if rows[0]["allowed_relative"] is not None:
-        worst = max(rows, key=lambda row: float(row["relative"]))
-        return (
-            f"holds; {worst['output']} differ most, by {worst['relative']:.1e} of the "
-            f"reference's largest, allowed {worst['allowed_relative']:.0e}"
-        )
-    logits = [row for row in rows if row["output"] == "logits"] or rows
-    row = max(logits, key=lambda row: int(row["images"]))
-    lines = [f"holds on {row['images']} images"]
-    for name, statistic in STATISTICS.items():
-        if row.get(name) is None:
-            continue
-        text = f"{statistic.words:<30} {statistic.written(row[name])}"
-        interval = row.get(statistic.interval or "")
-        if interval:
-            text += f" (95 %: {' to '.join(statistic.written(end) for end in interval)})"
-        lines.append(text)
-    if parity.get("simulated"):
-        lines.append(f"simulated: {parity['simulated']}")
-    return "\n         ".join(lines)
 
 
 def _check_source(arguments: argparse.Namespace) -> None:
@@ -344,7 +298,7 @@ def variants_table(words: Sequence[str]) -> str:
 
 def settings_table(precision: str) -> str:
     """List what --set can choose, as text."""
-    from vit_edge import quantize
+    import vit_edge.quantize as quantize
 
     if precision == quantize.FLOAT:
         raise UsageError("fp32 has no settings; name a precision, --precision int8 --set help")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vit_edge import quantize
+import vit_edge.quantize as quantize
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.bundle.manifest import Scores
 from vit_edge.bundle.staging import check_destination
