@@ -145,11 +145,18 @@ def require_extra() -> None:
     Raises:
         MissingExtraError: Something is not installed.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _NEEDED if not _is_there(name)]
     if missing:
         raise MissingExtraError(
             f'exporting needs {", ".join(missing)}: pip install "vit-edge[export]"'
         )
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # a finder that refuses; a module that was put there by hand
+        return False
 
 
 def _with_source(
