@@ -324,7 +324,7 @@ class AnswersNaN:
 
 def test_nan_is_no_answer(testing_bundle: Bundle, photos: list[Path]) -> None:
     predictor = Predictor(testing_bundle, AnswersNaN(testing_bundle))
-    with pytest.raises(PredictionError, match="vit_edge.parity"):
+    with pytest.raises(PredictionError, match="vit-edge parity"):
         predictor.predict(photos[0])
 
 

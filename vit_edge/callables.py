@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from inspect import Signature
 
 # Options of the command lines that are called otherwise in Python.
-_KEYWORDS = {"checkpoint": "source", "onnx": "source", "preprocess": "processor", "set": "options"}
+_KEYWORDS = {
+    "checkpoint": "source",
+    "onnx": "source",
+    "preprocess": "processor",
+    "set": "options",
+    **{"target": "parity_target", "images": "golden_images"},
+}
 
 
 class CallableModule(ModuleType):
@@ -100,7 +106,8 @@ def in_python(text: str, function: Callable[..., Any]) -> str:
     known = signature(function).parameters
 
     def keyword(option: re.Match[str]) -> str:
-        name = _KEYWORDS.get(option[1], option[1].replace("-", "_"))
+        own = option[1].replace("-", "_")
+        name = own if own in known else _KEYWORDS.get(option[1], own)
         return name if name in known else option[0]
 
     return re.sub(r"(?<![\w-])--([a-z][a-z-]*[a-z])", keyword, text)

@@ -137,7 +137,7 @@ class Predictor:
 
         Args:
             bundle: Its directory, or a Bundle that was read.
-            backend: "auto" takes what `python -m vit_edge.build BUNDLE --tune` found to be best
+            backend: "auto" takes what `vit-edge build BUNDLE --tune` found to be best
                 here, and ort where that was not tried; or a backend's name, for its defaults; or
                 one that was loaded with options: `ort.load(Bundle.read(path), threads=2)`.
             image_limits: What images are refused for; see images.ImageLimits.
@@ -339,7 +339,7 @@ class Predictor:
         elif manifest.architecture is None:
             remedy = f"its graph comes from another exporter, of which only the {there} are kept"
         else:
-            remedy = f"export it again: python -m vit_edge.export --outputs {there},{output}"
+            remedy = f"export it again: vit-edge export --outputs {there},{output}"
         raise UsageError(f"{self._bundle.path} has no {output}, only {there}; {remedy}")
 
     def _answers(
@@ -417,7 +417,7 @@ class Predictor:
         if not np.isfinite(answers).all():
             raise PredictionError(
                 f"{self._bundle.path}: the model answered NaN or Inf; check the bundle with "
-                f"python -m vit_edge.parity {self._bundle.path}"
+                f"vit-edge parity {self._bundle.path}"
             )
         return answers
 

@@ -1,4 +1,4 @@
-"""What `python -m vit_edge.build BUNDLE --tune` found out, and the backend that follows it.
+"""What `vit-edge build BUNDLE --tune` found out, and the backend that follows it.
 
 The record is an engine like any other: `tuned-<key>`, keyed by the model and this machine. It also
 says which versions the chosen runtimes had, and is out of date when they changed. Without a record
@@ -200,7 +200,7 @@ class TunedBackend:
 
 
 def _tune_command(bundle: Bundle) -> str:
-    return f"python -m vit_edge.build {bundle.path} --tune"
+    return f"vit-edge build {bundle.path} --tune"
 
 
 def _size_for(batch: int, sizes: Sequence[int]) -> int:

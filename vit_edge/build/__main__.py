@@ -1,4 +1,4 @@
-"""python -m vit_edge.build: compile a bundle for this device, or find out how it runs best here."""
+"""vit-edge build: compile a bundle for this device, or find out how it runs best here."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from vit_edge.build.api import TUNE_BATCHES, build, tune
 from vit_edge.build.options import option_rows, options_from_text
 from vit_edge.errors import UsageError, VitEdgeError
 
-_FOR_TUNE = ("batches", "memory_limit", "parity_target")
+_FOR_TUNE = ("batch", "memory_limit", "target")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     parser = cli.bundle_parser(
-        "python -m vit_edge.build",
+        "build",
         "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
         "by model, runtime and hardware; Predictor uses it by itself. With --tune every runtime "
         "that is installed is built, checked and timed, and Predictor takes the fastest from then "
         "on; several bundles of one model are timed together, and the fastest one is named.",
-        "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-fp16 --backend trt "
+        "vit-edge build bundles/base-patch16-224-fp32 --backend ort\n"
+        "         vit-edge build bundles/base-patch16-224-fp16 --backend trt "
         "--set profiles=1,8,32\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-int8 "
+        "         vit-edge build bundles/base-patch16-224-int8 --tune --batch 1,8\n"
+        "         vit-edge build bundles/base-patch16-224-int8 "
         "bundles/base-patch16-224-fp16 --tune --backend trt",
     )
     parser.add_argument(
@@ -42,16 +42,17 @@ def parser() -> argparse.ArgumentParser:
     )
     names = ", ".join(backends.runtimes())
     parser.add_argument(
+        "-b",
         "--backend",
         metavar="NAME",
         help=f"one of {names}; default: ort, with --tune all that are installed",
     )
-    parser.add_argument(
-        "--engines-dir",
-        type=Path,
-        metavar="DIR",
-        help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
+    cli.add_out(
+        parser,
+        "DIR",
+        "where to put the engine; default: the bundle's engines/, or the user's cache if read-only",
     )
+    parser.rename("--engines-dir", "--out")
     parser.add_argument(
         "--set",
         action="append",
@@ -62,20 +63,22 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tune", action="store_true", help="try everything, record the fastest")
     parser.add_argument(
-        "--batches",
+        "--batch",
         metavar="N,N",
-        help=f"batch sizes to tune for; default: {','.join(map(str, TUNE_BATCHES))}",
+        help=f"tune: the batch sizes; default: {','.join(map(str, TUNE_BATCHES))}",
     )
+    parser.rename("--batches", "--batch")
     parser.add_argument(
         "--memory-limit",
         metavar="SIZE",
         help="tune: what the process may take, such as 100MB; what needs more is not chosen",
     )
     parser.add_argument(
-        "--parity-target",
+        "--target",
         metavar="NAME=NUMBER,...",
         help="tune: what the answers must reach besides the precision's limit",
     )
+    parser.rename("--parity-target", "--target")
     return parser
 
 
@@ -99,10 +102,10 @@ def _build(arguments: argparse.Namespace) -> int:
     options = options_from_text(backend, arguments.set)
     bundles = [arguments.bundle, *arguments.more]
     if len(bundles) == 1:
-        result = _build_one(arguments.bundle, backend, arguments.engines_dir, options)
+        result = _build_one(arguments.bundle, backend, arguments.out, options)
         print(json.dumps(result, indent=2) if arguments.json else _line(result))
         return 0
-    results, code = _build_all(bundles, backend, arguments.engines_dir, options)
+    results, code = _build_all(bundles, backend, arguments.out, options)
     if arguments.json:
         print(json.dumps(results, indent=2))
     else:
@@ -135,7 +138,7 @@ def _build_all(
 def _build_one(
     bundle: str, backend: str, engines_dir: Path | None, options: Mapping[str, Option]
 ) -> dict[str, Any]:
-    engine = build(bundle, backend=backend, engines_dir=engines_dir, options=options)
+    engine = build(bundle, backend=backend, out=engines_dir, options=options)
     return {"engine": str(engine.path), "size_bytes": engine.size_bytes, "build_s": engine.build_s}
 
 
@@ -149,13 +152,13 @@ def _tune(arguments: argparse.Namespace) -> int:
         raise UsageError("--set is for one backend's build; --tune tries what is worth trying")
     tuning = tune(
         [arguments.bundle, *arguments.more],
-        batches=TUNE_BATCHES
-        if arguments.batches is None
-        else cli.whole_numbers(arguments.batches, "--batches"),
+        batch=TUNE_BATCHES
+        if arguments.batch is None
+        else cli.whole_numbers(arguments.batch, "--batch"),
         backend=arguments.backend,
-        engines_dir=arguments.engines_dir,
+        out=arguments.out,
         memory_limit=arguments.memory_limit,
-        parity_target=arguments.parity_target,
+        target=arguments.target,
     )
     if arguments.json:
         print(json.dumps(tuning.as_dict(), indent=2))

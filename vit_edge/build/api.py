@@ -34,7 +34,7 @@ def build(
     bundle: str | os.PathLike[str] | Bundle,
     *,
     backend: str = auto.DEFAULT,
-    engines_dir: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     options: Mapping[str, Option] | None = None,
 ) -> Engine:
     """Compile a bundle for the device this runs on, in a child process.
@@ -42,7 +42,7 @@ def build(
     Args:
         bundle: Its directory, or a Bundle that was read.
         backend: A runtime's name.
-        engines_dir: Where to put the engine; by default in the bundle, or the user's cache.
+        out: Where to put the engine; by default in the bundle, or the user's cache.
         options: Of the backend's build, such as {"optimization_level": 5}; without them the
             bundle's recipe decides.
 
@@ -56,7 +56,7 @@ def build(
     """
     backends.module(backend)  # refused before any work
     opened = Bundle.read(bundle)
-    folder = None if engines_dir is None else Path(engines_dir)
+    folder = None if out is None else Path(out)
     start = time.perf_counter()
     call = child.attempted_call(
         "vit_edge.build.api:build_here", str(opened.path), backend, folder, options or {}, echo=True
@@ -78,21 +78,21 @@ def build_here(
 def tune(
     bundles: str | os.PathLike[str] | Bundle | Sequence[str | os.PathLike[str] | Bundle],
     *,
-    batches: Sequence[int] = TUNE_BATCHES,
+    batch: Sequence[int] = TUNE_BATCHES,
     backend: str | None = None,
-    engines_dir: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     memory_limit: str | int | None = None,
-    parity_target: str | Target | None = None,
+    target: str | Target | None = None,
 ) -> Tuning:
     """Build, check and time every runtime that is installed, and record the fastest.
 
     Args:
         bundles: A bundle; or several, which hold one model in several precisions.
-        batches: The batch sizes to tune for.
+        batch: The batch sizes to tune for.
         backend: The one runtime to try.
-        engines_dir: Where to put engines; by default in the bundle, or the user's cache.
+        out: Where to put engines; by default in the bundle, or the user's cache.
         memory_limit: What the process may take: bytes, or a size such as "100MB".
-        parity_target: What the answers must reach besides the precision's limit, such as
+        target: What the answers must reach besides the precision's limit, such as
             "top1_agreement=0.99".
 
     Returns:
@@ -105,11 +105,11 @@ def tune(
     several = [bundles] if isinstance(bundles, (str, os.PathLike, Bundle)) else bundles
     return tune_bundles(
         [Bundle.read(bundle) for bundle in several],
-        batches,
+        batch,
         only=[] if backend is None else [backend],
-        engines_dir=None if engines_dir is None else Path(engines_dir),
+        engines_dir=None if out is None else Path(out),
         memory_limit_bytes=cli.size_bytes(memory_limit)
         if isinstance(memory_limit, str)
         else memory_limit,
-        target=parse_target(parity_target) if isinstance(parity_target, str) else parity_target,
+        target=parse_target(target) if isinstance(target, str) else target,
     )

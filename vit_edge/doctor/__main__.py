@@ -1,4 +1,4 @@
-"""python -m vit_edge.doctor: what is here, what runs here, and what to install otherwise."""
+"""vit-edge doctor: what is here, what runs here, and what to install otherwise."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from vit_edge.doctor.api import DEFAULT_FOLDER, doctor
 from vit_edge.errors import BundleError
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.doctor",
-        description="Say what is on this machine, which backends run each bundle here (each is "
+    parser = cli.Parser(
+        "doctor",
+        "Say what is on this machine, which backends run each bundle here (each is "
         "asked for an answer, in a process of its own), and what to install otherwise. Exit code "
         "3 if a bundle that was named cannot be read, 0 otherwise.",
-        epilog="example: python -m vit_edge.doctor bundles/base-patch16-224-int8\n"
-        "         python -m vit_edge.doctor --json > device.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "example: vit-edge doctor bundles/base-patch16-224-int8\n"
+        "         vit-edge doctor --json > device.json",
     )
     parser.add_argument(
         "bundles",
@@ -30,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help=f"a bundle, or a directory of bundles; default: ./{DEFAULT_FOLDER}, if it is there",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    cli.add_json(parser)
     return parser
 
 

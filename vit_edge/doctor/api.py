@@ -58,7 +58,7 @@ def diagnose(
         folders = bundles_in(path)
         if paths and not folders:
             what = "no bundle in it" if path.is_dir() else "no such directory"
-            no_bundles.append(f"{path}: {what}; python -m vit_edge.export makes bundles")
+            no_bundles.append(f"{path}: {what}; vit-edge export makes bundles")
         bundles += [examine(bundle, backends.runtimes(), progress) for bundle in folders]
     by_name = {probe.name: finding for probe, finding in findings}
     return Report(findings, bundles, no_bundles, remedies(by_name, bundles))

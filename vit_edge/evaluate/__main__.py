@@ -1,4 +1,4 @@
-"""python -m vit_edge.evaluate BUNDLE --data DIR: how often is the model right?"""
+"""vit-edge evaluate BUNDLE --images DIR: how often is the model right?"""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from vit_edge.evaluate.api import evaluate
 from vit_edge.images.folders import FOLDERS
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     parser = cli.bundle_parser(
-        "python -m vit_edge.evaluate",
+        "evaluate",
         "Measure accuracy on labelled images: top-1 and top-5 with 95 % intervals, the classes "
         "recognised least, and what was lost against another bundle. An image that cannot be "
         "read is listed and left out.",
-        "python -m vit_edge.evaluate bundles/mine-int8 --data photos/val \\\n"
+        "vit-edge evaluate bundles/mine-int8 --images photos/val \\\n"
         "           --against bundles/mine-fp32 --resume mine.journal\n"
         "exit codes: 0 measured; 3 nothing could be read; 4 with --strict if any image could not",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="where images lie")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="where they lie")
+    parser.rename("--data", "--images")
     parser.add_argument(
         "--labels-from",
         default=FOLDERS,
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     evaluation = evaluate(
         arguments.bundle,
-        arguments.data,
+        arguments.images,
         labels_from=arguments.labels_from,
         backend=arguments.backend,
         batch=arguments.batch,

@@ -61,7 +61,7 @@ class Evaluation:
 
 def evaluate(
     bundle: str | os.PathLike[str] | Bundle,
-    data: str | os.PathLike[str],
+    images: str | os.PathLike[str],
     *,
     labels_from: str | os.PathLike[str] = FOLDERS,
     backend: str = backends.AUTO,
@@ -73,7 +73,7 @@ def evaluate(
 
     Args:
         bundle: Its directory, or a Bundle that was read.
-        data: The folder of images.
+        images: The folder of images.
         labels_from: "folders": they lie in folders called like their classes; or a CSV file,
             path,label a line.
         backend: A backend's name.
@@ -100,19 +100,19 @@ def evaluate(
             f"{candidate.path}: its outputs are values, as regression gives them, and no scores of "
             "classes: there is no accuracy to speak of. Predictor gives the values"
         )
-    folder = Path(data)
-    images = read_labelled(folder, str(labels_from), candidate.labels)
+    folder = Path(images)
+    labelled = read_labelled(folder, str(labels_from), candidate.labels)
     with contextlib.ExitStack() as stack:
         journal = None
         if resume is not None:
             journal = stack.enter_context(Journal(Path(resume)))
             _LOG.info("%s: %s answers are there", resume, f"{len(journal):,}")
         # One after the other: a small device may not hold two models.
-        asked = ask(candidate, images, backend, batch, role="candidate", journal=journal)
+        asked = ask(candidate, labelled, backend, batch, role="candidate", journal=journal)
         _require_any(asked, folder)
         pair = None
         if other is not None:
-            pair = other, ask(other, images, backend, batch, role="reference", journal=journal)
+            pair = other, ask(other, labelled, backend, batch, role="reference", journal=journal)
             _require_any(pair[1], folder)
     record = result(candidate, asked, pair)
     compared = record["against"]

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from vit_edge.export.plan import ExportOptions, ForeignFile
     from vit_edge.export.recipe import Recipe
     from vit_edge.quantize.calibration import CalibrationRequest
-
-_LOG = logging.getLogger(__name__)
 
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 _Path = str | os.PathLike[str]
@@ -68,8 +65,8 @@ def export(
     Args:
         source: A module that is in memory: of transformers (ViT, DeiT, DINOv2, CLIP ...), of timm
             or torchvision. Or a path; or "hf:ORG/NAME", "timm:NAME", "embedded", "seeded:0"; or
-            "ORG/NAME" of the Hugging Face hub. Or another exporter's .onnx file. None: where
-            `variant` was published.
+            "ORG/NAME" of the Hugging Face hub; or the name of a variant. Or another exporter's
+            .onnx file. None: where `variant` was published.
         precision: "fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4" or "fp8";
             by default the recipe's, or fp32.
         calibration: A folder of images to choose scales on, which int8 needs; a CalibrationRequest
@@ -173,19 +170,25 @@ def _with_source(
     """
     from torch import nn
 
-    from vit_edge.checkpoints.request import exists, is_hub_id
+    from vit_edge.export.naming import named
     from vit_edge.export.plan import DEFAULT_OUTPUTS, ExportOptions, ForeignFile
     from vit_edge.export.processors import live_module, processor_file
     from vit_edge.export.recipe import find_recipe
 
     options = ExportOptions(find_recipe(None, None), request=request)
-    if isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(".onnx"):
-        if processor is None:
-            raise UsageError(
-                "--onnx needs --preprocess: the file does not say how images become pixels"
-            )
-        said = None if outputs is None else ",".join(outputs)
-        source = ForeignFile(Path(source), processor_file(processor, scratch), request.labels, said)
+    if isinstance(source, (str, os.PathLike)):
+        kind, value = named(os.fspath(source))
+        if kind == "onnx":
+            if processor is None:
+                raise UsageError(
+                    "--onnx needs --preprocess: the file does not say how images become pixels"
+                )
+            said, file = None if outputs is None else ",".join(outputs), Path(value)
+            source = ForeignFile(file, processor_file(processor, scratch), request.labels, said)
+        elif kind == "variant" and request.variant is None:
+            source, request = None, dataclasses.replace(request, variant=find_variant(str(value)))
+        else:
+            source = str(value)
     if isinstance(source, ForeignFile):
         both = [flag for name, flag in _OF_CHECKPOINTS.items() if getattr(request, name)]
         if both:
@@ -196,21 +199,17 @@ def _with_source(
                 "logits or features"
             )
         return dataclasses.replace(options, foreign=source)
-    options = dataclasses.replace(options, outputs=outputs or DEFAULT_OUTPUTS)
+    options = dataclasses.replace(options, request=request, outputs=outputs or DEFAULT_OUTPUTS)
     if source is None and request.variant is None:
         raise UsageError("nothing to export: name a source, a variant, or both")
     if isinstance(source, nn.Module):
         live = live_module(source, processor, scratch)
         return dataclasses.replace(options, checkpoint=live)
-    if source is not None and not isinstance(source, (str, os.PathLike)):
+    if source is not None and not isinstance(source, str):
         raise UsageError(f"source must be a module, a path or an id, not {type(source).__name__}")
     if processor is not None:
         raise UsageError("--preprocess is for --onnx; a checkpoint brings its own")
-    name = None if source is None else os.fspath(source)
-    if name is not None and "/" in name and is_hub_id(name) and not exists(Path(name)):
-        _LOG.info("%s: no such path here, so it is asked of the Hugging Face hub", name)
-        name = f"hf:{name}"
-    return dataclasses.replace(options, checkpoint=name)
+    return dataclasses.replace(options, checkpoint=source)
 
 
 def _request(

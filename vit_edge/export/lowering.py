@@ -224,5 +224,5 @@ def _refuse_seen(
         if np.array_equal(seen, golden.resized[golden.names.index(file.name)]):
             raise UsageError(
                 f"{file} is a golden image of the bundle: a model must not be judged by what it "
-                "was fitted to. Give --calibration other images, or --golden-images"
+                "was fitted to. Give --calibration other images, or --images"
             )

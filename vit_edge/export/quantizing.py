@@ -33,11 +33,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME=VALUE",
         "help": "a setting of the quantizer; `vit-edge export --precision P --set help` lists them",
     },
-    "--parity-target": {
+    "--target": {
+        "dest": "parity_target",
         "metavar": "T",
         "help": "what must hold, such as top1_agreement=0.99; default: the recipe's",
     },
-    "--golden-images": {
+    "--images": {
+        "dest": "golden_images",
         "type": Path,
         "metavar": "DIR",
         "help": "images to prove it on, answered by the fp32 graph; default: those in the bundle",
@@ -47,17 +49,15 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     parser = cli.bundle_parser(
-        "vit-edge quantize",
+        "quantize",
         "Make a bundle of lower precision out of an fp32 bundle, without its checkpoint; published "
         "only if it keeps the reference's answers.",
         "vit-edge quantize bundles/mine-fp32 --precision int8 --calibration photos/",
     )
-    parser.add_argument(
-        "-o", "--out", type=Path, metavar="DIR", help="default: bundles/VARIANT-PRECISION"
-    )
+    cli.add_out(parser, "DIR", "the bundle to write; default: bundles/VARIANT-PRECISION")
     for flag, options in _OPTIONS.items():
         parser.add_argument(flag, **options)
     return parser

@@ -1,4 +1,4 @@
-"""python -m vit_edge.recommend: which bundle to ship, and with which backend."""
+"""vit-edge recommend: which bundle to ship, and with which backend."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ class NothingFitsError(ParityError):
     """No bundle is within all that was asked for."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.recommend",
-        description="Say which bundle to ship with which backend on the device this runs on: the "
-        "fastest that is surely (95 %%) within what is asked, the next one, and why the others "
+    parser = cli.Parser(
+        "recommend",
+        "Say which bundle to ship with which backend on the device this runs on: the "
+        "fastest that is surely (95 %) within what is asked, the next one, and why the others "
         "lost. What results do not tell is built and measured. Exit code 4: nothing fits, or it "
         "cannot be proven with the images at hand.",
-        epilog="example: python -m vit_edge.recommend bundles/base-patch16-224-* "
-        "--max-latency-ms 50 --memory-limit 200MB --parity-target 0.99 --golden mine.npz",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "example: vit-edge recommend bundles/base-patch16-224-* "
+        "--max-latency-ms 50 --memory-limit 200MB --target 0.99 --golden mine.npz",
     )
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
     parser.add_argument(
@@ -48,8 +47,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="what the process may have at its peak, mapped files included: 200MB",
     )
+    parser.rename("--parity-target", "--target")
     parser.add_argument(
-        "--parity-target",
+        "--target",
+        dest="parity_target",
         metavar="NUMBER|NAME=NUMBER,...",
         help="what the answers must surely reach; a number alone is the least top-1 agreement",
     )
@@ -57,17 +58,17 @@ def parser() -> argparse.ArgumentParser:
         "--golden",
         type=Path,
         metavar="FILE",
-        help="images that decide about answers (python -m vit_edge.parity record): a bundle's own "
+        help="images that decide about answers (vit-edge parity record): a bundle's own "
         "16 cannot prove a rate of 0.99, 381 can",
     )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="default: 1")
     names = ", ".join(backends.runtimes())
     parser.add_argument(
-        "--backend", metavar="NAME,NAME", help=f"of {names}; default: all that are installed"
+        "-b", "--backend", metavar="NAME,NAME", help=f"of {names}; default: all that are installed"
     )
     parser.add_argument("--processes", type=int, default=Sampling.processes, metavar="N")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="append the measurements to it")
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON on stdout")
+    cli.add_out(parser, "FILE", "append the measurements to it")
+    cli.add_json(parser)
     return parser
 
 
@@ -83,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_latency_ms=arguments.max_latency_ms,
         percentile=arguments.percentile,
         memory_limit=arguments.memory_limit,
-        parity_target=arguments.parity_target,
+        target=arguments.parity_target,
         golden=arguments.golden,
         batch=arguments.batch,
         backend=arguments.backend,

@@ -37,7 +37,7 @@ def recommend(
     max_latency_ms: float | None = None,
     percentile: float = 0.5,
     memory_limit: str | int | None = None,
-    parity_target: str | float | Target | None = None,
+    target: str | float | Target | None = None,
     golden: _Path | None = None,
     batch: int = 1,
     backend: str | Sequence[str] | None = None,
@@ -52,7 +52,7 @@ def recommend(
         max_latency_ms: Of one batch.
         percentile: Of the latency.
         memory_limit: What the process may have at its peak: bytes, or a size such as "200MB".
-        parity_target: What the answers must surely reach, such as "top1_agreement=0.99"; a number
+        target: What the answers must surely reach, such as "top1_agreement=0.99"; a number
             alone is the least top-1 agreement.
         golden: Images that decide about answers.
         batch: Images of one run.
@@ -73,7 +73,7 @@ def recommend(
         percentile,
         max_latency_ms,
         cli.size_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit,
-        _target(parity_target),
+        _target(target),
     )
     if max_latency_ms is not None and not max_latency_ms > 0:
         raise UsageError(f"--max-latency-ms must be positive, not {max_latency_ms:g}")
@@ -140,7 +140,7 @@ def measure(
     )
     with contextlib.ExitStack() as stack:
         save = (lambda _: None) if out is None else stack.enter_context(result_files.appending(out))
-        run = runner.run(suite, save, ["python", "-m", "vit_edge.recommend", *sys.argv[1:]])
+        run = runner.run(suite, save, ["vit-edge", "recommend", *sys.argv[1:]])
     if not run.complete:
         raise KeyboardInterrupt
     for warning in run.warnings:
