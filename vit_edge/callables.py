@@ -25,7 +25,8 @@ _KEYWORDS = {
     "onnx": "source",
     "preprocess": "processor",
     "set": "options",
-    **{"target": "parity_target", "images": "golden_images"},
+    "target": "parity_target",
+    "images": "golden_images",
 }
 
 

@@ -17,11 +17,12 @@ ROOMS: dict[str, set[str]] = {
     # nouns of the device: the standard library, numpy and pillow
     "errors": set(),
     "callables": {"errors"},
+    "hub": {"errors"},
     "strict": {"errors"},
     "plugins": {"errors"},
     "machine": {"errors"},
     "onnxfile": {"errors"},
-    "bundle": {"errors", "strict", "machine", "onnxfile"},
+    "bundle": {"errors", "hub", "strict", "machine", "onnxfile"},
     "variants": {"errors", "bundle"},
     "images": {"errors", "bundle"},
     "backends": {"errors", "plugins", "machine", "bundle"},
@@ -35,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     # verbs: each a command
     "predict": {"cli", "images", "predictor"},
     "__main__": {"cli", "predict"},
+    "push": {"errors", "callables", "hub", "bundle", "cli"},
     "verify": {"callables", "bundle", "cli"},
     "inspect": {"callables", "bundle", "cli", "onnxfile"},
     "parity": {
@@ -65,7 +67,7 @@ ROOMS: dict[str, set[str]] = {
     "backends.eager": {"errors", "machine", "onnxfile", "bundle", "images", "backends", "models"},
     # the workshop: torch and onnx; nobody but backends.eager imports it
     "models": {"bundle"},
-    "checkpoints": {"errors", "plugins", "bundle", "variants", "models"},
+    "checkpoints": {"errors", "hub", "plugins", "bundle", "variants", "models"},
     "graphs": {"errors", "machine", "bundle", "parity"},
     "quantize": {"errors", "callables", "plugins", "cli", "bundle", "images", "parity", "graphs"},
     "export": {

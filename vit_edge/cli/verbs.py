@@ -17,6 +17,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "use it": {
         "predict": "classify images, or embed them",
         "inspect": "show what is in a bundle",
+        "push": "put a bundle on the Hugging Face hub, with a model card",
         "verify": "read every byte of a bundle, and check that its model is safe to run",
     },
     "judge it": {
@@ -38,7 +39,9 @@ GROUPS: dict[str, dict[str, str]] = {
 LINES = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
 # verb -> the module whose `main` runs it
 VERBS = {
-    verb: f"vit_edge.{verb}" if verb in ("verify", "inspect") else f"vit_edge.{verb}.__main__"
+    verb: f"vit_edge.{verb}"
+    if verb in ("verify", "inspect", "push")
+    else f"vit_edge.{verb}.__main__"
     for verb in LINES
     if " " not in verb
 } | {"quantize": "vit_edge.export.quantizing"}
