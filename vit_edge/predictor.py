@@ -171,7 +171,7 @@ class Predictor:
             BackendError: The runtime is missing or refuses the model.
             UsageError: An option that is none.
         """
-        self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
+        self._bundle = Bundle.read(bundle)
         self._backend_name = backend if isinstance(backend, str) else None
         if verify not in get_args(Verify):
             raise UsageError(f'verify must be "changed" or "always", not {verify!r}')

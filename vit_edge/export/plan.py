@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vit_edge import quantize
+import vit_edge.quantize as quantize
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.bundle.manifest import Scores
 from vit_edge.bundle.staging import check_destination
 from vit_edge.checkpoints import Request
+from vit_edge.checkpoints.live import LiveModule
 from vit_edge.errors import UsageError
 from vit_edge.export.golden_set import GoldenFiles, golden_files
 from vit_edge.export.recipe import Recipe
@@ -49,7 +50,7 @@ class ExportOptions:
     """The export that was asked for, and its place: not checked yet."""
 
     recipe: Recipe
-    checkpoint: str | None = None  # SOURCE; None: the variant's published one
+    checkpoint: str | LiveModule | None = None  # SOURCE; None: the variant's published one
     request: Request = field(default_factory=Request)
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     golden_images: Path | None = None  # None: the package's own photos

@@ -110,7 +110,7 @@ def batch(
         PredictionError: An image ended a process; the message names it.
         ResourceError: A process died, and it is not known of what.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
+    opened = Bundle.read(bundle)
     folder = Path(out)
     if "://" in str(out):
         raise UsageError(f"{out}: shards are written to a directory; mount it, or copy them there")
