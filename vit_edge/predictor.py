@@ -366,18 +366,6 @@ class Predictor:
         rows = [answer.outputs[name] for answer in answers if not isinstance(answer, Failure)]
         return np.stack(rows) if rows else np.empty((0, *self._shape(name)), np.float32)
 
-    def stream_output(
-        self,
-        name: str,
-        images: _Images,
-        *,
-        batch_size: int | None = None,
-        on_error: OnError = "raise",
-    ) -> Iterator[NDArray[np.float32] | Failure]:
-        """One output of the model, image by image: `output` for any number; see `stream`."""
-        answers = self._answers(images, name, batch_size, on_error)
-        return (a if isinstance(a, Failure) else np.asarray(a.values, np.float32) for a in answers)
-
     def close(self) -> None:
         """Give the runtime back; a second call does nothing."""
         with self._lock:

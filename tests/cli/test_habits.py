@@ -99,8 +99,8 @@ MISTAKES = (
         ("vit-edge export --checkpoint embedded",),
     ),
     Mistake(
-        "quantize vit.safetensors",
-        "UsageError: no verb 'quantize'; there are: predict, verify, inspect, export, build, "
+        "quantise vit.safetensors",
+        "UsageError: no verb 'quantise'; there are: predict, verify, inspect, export, build, "
         "parity, evaluate, bench, recommend, doctor",
         ("vit-edge export vit.safetensors --precision int8 --calibration DIR",),
     ),
@@ -184,7 +184,7 @@ def test_the_page_shows_what_is_printed(
     words = "export google/vit-base-patch16-224 format=engine half=True"
     assert words in page.replace("\n", " ")
     printed = refused(words.split(), capsys).splitlines()[:-1]  # less where help is
-    assert "\n".join(f"    {line}" for line in printed if not line.startswith("DIR:")) in page
+    assert "\n".join(line for line in printed if not line.startswith("DIR:")) in page
 
 
 def test_what_is_none_of_ours_is_named_and_nothing_is_made_up(
@@ -208,7 +208,8 @@ CALLS = {
     "export": ["embedded"], "predict": ["b", "a.jpg"], "evaluate": ["b", "--images", "d"],
     "parity record": ["b", "--images", "d", "--out", "f"], "parity merge": ["r.json"],
     "bench compare": ["r.json"], "bench check": ["r.json", "--baseline", "s.json"],
-    "bench report": ["r.json"], "doctor": [],
+    "bench report": ["r.json"], "doctor": [], "batch": ["b", "d", "--out", "o"],
+    "push": ["b", "org/name"],
 }  # fmt: skip
 
 

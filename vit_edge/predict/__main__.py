@@ -146,7 +146,8 @@ def _answers(
 
     given: Iterator[Answer]
     if arguments.embed:
-        given = predictor.stream_output(FEATURES, images(), batch_size=batch, on_error="record")
+        rows = predictor.run(images(), (FEATURES,), batch_size=batch, on_error="record")
+        given = (row if isinstance(row, Failure) else row.outputs[FEATURES] for row in rows)
     else:
         top_k = arguments.top_k or DEFAULT_TOP_K
         given = predictor.stream(images(), top_k, batch_size=batch, on_error="record")
