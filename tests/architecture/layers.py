@@ -26,7 +26,8 @@ ROOMS: dict[str, set[str]] = {
     "variants": {"errors", "bundle"},
     "images": {"errors", "bundle"},
     "backends": {"errors", "plugins", "machine", "bundle"},
-    "predictor": {"errors", "machine", "bundle", "images", "backends"},
+    "answers": {"errors", "bundle"},
+    "predictor": {"answers", "errors", "machine", "bundle", "images", "backends"},
     # old names of modules that have moved, for a release
     "labelled": {"images"},
     "preprocess": {"images"},
