@@ -105,7 +105,7 @@ def stem(node: onnx_ir.Node) -> str:
 def _is_half(node: onnx_ir.Node, half: set[onnx_ir.Node], parts: Collection[str]) -> bool:
     """True if a node is half by what it is, or by what it reads."""
     if node.op_type in GEMMS:
-        return True
+        return not _is_exponential(node)
     if node.op_type in ("Conv", "Softmax"):
         return ("patch" if node.op_type == "Conv" else "softmax") in parts
     if node.op_type in _GELU and "gelu" not in parts:
@@ -121,6 +121,30 @@ def _is_half(node: onnx_ir.Node, half: set[onnx_ir.Node], parts: Collection[str]
     if node.op_type == "Add" and "residual" in parts:
         return any(tensors)
     return bool(tensors) and all(tensors)
+
+
+def _is_exponential(node: onnx_ir.Node) -> bool:
+    """True for products with exp(...), and for those that make the exponent: Performer's.
+
+    exp(-|k|^2 / 2) of a key of any length leaves half precision, and so does a sum over tokens.
+    """
+    readers = [use.node for output in node.outputs for use in output.uses()]
+    if any(n.op_type == "Sub" and _is_read_by_exp(n) for n in readers):
+        return True
+    return any(_comes_of_exp(value) for value in node.inputs)
+
+
+def _is_read_by_exp(node: onnx_ir.Node) -> bool:
+    return any(use.node.op_type == "Exp" for output in node.outputs for use in output.uses())
+
+
+def _comes_of_exp(value: onnx_ir.Value | None) -> bool:
+    """True if nothing but sums, quotients and moves lies between an Exp and a value."""
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type not in ("ReduceSum", "Div", *MOVES):
+            return producer.op_type == "Exp"
+        value = producer.inputs[0]
+    return False
 
 
 def _is_patches(value: onnx_ir.Value) -> bool:

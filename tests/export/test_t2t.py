@@ -1,0 +1,197 @@
+"""T2T-ViT exported: standard operators, every runtime, every precision, from its own files."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+import torch
+
+from tests.quantize.workbench import write_crops
+from tests.support.bundles import Exporter
+from tests.support.t2t import DIM, Kind, Theirs, saved
+from vit_edge import backends
+from vit_edge.backends import eager
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.golden import Golden
+from vit_edge.checkpoints.draw import drawn_tensors
+from vit_edge.export.__main__ import main
+from vit_edge.export.trace import ExportableViT, model_from_vit
+from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.models.t2t import TokensToToken, soft_split
+from vit_edge.models.vit import vit_from_weights
+from vit_edge.quantize.linears import block_linears
+from vit_edge.quantize.parts import USUAL_PARTS, half_nodes
+from vit_edge.variants import variant
+
+requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+KINDS = get_args(Kind)
+RUNTIMES = {"ort": "onnxruntime", "openvino": "openvino", "eager": "torch"}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("t2t")
+    made = {}
+    for kind in KINDS:
+        (folder / kind).mkdir()
+        made[kind] = str(saved(Theirs(kind), folder / kind / "x.pth.tar"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 natural images."""
+    return write_crops(tmp_path_factory.mktemp("calibration"), 16, 5, (64, 64))
+
+
+def nodes_of(bundle: Bundle) -> list[onnx.NodeProto]:
+    return list(onnx.load(bundle.model_path, load_external_data=False).graph.node)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_runtime_gives_the_answers_of_its_own_code(
+    kind: Kind, sources: dict[str, str], export_once: Exporter
+) -> None:
+    bundle = export_once("--checkpoint", sources[kind], "--max-batch", "4")
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 64, 64), np.float32)
+    with torch.no_grad():
+        expected = Theirs(kind)(torch.from_numpy(pixels)).numpy()
+    for name in ("ort", "openvino", "eager"):
+        if importlib.util.find_spec(RUNTIMES[name]):
+            with closing(backends.module(name).load(bundle)) as backend:
+                for count in (3, 1):
+                    found = backend.run(pixels[:count])["logits"]
+                    far = np.abs(found - expected[:count]).max() / np.abs(expected).max()
+                    assert far < 1e-5, f"{name}, {count} images: {far:.1e}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_has_standard_operators_and_a_free_batch(
+    kind: Kind, sources: dict[str, str], export_once: Exporter
+) -> None:
+    bundle = export_once("--checkpoint", sources[kind], "--max-batch", "4")
+    counts = Counter(node.op_type for node in nodes_of(bundle))
+    assert {node.domain for node in nodes_of(bundle)} == {""}
+    assert counts["Conv"] == 1
+    assert not {"Im2Col", "Col2Im", "GatherND", "Expand", "Shape", "ScatterND"} & counts.keys()
+    attentions = 1 + (2 if kind == "transformer" else 0)  # the last block's is for one token
+    assert (counts["Attention"], counts["Exp"]) == (attentions, 0 if kind == "transformer" else 4)
+
+
+@pytest.mark.parametrize("hw", [(64, 64), (48, 80)])
+def test_the_exported_windows_are_those_of_unfold_to_the_bit(hw: tuple[int, int]) -> None:
+    a = dataclasses.replace(
+        variant("t2t-vit-t-14").architecture, depth=1, image_hw=hw, token_dim=DIM
+    )
+    vit = vit_from_weights(a, {n: lazy.read() for n, lazy in drawn_tensors(a, 0).items()})
+    exported = ExportableViT(vit, ["features"], "decomposed").embedding.patch
+    theirs = vit.embedding.patch
+    assert isinstance(theirs, TokensToToken)
+    tokens = torch.randn(2, hw[0] * hw[1] // 16, 5)
+    assert torch.equal(exported.split1(tokens), soft_split(tokens, theirs.hw(4)))  # type: ignore[operator]
+    pixels = torch.randn(2, 3, *hw)
+    expected = theirs(pixels).flatten(2).transpose(1, 2)
+    assert torch.allclose(exported(pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+LEAST_DB = {"int8": 20.0, "int8-weights": 30.0}
+SETTINGS = {"int8": ("--set", "sensitivity_images=1", "--set", "float_budget=0")}
+
+
+@pytest.mark.parametrize("precision", LEAST_DB)
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_keep_the_answers_and_take_the_tokenizers_linears(
+    kind: Kind,
+    precision: str,
+    sources: dict[str, str],
+    calibration: Path,
+    export_once: Exporter,
+) -> None:
+    lower = ("--precision", precision, "--calibration", str(calibration))
+    target = ("--parity-target", "sqnr_centred_db=14")
+    bundle = export_once(
+        "--checkpoint",
+        sources[kind],
+        "--max-batch",
+        "2",
+        *lower,
+        *SETTINGS.get(precision, ()),
+        *target,
+    )
+    with Golden(bundle.path / "golden.npz") as golden:
+        rows = list(range(0, 16, 2))
+        pixels = pixels_from_resized(golden.images(rows), bundle.manifest.preprocessing)
+        expected = golden.answers(rows)["logits"]
+    for name in ("ort", "openvino"):
+        if importlib.util.find_spec(RUNTIMES[name]):
+            with closing(backends.module(name).load(bundle)) as backend:
+                found = np.concatenate(
+                    [backend.run(pixels[i : i + 2])["logits"] for i in (0, 2, 4, 6)]
+                )
+            signal = np.square(expected - expected.mean(axis=0)).sum()
+            quality = 10 * np.log10(signal / np.square(found - expected).sum())
+            assert quality > LEAST_DB[precision], f"{name}: {quality:.1f} dB"
+    quantized = {
+        n.name.partition("/")[0] for n in nodes_of(bundle) if n.op_type == "DequantizeLinear"
+    }
+    assert {"embedding.patch.first.qkv", "embedding.patch.project"} <= quantized
+    assert "embedding.patch.first" not in quantized  # where Performer's products with w are
+
+
+def traced(kind: Kind) -> onnx_ir.Model:
+    """Decomposed, with weights as drawn."""
+    row = variant("t2t-vit-t-14" if kind == "transformer" else "t2t-vit-7")
+    a = dataclasses.replace(
+        row.architecture, depth=2, image_hw=(64, 64), width=64, heads=2, mlp_dim=128, token_dim=DIM
+    )
+    vit = vit_from_weights(a, {n: lazy.read() for n, lazy in drawn_tensors(a, 0).items()})
+    from vit_edge.graphs.readable import name_by_module
+
+    model = model_from_vit(vit, ["logits"], opset=20, attention="decomposed")
+    name_by_module(model)
+    return model
+
+
+def test_in_half_precision_performers_kernel_stays_float32() -> None:
+    """And its Linears do not; nor do they carry w, which is no Linear."""
+    model = traced("performer")
+    half = {str(node.name) for node in half_nodes(model, USUAL_PARTS, ())}
+    stem = "embedding.patch.first"
+    kernel = [str(n.name) for n in model.graph if str(n.name).startswith(f"{stem}/")]
+    assert sum("MatMul" in name for name in kernel) == 5
+    assert not {name for name in kernel if "MatMul" in name or "Mul" in name} & half
+    assert {f"{stem}.qkv/MatMul", f"{stem}.out/MatMul", f"{stem}.mlp.fc1/MatMul"} <= half
+    names = [linear.name for linear in block_linears(model)]
+    assert len([name for name in names if name.startswith(f"{stem}")]) == 4
+
+
+def test_images_as_bytes_are_refused_by_name(
+    sources: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "b"
+    arguments = ["--checkpoint", sources["transformer"], "--input", "uint8", "--out", str(out)]
+    assert main(arguments) == 3
+    assert "patches tile the image" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_what_is_no_bundle_of_it_is_told(sources: dict[str, str], export_once: Exporter) -> None:
+    bundle = export_once("--checkpoint", sources["performer"], "--max-batch", "4")
+    assert bundle.manifest.architecture is not None
+    odd = dataclasses.replace(bundle.manifest.architecture, image_hw=(72, 64))
+    assert odd.problems() == [
+        "tokenizer 't2t-performer' needs patch_px 16 and an image of whole patches, not 16 and "
+        "[72, 64]"
+    ]
+    with closing(eager.load(bundle)) as backend:
+        assert backend.facts["backend"] == "eager"
