@@ -22,7 +22,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vit_edge.models.t2t import FIRST, LATER, TokenLayer, TokensToToken
+from vit_edge.models.t2t import (
+    EPSILON,
+    FIRST,
+    LATER,
+    TokenLayer,
+    TokensToToken,
+    positive_features,
+)
+
+_LONGEST_SUM = 128  # columns that onnxruntime's SGEMM takes at a time
 
 
 class ExportTokensToToken(nn.Module):
@@ -35,10 +44,8 @@ class ExportTokensToToken(nn.Module):
         self.channels = inputs // side**2
         picked = torch.eye(side**2).reshape(-1, 1, side, side).repeat(self.channels, 1, 1, 1)
         self.windows = nn.Parameter(picked, requires_grad=False)
-        self.first, self.second = (
-            FusedTokenLayer(layer) if fused and layer.kernel is None else layer
-            for layer in (tokenizer.first, tokenizer.second)
-        )
+        self.first = exportable(tokenizer.first, fused=fused)
+        self.second = exportable(tokenizer.second, fused=fused)
         self.split1 = Gathered(tokenizer.hw(4))
         self.split2 = Gathered(tokenizer.hw(8))
         self.project = tokenizer.project
@@ -70,8 +77,8 @@ class Gathered(nn.Module):
         return windows.reshape(x.shape[0], self.tokens, -1)
 
 
-class FusedTokenLayer(TokenLayer):
-    """The same weights, and one Attention operator."""
+class ExportTokenLayer(TokenLayer):
+    """The same weights, and another way to mix the values."""
 
     def __init__(self, layer: TokenLayer) -> None:
         nn.Module.__init__(self)
@@ -79,8 +86,41 @@ class FusedTokenLayer(TokenLayer):
         self.qkv, self.kernel, self.out = layer.qkv, layer.kernel, layer.out
         self.scale = layer.scale
 
+
+class FusedTokenLayer(ExportTokenLayer):
+    """One Attention operator."""
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y: Tensor = torch.onnx.ops.attention(
             q, k, v, q_num_heads=1, kv_num_heads=1, scale=self.scale
         )[0]
         return y
+
+
+class PerformerTokenLayer(ExportTokenLayer):
+    """models.t2t.attend_by_kernel, its sums over tokens in parts of at most 128.
+
+    onnxruntime splits longer ones by how many threads there are for an image. Then an image's
+    answer in a batch is another in the last bit, which INT8 rounds to another level.
+    """
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        assert self.kernel is not None
+        q, k = positive_features(q, self.kernel), positive_features(k, self.kernel)
+        batch, tokens, features = k.shape
+        part = max(size for size in range(1, _LONGEST_SUM + 1) if tokens % size == 0)
+        counted = functional.pad(v, (0, 1), value=1.0)  # whose sum is that of the features
+        width = counted.shape[-1]
+        rows = k.reshape(batch, -1, part, features).transpose(2, 3)
+        sums = rows @ counted.reshape(batch, -1, part, width)
+        ones = torch.ones(1, 1, tokens // part, dtype=v.dtype)
+        total = (ones @ sums.flatten(2)).reshape(batch, features, width)
+        mixed, quotient = (q @ total).split((width - 1, 1), dim=-1)
+        return mixed / (quotient + EPSILON * features)
+
+
+def exportable(layer: TokenLayer, *, fused: bool) -> TokenLayer:
+    """Choose the form of a layer."""
+    if layer.kernel is not None:
+        return PerformerTokenLayer(layer)
+    return FusedTokenLayer(layer) if fused else layer

@@ -22,7 +22,7 @@ from vit_edge.bundle.architecture import Architecture
 from vit_edge.models.vit import MLP, Linear
 
 FIRST, LATER = (7, 4), (3, 2)  # side and stride of the windows, in pixels and in tokens
-_EPSILON = 1e-8  # of Performer's quotient
+EPSILON = 1e-8  # of Performer's quotient
 
 
 class TokenLayer(nn.Module):
@@ -59,7 +59,7 @@ def attend_by_kernel(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """phi(q) (phi(k)^T v) / (phi(q) sum phi(k) + epsilon): linear in the tokens (FAVOR+)."""
     q, k = positive_features(q, w), positive_features(k, w)
     total = q @ k.sum(dim=1, keepdim=True).transpose(1, 2)
-    return q @ (k.transpose(1, 2) @ v) / (total + _EPSILON * w.shape[-1])
+    return q @ (k.transpose(1, 2) @ v) / (total + EPSILON * w.shape[-1])
 
 
 def positive_features(x: Tensor, w: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ def half_nodes(
             "the graph has no LayerNormalization, or has it decomposed, and its squares overflow "
             "half precision: export it with opset 17 or newer"
         )
+    kept |= _around_exp(model)
     half: set[onnx_ir.Node] = set()
     for node in model.graph:  # in topological order
         if node in ahead and node not in kept and _is_half(node, half, parts):
@@ -105,7 +106,7 @@ def stem(node: onnx_ir.Node) -> str:
 def _is_half(node: onnx_ir.Node, half: set[onnx_ir.Node], parts: Collection[str]) -> bool:
     """True if a node is half by what it is, or by what it reads."""
     if node.op_type in GEMMS:
-        return not _is_exponential(node)
+        return True
     if node.op_type in ("Conv", "Softmax"):
         return ("patch" if node.op_type == "Conv" else "softmax") in parts
     if node.op_type in _GELU and "gelu" not in parts:
@@ -123,28 +124,27 @@ def _is_half(node: onnx_ir.Node, half: set[onnx_ir.Node], parts: Collection[str]
     return bool(tensors) and all(tensors)
 
 
-def _is_exponential(node: onnx_ir.Node) -> bool:
-    """True for products with exp(...), and for those that make the exponent: Performer's.
+def _around_exp(model: onnx_ir.Model) -> set[onnx_ir.Node]:
+    """Find what lies between an Exp and the next Linear, and the products that make its exponent.
 
-    exp(-|k|^2 / 2) of a key of any length leaves half precision, and so does a sum over tokens.
+    It is Performer's attention: exp(-|k|^2 / 2) of a key of any length leaves half precision, and
+    so does a sum over tokens.
     """
-    readers = [use.node for output in node.outputs for use in output.uses()]
-    if any(n.op_type == "Sub" and _is_read_by_exp(n) for n in readers):
-        return True
-    return any(_comes_of_exp(value) for value in node.inputs)
+    around: set[onnx_ir.Node] = set()
+    for node in model.graph:  # in topological order
+        makers = {value.producer() for value in node.inputs if value is not None}
+        if node.op_type == "Exp":
+            exponent = next(iter(makers))
+            products = [] if exponent is None else [v.producer() for v in exponent.inputs if v]
+            around |= {node, *(each for each in products if each and each.op_type in GEMMS)}
+        elif around & makers and not _has_weight(node):
+            around.add(node)
+    return around
 
 
-def _is_read_by_exp(node: onnx_ir.Node) -> bool:
-    return any(use.node.op_type == "Exp" for output in node.outputs for use in output.uses())
-
-
-def _comes_of_exp(value: onnx_ir.Value | None) -> bool:
-    """True if nothing but sums, quotients and moves lies between an Exp and a value."""
-    while value is not None and (producer := value.producer()) is not None:
-        if producer.op_type not in ("ReduceSum", "Div", *MOVES):
-            return producer.op_type == "Exp"
-        value = producer.inputs[0]
-    return False
+def _has_weight(node: onnx_ir.Node) -> bool:
+    weight = node.inputs[1] if node.op_type in GEMMS else None
+    return weight is not None and is_initializer(weight)
 
 
 def _is_patches(value: onnx_ir.Value) -> bool:
