@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTH, DEPTH, HEADS, MLP, DIM, CLASSES = 64, 2, 2, 128, 16, 10
+WIDTH, DEPTH, HEADS, MLP, DIM, CLASSES = 64, 1, 2, 128, 16, 10
 
 Kind = Literal["transformer", "performer"]
 

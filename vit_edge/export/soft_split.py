@@ -115,8 +115,8 @@ class PerformerTokenLayer(ExportTokenLayer):
         sums = rows @ counted.reshape(batch, -1, part, width)
         ones = torch.ones(1, 1, tokens // part, dtype=v.dtype)
         total = (ones @ sums.flatten(2)).reshape(batch, features, width)
-        mixed, quotient = (q @ total).split((width - 1, 1), dim=-1)
-        return mixed / (quotient + EPSILON * features)
+        mixed: Tensor = q @ total
+        return mixed[..., :-1] / (mixed[..., -1:] + EPSILON * features)
 
 
 def exportable(layer: TokenLayer, *, fused: bool) -> TokenLayer:
