@@ -127,7 +127,11 @@ class Embedding(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width, patch_px = architecture.width, architecture.patch_px
-        self.patch = nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
+        self.patch: nn.Module = nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
+        if architecture.tokenizer != "patches":
+            from vit_edge.models.t2t import TokensToToken  # which is made of this module's parts
+
+            self.patch = TokensToToken(architecture)
         prefix = architecture.prefix_tokens
         self.cls_token = nn.Parameter(torch.empty(1, prefix, width)) if prefix else None
         self.position = nn.Parameter(torch.empty(1, architecture.tokens, width))
