@@ -125,7 +125,7 @@ def section(verb: str, line: str, parser: argparse.ArgumentParser) -> Iterator[s
     yield from (row(parser, each) for each in parser._actions if each.help != argparse.SUPPRESS)
     yield ""
     if parser.epilog:
-        yield f"```text\n{parser.epilog.replace('%(prog)s', parser.prog).strip()}\n```"
+        yield f"```text\n{parser.epilog.strip()}\n```"
         yield ""
 
 

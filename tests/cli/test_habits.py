@@ -180,11 +180,10 @@ def test_a_verb_behind_a_verb_is_understood(typed: str, capsys: pytest.CaptureFi
 def test_the_page_shows_what_is_printed(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (repository / "docs" / "cli.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "command-line.md").read_text(encoding="utf-8")
     words = "export google/vit-base-patch16-224 format=engine half=True"
-    assert words in page.replace("\n", " ")
-    printed = refused(words.split(), capsys).splitlines()[:-1]  # less where help is
-    assert "\n".join(line for line in printed if not line.startswith("DIR:")) in page
+    assert f"`vit-edge {words}`" in page
+    assert "\n".join(f"    {line}" for line in instead(refused(words.split(), capsys))) in page
 
 
 def test_what_is_none_of_ours_is_named_and_nothing_is_made_up(

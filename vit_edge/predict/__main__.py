@@ -144,14 +144,13 @@ def _answers(
             asked.append(image)
             yield image
 
-    given: Iterator[Answer]
-    if arguments.embed:
-        rows = predictor.run(images(), (FEATURES,), batch_size=batch, on_error="record")
-        given = (row if isinstance(row, Failure) else row.outputs[FEATURES] for row in rows)
-    else:
-        top_k = arguments.top_k or DEFAULT_TOP_K
-        given = predictor.stream(images(), top_k, batch_size=batch, on_error="record")
-    return ((asked.popleft(), answer) for answer in given)
+    top_k, given = arguments.top_k or DEFAULT_TOP_K, images()
+    if not arguments.embed:
+        answers = predictor.stream(given, top_k, batch_size=batch, on_error="record")
+        return ((asked.popleft(), answer) for answer in answers)
+    rows = predictor.run(given, [FEATURES], batch_size=batch, on_error="record")
+    values = (row if isinstance(row, Failure) else row.outputs[FEATURES] for row in rows)
+    return ((asked.popleft(), answer) for answer in values)
 
 
 def _images(inputs: Sequence[str], skipped: Skipped, *, null: bool) -> Iterator[str]:
