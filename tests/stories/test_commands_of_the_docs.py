@@ -22,7 +22,7 @@ SAME = "python -m vit_edge.export --variant base-patch16-224"
 
 def pages(repository: Path) -> list[Path]:
     return [
-        repository / "README.md",
+        *(repository / name for name in ("README.md", "SECURITY.md", "docker/README.md")),
         *sorted((repository / "docs").rglob("*.md")),
         *sorted((repository / "examples").glob("*.md")),
     ]
