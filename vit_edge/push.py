@@ -19,6 +19,7 @@ from vit_edge.callables import make_callable
 from vit_edge.errors import HubError, UsageError
 
 CARD_NAME = "README.md"
+LAYOUT_NAME = "transformers.js"  # see export/layouts.py
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _SHOWN_LABELS = 20
 # Statistics of parity.json that a card shows -> what it calls them.
@@ -79,7 +80,10 @@ def push(
     card = model_card(opened, repository, license)
     add = library.CommitOperationAdd
     files = [opened.path / name for name in (*opened.manifest.files, MANIFEST_NAME)]
+    layout = opened.path / LAYOUT_NAME  # at the root, where transformers.js looks for it
+    others = sorted(file for file in layout.rglob("*") if file.is_file())
     operations = [add(CARD_NAME, card.encode()), *(add(file.name, str(file)) for file in files)]
+    operations += [add(file.relative_to(layout).as_posix(), str(file)) for file in others]
     api = library.HfApi(library_name="vit_edge")
     try:
         with hub.hushed():

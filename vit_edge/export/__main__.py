@@ -181,6 +181,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "real images to prove parity on; default: the package's photos",
     },
+    "--layout": {
+        "metavar": "NAME",
+        "help": "transformers.js: write a folder of that name into the bundle as well, which "
+        "transformers.js and optimum load",
+    },
     "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
 }
 
@@ -231,6 +236,7 @@ def _run(arguments: argparse.Namespace) -> int:
         calibration=None if folder is None else CalibrationRequest(folder, count, seed),
         out=arguments.out,
         force=arguments.force,
+        layout=arguments.layout,
         recipe=recipe.changed(opset=arguments.opset, quantization=arguments.set),
         outputs=arguments.outputs,
         scores=arguments.scores,

@@ -58,6 +58,7 @@ def export(
     input: Literal["float32", "uint8"] | None = None,
     parity_target: str | None = None,
     golden_images: _Path | None = None,
+    layout: str | None = None,
     request: Request | None = None,
 ) -> Bundle:
     """Export a Vision Transformer to a bundle that was proven to compute the same.
@@ -89,6 +90,8 @@ def export(
         input: "float32" pixels, or "uint8" images as they were resized.
         parity_target: What must hold besides the precision's limit: "top1_agreement=0.99".
         golden_images: A folder of images to prove it on; by default the package's photos.
+        layout: "transformers.js" writes a folder of that name into the bundle, which
+            transformers.js and optimum load.
         request: A Request of vit_edge.checkpoints, for what else can be asked of a checkpoint:
             key, position_method, text_embeddings, logit_scale. The arguments above are set in it.
 
@@ -132,6 +135,7 @@ def export(
                 calibration=calibration,
                 out=None if out is None else Path(out),
                 force=force,
+                layout=layout,
             )
         )
 

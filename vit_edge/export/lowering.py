@@ -23,6 +23,7 @@ from vit_edge.bundle.golden import Golden
 from vit_edge.errors import UsageError
 from vit_edge.export.draft import answer_golden_images, write_draft
 from vit_edge.export.golden_set import GoldenSet, Progress
+from vit_edge.export.layouts import check_expressible
 from vit_edge.export.pipeline import finish_bundle, open_folders
 from vit_edge.export.plan import ExportOptions, plan_export
 from vit_edge.export.recipe import Recipe, find_recipe, recipe_names
@@ -52,6 +53,7 @@ def quantize(
     max_batch: int | None = None,
     parity_target: str | None = None,
     golden_images: _Path | None = None,
+    layout: str | None = None,
 ) -> Bundle:
     """Lower the precision of a float32 bundle, and prove that it keeps the reference's answers.
 
@@ -68,6 +70,8 @@ def quantize(
         parity_target: What must hold besides the precision's limit: "top1_agreement=0.99".
         golden_images: A folder of images to prove it on, which the float32 graph answers; by
             default those in the bundle, with the reference's own answers.
+        layout: "transformers.js" writes a folder of that name into the bundle, which
+            transformers.js and optimum load.
 
     Returns:
         The new bundle.
@@ -91,9 +95,11 @@ def quantize(
             calibration=calibration,
             out=None if out is None else Path(out),
             force=force,
+            layout=layout,
         )
     )
     integrity.ensure_verified(given, full=True)
+    check_expressible(layout, given.manifest, plan.recipe)
     source = BundleSource(given, own_answers=golden_images is None)
     with open_folders(plan, source.facts) as folders:
         if golden_images is None:

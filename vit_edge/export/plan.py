@@ -19,6 +19,7 @@ from vit_edge.checkpoints import Request
 from vit_edge.checkpoints.live import LiveModule
 from vit_edge.errors import UsageError
 from vit_edge.export.golden_set import GoldenFiles, golden_files
+from vit_edge.export.layouts import check_layout
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.source import OUTPUTS, check_names
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
@@ -59,6 +60,7 @@ class ExportOptions:
     scores: Scores | None = None  # of the logits; None: as the checkpoint says
     out: Path | None = None  # None: bundles/<variant>-<precision>
     force: bool = False
+    layout: str | None = None  # a folder that others load, see layouts.LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def plan_export(options: ExportOptions) -> Plan:
     """
     if options.out is not None:
         check_destination(options.out, force=options.force)
+    check_layout(options.layout)
     recipe = options.recipe
     golden = golden_files(options.golden_images)
     calibration = None if recipe.precision == FLOAT else _calibration(options, golden)

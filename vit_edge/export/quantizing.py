@@ -45,6 +45,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "images to prove it on, answered by the fp32 graph; default: those in the bundle",
     },
     "--max-batch": {"type": int, "metavar": "N", "help": "default: the fp32 bundle's"},
+    "--layout": {
+        "metavar": "NAME",
+        "help": "transformers.js: write a folder of that name into the bundle as well, which "
+        "transformers.js and optimum load",
+    },
     "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
 }
 
@@ -82,6 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
         calibration=None if folder is None else CalibrationRequest(folder, count, seed),
         out=arguments.out,
         force=arguments.force,
+        layout=arguments.layout,
         recipe=recipe.changed(quantization=arguments.set),
         max_batch=arguments.max_batch,
         parity_target=arguments.parity_target,
