@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vit_edge.bundle.architecture import Architecture
-from vit_edge.models.vit import MLP, Linear
+from vit_edge.models.layers import MLP, Linear
 
 FIRST, LATER = (7, 4), (3, 2)  # side and stride of the windows, in pixels and in tokens
 EPSILON = 1e-8  # of Performer's quotient
