@@ -6,8 +6,9 @@ import dataclasses
 import importlib.util
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import onnx
@@ -21,17 +22,20 @@ from tests.support.bundles import Exporter
 from tests.support.t2t import DIM, Kind, Theirs, saved
 from vit_edge import backends
 from vit_edge.backends import eager
+from vit_edge.backends.openvino.rewrite import split_tokens
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.checkpoints.draw import drawn_tensors
 from vit_edge.export.__main__ import main
 from vit_edge.export.trace import ExportableViT, model_from_vit
 from vit_edge.graphs.readable import name_by_module
+from vit_edge.graphs.workspace import Workspace
 from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.models.t2t import TokensToToken, soft_split
 from vit_edge.models.vit import vit_from_weights
 from vit_edge.quantize.linears import all_linears, block_linears
 from vit_edge.quantize.parts import USUAL_PARTS, half_nodes
+from vit_edge.quantize.rescale.values import value_groups
 from vit_edge.quantize.weight_only import linears_of
 from vit_edge.variants import variant
 
@@ -171,6 +175,35 @@ def test_an_answer_is_the_same_to_the_bit_in_any_batch(performer: onnx_ir.Model)
     for index in range(5):
         (alone,) = session.run(None, {"pixel_values": pixels[index : index + 1]})
         assert np.array_equal(alone[0], together[index])
+
+
+def test_values_that_go_past_the_attention_are_not_rescaled(
+    sources: dict[str, str], export_once: Exporter
+) -> None:
+    """Nobody tries it, so nobody is warned that it changed the answers."""
+    bundle = export_once("--checkpoint", sources["transformer"], "--max-batch", "4")
+    model = onnx_ir.load(bundle.model_path)
+    linears = block_linears(model)
+    out = [linear for linear in linears if linear.name == "embedding.patch.first.out"]
+    assert len(out) == 1
+    nothing_runs = cast(Workspace, None)
+    assert value_groups(nothing_runs, model, linears, out, np.zeros((1, 3, 64, 64), "f4")) == []
+
+
+def test_the_encoders_tokens_are_split_for_openvino_not_the_windows() -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO's own graph is looked at")
+    ops = openvino.opset13
+    x = ops.parameter([1, 256, 8], np.float32)
+    norm = partial(
+        ops.mvn, axes=np.array([2]), normalize_variance=True, eps=1e-5, eps_mode="inside_sqrt"
+    )
+    windows = norm(norm(x))
+    tokens = norm(norm(norm(ops.gather(windows, np.arange(17), np.int64(1)))))
+    model = openvino.Model([ops.relu(tokens)], [x])
+    split_tokens(model, 16)
+    norms = [node for node in model.get_ordered_ops() if node.get_type_name() == "MVN"]
+    tokens_of = Counter(node.output(0).shape[1] for node in norms)
+    assert tokens_of == {256: 2, 16: 3, 1: 3}
 
 
 def test_images_as_bytes_are_refused_by_name(
