@@ -235,9 +235,8 @@ def call_of(verb: str) -> list[str]:
     """The shortest right call of a verb, without the verb."""
     if verb == "export":
         return ["embedded"]
-    needed = [
-        word for one in parser(verb).positionals() if one.nargs in (None, "+") for word in "b"
-    ]
+    positionals = [one for one in parser(verb).positionals() if one.nargs in (None, "+")]
+    needed = ["." if one.metavar == "BUNDLE" else "b" for one in positionals]  # a folder
     required = [one for one in parser(verb).options().values() if one.required]
     flags = [word for one in dict.fromkeys(required) for word in (one.option_strings[-1], "f")]
     return [*(needed or ["b"] * (verb == "bench")), *flags]
