@@ -205,7 +205,8 @@ def test_a_verb_that_others_give_a_checkpoint_says_what_to_type(
             asked.parse_args(words)
         assert instead(capsys.readouterr().err) == [command]
     assert asked.parse_args([str(tmp_path)]).bundle == str(tmp_path)
-    assert asked.parse_args(["hf:a/b"]).bundle == "hf:a/b"
+    for bundle in ("hf:a/b", "bundles/missing", "missing", f"{tmp_path}/missing"):
+        assert asked.parse_args([bundle]).bundle == bundle
     with pytest.raises(SystemExit):
         asked.parse_args([str(tmp_path), "half=True"])
     (command,) = instead(capsys.readouterr().err)

@@ -63,7 +63,7 @@ def _verb_behind(verb: str, line: Line) -> str | None:
 def _verb_of_others(verb: str, line: Line) -> str | None:
     """Recognise a verb of ours that others give a checkpoint, where ours takes a bundle."""
     first = next((item.text[0] for item in line.items if item.key is None), "")
-    if verb not in VERB_HABITS or not first or Path(first).is_dir() or ":" in first:
+    if verb not in VERB_HABITS or not _like_a_checkpoint(first):
         return None
     name, *words = VERB_HABITS[verb]
     words = [] if any(item.key == "--precision" for item in line.items) else words
@@ -72,6 +72,13 @@ def _verb_of_others(verb: str, line: Line) -> str | None:
     draft = _Draft(parser, parser.read([*words, *typed]))
     why = f"{first} is no bundle; a checkpoint takes one step: {shlex.join(VERB_HABITS[verb])}"
     return _message([why, *draft.problems], draft.commands() if draft.mended else [])
+
+
+def _like_a_checkpoint(text: str) -> bool:
+    """Tell a weight file, and ORG/NAME of a hub, from a bundle that is missing."""
+    path = Path(text)
+    hub = text.count("/") == 1 and not path.parent.is_dir() and path.parent.name != "bundles"
+    return not path.is_dir() and (path.is_file() or bool(path.suffix) or hub) and ":" not in text
 
 
 def refusal_of_verb(typed: Sequence[str]) -> str:
