@@ -22,6 +22,7 @@ from vit_edge.cli.habits import (
     VERB_HABITS,
     Habit,
     habit_of,
+    is_taken,
     plain_name,
 )
 from vit_edge.cli.verbs import LINES, VERBS, parser_of
@@ -37,7 +38,7 @@ _SOURCES = ("--model", "--variant", "--checkpoint", "--onnx", "--list-variants")
 
 def refusal(parser: Parser, line: Line) -> str | None:
     """Say what is wrong with a line of a verb's, and what to type instead; None if nothing is."""
-    meant = _verb_behind(parser.verb, line)
+    meant = _verb_behind(parser.verb, line) or _verb_of_others(parser.verb, line)
     if meant is not None:
         return meant
     draft = _Draft(parser, line)
@@ -57,6 +58,27 @@ def _verb_behind(verb: str, line: Line) -> str | None:
     words.remove(first)
     why = "the verb comes first" if first in behind else f"did you mean {verb} {near[0]}?"
     return _message([f"{first}: {why}"], [_command(f"{verb} {near[0]}", words, [])])
+
+
+def _verb_of_others(verb: str, line: Line) -> str | None:
+    """Recognise a verb of ours that others give a checkpoint, where ours takes a bundle."""
+    first = next((item.text[0] for item in line.items if item.key is None), "")
+    if verb not in VERB_HABITS or not _like_a_checkpoint(first):
+        return None
+    name, *words = VERB_HABITS[verb]
+    words = [] if any(item.key == "--precision" for item in line.items) else words
+    parser = parser_of(name)
+    typed = (word for item in line.items for word in item.text)
+    draft = _Draft(parser, parser.read([*words, *typed]))
+    why = f"{first} is no bundle; a checkpoint takes one step: {shlex.join(VERB_HABITS[verb])}"
+    return _message([why, *draft.problems], draft.commands() if draft.mended else [])
+
+
+def _like_a_checkpoint(text: str) -> bool:
+    """Tell a weight file, and ORG/NAME of a hub, from a bundle that is missing."""
+    path = Path(text)
+    hub = text.count("/") == 1 and not path.parent.is_dir() and path.parent.name != "bundles"
+    return not path.is_dir() and (path.is_file() or bool(path.suffix) or hub) and ":" not in text
 
 
 def refusal_of_verb(typed: Sequence[str]) -> str:
@@ -86,7 +108,7 @@ def _verb_meant(verb: str, *rest: str) -> tuple[str, list[str]] | None:
     if Path(verb, "manifest.json").exists():
         told = f"{verb} is a bundle and no verb; did you mean predict?"
         return told, ["predict", verb, *rest]
-    words = VERB_HABITS.get(plain_name(verb))
+    words = None if plain_name(verb) in VERBS else VERB_HABITS.get(plain_name(verb))
     if words is not None and not os.path.lexists(verb):
         front = 1 if words[1:] and words[1].startswith("-") else len(words)
         told = f"no verb {verb!r}; here it is {shlex.join(words)}"
@@ -122,8 +144,8 @@ class _Draft:
         takes_bundle = [one.metavar for one in self._parser.positionals()][:1] == ["BUNDLE"]
         lines: list[str] = []
         later: list[str] = []
+        here = _calibrated(here) if "--calibration" in self._parser.options() else here
         if verb == "export":
-            here = _calibrated(here)
             if ("--backend", "trt") in there.get("build", []):
                 here = _for_gpu(here)
             if there and not any(option[0] in ("--out", "-o") for option in here):
@@ -143,7 +165,7 @@ class _Draft:
         plain = plain_name(item.text[0])
         if item.key is None:
             if plain in ALONE and not os.path.lexists(item.text[0]):
-                habit = habit_of(plain, self._parser.verb)
+                habit = habit_of(plain, self._parser.verb, self._parser.options())
                 if habit is not None:
                     self._follow(habit, item.text[0], None)
                     return
@@ -167,7 +189,7 @@ class _Draft:
         options, plain = self._parser.options(), plain_name(key)
         ours = {plain_name(flag): flag for flag in options if flag.startswith("--")}
         old = {plain_name(flag): new for flag, new in self._parser.old.items()}
-        habit = habit_of(plain, self._parser.verb)
+        habit = habit_of(plain, self._parser.verb, self._parser.options())
         flag = ours.get(plain) or old.get(plain)
         if flag is None and habit is not None:
             self._follow(habit, key, item.value)
@@ -228,7 +250,7 @@ class _Draft:
         if verb == "export" and plain_name(typed) in ("device", "gpu"):
             self.problems.append(f"{typed}: not needed, a bundle runs where it is opened")
             return
-        here = verb in habit.verbs
+        here = is_taken(habit, verb, self._parser.options())
         where = "" if here else f" of vit-edge {habit.verbs[0]}"
         self.problems.append(f"{typed}: here it is {shlex.join(words)}{where}")
         if not words[0].startswith("-"):
@@ -285,7 +307,7 @@ class _Draft:
             if first == "onnx":
                 self.problems.append("onnx: not needed, a bundle holds its model as ONNX")
             else:
-                habit = habit_of("format", "build")
+                habit = habit_of("format", "build", ())
                 if habit is not None and habit.reads is not None:
                     self._give(habit, first, habit.reads(first) or "")
         room = 0 if named and self.problems else 1

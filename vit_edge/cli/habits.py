@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 TRUE, FALSE = {"true", "1", "yes", "on", ""}, {"false", "0", "no", "off", "none"}
@@ -197,8 +197,13 @@ VERB_HABITS: dict[str, tuple[str, ...]] = {
 }
 
 
-def habit_of(name: str, verb: str) -> Habit | None:
-    """The habit that a plain name is, that of a verb before others."""
+def habit_of(name: str, verb: str, options: Container[str]) -> Habit | None:
+    """The habit that a plain name is; first one whose words the verb takes."""
     fitting = [habit for habit in HABITS if name in habit.names]
-    own = [habit for habit in fitting if verb in habit.verbs or not habit.verbs]
+    own = [habit for habit in fitting if is_taken(habit, verb, options)]
     return next(iter(own or fitting), None)
+
+
+def is_taken(habit: Habit, verb: str, options: Container[str]) -> bool:
+    """Tell whether a verb takes what a habit tells to type."""
+    return not habit.verbs or verb in habit.verbs or habit.words[0] in options
