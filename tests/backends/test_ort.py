@@ -87,7 +87,7 @@ def test_a_tampered_engine_is_never_run(
     with caplog.at_level(logging.WARNING):
         assert ort.load(bundle).facts["engine"].startswith("none")
     assert "changed since" in caplog.text
-    with pytest.raises(EngineError, match="vit_edge.build"):
+    with pytest.raises(EngineError, match="vit-edge build"):
         ort.load(bundle, engine="required")
 
 

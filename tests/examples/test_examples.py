@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import queue
@@ -25,8 +24,10 @@ import pytest
 from PIL import Image
 
 from tests.support.documents import blocks
-from vit_edge import Predictor, cli
+from tests.support.modules import module_from
+from vit_edge import Predictor
 from vit_edge.bundle import Bundle
+from vit_edge.cli.verbs import parser_of
 
 requires = ("onnxruntime",)
 
@@ -42,19 +43,10 @@ def predictor(embedded_bundle: Bundle) -> Iterator[Predictor]:
         yield opened
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def service(examples: Path, predictor: Predictor) -> Any:
     pytest.importorskip("flask")
-    return load(examples / "app_flask.py").create_app(predictor).test_client()
+    return module_from(examples / "app_flask.py").create_app(predictor).test_client()
 
 
 def test_the_service_answers_a_body_and_a_form(
@@ -127,7 +119,7 @@ def post(url: str, body: bytes) -> tuple[int, str | None]:
 @pytest.fixture
 def camera(examples: Path) -> ModuleType:
     pytest.importorskip("cv2")
-    return load(examples / "camera.py")
+    return module_from(examples / "camera.py")
 
 
 def test_a_clip_is_classified_frame_by_frame_in_the_right_colours(
@@ -244,7 +236,7 @@ def test_every_command_of_the_way_to_a_jetson_is_one(examples: Path) -> None:
         "export", "doctor", "build", "parity", "bench", "predict",
     }  # fmt: skip
     for _, verb, *arguments in commands:
-        importlib.import_module(cli.VERBS[verb]).parser().parse_args(arguments)
+        parser_of(verb).parse_args(arguments)
 
 
 def test_the_python_of_the_way_to_a_jetson_runs(
