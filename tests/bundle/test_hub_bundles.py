@@ -154,6 +154,17 @@ def test_engines_stay_here_and_a_branch_and_privacy_are_asked_for(
     manifest_from_json((hub.folder / "manifest.json").read_text(), "pushed")
 
 
+def test_the_layout_of_transformers_js_is_at_the_root(hub: Hub, bundle: Bundle) -> None:
+    folder = bundle.path / "transformers.js"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx/model.onnx").write_bytes(b"graph")
+    (folder / "config.json").write_text("{}")
+    vit_edge.push(bundle, ID)
+    assert (hub.folder / "onnx/model.onnx").read_bytes() == b"graph"
+    assert (hub.folder / "config.json").is_file()
+    assert (hub.folder / "model.onnx").read_bytes() == bundle.model_path.read_bytes()
+
+
 def test_what_was_changed_is_not_pushed(hub: Hub, bundle: Bundle) -> None:
     content = bytearray(bundle.model_path.read_bytes())
     content[-2] ^= 1

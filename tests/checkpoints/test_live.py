@@ -446,6 +446,42 @@ def test_timms_wrapper_in_transformers_is_read_as_timms() -> None:
     assert checkpoint.preprocessing.mean == (0.4, 0.5, 0.6)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vit_tiny_patch16_224", {"global_pool": "", "num_classes": 0}, "global_pool: ''"),
+        ("vit_base_patch16_siglip_224", {"embed_dim": 64, "num_heads": 2}, "attention pooling"),
+        ("vit_small_patch16_18x2_224", {}, "parallel blocks"),
+        ("vit_tiny_r_s16_p8_224", {}, "a ResNet before the patches"),
+        ("eva02_tiny_patch14_224", {}, "timm's Eva is no plain Vision Transformer"),
+    ],
+)
+def test_timms_other_models_are_refused_by_name(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    timm = pytest.importorskip("timm", reason="needs timm")
+    size = {} if "eva02" in name else {"img_size": 64}
+    assert message in refused(timm.create_model(name, depth=2, **size, **options))
+
+
+def test_a_module_that_is_compiled_in_place_is_asked_without_compiling(processor: Path) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise AssertionError("it was compiled")
+
+    module = vit()
+    module.compile(backend=backend)
+    checkpoint = load_live(LiveModule(module, processor), Request())
+    assert checkpoint.architecture.num_classes == 3
+
+
+def test_torchvisions_module_without_a_head_gives_features() -> None:
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    module = torchvision.models.VisionTransformer(32, 16, 2, 4, 16, 32, num_classes=3)
+    module.heads = nn.Identity()
+    checkpoint = load_live(LiveModule(drawn(module)), Request())
+    assert checkpoint.architecture.num_classes == 0
+
+
 def test_torchvisions_own_module_answers_alike() -> None:
     torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
     module = torchvision.models.VisionTransformer(32, 16, 2, 4, 16, 32, num_classes=3)

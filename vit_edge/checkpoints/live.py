@@ -268,17 +268,18 @@ def _of_timm(
             "processor='timm-augreg'"
         )
     block, size = known.blocks[0], getattr(known.patch_embed, "img_size", None)
-    activation = getattr(block.mlp, "act", None)
+    activation = getattr(getattr(block, "mlp", None), "act", None)
     act = type(activation).__name__
     tanh = act == "GELU" and getattr(activation, "approximate", "none") == "tanh"
+    called = "gelu_tanh" if tanh else _ACTIVATIONS.get(act, act.lower())
     identity = [isinstance(getattr(known, name, None), nn.Identity) for name in ("norm", "fc_norm")]
     config = {
         "architecture": str(cfg.get("architecture") or kind),
         "num_classes": getattr(known, "num_classes", None),
         "pretrained_cfg": cfg,
         "model_args": {
-            "num_heads": block.attn.num_heads,
-            "act_layer": "gelu_tanh" if tanh else _ACTIVATIONS.get(act, act.lower()),
+            **({} if activation is None else {"act_layer": called}),
+            **({"num_heads": block.attn.num_heads} if hasattr(block, "attn") else {}),
             "global_pool": getattr(known, "global_pool", "token"),
             "final_norm": identity != [True, True],
             "dynamic_img_size": bool(getattr(known, "dynamic_img_size", False)),

@@ -185,7 +185,7 @@ def _with_source(
         if kind == "onnx":
             if processor is None:
                 raise UsageError(
-                    "--onnx needs --preprocess: the file does not say how images become pixels"
+                    "an .onnx file needs a processor: it does not say how images become pixels"
                 )
             said, file = None if outputs is None else ",".join(outputs), Path(value)
             source = ForeignFile(file, processor_file(processor, scratch), request.labels, said)
@@ -196,10 +196,12 @@ def _with_source(
     if isinstance(source, ForeignFile):
         both = [flag for name, flag in _OF_CHECKPOINTS.items() if getattr(request, name)]
         if both:
-            raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")
+            raise UsageError(
+                f"{', '.join(both)} cannot be had with an .onnx file: the graph is as it is"
+            )
         if source.output not in (None, "logits", "features"):
             raise UsageError(
-                f"--outputs {source.output}: a bundle of an --onnx graph has one output; say "
+                f"--outputs {source.output}: a bundle of an .onnx file has one output; say "
                 "logits or features"
             )
         return dataclasses.replace(options, foreign=source)
@@ -212,7 +214,7 @@ def _with_source(
     if source is not None and not isinstance(source, str):
         raise UsageError(f"source must be a module, a path or an id, not {type(source).__name__}")
     if processor is not None:
-        raise UsageError("--preprocess is for --onnx; a checkpoint brings its own")
+        raise UsageError("processor is for a module or an .onnx file; a checkpoint brings its own")
     return dataclasses.replace(options, checkpoint=source)
 
 
