@@ -10,5 +10,6 @@ from vit_edge.predict.__main__ import main as main
 from vit_edge.predict.__main__ import parser as parser
 
 if __name__ == "__main__":
-    verb = sys.argv[1:2] and sys.argv[1] in cli.VERBS and not Path(sys.argv[1]).exists()
-    sys.exit(cli.main() if verb else main())
+    first = " ".join(sys.argv[1:2])
+    bundle = Path(first, "manifest.json").exists()  # and not what happens to be called like a verb
+    sys.exit(cli.main() if first in cli.VERBS and not bundle else main())

@@ -68,6 +68,8 @@ def images_of(word: str, skipped: Skipped) -> Iterator[str]:
         word: A file, a folder or a pattern. What there is of that name comes before a pattern.
         skipped: Counts what is left out.
     """
+    if word.startswith("~") and not os.path.lexists(word):  # in quotes, a shell leaves it so
+        word = os.path.expanduser(word)  # noqa: PTH111
     if os.path.isdir(word):  # noqa: PTH112
         yield from map(str, walk_images(Path(word), skipped))
     elif os.path.lexists(word) or not _PATTERN.search(word):
