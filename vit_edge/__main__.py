@@ -10,6 +10,5 @@ from vit_edge.predict.__main__ import main as main
 from vit_edge.predict.__main__ import parser as parser
 
 if __name__ == "__main__":
-    first = " ".join(sys.argv[1:2])
-    bundle = Path(first, "manifest.json").exists()  # and not what happens to be called like a verb
-    sys.exit(cli.main() if first in cli.VERBS and not bundle else main())
+    verb = sys.argv[1] in cli.VERBS if sys.argv[1:] else False
+    sys.exit(cli.main() if verb and not Path(sys.argv[1], "manifest.json").exists() else main())

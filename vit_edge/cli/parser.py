@@ -66,8 +66,7 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse; old spellings are renewed, and what is none of ours is refused with a remedy."""
-        typed = list(sys.argv[1:] if args is None else args)
-        line = self.read(typed)
+        line = self.read(sys.argv[1:] if args is None else args)
         for old, new in line.renewed:
             print(f"{old} is called {new} now", file=sys.stderr)
         refusal = advice.refusal(self, line)
