@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 from timing import ratio, timings
 
-from vit_edge import cli, quantize
+import vit_edge.quantize as quantize
+from vit_edge import cli
 from vit_edge.export.draft import Draft
 from vit_edge.export.recipe import find_recipe
 from vit_edge.graphs.workspace import Workspace

@@ -1,80 +1,59 @@
-"""python -m vit_edge.build: compile a bundle for this device, or find out how it runs best here."""
+"""vit-edge build: compile a bundle for this device, or find out how it runs best here."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_edge import backends, cli
 from vit_edge.backends import Option, auto
+from vit_edge.build.api import TUNE_BATCHES, build, tune
 from vit_edge.build.options import option_rows, options_from_text
-from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError, VitEdgeError
-from vit_edge.machine import child
 
-TUNE_BATCHES = "1,8"
-_FOR_TUNE = ("batches", "memory_limit", "parity_target")
+_FOR_TUNE = ("batch", "memory_limit", "target")
 
 
-def build(
-    bundle: str,
-    backend: str,
-    engines_dir: Path | None = None,
-    options: Mapping[str, Option] | None = None,
-) -> Path:
-    """Compile a bundle in this process.
-
-    Args:
-        bundle: Its directory.
-        backend: A backend's name.
-        engines_dir: Where to put the engine; by default in the bundle, or the user's cache.
-        options: Of the backend's `build`.
-
-    Returns:
-        The engine's directory.
-    """
-    return backends.build(Bundle.read(bundle), backend, engines_dir, options or {})
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     parser = cli.bundle_parser(
-        "python -m vit_edge.build",
+        "build",
         "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
         "by model, runtime and hardware; Predictor uses it by itself. With --tune every runtime "
         "that is installed is built, checked and timed, and Predictor takes the fastest from then "
         "on; several bundles of one model are timed together, and the fastest one is named.",
-        "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-fp16 --backend trt "
+        "vit-edge build bundles/base-patch16-224-fp32 --backend ort\n"
+        "         vit-edge build bundles/base-patch16-224-fp16 --backend trt "
         "--set profiles=1,8,32\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-int8 "
+        "         vit-edge build bundles/base-patch16-224-int8 --tune --batch 1,8\n"
+        "         vit-edge build bundles/base-patch16-224-int8 "
         "bundles/base-patch16-224-fp16 --tune --backend trt",
     )
     parser.add_argument(
         "more",
         nargs="*",
+        default=[],
         metavar="BUNDLE",
         help="more of them: built one after the other; with --tune the same model in other "
         "precisions, timed together",
     )
     names = ", ".join(backends.runtimes())
     parser.add_argument(
+        "-b",
         "--backend",
         metavar="NAME",
         help=f"one of {names}; default: ort, with --tune all that are installed",
     )
-    parser.add_argument(
-        "--engines-dir",
-        type=Path,
-        metavar="DIR",
-        help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
+    cli.add_out(
+        parser,
+        "DIR",
+        "where to put the engine; default: the bundle's engines/, or the user's cache if read-only",
     )
+    parser.rename("--engines-dir", "--out")
     parser.add_argument(
         "--set",
         action="append",
@@ -85,18 +64,22 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tune", action="store_true", help="try everything, record the fastest")
     parser.add_argument(
-        "--batches", metavar="N,N", help=f"batch sizes to tune for; default: {TUNE_BATCHES}"
+        "--batch",
+        metavar="N,N",
+        help=f"tune: the batch sizes; default: {','.join(map(str, TUNE_BATCHES))}",
     )
+    parser.rename("--batches", "--batch")
     parser.add_argument(
         "--memory-limit",
         metavar="SIZE",
         help="tune: what the process may take, such as 100MB; what needs more is not chosen",
     )
     parser.add_argument(
-        "--parity-target",
+        "--target",
         metavar="NAME=NUMBER,...",
         help="tune: what the answers must reach besides the precision's limit",
     )
+    parser.rename("--parity-target", "--target")
     return parser
 
 
@@ -120,10 +103,10 @@ def _build(arguments: argparse.Namespace) -> int:
     options = options_from_text(backend, arguments.set)
     bundles = [arguments.bundle, *arguments.more]
     if len(bundles) == 1:
-        result = _build_one(arguments.bundle, backend, arguments.engines_dir, options)
+        result = _build_one(arguments.bundle, backend, arguments.out, options)
         print(json.dumps(result, indent=2) if arguments.json else _line(result))
         return 0
-    results, code = _build_all(bundles, backend, arguments.engines_dir, options)
+    results, code = _build_all(bundles, backend, arguments.out, options)
     if arguments.json:
         print(json.dumps(results, indent=2))
     else:
@@ -156,16 +139,8 @@ def _build_all(
 def _build_one(
     bundle: str, backend: str, engines_dir: Path | None, options: Mapping[str, Option]
 ) -> dict[str, Any]:
-    """Build in a child process, whose death of too little memory is a message here."""
-    start = time.perf_counter()
-    call = child.attempted_call(
-        "vit_edge.build.__main__:build", bundle, backend, engines_dir, options, echo=True
-    )
-    call.child.check("the build")
-    engine: Path = call.value
-    seconds = time.perf_counter() - start
-    size = sum(file.stat().st_size for file in engine.iterdir())
-    return {"engine": str(engine), "size_bytes": size, "build_s": seconds}
+    engine = build(bundle, backend=backend, out=engines_dir, options=options)
+    return {"engine": str(engine.path), "size_bytes": engine.size_bytes, "build_s": engine.build_s}
 
 
 def _line(result: Mapping[str, Any]) -> str:
@@ -176,19 +151,15 @@ def _line(result: Mapping[str, Any]) -> str:
 def _tune(arguments: argparse.Namespace) -> int:
     if arguments.set:
         raise UsageError("--set is for one backend's build; --tune tries what is worth trying")
-    from vit_edge.build.tune import tune
-    from vit_edge.parity.targets import parse_target
-
-    target = None if arguments.parity_target is None else parse_target(arguments.parity_target)
-    limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
-    batches = cli.whole_numbers(arguments.batches or TUNE_BATCHES, "--batches")
     tuning = tune(
-        [Bundle.read(path) for path in (arguments.bundle, *arguments.more)],
-        batches,
-        only=[arguments.backend] if arguments.backend else [],
-        engines_dir=arguments.engines_dir,
-        memory_limit_bytes=limit,
-        target=target,
+        [arguments.bundle, *arguments.more],
+        batch=TUNE_BATCHES
+        if arguments.batch is None
+        else cli.whole_numbers(arguments.batch, "--batch"),
+        backend=arguments.backend,
+        out=arguments.out,
+        memory_limit=arguments.memory_limit,
+        target=arguments.target,
     )
     if arguments.json:
         print(json.dumps(tuning.as_dict(), indent=2))

@@ -1,40 +1,44 @@
-"""python -m vit_edge.export: a checkpoint becomes a verified bundle."""
+"""vit-edge export: a checkpoint becomes a verified bundle."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod, Scores
-from vit_edge.errors import MissingExtraError, UsageError
-from vit_edge.parity.targets import STATISTICS
+from vit_edge.errors import UsageError
+from vit_edge.export.api import export, require_extra
+from vit_edge.export.naming import named
+from vit_edge.export.printing import print_bundle
 from vit_edge.variants import matching, variant
-
-_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 
 _EPILOG = """\
 SOURCE is one of
+  ORG/NAME              a repository of the Hugging Face hub, the same as hf:ORG/NAME
+  a path                a directory or file, recognised by what it holds
+  FILE.onnx             the graph of another exporter, see --onnx
+  a variant             its published weights, see --variant
   hf:ID_OR_DIR          a Hugging Face repository or directory
   timm:NAME_OR_FILE     a timm model name, .safetensors, .pth, .ckpt, or directory
   torchvision:FILE      a state_dict of torchvision's vit_b_16, vit_l_32 ...
+  t2t:FILE              T2T-ViT, as yitu-opensource/T2T-ViT publishes it (.pth.tar)
   open_clip:ID_OR_FILE  a CLIP tower of open_clip's: LAION, DataComp, MetaCLIP, DFN, ...
   jax:FILE.npz          an original JAX checkpoint
   seeded:N              random weights that depend on the image, for trials and tests
   embedded              the small trained model inside the package (CIFAR-10)
-  a path                recognised by what it holds
 
 examples
-  python -m vit_edge.export --variant base-patch16-224
-  python -m vit_edge.export --checkpoint embedded --out bundles/cifar10
-  python -m vit_edge.export --variant large-patch32-384 --checkpoint seeded:0 --recipe gpu-fp32
-  python -m vit_edge.export --variant base-patch16-224 --precision int8 --calibration photos/
-  python -m vit_edge.export --variant base-patch16-224 --recipe orin-nano --calibration photos/
-  python -m vit_edge.export --checkpoint hf:openai/clip-vit-base-patch32 \\
+  vit-edge export embedded -o bundles/cifar10
+  vit-edge export google/vit-base-patch16-224
+  vit-edge export my-model/ --precision int8 --calibration photos/
+  vit-edge export my-model/ --recipe orin-nano --calibration photos/
+  vit-edge export seeded:0 --variant large-patch32-384 --recipe gpu-fp32
+  vit-edge export model.onnx --preprocess timm-augreg
+  vit-edge export openai/clip-vit-base-patch32 \\
       --text-embeddings texts.npy --labels labels.txt
 
 exit codes: 0 published, 2 wrong usage, 3 bad input, 4 the parity gate refused it
@@ -129,7 +133,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "how many of them to take, drawn by the seed; default: 128",
     },
     "--calibration-seed": {"type": int, "metavar": "N", "default": 0, "help": "default: 0"},
-    "--parity-target": {
+    "--target": {
+        "dest": "parity_target",
         "metavar": "T",
         "help": "what must hold, such as top1_agreement=0.99 or sqnr_centred_db=30,kl_median=1e-3: "
         "the Linears that hurt most stay in float until it does; default: the recipe's",
@@ -169,31 +174,32 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the largest batch that is proven and allowed; default: the recipe's",
     },
     "--opset": {"type": int, "metavar": "N", "help": "ONNX operator set; default: the recipe's"},
-    "--golden-images": {
+    "--images": {
+        "dest": "golden_images",
         "type": Path,
         "metavar": "DIR",
         "help": "real images to prove parity on; default: the package's photos",
     },
-    "--out": {
-        "type": Path,
-        "metavar": "DIR",
-        "help": "the bundle to write; default: bundles/VARIANT-PRECISION",
+    "--layout": {
+        "metavar": "NAME",
+        "help": "transformers.js: write a folder of that name into the bundle as well, which "
+        "transformers.js and optimum load",
     },
     "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
-    "--json": {"action": "store_true", "help": "print the result as JSON on stdout"},
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.export",
-        description="Export a Vision Transformer to a verified bundle.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("export", "Export a Vision Transformer to a verified bundle.", _EPILOG)
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="what to export, see below")
+    parser.add_argument("-m", "--model", metavar="SOURCE", help="the same, named")
     for flag, options in _OPTIONS.items():
         parser.add_argument(flag, **options)
+    parser.rename("--parity-target", "--target")
+    parser.rename("--golden-images", "--images")
+    cli.add_out(parser, "DIR", "the bundle to write; default: bundles/VARIANT-PRECISION")
+    cli.add_json(parser)
     return parser
 
 
@@ -207,12 +213,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(variants_table(arguments.list_variants))
         return 0
     if "help" not in arguments.set:
+        read_source(arguments)
         _check_source(arguments)
     row = None if arguments.variant is None else variant(arguments.variant)
-    _require_extra()
+    require_extra()
     from vit_edge.checkpoints import Request
-    from vit_edge.export.pipeline import export_bundle
-    from vit_edge.export.plan import DEFAULT_OUTPUTS, ExportOptions, ForeignFile
+    from vit_edge.export.plan import ForeignFile
     from vit_edge.export.recipe import find_recipe
     from vit_edge.quantize.calibration import CalibrationRequest
 
@@ -220,85 +226,66 @@ def _run(arguments: argparse.Namespace) -> int:
     if "help" in arguments.set:
         print(settings_table(recipe.precision))
         return 0
-    file, folder = arguments.onnx, arguments.calibration
+    file, folder, labels = arguments.onnx, arguments.calibration, arguments.labels
     count, seed = arguments.calibration_images, arguments.calibration_seed
-    options = ExportOptions(
-        recipe=recipe.changed(
-            opset=arguments.opset,
-            max_batch=arguments.max_batch,
-            input=arguments.input,
-            parity_target=arguments.parity_target,
-            quantization=arguments.set,
-        ),
-        foreign=None
+    bundle = export(
+        arguments.checkpoint
         if file is None
-        else ForeignFile(file, arguments.preprocess, arguments.labels, arguments.outputs),
-        checkpoint=arguments.checkpoint,
+        else ForeignFile(file, arguments.preprocess, labels, arguments.outputs),
+        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
+        out=arguments.out,
+        force=arguments.force,
+        layout=arguments.layout,
+        recipe=recipe.changed(opset=arguments.opset, quantization=arguments.set),
+        outputs=arguments.outputs,
+        scores=arguments.scores,
+        max_batch=arguments.max_batch,
+        input=arguments.input,
+        parity_target=arguments.parity_target,
+        golden_images=arguments.golden_images,
         request=Request(
             variant=row,
             image_hw=arguments.image_size,
             position_method=arguments.pos_interp,
             revision=arguments.revision,
             key=arguments.key,
-            labels=None if file is not None else arguments.labels,
+            labels=None if file is not None else labels,
             text_embeddings=arguments.text_embeddings,
             logit_scale=arguments.logit_scale,
         ),
-        outputs=tuple((arguments.outputs or ",".join(DEFAULT_OUTPUTS)).split(",")),
-        scores=arguments.scores,
-        golden_images=arguments.golden_images,
-        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
-        out=arguments.out,
-        force=arguments.force,
     )
-    bundle = export_bundle(options)
-    parity = bundle.parity()
-    size = sum(record.size for record in bundle.manifest.files.values())
-    if arguments.json:
-        result = {
-            "bundle": str(bundle.path),
-            "variant": bundle.manifest.variant,
-            "checkpoint": bundle.manifest.checkpoint.source,
-            "size_bytes": size,
-            "model_sha256": bundle.model_sha256,
-            "precision": bundle.manifest.precision,
-            "quantization": bundle.manifest.quantization,
-            "parity": parity,
-        }
-        print(json.dumps(result, indent=2))
-        return 0
-    quantization = bundle.manifest.quantization
-    if quantization is not None and quantization["table"]:
-        print(cli.table(quantization["table"]) + "\n")
-    print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
-    print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
-    print(f"parity   {verdict(parity)}")
+    print_bundle(bundle, as_json=arguments.json)
     return 0
 
 
-def verdict(parity: Mapping[str, Any]) -> str:
-    """Sum up the gate's result, in a few lines."""
-    rows = parity["comparisons"]
-    if rows[0]["allowed_relative"] is not None:
-        worst = max(rows, key=lambda row: float(row["relative"]))
-        return (
-            f"holds; {worst['output']} differ most, by {worst['relative']:.1e} of the "
-            f"reference's largest, allowed {worst['allowed_relative']:.0e}"
-        )
-    logits = [row for row in rows if row["output"] == "logits"] or rows
-    row = max(logits, key=lambda row: int(row["images"]))
-    lines = [f"holds on {row['images']} images"]
-    for name, statistic in STATISTICS.items():
-        if row.get(name) is None:
+# What SOURCE stands for -> the options that say otherwise.
+_RIVALS = {
+    "variant": ("variant", "onnx"),
+    "checkpoint": ("checkpoint", "onnx"),
+    "onnx": ("onnx", "checkpoint", "variant"),
+}
+
+
+def read_source(arguments: argparse.Namespace) -> None:
+    """Put SOURCE and --model where --variant, --checkpoint or --onnx of the same meaning stands.
+
+    Raises:
+        UsageError: They contradict each other.
+    """
+    typed = {kind: f"--{kind}" for kind in _RIVALS}
+    for spelling, text in (("SOURCE", arguments.source), ("--model", arguments.model)):
+        if text is None:
             continue
-        text = f"{statistic.words:<30} {statistic.written(row[name])}"
-        interval = row.get(statistic.interval or "")
-        if interval:
-            text += f" (95 %: {' to '.join(statistic.written(end) for end in interval)})"
-        lines.append(text)
-    if parity.get("simulated"):
-        lines.append(f"simulated: {parity['simulated']}")
-    return "\n         ".join(lines)
+        kind, value = named(text)
+        for rival in _RIVALS[kind]:
+            there = getattr(arguments, rival)
+            if there is not None and (rival != kind or str(there) != str(value)):
+                raise UsageError(
+                    f"two sources that contradict each other: {spelling} {text} and "
+                    f"{typed[rival]} {there}; give one of them"
+                )
+        setattr(arguments, kind, value)
+        typed[kind] = spelling
 
 
 def _check_source(arguments: argparse.Namespace) -> None:
@@ -306,7 +293,8 @@ def _check_source(arguments: argparse.Namespace) -> None:
     if arguments.onnx is None:
         if arguments.variant is None and arguments.checkpoint is None:
             raise UsageError(
-                "nothing to export: give --variant, --checkpoint, or both, or --onnx (see --help)"
+                "nothing to export: name a SOURCE, such as google/vit-base-patch16-224 or a "
+                "directory (see --help)"
             )
         if arguments.preprocess is not None:
             raise UsageError("--preprocess is for --onnx; a checkpoint brings its own")
@@ -331,16 +319,6 @@ def _check_source(arguments: argparse.Namespace) -> None:
         raise UsageError("--labels names classes, and --outputs features has none; give one")
 
 
-def _require_extra() -> None:
-    import importlib.util
-
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f'exporting needs {", ".join(missing)}: pip install "vit-edge[export]"'
-        )
-
-
 def variants_table(words: Sequence[str]) -> str:
     """The families, and the variants with what each source calls them, as text."""
     families, variants = matching(words)
@@ -350,18 +328,17 @@ def variants_table(words: Sequence[str]) -> str:
         rows += [(row.name, row.paper, row.published.replace("`", "")) for row in families]
         text.append(cli.table(rows))
     if variants:
-        named = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/)")]
-        named += [
-            (v.name, str(v.num_classes or "none"), v.hf or "-", v.timm or "-", v.jax or "-")
-            for v in variants
-        ]
+        named = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/), t2t")]
+        for v in variants:
+            classes, file = str(v.num_classes or "none"), v.jax or v.t2t
+            named.append((v.name, classes, v.hf or "-", v.timm or "-", file or "-"))
         text.append(cli.table(named))
     return "\n\n".join(text)
 
 
 def settings_table(precision: str) -> str:
     """List what --set can choose, as text."""
-    from vit_edge import quantize
+    import vit_edge.quantize as quantize
 
     if precision == quantize.FLOAT:
         raise UsageError("fp32 has no settings; name a precision, --precision int8 --set help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from vit_edge.bundle.manifest import (
     TensorSpec,
 )
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
+from vit_edge.checkpoints.live import LiveModule, load_live
 from vit_edge.errors import InputError, UsageError
 from vit_edge.export.golden_set import Progress
 from vit_edge.export.recipe import Recipe
@@ -141,11 +143,11 @@ class CheckpointSource:
         self, resized: NDArray[np.uint8], scratch: Path, progress: Progress
     ) -> dict[str, NDArray[np.float32]]:
         """Run the reference; see Source."""
-        torch.set_num_threads(cpus.usable_cpus())
+        torch.set_num_threads(cpus.default_threads())
         facts, architecture = self.facts, self._vit.architecture
         answers: dict[str, NDArray[np.float32]] = {}
-        image_bytes = architecture.tokens * architecture.width * 8
-        size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // image_bytes))
+        values = max(architecture.tokens * architecture.width, _window_values(architecture))
+        size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // (8 * values)))
         for start in range(0, len(resized), size):
             batch = slice(start, start + size)
             pixels = pixels_from_resized(resized[batch], facts.preprocessing)
@@ -183,17 +185,31 @@ class CheckpointSource:
             parameter.data = parameter.new_empty(0)
 
 
+def _window_values(architecture: Architecture) -> int:
+    """How many values T2T-ViT's first layer holds at once: its scores, or what enters it."""
+    windows = 16 * math.prod(architecture.grid_hw)
+    widths = {"patches": 0, "t2t": windows, "t2t-performer": 49 * architecture.channels}
+    return windows * widths[architecture.tokenizer]
+
+
 def open_checkpoint(
-    source: str | None, request: Request, outputs: Sequence[str], scores: Scores | None = None
+    source: str | LiveModule | None,
+    request: Request,
+    outputs: Sequence[str],
+    scores: Scores | None = None,
 ) -> CheckpointSource:
-    """Load a checkpoint, as checkpoints.load_checkpoint does, for these outputs.
+    """Load a checkpoint, or a module in memory, for these outputs.
 
     Raises:
         VitEdgeError: The checkpoint cannot be had, or has none of these outputs.
     """
     _LOG.info("loading the checkpoint")
     request = dataclasses.replace(request, decoder="reconstruction" in outputs)
-    opened = CheckpointSource(load_checkpoint(source, request), outputs, scores)
+    if isinstance(source, LiveModule):
+        checkpoint = load_live(source, request)
+    else:
+        checkpoint = load_checkpoint(source, request)
+    opened = CheckpointSource(checkpoint, outputs, scores)
     facts = opened.facts
     millions = facts.weights_bytes / 4e6
     _LOG.info("%s: %.1f M parameters from %s", facts.variant, millions, facts.record.source)

@@ -1,4 +1,4 @@
-"""python -m vit_edge.parity merge: results of several devices side by side."""
+"""vit-edge parity merge: results of several devices side by side."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from vit_edge.report.write import write_report
 from vit_edge.strict import json_from_record
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m vit_edge.parity merge",
-        description="Show results of several devices, which `python -m vit_edge.parity BUNDLE "
-        "--save FILE` wrote there, side by side. Results of the same model and the same golden "
+    options = cli.Parser(
+        "parity merge",
+        "Show results of several devices, which `vit-edge parity BUNDLE "
+        "--out FILE` wrote there, side by side. Results of the same model and the same golden "
         "file share a table; others get sections of their own.",
-        epilog="example: python -m vit_edge.parity merge jetson.json laptop.json "
+        "example: vit-edge parity merge jetson.json laptop.json "
         "--html parity.html --bundle bundles/base-patch16-224-int8\n"
         "exit codes: 0 every run passed (or is inconclusive, without --strict), 4 not",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="JSON files")
+    cli.add_out(options, "FILE", "write one HTML page into .html, JUnit XML into .xml")
     options.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
     options.add_argument(
         "--bundle", type=Path, metavar="DIR", help="for the page: where pictures and labels are"
     )
     options.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-    options.add_argument("--json", action="store_true", help="print the sections as JSON on stdout")
+    cli.add_json(options)
     options.add_argument(
         "--strict", action="store_true", help="exit with 4 where the images do not decide"
     )
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    cli.by_suffix(arguments, {".html": "html", ".htm": "html", ".xml": "junit"})
     if arguments.bundle is not None and arguments.html is None:
         raise UsageError("--bundle is for the pictures and labels of --html FILE, which is missing")
     results = read_results(arguments.results)
