@@ -50,7 +50,7 @@ def test_int8_keeps_the_answers_of_a_trained_dinov2(bundle: Bundle, tmp_path: Pa
     expected = answers(onnx_ir.load(bundle.model_path), judged, tmp_path / "float")
     summary = compared(answers(made.model, judged, tmp_path / "low"), expected)
     kept = made.record["trials"][-1]["kept_float"]
-    # the class token alone passes these two: cheap in float, and among the worst
-    assert {"blocks.11.attention.out", "blocks.11.mlp.fc2"} <= set(kept), kept
-    assert summary["sqnr_centred_db"] > 25.5  # 23.6 with plain rounding and no scale of fc2's
-    assert summary["top1_agreement"] > 0.94
+    # the class token alone passes it: small, cheap in float, and among the worst
+    assert "blocks.11.attention.out" in kept, kept
+    assert summary["sqnr_centred_db"] > 28.5  # 27.5 with rows of fc2 only, 23.6 with plain rounding
+    assert summary["top1_agreement"] > 0.95
