@@ -11,7 +11,7 @@ packages (peers/requirements-*.txt, several GB; --env takes one that is there), 
 seeded weights, and each competitor's own model of the same weights. A process of a competitor is
 measured as one of ours is (peers/process.py); its answers to the golden images are compared with
 the same reference. Engines of ours are built anew each time. One run is appended to the results:
-`python -m vit_edge.bench compare results.json` shows all against each other. What a tool cannot do
+`vit-edge bench compare results.json` shows all against each other. What a tool cannot do
 stays in it as a failure with its reason.
 
 Quantizers are calibrated on the golden images themselves, which favours the competitors: ours see

@@ -1,4 +1,4 @@
-"""Write benchmarks/REPORT.md and the tables of README.md and docs/bench.md from benchmarks/results.
+"""Write benchmarks/REPORT.md and the tables of README.md and docs/ from benchmarks/results.
 
     python benchmarks/documents.py
 
@@ -27,11 +27,13 @@ from vit_edge.report.write import write_report
 
 COMMAND = "python benchmarks/documents.py"
 RESULTS, REPORT = "benchmarks/results", "benchmarks/REPORT.md"
-WITH_TABLES = ("README.md", "docs/bench.md")
+WITH_TABLES = ("README.md", "docs/bench.md", "docs/measured.md")
 _HEADING = ("variant", "precision", "fastest backend", "ms (95 %)", "own MB", "file MB", "answers")
 _NUMERIC = [False, False, False, True, True, True, False]
 _PEERS_HEADING = ("", "ms (95 %)", "times ours", "95 %", "start s", "own MB", "peak MB", "answers")
 _PEERS_NUMERIC = [False, *[True] * 6, False]
+_TOOLS_HEADING = ("", "ms (95 %)", "start s", "own MB", "answers", "faster, with wrong answers")
+_TOOLS_NUMERIC = [False, *[True] * 3, False, False]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +98,7 @@ def with_tables(text: str, machines: Sequence[Machine]) -> str:
     return text
 
 
-def _readme_rows(machines: Sequence[Machine]) -> Iterator[str]:
+def _fastest_rows(machines: Sequence[Machine]) -> Iterator[str]:
     """For each machine, variant and precision: our fastest whose answers hold, an image a time.
 
     At the image sizes that variants are named after; others are in the report.
@@ -195,6 +197,61 @@ def _peer_row(line: Line, ours: Line) -> list[str]:
     ]  # fmt: skip
 
 
+def _tool_rows(machines: Sequence[Machine]) -> Iterator[str]:
+    """Of each machine's newest run with competitors: each tool's fastest whose answers hold.
+
+    Beside it stands what the tool does faster, with answers that do not hold. All ran our model,
+    one image at a time. Of ours the fastest of each precision is shown.
+    """
+    for machine in machines:
+        queries = next(filter(None, map(_queries, reversed(machine.runs))), [])
+        if not queries:
+            continue
+        ours, lines = queries[0]
+        tools: dict[str, list[Line]] = {}
+        for line in lines:
+            if line.entry.model.variant == ours.entry.model.variant:
+                tools.setdefault(_tool(line), []).append(line)
+        shown = [pair for of_tool in tools.values() if (pair := _sound_and_faster(of_tool))]
+        yield ""
+        yield (
+            f"{escaped(ours.entry.model.variant)}, one image at a time, {escaped(machine.title)}; "
+            f"run of {escaped(ours.run.started[:10])}:"
+        )
+        yield ""
+        shown.sort(key=lambda pair: pair[0].latency_ms)
+        yield from table_lines(_TOOLS_HEADING, [_tool_row(*pair) for pair in shown], _TOOLS_NUMERIC)
+        yield ""
+        yield from _mark_explained(line for pair in shown for line in pair if line is not None)
+
+
+def _tool(line: Line) -> str:
+    return line.bundle.partition(" ")[0] if line.entry.is_peer else f"vit_edge {line.precision}"
+
+
+def _sound_and_faster(lines: Sequence[Line]) -> tuple[Line, Line | None] | None:
+    """A tool's fastest whose answers hold, and its fastest of all if that is another one."""
+    sound = next((line for line in lines if not line.wrong), None)
+    if sound is None:
+        return None
+    return sound, None if lines[0] is sound else lines[0]
+
+
+def _tool_row(sound: Line, faster: Line | None) -> list[str]:
+    name, _, how = sound.bundle.partition(" ")
+    if not sound.entry.is_peer:
+        name, how = "vit_edge", f"{sound.precision}, {sound.setup}"
+    return [
+        f"**{escaped(name)}** {escaped(how)}",
+        p50(sound),
+        ms(sound.numbers.cold_s.total),
+        mb(sound.numbers.memory_bytes.anonymous),
+        escaped(answers(sound.entry.parity)),
+        "" if faster is None else f"{escaped(faster.bundle.partition(' ')[2])}: {p50(faster)}"
+        + ("" if faster.worth_db is None else f", {faster.worth_db:.0f} dB"),
+    ]  # fmt: skip
+
+
 def _mark_explained(lines: Iterable[Line]) -> Iterator[str]:
     """Under a table of rows that stand alone: what the mark means, if one has it."""
     if any(line.doubtful for line in lines):
@@ -203,8 +260,9 @@ def _mark_explained(lines: Iterable[Line]) -> Iterator[str]:
 
 
 TABLES: Mapping[str, Callable[[Sequence[Machine]], Iterator[str]]] = {
-    "bench": _readme_rows,
+    "bench": _fastest_rows,
     "bench others": _peer_tables,
+    "bench tools": _tool_rows,
 }
 
 

@@ -5,7 +5,7 @@
 Each line is a fresh process in a fresh memory cgroup without swap, the bundle's files dropped from
 the page cache first. "Answers" is: the golden logits' precision as without a limit, within the time
 from the start of the process. "Full speed" is: at most 1.1 times the median without a limit. Needs
-root, or a delegated cgroup. Build the bundle first (python -m vit_edge.build BUNDLE).
+root, or a delegated cgroup. Build the bundle first (vit-edge build BUNDLE).
 """
 
 from __future__ import annotations

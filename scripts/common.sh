@@ -19,6 +19,17 @@ environment() {
   "$base" "$root/scripts/environment.py" --extras "$extras" "$@"
 }
 
+# Print a Python $1 that really starts: version managers put a shim on PATH that may not.
+find_python() {
+  local candidate
+  for candidate in "python$1" "$(PYENV_VERSION='' pyenv prefix "$1" 2>/dev/null || true)/bin/python"; do
+    if "$candidate" -c 'import ensurepip' >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+
 # Run the whole suite $1 with the python $2, on all cores; further arguments go to pytest.
 # It says first how long that takes: as long as the last time here, else an estimate for 2 cores.
 run_suite() {

@@ -38,6 +38,7 @@ SIZES_MB = {
     "numpy": 17,
     "onnx": 9,
     "onnxruntime": 24,
+    "opencv-python-headless": 62,
     "pillow": 7,
     "ruff": 11,
     "scipy": 35,

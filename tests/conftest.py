@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support import cpus
 from tests.support.bundles import TESTING, Exporter, exporter
 from tests.support.dinov2 import make_dinov2
 from tests.support.foreign import foreign_files
@@ -86,21 +87,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
 
 
-# Tests of threads, of what a machine says of itself, and of runtimes have all CPUs. Elsewhere a
-# worker keeps to one, and so do its children: threads of two workers on one CPU wait by spinning.
+# Fast tests of threads, of what a machine says of itself, and of runtimes have all CPUs.
 ON_ALL_CPUS = {"backends", "bench", "contracts", "machine"}
-CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Give each worker a CPU of its own."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker and CPUS and not ON_ALL_CPUS & set(item.path.relative_to(REPOSITORY).parts):
-        os.sched_setaffinity(0, {sorted(CPUS)[int(worker.removeprefix("gw")) % len(CPUS)]})
+    """Keep a worker to its CPUs, except for tests that are about several."""
+    parts = set(item.path.relative_to(REPOSITORY).parts)
+    if ON_ALL_CPUS & parts and not item.get_closest_marker("slow"):
+        cpus.take_every_cpu()
     yield
-    if worker and CPUS:
-        os.sched_setaffinity(0, CPUS)
+    cpus.take_share()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -20,6 +20,8 @@ from PIL import Image
 
 from vit_edge import Bundle, Failure, ImageDecodeError, PredictionError, Predictor, UsageError
 from vit_edge.backends import ort
+from vit_edge.machine import cpus
+from vit_edge.predictor import Answer
 
 requires = ("onnxruntime",)
 
@@ -247,6 +249,96 @@ def test_features_refuse_to_record(predictor: Predictor, photos: list[Path]) -> 
         predictor.features(photos, on_error="record")  # type: ignore[arg-type]
 
 
+def test_one_run_gives_the_ranking_and_the_features_of_each_image(
+    predictor: Predictor, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    backend = predictor._opened()
+    run = backend.run
+    monkeypatch.setattr(backend, "run", lambda pixels: runs.append(len(pixels)) or run(pixels))
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    images = [photos[0], bad, *photos[1:3]]
+    answers = list(
+        predictor.run(images, ("top", "features"), top_k=2, batch_size=4, on_error="record")
+    )
+    assert runs == [3]
+    assert [a.source for a in answers] == [str(image) for image in images]
+    assert isinstance(answers[1], Failure)
+    features, predictions = predictor.features(photos[:3]), predictor.predict_batch(photos[:3], 2)
+    good = [a for a in answers if isinstance(a, Answer)]
+    for answer, row, prediction in zip(good, features, predictions, strict=True):
+        assert set(answer.outputs) == {"features"}
+        np.testing.assert_allclose(answer.outputs["features"], row, atol=2e-6 * np.abs(row).max())
+        assert answer.prediction is not None
+        assert answer.prediction.as_dict()["label"] == prediction.label
+        assert answer.outputs["features"].base is None  # no view of the whole batch
+
+
+def test_a_run_without_top_ranks_nothing_and_one_with_it_hides_the_logits(
+    predictor: Predictor, photos: list[Path]
+) -> None:
+    (values,) = predictor.run(photos[:1], ["logits"])
+    assert values.prediction is None
+    (ranked,) = predictor.run(photos[:1])
+    assert ranked.outputs == {}
+    assert ranked.prediction is not None
+    assert np.array_equal(ranked.prediction.logits, values.outputs["logits"])
+    with pytest.raises(ImageDecodeError):
+        list(predictor.run([b"no image"], ("features",)))
+    assert list(predictor.run([b"no image"], ("features",), on_error="skip")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"outputs": "top"}, "must be a list of names"),
+        ({"outputs": ()}, "must be a list of names"),
+        ({"outputs": ("top", "tokens")}, "has no tokens"),
+        ({"top_k": 0}, "top_k"),
+        ({"on_error": "ignore"}, "on_error"),
+    ],
+)
+def test_a_run_is_checked_before_it_starts(
+    predictor: Predictor, photos: list[Path], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        predictor.run(photos, **arguments)
+
+
+def test_threads_reach_the_decoder_and_the_runtime(
+    testing_bundle: Bundle, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpus, "usable_cpus", lambda root=None: 7)
+    pools = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int, name: str) -> None:
+            pools.append(workers)
+            super().__init__(workers, name)
+
+    monkeypatch.setattr("vit_edge.predictor.ThreadPoolExecutor", Pool)
+    for backend in ("auto", "ort"):
+        with Predictor(testing_bundle, backend, threads=3) as three:
+            assert three.facts["threads"] == "3"
+            three.predict_batch(photos)
+            with pickle.loads(pickle.dumps(three)) as copied:
+                assert copied.facts["threads"] == "3"
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with Predictor(testing_bundle) as two:
+        assert two.facts["threads"] == "2"
+        two.predict_batch(photos)
+    assert pools == [3, 3, 2]
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_threads_that_are_none_are_refused(testing_bundle: Bundle, threads: Any) -> None:
+    with pytest.raises(UsageError, match="threads must be"):
+        Predictor(testing_bundle, threads=threads)
+    with pytest.raises(UsageError, match="by name"):
+        Predictor(testing_bundle, ort.load(testing_bundle), threads=2)
+
+
 def test_every_output_of_the_bundle_can_be_had(predictor: Predictor, photos: list[Path]) -> None:
     logits = predictor.output("logits", photos)
     assert logits.shape == (len(photos), 10)
@@ -324,7 +416,7 @@ class AnswersNaN:
 
 def test_nan_is_no_answer(testing_bundle: Bundle, photos: list[Path]) -> None:
     predictor = Predictor(testing_bundle, AnswersNaN(testing_bundle))
-    with pytest.raises(PredictionError, match="vit_edge.parity"):
+    with pytest.raises(PredictionError, match="vit-edge parity"):
         predictor.predict(photos[0])
 
 

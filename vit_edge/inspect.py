@@ -1,4 +1,4 @@
-"""python -m vit_edge.inspect: what is in a bundle."""
+"""vit-edge inspect: what is in a bundle."""
 
 from __future__ import annotations
 
@@ -38,14 +38,18 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def parser() -> cli.Parser:
+    """The command line."""
+    return cli.bundle_parser(
+        "inspect",
+        "Show what is in a bundle; `vit-edge verify` checks it.",
+        "vit-edge inspect bundles/base-patch16-224-fp32",
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Inspect a bundle from the command line."""
-    parser = cli.bundle_parser(
-        "python -m vit_edge.inspect",
-        "Show what is in a bundle; `python -m vit_edge.verify` checks it.",
-        "python -m vit_edge.inspect bundles/base-patch16-224-fp32",
-    )
-    return cli.guarded(lambda: _run(parser.parse_args(argv)))
+    return cli.guarded(lambda: _run(parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -81,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
         ("parity", _parity(bundle.parity())),
         (
             "engines",
-            ", ".join(description["engines"]) or "none; python -m vit_edge.build makes one",
+            ", ".join(description["engines"]) or "none; vit-edge build makes one",
         ),
         ("files", ", ".join(f"{n} {r.size / 1e6:.1f} MB" for n, r in manifest.files.items())),
     ]

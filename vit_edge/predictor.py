@@ -37,6 +37,7 @@ _Unrecorded = Literal["raise", "skip"]
 _Images = Iterable[ImageLike]
 
 DEFAULT_TOP_K = 5
+TOP = "top"  # what `run` calls the ranking, beside the model's outputs
 STREAM_BATCH = 8  # keeps a stream's memory small; ONNX Runtime's arena only ever grows
 
 
@@ -90,18 +91,33 @@ class Failure:
         return {"error": type(self.error).__name__, "message": str(self.error)}
 
 
-class _Row(NamedTuple):
-    """One row of a batch: the pixels of an image or, after that, what the model answers."""
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What one run says of one image (`Predictor.run`)."""
+
+    source: str  # the image's path, or what kind of object it was
+    outputs: Mapping[str, NDArray[np.float32]]  # those asked for, without the batch's axis
+    prediction: Prediction | None = None  # where "top" was asked for
+
+
+class _Pixels(NamedTuple):
+    """An image as the model takes it."""
 
     source: str
     values: NDArray[np.generic]
 
 
+class _Row(NamedTuple):
+    """What the model says of one image."""
+
+    source: str
+    outputs: Mapping[str, NDArray[np.float32]]
+
+
 class _Call(NamedTuple):
     """What a caller wants."""
 
-    output: str
-    shape: tuple[int, ...]  # of one row of the output
+    shapes: Mapping[str, tuple[int, ...]]  # output -> of one row
     on_error: OnError
 
 
@@ -120,8 +136,9 @@ os.register_at_fork(after_in_child=_renew_locks)
 class Predictor:
     """A bundle, opened in one runtime. Thread-safe, picklable, a context manager.
 
-    >>> Predictor("bundles/base-patch16-224").predict("cat.jpg").label  # doctest: +SKIP
-    'Egyptian cat'
+    Examples:
+        >>> Predictor("bundles/base-patch16-224").predict("cat.jpg").label  # doctest: +SKIP
+        'Egyptian cat'
     """
 
     def __init__(
@@ -129,6 +146,7 @@ class Predictor:
         bundle: str | os.PathLike[str] | Bundle,
         backend: str | Backend = backends.AUTO,
         *,
+        threads: int | None = None,
         image_limits: ImageLimits | None = None,
         decoding: Decoding = "exact",
         verify: Verify = "changed",
@@ -137,9 +155,11 @@ class Predictor:
 
         Args:
             bundle: Its directory, or a Bundle that was read.
-            backend: "auto" takes what `python -m vit_edge.build BUNDLE --tune` found to be best
+            backend: "auto" takes what `vit-edge build BUNDLE --tune` found to be best
                 here, and ort where that was not tried; or a backend's name, for its defaults; or
                 one that was loaded with options: `ort.load(Bundle.read(path), threads=2)`.
+            threads: How many decode, and how many the runtime computes with; by default as many as
+                there are CPUs for this process, or OMP_NUM_THREADS where that is less.
             image_limits: What images are refused for; see images.ImageLimits.
             decoding: "fast" decodes large JPEG files at a fraction of their size: a quarter to half
                 of the time, and pixels that differ by up to 3 levels; see docs/images.md.
@@ -157,6 +177,11 @@ class Predictor:
             raise UsageError(f'verify must be "changed" or "always", not {verify!r}')
         if verify == "always" and not isinstance(backend, str):
             raise UsageError('verify="always" needs the backend by name: this one is open')
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise UsageError(f"threads must be a whole number from 1 on, not {threads!r}")
+        if threads is not None and not isinstance(backend, str):
+            raise UsageError("threads needs the backend by name: this one is open")
+        self._threads = threads
         self._verify: Verify = verify
         self._limits = image_limits or ImageLimits()
         check_decoding(decoding)
@@ -258,10 +283,65 @@ class Predictor:
             batch_size: At most the bundle's max batch; by default 8 or that.
             on_error: As in `predict_batch`.
         """
-        if type(top_k) is not int or top_k < 1:
-            raise UsageError(f"top_k must be a whole number from 1 on, not {top_k!r}")
-        answers = self._answers(images, "logits", batch_size, on_error)
-        return (a if isinstance(a, Failure) else self._prediction(a, top_k) for a in answers)
+        _check_top_k(top_k)
+        rows = self._answers(images, ("logits",), batch_size, on_error)
+        return (r if isinstance(r, Failure) else self._prediction(r, top_k) for r in rows)
+
+    @overload
+    def run(
+        self,
+        images: _Images,
+        outputs: Sequence[str] = ...,
+        *,
+        top_k: int = ...,
+        batch_size: int | None = ...,
+        on_error: _Unrecorded = ...,
+    ) -> Iterator[Answer]: ...
+
+    @overload
+    def run(
+        self,
+        images: _Images,
+        outputs: Sequence[str] = ...,
+        *,
+        top_k: int = ...,
+        batch_size: int | None = ...,
+        on_error: OnError,
+    ) -> Iterator[Answer | Failure]: ...
+
+    def run(
+        self,
+        images: _Images,
+        outputs: Sequence[str] = (TOP,),
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Iterator[Answer | Failure]:
+        """Answer any number of images in order, with several outputs of one run.
+
+        >>> for answer in predictor.run(paths, ("top", "features")):  # doctest: +SKIP
+        ...     answer.prediction.label, answer.outputs["features"]
+
+        Args:
+            images: Read as the answers are consumed; memory stays bounded, as in `stream`.
+            outputs: "top" for a Prediction, and names of the bundle's outputs.
+            top_k: How many classes "top" ranks.
+            batch_size: As in `stream`.
+            on_error: "record" leaves a Failure in a bad image's place: answer i is of image i.
+        """
+        if isinstance(outputs, str) or not outputs:
+            raise UsageError(f'outputs must be a list of names, such as ["top"], not {outputs!r}')
+        _check_top_k(top_k)
+        names = [name for name in outputs if name != TOP]
+        asked = dict.fromkeys([*names, *(["logits"] if TOP in outputs else [])])
+        rows = self._answers(images, tuple(asked), batch_size, on_error)
+
+        def answer(row: _Row) -> Answer:
+            ranked = self._prediction(row, top_k) if TOP in outputs else None
+            return Answer(row.source, {name: row.outputs[name] for name in names}, ranked)
+
+        return (row if isinstance(row, Failure) else answer(row) for row in rows)
 
     def features(self, images: _Images, *, on_error: _Unrecorded = "raise") -> NDArray[np.float32]:
         """The class token after the last LayerNorm: float32[N, D]; arguments as in `output`."""
@@ -278,9 +358,12 @@ class Predictor:
             on_error: "skip" leaves bad images out.
         """
         if on_error not in ("raise", "skip"):
-            raise UsageError(f'on_error must be "raise" or "skip" here, not {on_error!r}')
-        answers = self._answers(images, name, None, on_error)
-        rows = [np.asarray(a.values, np.float32) for a in answers if not isinstance(a, Failure)]
+            raise UsageError(
+                f'on_error must be "raise" or "skip" here, not {on_error!r}: an array has no row '
+                f'for a bad image; Predictor.run(images, ["{name}"], on_error="record") has'
+            )
+        answers = self._answers(images, (name,), None, on_error)
+        rows = [answer.outputs[name] for answer in answers if not isinstance(answer, Failure)]
         return np.stack(rows) if rows else np.empty((0, *self._shape(name)), np.float32)
 
     def close(self) -> None:
@@ -301,14 +384,14 @@ class Predictor:
         bundle = str(self._bundle.path.resolve())
         backend: Any = self._backend_name or self._backend
         options: dict[str, Any] = {"image_limits": self._limits, "decoding": self._decoding}
-        options["verify"] = self._verify
+        options |= {"verify": self._verify, "threads": self._threads}
         return partial(type(self), bundle, backend=backend, **options), ()
 
     def _load(self, backend: str) -> Backend:
         if self._verify == "always":
             integrity.ensure_verified(self._bundle, full=True)
             engines.verify_recorded(self._bundle)
-        return backends.module(backend).load(self._bundle)
+        return backends.load(self._bundle, backend, {}, self._threads)
 
     def _opened(self) -> Backend:
         """The backend, reopened where this process was forked off: threads do not survive that."""
@@ -339,14 +422,18 @@ class Predictor:
         elif manifest.architecture is None:
             remedy = f"its graph comes from another exporter, of which only the {there} are kept"
         else:
-            remedy = f"export it again: python -m vit_edge.export --outputs {there},{output}"
+            remedy = f"export it again: vit-edge export --outputs {there},{output}"
         raise UsageError(f"{self._bundle.path} has no {output}, only {there}; {remedy}")
 
     def _answers(
-        self, images: _Images, output: str, batch_size: int | None, on_error: OnError
+        self,
+        images: _Images,
+        outputs: Sequence[str],
+        batch_size: int | None,
+        on_error: OnError,
     ) -> Iterator[_Row | Failure]:
         """Check the call now, and answer lazily: one answer per image, in order."""
-        call = _Call(output, self._shape(output), on_error)
+        call = _Call({name: self._shape(name) for name in outputs}, on_error)
         _refuse_single(images)
         if on_error not in get_args(OnError):
             raise UsageError(f'on_error must be "raise", "skip" or "record", not {on_error!r}')
@@ -363,8 +450,8 @@ class Predictor:
         """Decode ahead of the model by two batches; what was read is answered before any error."""
         source = iter(images)
         failure: Exception | None = None
-        waiting: deque[Future[_Row | Failure]] = deque()
-        with ThreadPoolExecutor(cpus.usable_cpus(), "vit_edge-decode") as pool:
+        waiting: deque[Future[_Pixels | Failure]] = deque()
+        with ThreadPoolExecutor(self._threads or cpus.default_threads(), "vit_edge-decode") as pool:
             try:
                 while True:
                     while failure is None and len(waiting) < 3 * size:
@@ -382,7 +469,7 @@ class Predictor:
         if failure is not None and not isinstance(failure, StopIteration):
             raise failure
 
-    def _pixels(self, image: ImageLike) -> _Row | Failure:
+    def _pixels(self, image: ImageLike) -> _Pixels | Failure:
         manifest = self._bundle.manifest
         try:
             resized = resized_from_source(
@@ -390,43 +477,59 @@ class Predictor:
             )
         except ImageError as error:
             return Failure(describe(image), error)
-        return _Row(describe(image), input_from_resized(resized[None], manifest)[0])
+        return _Pixels(describe(image), input_from_resized(resized[None], manifest)[0])
 
-    def _run(self, batch: Sequence[_Row | Failure], call: _Call) -> Iterator[_Row | Failure]:
+    def _run(self, batch: Sequence[_Pixels | Failure], call: _Call) -> Iterator[_Row | Failure]:
         """Run the good images of a batch and put the bad ones where they belong."""
-        used: Iterable[_Row | Failure] = batch
+        used: Iterable[_Pixels | Failure] = batch
         if call.on_error == "raise":  # what comes after a bad image is not run
-            used = takewhile(lambda item: isinstance(item, _Row), batch)
-        good = [item.values for item in used if isinstance(item, _Row)]
-        answers = iter(self._run_pixels(np.stack(good), call) if good else ())
+            used = takewhile(lambda item: isinstance(item, _Pixels), batch)
+        good = [item.values for item in used if isinstance(item, _Pixels)]
+        answers = self._run_pixels(np.stack(good), call) if good else {}
+        index = 0
         for item in batch:
-            if isinstance(item, _Row):
-                yield _Row(item.source, next(answers))
+            if isinstance(item, _Pixels):
+                # A row of its own: a view would keep the whole batch for one answer.
+                outputs = {
+                    name: np.array(values[index], np.float32) for name, values in answers.items()
+                }
+                yield _Row(item.source, outputs)
+                index += 1
             elif call.on_error == "raise":
                 raise item.error
             elif call.on_error == "record":
                 yield item
 
-    def _run_pixels(self, pixels: NDArray[np.generic], call: _Call) -> NDArray[np.float32]:
+    def _run_pixels(
+        self, pixels: NDArray[np.generic], call: _Call
+    ) -> dict[str, NDArray[np.float32]]:
         """Run one batch, and refuse what is no answer to it."""
-        answers = self._opened().run(pixels).get(call.output)
-        expected = [len(pixels), *call.shape]
-        if answers is None or list(answers.shape) != expected:
-            got = "nothing" if answers is None else list(answers.shape)
-            raise PredictionError(f"{call.output} should be {expected}, the runtime gave {got}")
-        if not np.isfinite(answers).all():
-            raise PredictionError(
-                f"{self._bundle.path}: the model answered NaN or Inf; check the bundle with "
-                f"python -m vit_edge.parity {self._bundle.path}"
-            )
+        found = self._opened().run(pixels)
+        answers = {}
+        for name, shape in call.shapes.items():
+            values, expected = found.get(name), [len(pixels), *shape]
+            if values is None or list(values.shape) != expected:
+                got = "nothing" if values is None else list(values.shape)
+                raise PredictionError(f"{name} should be {expected}, the runtime gave {got}")
+            if not np.isfinite(values).all():
+                raise PredictionError(
+                    f"{self._bundle.path}: the model answered NaN or Inf; check the bundle with "
+                    f"vit-edge parity {self._bundle.path}"
+                )
+            answers[name] = values
         return answers
 
     def _prediction(self, answer: _Row, top_k: int) -> Prediction:
-        logits = np.asarray(answer.values, np.float32)
+        logits = answer.outputs["logits"]
         scores = scores_from_logits(logits, self._bundle.manifest.scores)
         order = np.argsort(-logits, kind="stable")[:top_k]
         top = tuple(Ranked(self.labels[i], int(i), float(scores[i])) for i in order)
         return Prediction(top, logits, answer.source, self._bundle.manifest.scores)
+
+
+def _check_top_k(top_k: int) -> None:
+    if type(top_k) is not int or top_k < 1:
+        raise UsageError(f"top_k must be a whole number from 1 on, not {top_k!r}")
 
 
 def _refuse_single(images: object) -> None:

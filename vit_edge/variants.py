@@ -381,7 +381,7 @@ def matching(words: Sequence[str]) -> tuple[list[Family], list[Variant]]:
     if not families and not variants:
         raise UsageError(
             f"no family and no variant has {' and '.join(map(repr, words))} in its row. All of "
-            "them: python -m vit_edge.export --list-variants"
+            "them: vit-edge export --list-variants"
         )
     return families, variants
 
@@ -405,6 +405,4 @@ def variant(name: str) -> Variant:
                 )
     near = difflib.get_close_matches(name, VARIANTS, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise UsageError(
-        f"no variant {name!r}.{hint} All names: python -m vit_edge.export --list-variants"
-    )
+    raise UsageError(f"no variant {name!r}.{hint} All names: vit-edge export --list-variants")

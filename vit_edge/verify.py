@@ -1,4 +1,4 @@
-"""python -m vit_edge.verify: read every byte of a bundle; see bundle/integrity.py."""
+"""vit-edge verify: read every byte of a bundle; see bundle/integrity.py."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.integrity import ensure_verified
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Verify a bundle from the command line."""
-    parser = cli.bundle_parser(
-        "python -m vit_edge.verify",
+def parser() -> cli.Parser:
+    """The command line."""
+    return cli.bundle_parser(
+        "verify",
         "Read every byte of a bundle and check that its model is safe to run.",
-        "python -m vit_edge.verify bundles/base-patch16-224-fp32",
+        "vit-edge verify bundles/base-patch16-224-fp32",
     )
 
+
+def main(argv: list[str] | None = None) -> int:
+    """Verify a bundle from the command line."""
+
     def run() -> int:
-        arguments = parser.parse_args(argv)
+        arguments = parser().parse_args(argv)
         bundle = Bundle.read(arguments.bundle)
         ensure_verified(bundle, full=True)
         files = bundle.manifest.files

@@ -32,7 +32,8 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"errors", "backends"},
     "report": {"errors"},
     # verbs: each a command
-    "__main__": {"cli", "images", "predictor"},
+    "predict": {"cli", "images", "predictor"},
+    "__main__": {"cli", "predict"},
     "verify": {"bundle", "cli"},
     "inspect": {"bundle", "cli", "onnxfile"},
     "parity": {

@@ -183,15 +183,23 @@ def test_no_file_names_a_machine_or_a_registry(tracked: list[Path]) -> None:
 
 
 def test_every_image_is_one_whose_licence_is_stated(tracked: list[Path], repository: Path) -> None:
-    readme = (repository / "vit_edge" / "data" / "README.md").read_text()
-    stated = {repository / "vit_edge/data" / name for name in re.findall(r"`(photos/\S+)`", readme)}
+    stated = set()
+    for folder in ("vit_edge/data", "docs/pictures"):
+        page = repository / folder / "README.md"
+        names = (
+            re.findall(r"`([\w/-]+\.(?:jpg|png|webp))`", page.read_text()) if page.exists() else []
+        )
+        stated |= {repository / folder / name for name in names}
     assert {path for path in tracked if path.suffix.lower() in IMAGES} == stated
 
 
-def test_the_photos_are_small_and_carry_no_metadata(photos: list[Path]) -> None:
+def test_the_photos_are_small_and_carry_no_metadata(photos: list[Path], repository: Path) -> None:
+    examples = sorted((repository / "vit_edge" / "data" / "examples").glob("*.jpg"))
     assert len(photos) == 8
+    assert len(examples) == 5
+    assert max(path.stat().st_size for path in examples) < 40_000
     assert sum(path.stat().st_size for path in photos) < 400_000
-    for path in photos:
+    for path in [*photos, *examples]:
         with Image.open(path) as image:
             assert image.format == "JPEG"
             assert max(image.size) <= 320

@@ -111,6 +111,8 @@ def test_other_image_sizes_are_folded_where_the_model_has_its_own() -> None:
 def test_warnings_stand_above_the_plots(whole: str) -> None:
     before = Page(whole.partition("<figure>")[0] + "</div></section></main></body></html>").text
     assert "other processes used 34%" in before
+    assert "⚠ marks 1 of" in before
+    assert "its processes differ" not in before
     assert re.search(r"INCOMPLETE\s+interrupted after 12", Page(whole).text)
 
 

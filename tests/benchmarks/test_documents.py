@@ -20,6 +20,7 @@ from vit_edge.errors import InputError
 
 BEGIN, END = markers("bench")
 OTHERS = "\n".join(markers("bench others"))
+TOOLS = "\n".join(markers("bench tools"))
 
 
 @pytest.mark.parametrize("wrong", [None, {"<b>": []}, [[]], "x" * 100, 1e39, -5, True])
@@ -165,10 +166,42 @@ def test_a_run_that_warned_of_itself_is_marked_in_the_table_of_others_too() -> N
     assert text.count(f"\n\n{NOISY}: the run warned of it") == 1
 
 
+def tool_rows(*runs: Any) -> list[list[str]]:
+    text = with_tables(TOOLS, machines(list(runs)))
+    rows = [line for line in text.splitlines() if line.startswith("| **")]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def test_each_tool_has_its_fastest_that_holds_and_beside_it_what_is_faster_and_wrong() -> None:
+    wrong = made_peer("torch int8", 10.0)
+    wrong["parity"] |= {"problems": ["centred SQNR is 3.1 dB"], "sqnr_centred_db": 3.1}
+    run = made_run(
+        made_entry("fp32"), made_entry("int8"), made_peer("torch eager", 60.0), wrong,
+        made_peer("timm dynamic", 20.0), made_peer("timm fp32", 70.0),
+    )  # fmt: skip
+    rows = tool_rows(run)
+    assert [row[0] for row in rows] == [
+        "**timm** dynamic", "**vit_edge** int8, ort", "**torch** eager", "**vit_edge** fp32, ort",
+    ]  # fmt: skip
+    assert [bool(row[-1]) for row in rows] == [False, False, True, False]
+    assert rows[2][-1].startswith("int8: ")
+    assert rows[2][-1].endswith(", 3 dB")
+
+
+def test_another_model_is_no_tool_to_compare_with_and_nor_is_one_that_is_always_wrong() -> None:
+    other = made_peer("cnn resnet50", 5.0)
+    other["bundle"] |= {"variant": "resnet50"}
+    wrong = made_peer("torch int8", 10.0)
+    wrong["parity"] |= {"problems": ["centred SQNR is 3.1 dB"]}
+    rows = tool_rows(made_run(made_entry("int8"), other, wrong, made_peer("timm fp32", 70.0)))
+    assert [row[0].split(" ")[0] for row in rows] == ["**vit_edge**", "**timm**"]
+    assert with_tables(TOOLS, machines([made_run(made_entry("int8"))])) == TOOLS
+
+
 def test_what_others_are_called_cannot_break_the_page() -> None:
     hostile = made_peer(HOSTILE, 9.0)
     dead = made_peer("dead", 9.0, failed=HOSTILE, processes=[])
-    text = with_tables(OTHERS, machines([made_run(made_entry(), hostile, dead)]))
+    text = with_tables(f"{OTHERS}\n{TOOLS}", machines([made_run(made_entry(), hostile, dead)]))
     assert "<script>" not in text
     assert "\x1b" not in text
     assert "\n# h" not in text

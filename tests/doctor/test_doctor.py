@@ -481,4 +481,4 @@ def test_an_untuned_bundle_that_runs_is_worth_tuning() -> None:
     tuned = Examined(Path("b/tuned"), tuned_for="batch 1: ort", answers=runs)
     dead = Examined(Path("b/dead"), answers={"ort": Finding("absent", "")})
     (told,) = remedies({}, [untuned, tuned, dead])
-    assert told.command == "python -m vit_edge.build b/fine --tune"
+    assert told.command == "vit-edge build b/fine --tune"

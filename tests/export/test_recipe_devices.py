@@ -38,7 +38,7 @@ def commands(name: str) -> list[list[str]]:
     """What the comment on top of a recipe tells to type, as words."""
     lines = (recipe_folder() / f"{name}.toml").read_text().splitlines()
     text = "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
-    found = re.findall(r"python -m .*", text.replace("\\\n", " "))
+    found = re.findall(r"vit-edge [a-z]+ .*", text.replace("\\\n", " "))
     return [shlex.split(command) for command in found]
 
 
@@ -85,14 +85,14 @@ def test_a_device_of_the_users_own_takes_quantization_from_ours(tmp_path: Path) 
 @pytest.mark.parametrize("name", DEVICES)
 def test_the_commands_on_top_are_taken_by_the_command_lines(name: str) -> None:
     recipe = load_recipe(name)
-    parsed: dict[str, list[argparse.Namespace]] = {"vit_edge.export": [], "vit_edge.build": []}
-    parsers = {"vit_edge.export": export.parser(), "vit_edge.build": build.parser()}
-    for _, _, module, *words in commands(name):
-        parsed[module].append(parsers[module].parse_args(words))
-    (exported,) = parsed["vit_edge.export"]
+    parsed: dict[str, list[argparse.Namespace]] = {"export": [], "build": []}
+    parsers = {"export": export.parser(), "build": build.parser()}
+    for _, verb, *words in commands(name):
+        parsed[verb].append(parsers[verb].parse_args(words))
+    (exported,) = parsed["export"]
     assert exported.recipe == name
-    assert any(call.tune and call.more for call in parsed["vit_edge.build"])
-    for call in parsed["vit_edge.build"]:
+    assert any(call.tune and call.more for call in parsed["build"])
+    for call in parsed["build"]:
         for path in (call.bundle, *call.more):
             assert Path(path).name.rpartition("-")[2] in (recipe.precision, *recipe.also)
         options = options_from_text("trt", call.set)

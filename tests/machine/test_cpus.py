@@ -100,6 +100,18 @@ def test_affinity_limits_the_count(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert cpus.usable_cpus(tmp_path) == 2
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("1", 1), ("2", 2), ("64", 4), ("2,1", 2), (" 3 ", 3), ("0", 4), ("-1", 4), ("", 4), ("x", 4)],
+)
+def test_openmp_s_variable_is_followed_where_it_is_less(
+    monkeypatch: pytest.MonkeyPatch, said: str, expected: int
+) -> None:
+    monkeypatch.setattr(cpus, "usable_cpus", lambda root: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert cpus.default_threads() == expected
+
+
 def test_the_features_that_choose_kernels_are_sorted_and_the_rest_left_out(tmp_path: Path) -> None:
     root = write(tmp_path, {"proc/cpuinfo": X86})
     assert cpus.cpu_features(root) == ("avx", "avx2", "avx512_vnni", "sse4_2")

@@ -14,9 +14,7 @@ import pytest
 
 from tests.support.documents import BLOCK, blocks
 from vit_edge.bundle import Bundle
-from vit_edge.evaluate import __main__ as evaluate
-from vit_edge.parity import __main__ as parity
-from vit_edge.parity import record
+from vit_edge.cli.verbs import parser_of
 
 requires = ("onnxruntime",)
 
@@ -27,9 +25,9 @@ def page(repository: Path) -> str:
 
 
 def commands(page: str) -> list[list[str]]:
-    """Every `python -m vit_edge...` of the page, as words."""
+    """Every `vit-edge ...` of the page, as words."""
     joined = page.replace("\\\n", " ")
-    lines = re.findall(r"^(?:\$ | *(?:- )?run: | +)(python -m vit_edge.+)$", joined, re.MULTILINE)
+    lines = re.findall(r"^(?:\$ | *(?:- )?run: | +)(vit-edge .+)$", joined, re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
@@ -55,19 +53,13 @@ def test_the_test_it_shows_is_green_for_a_sound_bundle(
 
 
 def test_every_command_it_shows_has_these_options(page: str) -> None:
-    parsers = {
-        "vit_edge.evaluate": evaluate.parser(),
-        "vit_edge.parity": parity.parser(),
-        "record": record.parser(),
-    }
     seen = set()
-    for _, _, verb, *arguments in commands(page):
-        if verb == "vit_edge.parity" and arguments[0] == "record":
-            verb, *arguments = arguments
-        if verb in parsers:
-            parsers[verb].parse_args([word.replace("$BACKEND", "ort") for word in arguments])
-            seen.add(verb)
-    assert seen == parsers.keys()
+    for _, verb, *arguments in commands(page):
+        if verb == "parity" and arguments[0] == "record":
+            verb, *arguments = "parity record", *arguments[1:]
+        parser_of(verb).parse_args([word.replace("$BACKEND", "ort") for word in arguments])
+        seen.add(verb)
+    assert seen == {"evaluate", "parity", "parity record", "verify"}
 
 
 def test_the_scripts_of_the_workflow_pass_shellcheck(page: str) -> None:

@@ -16,7 +16,14 @@ import pytest
 
 from tests.support.modules import module_from
 
-SHELL = ["scripts/check", "scripts/common.sh", "scripts/demo", "scripts/test", ".ci/run"]
+SHELL = [
+    "scripts/check",
+    "scripts/common.sh",
+    "scripts/demo",
+    "scripts/release",
+    "scripts/test",
+    ".ci/run",
+]
 
 
 @pytest.fixture

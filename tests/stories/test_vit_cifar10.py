@@ -83,3 +83,13 @@ def test_the_embedded_model_sees_the_cat(embedded_bundle: Bundle, photos: list[P
     cat = next(photo for photo in photos if photo.name == "cat.jpg")
     with Predictor(embedded_bundle) as predictor:
         assert predictor.predict(cat).label == "cat"
+
+
+def test_the_embedded_model_knows_every_example_that_the_demo_shows(
+    embedded_bundle: Bundle, repository: Path
+) -> None:
+    examples = sorted((repository / "vit_edge" / "data" / "examples").glob("*.jpg"))
+    assert "vit_edge/data/examples/*.jpg" in (repository / "scripts" / "demo").read_text()
+    with Predictor(embedded_bundle) as predictor:
+        answers = [prediction.label for prediction in predictor.predict_batch(examples)]
+    assert answers == [path.stem for path in examples] != []

@@ -8,6 +8,7 @@ found here.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,28 @@ def module(name: str) -> BackendModule:
     if not availability.ok:
         raise BackendError(f"backend {name} cannot be used here: {availability.reason}")
     return backend
+
+
+def load(
+    bundle: Bundle, name: str, options: Mapping[str, Any], threads: int | None = None
+) -> Backend:
+    """Open a bundle in a runtime.
+
+    Args:
+        bundle: The bundle.
+        name: A backend's.
+        options: Of the backend's `load`.
+        threads: What it computes with; a runtime without threads of its own, as on a GPU, is not
+            asked. None: as the options or its defaults say.
+
+    Raises:
+        VitEdgeError: As the backend's own `load`.
+    """
+    load_it: Any = module(name).load  # each has options of its own
+    if threads is not None and "threads" in inspect.signature(load_it).parameters:
+        options = {**options, "threads": threads}
+    opened: Backend = load_it(bundle, **options)
+    return opened
 
 
 def build(

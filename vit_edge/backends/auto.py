@@ -1,4 +1,4 @@
-"""What `python -m vit_edge.build BUNDLE --tune` found out, and the backend that follows it.
+"""What `vit-edge build BUNDLE --tune` found out, and the backend that follows it.
 
 The record is an engine like any other: `tuned-<key>`, keyed by the model and this machine. It also
 says which versions the chosen runtimes had, and is out of date when they changed. Without a record
@@ -79,7 +79,7 @@ def build(bundle: Bundle, engines_dir: Path | None = None) -> Path:
 
 def key_parts(bundle: Bundle) -> dict[str, str]:
     """What the choice depends on."""
-    own = {"schema": str(SCHEMA_VERSION), "cpus": str(cpus.usable_cpus())}
+    own = {"schema": str(SCHEMA_VERSION), "cpus": str(cpus.default_threads())}
     return own | engines.machine_parts(bundle)
 
 
@@ -121,18 +121,21 @@ def read(bundle: Bundle, engines_dir: Path | None = None) -> tuple[dict[int, Cho
     return choices, ""
 
 
-def load(bundle: Bundle, *, engines_dir: Path | None = None) -> TunedBackend:
+def load(
+    bundle: Bundle, *, engines_dir: Path | None = None, threads: int | None = None
+) -> TunedBackend:
     """Open a bundle the way that was found to be the fastest here; ort where nothing was tried.
 
     Args:
         bundle: The bundle.
         engines_dir: Where `build --tune` was told to put its record.
+        threads: What a runtime computes with, whatever was found best; None: as it was found.
 
     Raises:
         VitEdgeError: As the chosen backend's own `load`.
     """
     choices, reason = read(bundle, engines_dir)
-    return TunedBackend(bundle, choices or {1: Choice(DEFAULT, {})}, reason, engines_dir)
+    return TunedBackend(bundle, choices or {1: Choice(DEFAULT, {})}, reason, engines_dir, threads)
 
 
 def resolve(bundle: Bundle, choice: Choice, batch: int) -> Choice:
@@ -143,12 +146,12 @@ def resolve(bundle: Bundle, choice: Choice, batch: int) -> Choice:
     return choices[_size_for(batch, sorted(choices))] if choices else Choice(DEFAULT, {})
 
 
-def open_choice(bundle: Bundle, choice: Choice, engines_dir: Path | None) -> Backend:
-    """Load a backend with the options of a choice."""
-    load_it: Any = backends.module(choice.backend).load  # each has options of its own
+def open_choice(
+    bundle: Bundle, choice: Choice, engines_dir: Path | None, threads: int | None = None
+) -> Backend:
+    """Load a backend with the options of a choice, and so many threads where it has any."""
     where = {} if engines_dir is None else {"engines_dir": engines_dir}
-    opened: Backend = load_it(bundle, **choice.options, **where)
-    return opened
+    return backends.load(bundle, choice.backend, {**choice.options, **where}, threads)
 
 
 class TunedBackend:
@@ -160,11 +163,12 @@ class TunedBackend:
         choices: Mapping[int, Choice],
         reason: str,
         engines_dir: Path | None,
+        threads: int | None = None,
     ) -> None:
         """Use `load`."""
         self._bundle = bundle
         self._choices = dict(sorted(choices.items()))
-        self._engines_dir = engines_dir
+        self._engines_dir, self._threads = engines_dir, threads
         self._lock = threading.Lock()
         self._opened: dict[str, Backend] = {}
         self._closed = False
@@ -186,7 +190,7 @@ class TunedBackend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled backend looks the choice up anew: it may arrive on another machine."""
-        return (_reopen, (str(self._bundle.path.resolve()), self._engines_dir))
+        return (_reopen, (str(self._bundle.path.resolve()), self._engines_dir, self._threads))
 
     def _backend(self, batch: int) -> Backend:
         """The backend for a batch size: that of the next size tried, or of the largest."""
@@ -195,12 +199,14 @@ class TunedBackend:
             if self._closed:
                 raise UsageError("this backend is closed")
             if choice.name not in self._opened:
-                self._opened[choice.name] = open_choice(self._bundle, choice, self._engines_dir)
+                self._opened[choice.name] = open_choice(
+                    self._bundle, choice, self._engines_dir, self._threads
+                )
             return self._opened[choice.name]
 
 
 def _tune_command(bundle: Bundle) -> str:
-    return f"python -m vit_edge.build {bundle.path} --tune"
+    return f"vit-edge build {bundle.path} --tune"
 
 
 def _size_for(batch: int, sizes: Sequence[int]) -> int:
@@ -208,5 +214,5 @@ def _size_for(batch: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= batch), sizes[-1])
 
 
-def _reopen(path: str, engines_dir: Path | None) -> TunedBackend:
-    return load(Bundle.read(path), engines_dir=engines_dir)
+def _reopen(path: str, engines_dir: Path | None, threads: int | None) -> TunedBackend:
+    return load(Bundle.read(path), engines_dir=engines_dir, threads=threads)

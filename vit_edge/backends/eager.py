@@ -94,7 +94,7 @@ def load(
     integrity.ensure_verified(bundle)
     import torch
 
-    torch.set_num_threads(threads or cpus.usable_cpus())
+    torch.set_num_threads(threads or cpus.default_threads())
     return EagerBackend(_vit_from_bundle(bundle, architecture), bundle.manifest, dtype)
 
 

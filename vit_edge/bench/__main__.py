@@ -1,4 +1,4 @@
-"""python -m vit_edge.bench: what a bundle costs on the device this runs on."""
+"""vit-edge bench: what a bundle costs on the device this runs on."""
 
 from __future__ import annotations
 
@@ -29,26 +29,29 @@ from vit_edge.errors import UsageError
 from vit_edge.strict import json_from_record
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line that measures."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.bench",
-        description="Measure bundles on the device this runs on: latency percentiles with "
+    parser = cli.Parser(
+        "bench",
+        "Measure bundles on the device this runs on: latency percentiles with "
         "intervals, throughput, cold start and memory. Each configuration runs in fresh processes "
         "that take turns with the others'; raw samples are kept.",
-        epilog="example: python -m vit_edge.bench bundles/base-patch16-224-int8 "
+        "example: vit-edge bench bundles/base-patch16-224-int8 "
         "--backend ort,openvino --batch 1,8\n"
-        "         python -m vit_edge.bench --suite benchmarks/suites/cpu.toml --out results.json\n"
-        "         python -m vit_edge.bench compare A.json [B.json]                  (--help)\n"
-        "         python -m vit_edge.bench check A.json --baseline B.json           (--help)\n"
-        "         python -m vit_edge.bench report A.json --html report.html         (--help)",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "         vit-edge bench --suite benchmarks/suites/cpu.toml --out results.json\n"
+        "         vit-edge bench compare A.json [B.json]                  (--help)\n"
+        "         vit-edge bench check A.json --baseline B.json           (--help)\n"
+        "         vit-edge bench report A.json --html report.html         (--help)",
     )
     parser.add_argument(
         "bundles", nargs="*", type=Path, metavar="BUNDLE", help="bundle directories"
     )
     parser.add_argument(
-        "--backend", default=backends.AUTO, metavar="NAME,NAME", help=f"any {cli.backend_help()}"
+        "-b",
+        "--backend",
+        default=backends.AUTO,
+        metavar="NAME,NAME",
+        help=f"any {cli.backend_help()}",
     )
     parser.add_argument(
         "--batch", default=None, metavar="N,N", help="images of one run; default: 1"
@@ -104,8 +107,8 @@ def parser() -> argparse.ArgumentParser:
         help="build every engine anew first, and keep what that took; default: what is there is "
         "used",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="append the run to these results")
-    parser.add_argument("--json", action="store_true", help="print the run as JSON on stdout")
+    cli.add_out(parser, "FILE", "append the run to these results")
+    cli.add_json(parser)
     return parser
 
 

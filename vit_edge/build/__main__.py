@@ -1,4 +1,4 @@
-"""python -m vit_edge.build: compile a bundle for this device, or find out how it runs best here."""
+"""vit-edge build: compile a bundle for this device, or find out how it runs best here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vit_edge.errors import UsageError, VitEdgeError
 from vit_edge.machine import child
 
 TUNE_BATCHES = "1,8"
-_FOR_TUNE = ("batches", "memory_limit", "parity_target")
+_FOR_TUNE = ("batch", "memory_limit", "target")
 
 
 def build(
@@ -41,19 +41,19 @@ def build(
     return backends.build(Bundle.read(bundle), backend, engines_dir, options or {})
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     parser = cli.bundle_parser(
-        "python -m vit_edge.build",
+        "build",
         "Compile a bundle for the device this runs on. The engine is a cache of model.onnx, keyed "
         "by model, runtime and hardware; Predictor uses it by itself. With --tune every runtime "
         "that is installed is built, checked and timed, and Predictor takes the fastest from then "
         "on; several bundles of one model are timed together, and the fastest one is named.",
-        "python -m vit_edge.build bundles/base-patch16-224-fp32 --backend ort\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-fp16 --backend trt "
+        "vit-edge build bundles/base-patch16-224-fp32 --backend ort\n"
+        "         vit-edge build bundles/base-patch16-224-fp16 --backend trt "
         "--set profiles=1,8,32\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-int8 --tune --batches 1,8\n"
-        "         python -m vit_edge.build bundles/base-patch16-224-int8 "
+        "         vit-edge build bundles/base-patch16-224-int8 --tune --batch 1,8\n"
+        "         vit-edge build bundles/base-patch16-224-int8 "
         "bundles/base-patch16-224-fp16 --tune --backend trt",
     )
     parser.add_argument(
@@ -65,16 +65,17 @@ def parser() -> argparse.ArgumentParser:
     )
     names = ", ".join(backends.runtimes())
     parser.add_argument(
+        "-b",
         "--backend",
         metavar="NAME",
         help=f"one of {names}; default: ort, with --tune all that are installed",
     )
-    parser.add_argument(
-        "--engines-dir",
-        type=Path,
-        metavar="DIR",
-        help="where to put it; default: the bundle's engines/, or the user's cache if read-only",
+    cli.add_out(
+        parser,
+        "DIR",
+        "where to put the engine; default: the bundle's engines/, or the user's cache if read-only",
     )
+    parser.rename("--engines-dir", "--out")
     parser.add_argument(
         "--set",
         action="append",
@@ -85,18 +86,20 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tune", action="store_true", help="try everything, record the fastest")
     parser.add_argument(
-        "--batches", metavar="N,N", help=f"batch sizes to tune for; default: {TUNE_BATCHES}"
+        "--batch", metavar="N,N", help=f"tune: the batch sizes; default: {TUNE_BATCHES}"
     )
+    parser.rename("--batches", "--batch")
     parser.add_argument(
         "--memory-limit",
         metavar="SIZE",
         help="tune: what the process may take, such as 100MB; what needs more is not chosen",
     )
     parser.add_argument(
-        "--parity-target",
+        "--target",
         metavar="NAME=NUMBER,...",
         help="tune: what the answers must reach besides the precision's limit",
     )
+    parser.rename("--parity-target", "--target")
     return parser
 
 
@@ -120,10 +123,10 @@ def _build(arguments: argparse.Namespace) -> int:
     options = options_from_text(backend, arguments.set)
     bundles = [arguments.bundle, *arguments.more]
     if len(bundles) == 1:
-        result = _build_one(arguments.bundle, backend, arguments.engines_dir, options)
+        result = _build_one(arguments.bundle, backend, arguments.out, options)
         print(json.dumps(result, indent=2) if arguments.json else _line(result))
         return 0
-    results, code = _build_all(bundles, backend, arguments.engines_dir, options)
+    results, code = _build_all(bundles, backend, arguments.out, options)
     if arguments.json:
         print(json.dumps(results, indent=2))
     else:
@@ -179,14 +182,14 @@ def _tune(arguments: argparse.Namespace) -> int:
     from vit_edge.build.tune import tune
     from vit_edge.parity.targets import parse_target
 
-    target = None if arguments.parity_target is None else parse_target(arguments.parity_target)
+    target = None if arguments.target is None else parse_target(arguments.target)
     limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
-    batches = cli.whole_numbers(arguments.batches or TUNE_BATCHES, "--batches")
+    batches = cli.whole_numbers(arguments.batch or TUNE_BATCHES, "--batch")
     tuning = tune(
         [Bundle.read(path) for path in (arguments.bundle, *arguments.more)],
         batches,
         only=[arguments.backend] if arguments.backend else [],
-        engines_dir=arguments.engines_dir,
+        engines_dir=arguments.out,
         memory_limit_bytes=limit,
         target=target,
     )

@@ -101,5 +101,5 @@ def _nothing(measured: Sequence[Measured]) -> ParityError | ResourceError:
     return ParityError(
         f"nothing answers as well as asked; {closest.name} came closest:\n  "
         + "\n  ".join(closest.parity)
-        + "\nAsk for less (--parity-target), or export another precision"
+        + "\nAsk for less (--target), or export another precision"
     )

@@ -44,7 +44,7 @@ class Bundle:
         manifest_path = folder / MANIFEST_NAME
         if not folder.is_dir():
             what = "is a file; give its directory" if folder.is_file() else "no such directory"
-            raise BundleError(f"{folder}: {what}; python -m vit_edge.export makes bundles")
+            raise BundleError(f"{folder}: {what}; vit-edge export makes bundles")
         try:
             if manifest_path.stat().st_size > _MANIFEST_LIMIT_BYTES:
                 raise BundleError(f"{manifest_path}: larger than any manifest is")

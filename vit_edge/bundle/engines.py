@@ -91,7 +91,7 @@ def stage_engine(
         ResourceError: No place to write to, or too little of it.
     """
     target = writable_folder(bundle, engines_dir) / f"{backend}-{key_of(parts)}"
-    with staging.staged(target, option="--engines-dir", needed_bytes=needed_bytes) as path:
+    with staging.staged(target, option="--out", needed_bytes=needed_bytes) as path:
         yield Stage(path, target)
         built = trust.fingerprints(path, files)
         hashes = {name: known.sha256 for name, known in built.items()}
@@ -119,7 +119,7 @@ def find(
         build_it: The command that makes one, unless it is the usual one.
     """
     name = f"{backend}-{key_of(parts)}"
-    command = build_it or f"python -m vit_edge.build {bundle.path} --backend {backend}"
+    command = build_it or f"vit-edge build {bundle.path} --backend {backend}"
     remedy = f"build one with: {command}"
     others = False
     for folder in folders(bundle, engines_dir):
@@ -157,7 +157,7 @@ def find_like(
         engines_dir: The only place to look in, if given.
         only: The name of the engine that is wanted, where it is known.
     """
-    remedy = f"build one with: python -m vit_edge.build {bundle.path} --backend {backend}"
+    remedy = f"build one with: vit-edge build {bundle.path} --backend {backend}"
     others = [
         engine for folder in folders(bundle, engines_dir) for engine in folder.glob(f"{backend}-*")
     ]
@@ -240,6 +240,4 @@ def writable_folder(bundle: Bundle, engines_dir: Path | None) -> Path:
                 return folder
         except OSError as error:
             reasons.append(f"{folder}: {error.strerror}")
-    raise ResourceError(
-        "no place for the engine; name one with --engines-dir:\n  " + "\n  ".join(reasons)
-    )
+    raise ResourceError("no place for the engine; name one with --out:\n  " + "\n  ".join(reasons))

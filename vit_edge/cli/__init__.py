@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import logging
@@ -10,23 +9,19 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from vit_edge import backends
 from vit_edge.backends import auto
+from vit_edge.cli.parser import Parser as Parser
 from vit_edge.cli.refusals import refusal_of_machine
 from vit_edge.cli.streams import ReaderGoneError, prepared_streams
 from vit_edge.cli.table import printable as printable
 from vit_edge.cli.table import table as table
+from vit_edge.cli.verbs import VERBS as VERBS
+from vit_edge.cli.verbs import overview
+from vit_edge.cli.versions import versions
 from vit_edge.errors import UsageError, VitEdgeError
-
-VERBS = {
-    "predict": "vit_edge.__main__",
-    **{verb: f"vit_edge.{verb}" for verb in ("verify", "inspect")},
-    **{
-        verb: f"vit_edge.{verb}.__main__"
-        for verb in ("export", "build", "parity", "evaluate", "bench", "recommend", "doctor")
-    },
-}
 
 _UNITS = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
@@ -81,29 +76,41 @@ def _flush() -> int:
     return 0
 
 
-def bundle_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+def bundle_parser(verb: str, description: str, example: str) -> Parser:
     """What the verbs that work on a bundle have in common: BUNDLE and --json.
 
     Args:
-        prog: As it is typed.
+        verb: As it is typed behind vit-edge.
         description: What it does.
         example: A real call, and what else is worth a line at the end.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(verb, description, f"example: {example}")
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's directory")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    add_json(parser)
     return parser
 
 
-def add_backend(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: Parser) -> None:
+    """Add --json to a verb with a result."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def add_out(parser: Parser, metavar: str, help: str, *, required: bool = False) -> None:
+    """Add --out to a verb that writes.
+
+    Args:
+        parser: The verb's.
+        metavar: FILE or DIR.
+        help: What is written.
+        required: Whether it has to be given.
+    """
+    parser.add_argument("-o", "--out", type=Path, metavar=metavar, help=help, required=required)
+
+
+def add_backend(parser: Parser) -> None:
     """Add --backend to a verb that runs one."""
     parser.add_argument(
-        "--backend", default=backends.AUTO, metavar="NAME", help=f"one {backend_help()}"
+        "-b", "--backend", default=backends.AUTO, metavar="NAME", help=f"one {backend_help()}"
     )
 
 
@@ -156,7 +163,7 @@ def _messages_on_stderr() -> Iterator[None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`vit-edge <verb> ...`, the same as `python -m vit_edge.<verb> ...`."""
+    """`vit-edge VERB ...`, the same as `python -m vit_edge.VERB ...`."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in VERBS:
         return int(importlib.import_module(VERBS[arguments[0]]).main(arguments[1:]))
@@ -164,8 +171,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _without_verb(arguments: list[str]) -> int:
-    verbs = ", ".join(VERBS)
-    if arguments and arguments[0] not in {"-h", "--help"}:
-        raise UsageError(f"no verb {arguments[0]!r}; there are: {verbs}")
-    print(f"usage: vit-edge VERB ...\n\nverbs: {verbs}\nhelp:  vit-edge VERB --help")
+    if arguments[:1] == ["--version"]:
+        print(versions())
+    elif not arguments or arguments[0] in {"-h", "--help"}:
+        print(overview())
+    else:
+        raise UsageError(f"no verb {arguments[0]!r}; there are: {', '.join(VERBS)}")
     return 0

@@ -1,4 +1,4 @@
-"""python -m vit_edge.doctor: what is here, what runs here, and what to install otherwise."""
+"""vit-edge doctor: what is here, what runs here, and what to install otherwise."""
 
 from __future__ import annotations
 
@@ -60,22 +60,21 @@ def diagnose(
         folders = bundles_in(path)
         if paths and not folders:
             what = "no bundle in it" if path.is_dir() else "no such directory"
-            no_bundles.append(f"{path}: {what}; python -m vit_edge.export makes bundles")
+            no_bundles.append(f"{path}: {what}; vit-edge export makes bundles")
         bundles += [examine(bundle, backends.runtimes(), progress) for bundle in folders]
     by_name = {probe.name: finding for probe, finding in findings}
     return Report(findings, bundles, no_bundles, remedies(by_name, bundles))
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.doctor",
-        description="Say what is on this machine, which backends run each bundle here (each is "
+    parser = cli.Parser(
+        "doctor",
+        "Say what is on this machine, which backends run each bundle here (each is "
         "asked for an answer, in a process of its own), and what to install otherwise. Exit code "
         "3 if a bundle that was named cannot be read, 0 otherwise.",
-        epilog="example: python -m vit_edge.doctor bundles/base-patch16-224-int8\n"
-        "         python -m vit_edge.doctor --json > device.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "example: vit-edge doctor bundles/base-patch16-224-int8\n"
+        "         vit-edge doctor --json > device.json",
     )
     parser.add_argument(
         "bundles",
@@ -84,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help=f"a bundle, or a directory of bundles; default: ./{DEFAULT_FOLDER}, if it is there",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    cli.add_json(parser)
     return parser
 
 

@@ -116,7 +116,7 @@ def _ask(path: Path, name: str, options: Mapping[str, Option], timeout_s: float)
     difference = answer["difference"]
     wrong = difference is None or difference >= 1  # as far off as the logits are large
     words = [
-        "answers WRONG: run python -m vit_edge.parity" if wrong else "runs",
+        "answers WRONG: run vit-edge parity" if wrong else "runs",
         f"first answer {answer['first_answer_s']:.2f} s",
         f"peak memory {readable_size(outcome.peak_rss_bytes)}",
         "logits not finite" if difference is None else f"logits off by {difference:.1g} at most",

@@ -89,7 +89,7 @@ def _for_bundles(bundles: Sequence[Examined]) -> Iterator[Remedy]:
         if running and not bundle.tuned_for:
             yield Remedy(
                 f"the fastest way to run {bundle.path.name} here",
-                f"python -m vit_edge.build {bundle.path} --tune",
+                f"vit-edge build {bundle.path} --tune",
             )
 
 

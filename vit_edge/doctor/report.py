@@ -60,7 +60,7 @@ class Report:
             yield ""
         yield "bundles"
         if not self.bundles and not self.no_bundles:
-            yield "  --  none here; name some, or python -m vit_edge.export --help"
+            yield "  --  none here; name some, or vit-edge export --help"
         for bundle in self.bundles:
             yield from _bundle_lines(bundle)
         for problem in self.no_bundles:

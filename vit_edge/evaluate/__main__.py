@@ -1,4 +1,4 @@
-"""python -m vit_edge.evaluate BUNDLE --data DIR: how often is the model right?"""
+"""vit-edge evaluate BUNDLE --images DIR: how often is the model right?"""
 
 from __future__ import annotations
 
@@ -65,18 +65,19 @@ def _described(bundle: Bundle, facts: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     parser = cli.bundle_parser(
-        "python -m vit_edge.evaluate",
+        "evaluate",
         "Measure accuracy on labelled images: top-1 and top-5 with 95 % intervals, the classes "
         "recognised least, and what was lost against another bundle. An image that cannot be "
         "read is listed and left out.",
-        "python -m vit_edge.evaluate bundles/mine-int8 --data photos/val \\\n"
+        "vit-edge evaluate bundles/mine-int8 --images photos/val \\\n"
         "           --against bundles/mine-fp32 --resume mine.journal\n"
         "exit codes: 0 measured; 3 nothing could be read; 4 with --strict if any image could not",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="where images lie")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="where they lie")
+    parser.rename("--data", "--images")
     parser.add_argument(
         "--labels-from",
         default=FOLDERS,
@@ -119,7 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{bundle.path}: its outputs are values, as regression gives them, and no scores of "
             "classes: there is no accuracy to speak of. Predictor gives the values"
         )
-    images = read_labelled(arguments.data, arguments.labels_from, bundle.labels)
+    images = read_labelled(arguments.images, arguments.labels_from, bundle.labels)
     with contextlib.ExitStack() as stack:
         journal = None
         if arguments.resume is not None:
@@ -128,11 +129,11 @@ def _run(arguments: argparse.Namespace) -> int:
         how = (arguments.backend, arguments.batch)
         # One after the other: a small device may not hold two models.
         asked = ask(bundle, images, *how, role="candidate", journal=journal)
-        _require_any(asked, arguments.data)
+        _require_any(asked, arguments.images)
         against = None
         if other is not None:
             against = (other, ask(other, images, *how, role="reference", journal=journal))
-            _require_any(against[1], arguments.data)
+            _require_any(against[1], arguments.images)
     measured = result(bundle, asked, against)
     print(json.dumps(measured, indent=2) if arguments.json else cli.printable(text(measured)))
     return 4 if arguments.strict and asked.unreadable.count else 0

@@ -1,4 +1,4 @@
-"""python -m vit_edge.export: a checkpoint becomes a verified bundle."""
+"""vit-edge export: a checkpoint becomes a verified bundle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, get_args
 from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod, Scores
 from vit_edge.errors import MissingExtraError, UsageError
+from vit_edge.export.naming import named
 from vit_edge.parity.targets import STATISTICS
 from vit_edge.variants import matching, variant
 
@@ -19,6 +20,10 @@ _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors
 
 _EPILOG = """\
 SOURCE is one of
+  ORG/NAME              a repository of the Hugging Face hub, the same as hf:ORG/NAME
+  a path                a directory or file, recognised by what it holds
+  FILE.onnx             the graph of another exporter, see --onnx
+  a variant             its published weights, see --variant
   hf:ID_OR_DIR          a Hugging Face repository or directory
   timm:NAME_OR_FILE     a timm model name, .safetensors, .pth, .ckpt, or directory
   torchvision:FILE      a state_dict of torchvision's vit_b_16, vit_l_32 ...
@@ -27,15 +32,15 @@ SOURCE is one of
   jax:FILE.npz          an original JAX checkpoint
   seeded:N              random weights that depend on the image, for trials and tests
   embedded              the small trained model inside the package (CIFAR-10)
-  a path                recognised by what it holds
 
 examples
-  python -m vit_edge.export --variant base-patch16-224
-  python -m vit_edge.export --checkpoint embedded --out bundles/cifar10
-  python -m vit_edge.export --variant large-patch32-384 --checkpoint seeded:0 --recipe gpu-fp32
-  python -m vit_edge.export --variant base-patch16-224 --precision int8 --calibration photos/
-  python -m vit_edge.export --variant base-patch16-224 --recipe orin-nano --calibration photos/
-  python -m vit_edge.export --checkpoint hf:openai/clip-vit-base-patch32 \\
+  vit-edge export embedded -o bundles/cifar10
+  vit-edge export google/vit-base-patch16-224
+  vit-edge export my-model/ --precision int8 --calibration photos/
+  vit-edge export my-model/ --recipe orin-nano --calibration photos/
+  vit-edge export seeded:0 --variant large-patch32-384 --recipe gpu-fp32
+  vit-edge export model.onnx --preprocess timm-augreg
+  vit-edge export openai/clip-vit-base-patch32 \\
       --text-embeddings texts.npy --labels labels.txt
 
 exit codes: 0 published, 2 wrong usage, 3 bad input, 4 the parity gate refused it
@@ -104,6 +109,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "state_dict_ema, or what its tensors' names begin with, such as backbone",
     },
     "--precision": {
+        "type": str.lower,
         "metavar": "P",
         "help": "fp32 (default), fp16, bf16, int8, int8-dynamic, int8-weights, int4 or fp8; lower "
         "ones are published only if they keep the reference's answers",
@@ -130,7 +136,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "how many of them to take, drawn by the seed; default: 128",
     },
     "--calibration-seed": {"type": int, "metavar": "N", "default": 0, "help": "default: 0"},
-    "--parity-target": {
+    "--target": {
+        "dest": "parity_target",
         "metavar": "T",
         "help": "what must hold, such as top1_agreement=0.99 or sqnr_centred_db=30,kl_median=1e-3: "
         "the Linears that hurt most stay in float until it does; default: the recipe's",
@@ -170,31 +177,27 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the largest batch that is proven and allowed; default: the recipe's",
     },
     "--opset": {"type": int, "metavar": "N", "help": "ONNX operator set; default: the recipe's"},
-    "--golden-images": {
+    "--images": {
+        "dest": "golden_images",
         "type": Path,
         "metavar": "DIR",
         "help": "real images to prove parity on; default: the package's photos",
     },
-    "--out": {
-        "type": Path,
-        "metavar": "DIR",
-        "help": "the bundle to write; default: bundles/VARIANT-PRECISION",
-    },
     "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
-    "--json": {"action": "store_true", "help": "print the result as JSON on stdout"},
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.export",
-        description="Export a Vision Transformer to a verified bundle.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("export", "Export a Vision Transformer to a verified bundle.", _EPILOG)
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="what to export, see below")
+    parser.add_argument("-m", "--model", metavar="SOURCE", help="the same, named")
     for flag, options in _OPTIONS.items():
         parser.add_argument(flag, **options)
+    parser.rename("--parity-target", "--target")
+    parser.rename("--golden-images", "--images")
+    cli.add_out(parser, "DIR", "the bundle to write; default: bundles/VARIANT-PRECISION")
+    cli.add_json(parser)
     return parser
 
 
@@ -208,6 +211,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(variants_table(arguments.list_variants))
         return 0
     if "help" not in arguments.set:
+        read_source(arguments)
         _check_source(arguments)
     row = None if arguments.variant is None else variant(arguments.variant)
     _require_extra()
@@ -302,12 +306,43 @@ def verdict(parity: Mapping[str, Any]) -> str:
     return "\n         ".join(lines)
 
 
+# What SOURCE stands for -> the options that say otherwise.
+_RIVALS = {
+    "variant": ("variant", "onnx"),
+    "checkpoint": ("checkpoint", "onnx"),
+    "onnx": ("onnx", "checkpoint", "variant"),
+}
+
+
+def read_source(arguments: argparse.Namespace) -> None:
+    """Put SOURCE and --model where --variant, --checkpoint or --onnx of the same meaning stands.
+
+    Raises:
+        UsageError: They contradict each other.
+    """
+    typed = {kind: f"--{kind}" for kind in _RIVALS}
+    for spelling, text in (("SOURCE", arguments.source), ("--model", arguments.model)):
+        if text is None:
+            continue
+        kind, value = named(text)
+        for rival in _RIVALS[kind]:
+            there = getattr(arguments, rival)
+            if there is not None and (rival != kind or str(there) != str(value)):
+                raise UsageError(
+                    f"two sources that contradict each other: {spelling} {text} and "
+                    f"{typed[rival]} {there}; give one of them"
+                )
+        setattr(arguments, kind, value)
+        typed[kind] = spelling
+
+
 def _check_source(arguments: argparse.Namespace) -> None:
     """Insist on exactly one source."""
     if arguments.onnx is None:
         if arguments.variant is None and arguments.checkpoint is None:
             raise UsageError(
-                "nothing to export: give --variant, --checkpoint, or both, or --onnx (see --help)"
+                "nothing to export: name a SOURCE, such as google/vit-base-patch16-224 or a "
+                "directory (see --help)"
             )
         if arguments.preprocess is not None:
             raise UsageError("--preprocess is for --onnx; a checkpoint brings its own")

@@ -163,6 +163,6 @@ def _refuse_overlap(golden: GoldenFiles, calibration: CalibrationFiles) -> None:
     if golden.folder is not None:
         raise UsageError(
             f"{overlap}: a model must not be judged by what it was fitted to. Give "
-            "--calibration and --golden-images different images"
+            "--calibration and --images different images"
         )
-    _LOG.warning("%s: name others with --golden-images for an honest verdict", overlap)
+    _LOG.warning("%s: name others with --images for an honest verdict", overlap)

@@ -142,7 +142,7 @@ class CheckpointSource:
         self, resized: NDArray[np.uint8], scratch: Path, progress: Progress
     ) -> dict[str, NDArray[np.float32]]:
         """Run the reference; see Source."""
-        torch.set_num_threads(cpus.usable_cpus())
+        torch.set_num_threads(cpus.default_threads())
         facts, architecture = self.facts, self._vit.architecture
         answers: dict[str, NDArray[np.float32]] = {}
         values = max(architecture.tokens * architecture.width, _window_values(architecture))

@@ -69,7 +69,7 @@ class Workspace:
         path = self._write(model, observed)
         location = path_for("onnxruntime", path)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cpus.usable_cpus()
+        options.intra_op_num_threads = cpus.default_threads()
         options.log_severity_level = 3
         for key, value in (entries or {}).items():
             options.add_session_config_entry(key, value)

@@ -37,6 +37,20 @@ def usable_cpus(root: Path = ROOT) -> int:
     return max(1, math.ceil(min([allowed, *(q for q in quotas if q is not None)])))
 
 
+def default_threads(root: Path = ROOT) -> int:
+    """Count the threads to compute with where nobody says: the usable CPUs, or OMP_NUM_THREADS.
+
+    Whoever runs several processes on a machine says it by that variable: Ray, Slurm, torchrun. A
+    larger number than there are CPUs is not followed, nor what is no number.
+
+    Args:
+        root: Where proc/ and sys/ are.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    usable = usable_cpus(root)
+    return min(usable, int(said)) if said.isdecimal() and int(said) > 0 else usable
+
+
 def allowed_cpus() -> list[int]:
     """The CPUs that this process is bound to, by number; none where the system does not tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -1,4 +1,4 @@
-"""python -m vit_edge.parity: does this backend, here, still compute the reference's answers?"""
+"""vit-edge parity: does this backend, here, still compute the reference's answers?"""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ _VERDICTS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     options = cli.bundle_parser(
-        "python -m vit_edge.parity",
+        "parity",
         "Compare backends with the reference's answers in golden.npz, each in a process of its "
         "own: the preprocessing of its probe files, every output at several batch sizes, and "
         "whether an image's answer depends on when and beside what it is asked.",
-        "python -m vit_edge.parity bundles/base-patch16-224-fp32 --backend ort,openvino\n"
-        "         python -m vit_edge.parity bundles/base-patch16-224-int8 --html parity.html\n"
-        "         python -m vit_edge.parity record BUNDLE --images DIR --out FILE   (--help)\n"
-        "         python -m vit_edge.parity merge a.json b.json                     (--help)\n"
+        "vit-edge parity bundles/base-patch16-224-fp32 --backend ort,openvino\n"
+        "         vit-edge parity bundles/base-patch16-224-int8 --html parity.html\n"
+        "         vit-edge parity record BUNDLE --images DIR --out FILE   (--help)\n"
+        "         vit-edge parity merge a.json b.json                     (--help)\n"
         "exit codes: 0 within the limits (or inconclusive, without --strict), 4 not",
     )
     options.add_argument(
-        "--backend", default=backends.AUTO, metavar="NAME,...", help=cli.backend_help()
+        "-b", "--backend", default=backends.AUTO, metavar="NAME,...", help=cli.backend_help()
     )
     options.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
@@ -83,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--strict", action="store_true", help="exit with 4 where the images do not decide"
     )
-    options.add_argument("--save", type=Path, metavar="FILE", help="write the result as JSON")
+    cli.add_out(options, "FILE", "write the result as JSON")
+    options.rename("--save", "--out")
     options.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
     options.add_argument(
         "--save-polygraphy",
@@ -157,8 +158,8 @@ def _backend_names(text: str) -> list[str]:
 
 def _write_reports(arguments: argparse.Namespace, bundle: Bundle, result: Result) -> None:
     golden = arguments.golden or bundle.golden_path
-    if arguments.save is not None:
-        write_report(arguments.save, f"{_json(result)}\n")
+    if arguments.out is not None:
+        write_report(arguments.out, f"{_json(result)}\n")
     if arguments.junit is not None:
         from vit_edge.parity.report.junit import junit_xml
 

@@ -37,7 +37,7 @@ class Check(Protocol):
 
         Args:
             bundle: The bundle's directory.
-            backend: As `--backend` of python -m vit_edge.parity; several with commas.
+            backend: As `--backend` of vit-edge parity; several with commas.
             target: As `--target`, such as "top1_agreement=0.99".
             golden: Another golden file than the bundle's own.
             against: A bundle whose answers are the reference instead.

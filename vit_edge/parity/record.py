@@ -1,4 +1,4 @@
-"""python -m vit_edge.parity record: a golden file from any folder of images.
+"""vit-edge parity record: a golden file from any folder of images.
 
 The bundle's own golden.npz has a few images, which prove numerics; a rate such as "99 % agreement"
 needs hundreds. What is recorded here serves every bundle of the same model, whatever its precision.
@@ -194,20 +194,18 @@ def _answered(
     return answers
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
     options = cli.bundle_parser(
-        "python -m vit_edge.parity record",
+        "parity record",
         "Write a golden file of any folder of images: resized pixels, and what the fp32 bundle "
-        "answers to them. It serves `python -m vit_edge.parity --golden` for every precision of "
+        "answers to them. It serves `vit-edge parity --golden` for every precision of "
         "the same model. An image that cannot be read is listed and left out.",
-        "python -m vit_edge.parity record bundles/mine-fp32 --images photos --out mine.npz\n"
-        "         python -m vit_edge.parity bundles/mine-int8 --golden mine.npz",
+        "vit-edge parity record bundles/mine-fp32 --images photos --out mine.npz\n"
+        "         vit-edge parity bundles/mine-int8 --golden mine.npz",
     )
     options.add_argument("--images", type=Path, required=True, metavar="DIR", help="where they lie")
-    options.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the .npz to write"
-    )
+    cli.add_out(options, "FILE", "the .npz to write", required=True)
     options.add_argument(
         "--limit", type=int, metavar="N", help="at most N images, evenly spread; default: all"
     )
@@ -218,6 +216,7 @@ def parser() -> argparse.ArgumentParser:
     )
     names = ", ".join(backends.names())
     options.add_argument(
+        "-b",
         "--backend",
         default=REFERENCE,
         metavar="NAME",

@@ -1,4 +1,4 @@
-"""What a comparison found, as `python -m vit_edge.parity --save` writes it.
+"""What a comparison found, as `vit-edge parity --out` writes it.
 
 docs/parity.md describes the result. `vit_edge.strict` reads and writes it.
 """

@@ -1,4 +1,4 @@
-"""python -m vit_edge.recommend: which bundle to ship, and with which backend."""
+"""vit-edge recommend: which bundle to ship, and with which backend."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def measure(
     )
     with contextlib.ExitStack() as stack:
         save = (lambda _: None) if out is None else stack.enter_context(results.appending(out))
-        run = runner.run(suite, save, ["python", "-m", "vit_edge.recommend", *sys.argv[1:]])
+        run = runner.run(suite, save, ["vit-edge", "recommend", *sys.argv[1:]])
     if not run.complete:
         raise KeyboardInterrupt
     for warning in run.warnings:
@@ -106,17 +106,16 @@ def target_from_text(text: str) -> Target:
     return parse_target(text if "=" in text else f"{_BARE}={text}")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.recommend",
-        description="Say which bundle to ship with which backend on the device this runs on: the "
-        "fastest that is surely (95 %%) within what is asked, the next one, and why the others "
+    parser = cli.Parser(
+        "recommend",
+        "Say which bundle to ship with which backend on the device this runs on: the "
+        "fastest that is surely (95 %) within what is asked, the next one, and why the others "
         "lost. What results do not tell is built and measured. Exit code 4: nothing fits, or it "
         "cannot be proven with the images at hand.",
-        epilog="example: python -m vit_edge.recommend bundles/base-patch16-224-* "
-        "--max-latency-ms 50 --memory-limit 200MB --parity-target 0.99 --golden mine.npz",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "example: vit-edge recommend bundles/base-patch16-224-* "
+        "--max-latency-ms 50 --memory-limit 200MB --target 0.99 --golden mine.npz",
     )
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
     parser.add_argument(
@@ -137,8 +136,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="what the process may have at its peak, mapped files included: 200MB",
     )
+    parser.rename("--parity-target", "--target")
     parser.add_argument(
-        "--parity-target",
+        "--target",
+        dest="parity_target",
         metavar="NUMBER|NAME=NUMBER,...",
         help="what the answers must surely reach; a number alone is the least top-1 agreement",
     )
@@ -146,17 +147,17 @@ def parser() -> argparse.ArgumentParser:
         "--golden",
         type=Path,
         metavar="FILE",
-        help="images that decide about answers (python -m vit_edge.parity record): a bundle's own "
+        help="images that decide about answers (vit-edge parity record): a bundle's own "
         "16 cannot prove a rate of 0.99, 381 can",
     )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="default: 1")
     names = ", ".join(backends.runtimes())
     parser.add_argument(
-        "--backend", metavar="NAME,NAME", help=f"of {names}; default: all that are installed"
+        "-b", "--backend", metavar="NAME,NAME", help=f"of {names}; default: all that are installed"
     )
     parser.add_argument("--processes", type=int, default=Sampling.processes, metavar="N")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="append the measurements to it")
-    parser.add_argument("--json", action="store_true", help="print the answer as JSON on stdout")
+    cli.add_out(parser, "FILE", "append the measurements to it")
+    cli.add_json(parser)
     return parser
 
 

@@ -210,7 +210,7 @@ def _over_limit(peak_bytes: int, own_bytes: int, limit_bytes: int | None) -> str
         return text
     return (
         f"{text}; {own_bytes / 1e6:.0f} MB are its own and the rest are files, so it may still "
-        "answer, more slowly: python -m vit_edge.build BUNDLE --tune --memory-limit tells"
+        "answer, more slowly: vit-edge build BUNDLE --tune --memory-limit tells"
     )
 
 
@@ -248,7 +248,7 @@ def _doubt(proof: Proof, statistics: Mapping[str, Any]) -> str:
         f"{statistic.words} is {statistic.written(statistics[proof.statistic])} on "
         f"{statistics[statistic.trials]} {statistic.trials}, which proves {_surely(proof)}; asked "
         f"is {statistic.direction} {statistic.written(proof.bound)}: compare {needed} "
-        "(python -m vit_edge.parity record, then --golden FILE)"
+        "(vit-edge parity record, then --golden FILE)"
     )
 
 

@@ -64,7 +64,7 @@ def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
     if precision in _BF16_AROUND and _has_bf16():
         precisions.append({"execution_precision": _BF16_AROUND[precision]})
     modes: list[dict[str, Option]] = [{}]
-    if cpus.usable_cpus() > 1:
+    if cpus.default_threads() > 1:
         modes += [] if (first := full_blocks(bundle)) is None else [{"split_tokens": first}]
         modes += [{"mode": "throughput"}] if bundle.manifest.max_batch > 1 else []
     return [chosen | mode for chosen in precisions for mode in modes]

@@ -141,7 +141,7 @@ def properties(bundle: Bundle, options: Options) -> dict[str, str | int]:
     elif options.streams is not None:
         values["NUM_STREAMS"] = options.streams
     if options.family == "CPU":
-        values["INFERENCE_NUM_THREADS"] = options.threads or cpus.usable_cpus()
+        values["INFERENCE_NUM_THREADS"] = options.threads or cpus.default_threads()
         values["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group_size(bundle, options.accuracy_level)
     return values
 

@@ -86,7 +86,7 @@ class LoadOptions(BuildOptions):
     @property
     def thread_count(self) -> int:
         """How many threads one run has."""
-        return cpus.usable_cpus() if self.threads is None else self.threads
+        return cpus.default_threads() if self.threads is None else self.threads
 
     def check(self) -> None:
         """Refuse values that mean nothing, or nothing to this provider.

@@ -114,12 +114,12 @@ def _remedy(reason: str) -> str:
     if "pre-packed" in text:
         return (
             ". The weights were packed by another version, or for another CPU: make the engine "
-            "again (python -m vit_edge.build --help)"
+            "again (vit-edge build --help)"
         )
     if any(word in text for word in _NEWER):
         return (
             ". It is newer than the runtime: update that, or export it again with a lower --opset "
-            "(python -m vit_edge.export --help)"
+            "(vit-edge export --help)"
         )
     return ""
 
@@ -127,7 +127,7 @@ def _remedy(reason: str) -> str:
 def _refuse_full_disk(output: str) -> None:
     """The runtime does not say why it could not write its output."""
     if output and shutil.disk_usage(Path(output).parent).free < 2**20:
-        raise ResourceError(f"{Path(output).parent}: the disk is full; use another --engines-dir")
+        raise ResourceError(f"{Path(output).parent}: the disk is full; use another --out")
 
 
 def _return_freed_memory() -> None:

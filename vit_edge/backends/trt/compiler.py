@@ -105,7 +105,7 @@ def _refusal(library: Library, model: Path, parser: Any, logger: Any) -> str:
     words = [_parser_words(error) for error in errors[:_TOLD_ERRORS]] or logger.errors
     return (
         f"{model}: {library.label} does not take this graph:{quote(words)}\n"
-        "Export it for TensorRT: python -m vit_edge.export --recipe gpu-fp16 (or gpu-int8, gpu-fp8)"
+        "Export it for TensorRT: vit-edge export --recipe gpu-fp16 (or gpu-int8, gpu-fp8)"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vit_edge.bench.report.cells import table
 from vit_edge.bench.report.looks import Looks
 from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_facts
-from vit_edge.bench.report.markdown import EXPLANATION
+from vit_edge.bench.report.markdown import EXPLANATION, noise_sentence
 from vit_edge.bench.report.plots import figures
 from vit_edge.bench.report.scaling import across
 from vit_edge.report.page import filled
@@ -52,6 +52,7 @@ def _view(machine: Machine, looks: Looks, prefix: str) -> dict[str, Any]:
         "count": len(machine.lines),
         "warnings": [(run.started, text) for run, text in whole],
         "differing": apart(machine),
+        "noise": noise_sentence(machine),
         "single": single,
         "groups": [
             {

@@ -12,18 +12,17 @@ from vit_edge.bench.report.cells import NOISY, Cell, table
 from vit_edge.bench.report.machines import Machine, apart, backend_facts, run_facts
 from vit_edge.bench.results.runs import Run
 
-_FOLDED = 4  # warnings of configurations that are shown open; more are folded
 _INCOMPLETE = "INCOMPLETE: "  # what table.warnings writes
 
 EXPLANATION = (
-    "p50 is the median of all samples, behind it its 95 % interval from how processes differ; p90 "
-    "and p99 stand where ten samples lie beyond them. Cold start: from starting Python to the "
-    "first answer. Own memory is anonymous, the peak includes mapped files that the system can "
-    "take back. Answers are compared with those of the float64 reference that the bundle carries: "
-    "signal over noise of the logits, and how often the first class is the same. Configurations of "
-    "one run took turns on a machine; how much faster one is than another, with its interval, is "
-    "what `python -m vit_edge.bench compare` says. Numbers of different machines are not compared. "
-    f"{NOISY}: there is a warning of it."
+    "p50 is the median of all samples. Its 95 % interval stands behind it and comes from how "
+    "processes differ. p90 and p99 stand where ten samples lie beyond them. Cold start is the time "
+    "from starting Python to the first answer. Own memory is anonymous; the peak includes mapped "
+    "files, which the system can take back. Answers are compared with those of the float64 "
+    "reference that the bundle carries: signal over noise of the logits, and how often the first "
+    "class is the same. Configurations of one run took turns on a machine. "
+    "`vit-edge bench compare` says how much faster one is than another, with an interval. "
+    "Numbers of different machines are not compared."
 )
 
 
@@ -32,7 +31,7 @@ def markdown(machines: Sequence[Machine]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made from the raw results by `python -m vit_edge.bench report`; not to be edited.",
+        "Made from the raw results by `vit-edge bench report`; not to be edited.",
         "",
         EXPLANATION,
     ]
@@ -76,27 +75,45 @@ def _section(machine: Machine) -> Iterator[str]:
         ]
         yield from table_lines(("configuration", "reason"), reasons)
         yield ""
+    yield from _reasons(machine)
     for run in machine.runs:
         yield from _folded(f"Run of {escaped(run.started)}: its facts", _facts(run))
 
 
+def noise_sentence(machine: Machine) -> str:
+    """Say once what the mark of noisy rows means, and where their warnings are; "" without any."""
+    marked = sum(line.noisy for line in machine.lines)
+    if not marked:
+        return ""
+    return (
+        f"{NOISY} marks {marked} of {len(machine.lines)} rows, which something disturbed: read "
+        "their intervals, not their medians. Each reason is listed at the end of this section."
+    )
+
+
 def _warnings(machine: Machine) -> Iterator[str]:
-    """What speaks against the numbers, before them."""
-    whole, single = machine.warnings
+    """What speaks against whole runs, and how to read noisy rows."""
+    whole, _ = machine.warnings
     of_runs = [f"{escaped(text)} (run of {escaped(run.started)})" for run, text in whole]
     of_runs += [f"the runs differ in {escaped(text)}" for text in apart(machine)]
-    shown = of_runs + ([*map(escaped, single)] if len(single) <= _FOLDED else [])
-    for text in dict.fromkeys(shown):
+    for text in dict.fromkeys(of_runs):
         incomplete = text.startswith(_INCOMPLETE)
         word = "INCOMPLETE" if incomplete else "Warning"
         yield f"> - **{word}:** {text.removeprefix(_INCOMPLETE)}"
-    if shown:
+    if of_runs:
         yield ""
-    if len(single) > _FOLDED:
-        yield from _folded(
-            f"{NOISY} {len(single)} warnings of single configurations",
-            [f"- {escaped(text)}" for text in single],
-        )
+    if sentence := noise_sentence(machine):
+        yield sentence
+        yield ""
+
+
+def _reasons(machine: Machine) -> Iterator[str]:
+    """The warnings of single configurations, folded."""
+    _, single = machine.warnings
+    if single:
+        count = "1 warning" if len(single) == 1 else f"{len(single)} warnings"
+        title = f"{NOISY} {count} of single configurations"
+        yield from _folded(title, [f"- {escaped(text)}" for text in single])
 
 
 def _facts(run: Run) -> Iterator[str]:

@@ -12,14 +12,14 @@ from vit_edge.bench.results.results import read_runs
 from vit_edge.report.write import write_report
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.bench report",
-        description="Make a report of results, of one machine or several: as Markdown (on stdout, "
+    parser = cli.Parser(
+        "bench report",
+        "Make a report of results, of one machine or several: as Markdown (on stdout, "
         "if no file is named), or as one self-contained HTML page (pip install "
         "'vit-edge[report]').",
-        epilog="example: python -m vit_edge.bench report results.json --html report.html",
+        "example: vit-edge bench report results.json --html report.html",
     )
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="JSON files")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write Markdown")

@@ -45,8 +45,8 @@ class Newest(NamedTuple):
 def main(argv: list[str]) -> int:
     """Compare, or check, from the command line."""
     if argv[0] == "compare":
-        return cli.guarded(lambda: _compare(_compare_parser().parse_args(argv[1:])))
-    return cli.guarded(lambda: _check(_check_parser().parse_args(argv[1:])))
+        return cli.guarded(lambda: _compare(compare_parser().parse_args(argv[1:])))
+    return cli.guarded(lambda: _check(check_parser().parse_args(argv[1:])))
 
 
 def percent(text: str) -> float:
@@ -64,13 +64,14 @@ def percent(text: str) -> float:
     return number
 
 
-def _compare_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.bench compare",
-        description="Compare the newest runs of two results, configuration by configuration; or, "
+def compare_parser() -> cli.Parser:
+    """The command line of compare."""
+    parser = cli.Parser(
+        "bench compare",
+        "Compare the newest runs of two results, configuration by configuration; or, "
         "with one file, those configurations of its newest run that do the same work, paired by "
         "turn.",
-        epilog="example: python -m vit_edge.bench compare before.json after.json",
+        "example: vit-edge bench compare before.json after.json",
     )
     parser.add_argument("first", type=Path, metavar="A", help="results")
     parser.add_argument(
@@ -79,14 +80,14 @@ def _compare_parser() -> argparse.ArgumentParser:
     return _with_common(parser)
 
 
-def _check_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m vit_edge.bench check",
-        description="Exit with code 4 if the newest run is surely slower than the baseline by "
+def check_parser() -> cli.Parser:
+    """The command line of check."""
+    parser = cli.Parser(
+        "bench check",
+        "Exit with code 4 if the newest run is surely slower than the baseline by "
         "more than is allowed, in any configuration; or lacks one, or failed in it, or was "
         "interrupted.",
-        epilog="example: python -m vit_edge.bench check now.json --baseline main.json "
-        "--max-regression 5%%",
+        "example: vit-edge bench check now.json --baseline main.json --max-regression 5%%",
     )
     parser.add_argument("results", type=Path, metavar="RESULTS")
     parser.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="results")
@@ -101,11 +102,11 @@ def _check_parser() -> argparse.ArgumentParser:
     return _with_common(parser)
 
 
-def _with_common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def _with_common(parser: cli.Parser) -> cli.Parser:
     parser.add_argument(
         "--percentile", type=float, default=0.5, metavar="Q", help="of latencies; default: 0.5"
     )
-    parser.add_argument("--json", action="store_true", help="print the comparisons as JSON")
+    cli.add_json(parser)
     return parser
 
 

@@ -38,7 +38,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read the runs of several files; one that is in two of them comes once.
 
     Args:
-        paths: Results that python -m vit_edge.bench wrote.
+        paths: Results that vit-edge bench wrote.
 
     Returns:
         The runs, the oldest first, whatever the order of the files.
@@ -82,7 +82,7 @@ def _read(paths: Sequence[Path], contents: Sequence[Sequence[object]]) -> list[l
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ResultsError(
-            "these are not results as python -m vit_edge.bench writes them:\n  "
+            "these are not results as vit-edge bench writes them:\n  "
             + cli.printable("\n  ".join(problems[:_SHOWN]))
             + more
         )
@@ -103,7 +103,7 @@ def _runs(path: Path) -> list[Any]:
         )
     runs = content.get("runs")
     if not isinstance(runs, list):
-        raise ResultsError(f"{path}: its runs are not what python -m vit_edge.bench writes")
+        raise ResultsError(f"{path}: its runs are not what vit-edge bench writes")
     return runs
 
 

@@ -258,4 +258,4 @@ def _now() -> str:
 def command_line() -> list[str]:
     """How this was started: as a module, or as a verb of another program."""
     words = sys.argv[2:] if sys.argv[1:2] == ["bench"] else sys.argv[1:]
-    return ["python", "-m", "vit_edge.bench", *words]
+    return ["vit-edge", "bench", *words]

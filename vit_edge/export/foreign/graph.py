@@ -190,7 +190,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """
     location = path_for("onnxruntime", path)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cpus.usable_cpus()
+    options.intra_op_num_threads = cpus.default_threads()
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(location, options, ["CPUExecutionProvider"])

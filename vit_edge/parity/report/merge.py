@@ -1,4 +1,4 @@
-"""python -m vit_edge.parity merge: results of several devices side by side."""
+"""vit-edge parity merge: results of several devices side by side."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from vit_edge.report.write import write_report
 from vit_edge.strict import json_from_record
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m vit_edge.parity merge",
-        description="Show results of several devices, which `python -m vit_edge.parity BUNDLE "
-        "--save FILE` wrote there, side by side. Results of the same model and the same golden "
+    options = cli.Parser(
+        "parity merge",
+        "Show results of several devices, which `vit-edge parity BUNDLE "
+        "--out FILE` wrote there, side by side. Results of the same model and the same golden "
         "file share a table; others get sections of their own.",
-        epilog="example: python -m vit_edge.parity merge jetson.json laptop.json "
+        "example: vit-edge parity merge jetson.json laptop.json "
         "--html parity.html --bundle bundles/base-patch16-224-int8\n"
         "exit codes: 0 every run passed (or is inconclusive, without --strict), 4 not",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="JSON files")
     options.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
@@ -38,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--bundle", type=Path, metavar="DIR", help="for the page: where pictures and labels are"
     )
     options.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-    options.add_argument("--json", action="store_true", help="print the sections as JSON on stdout")
+    cli.add_json(options)
     options.add_argument(
         "--strict", action="store_true", help="exit with 4 where the images do not decide"
     )

@@ -15,7 +15,7 @@ from vit_edge.strict import json_from_file, record_from_json
 # A result of 10,000 images on four backends, the most that is recorded, takes about 12 MB.
 LARGEST_BYTES = 256 << 20
 _PROBLEMS_SHOWN = 20
-_REMEDY = "write it again: python -m vit_edge.parity BUNDLE --save FILE"
+_REMEDY = "write it again: vit-edge parity BUNDLE --out FILE"
 _BUNDLES = " (2 is the parity.json inside a bundle, about its export)"
 
 
@@ -42,7 +42,7 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def read_result(path: str | Path) -> Result:
-    """Read what `python -m vit_edge.parity BUNDLE --save FILE` wrote.
+    """Read what `vit-edge parity BUNDLE --out FILE` wrote.
 
     Args:
         path: The file; it may come from anywhere, nothing in it is trusted.

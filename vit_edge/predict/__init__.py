@@ -1,0 +1,1 @@
+"""A bundle answers: images in, labels or features out, on the terminal or into a file."""
