@@ -9,13 +9,11 @@ from __future__ import annotations
 import argparse
 import ast
 import html
-import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from vit_edge.cli.verbs import LINES, parser_of
 
@@ -44,8 +42,11 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     for name, source in ELSEWHERE.items():
-        text = (REPOSITORY / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=linked(text, source)))
+        text = linked((REPOSITORY / source).read_text(encoding="utf-8"), source)
+        text = text.replace(
+            "<details>", '<details markdown="1">'
+        )  # what is folded is Markdown, too
+        files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, COMMANDS, content=command_line()))
     return files
 
@@ -115,29 +116,41 @@ def section(verb: str, line: str, parser: argparse.ArgumentParser) -> Iterator[s
     yield ""
     yield f"*{line[0].upper()}{line[1:]}.* {html.escape(parser.description or '', quote=False)}"
     yield ""
-    with mock.patch.dict(os.environ, {"COLUMNS": "84"}):
-        usage = parser.format_usage()
-    yield f"```text\n{usage.strip()}\n```"
+    words = [f"[{_takes(each)}]" if each.nargs in ("?", "*") else _takes(each)
+             for each in parser._actions if not each.option_strings]  # fmt: skip
+    yield f"    {' '.join(['vit-edge', verb, *words, '[OPTION ...]'])}"
     yield ""
     yield "| argument | meaning |"
     yield "|---|---|"
     yield from (row(parser, each) for each in parser._actions if each.help != argparse.SUPPRESS)
     yield ""
     if parser.epilog:
-        yield f"```text\n{(parser.epilog % {'prog': parser.prog}).strip()}\n```"
+        yield f"```text\n{parser.epilog.strip()}\n```"
         yield ""
 
 
 def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     """An argument of a command."""
-    takes = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
-    if action.choices is not None and not action.metavar:
-        takes = "{" + ",".join(map(str, action.choices)) + "}"
-    takes = takes if isinstance(takes, str) else " ".join(takes)
+    takes = _takes(action)
     names = [f"{name} {takes}".strip() for name in action.option_strings] or [takes]
-    words = parser._get_formatter()._expand_help(action) if action.help else ""
-    cells = ("<br>".join(f"`{name}`" for name in names), html.escape(words, quote=False))
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    meaning = parser._get_formatter()._expand_help(action) if action.help else ""
+    if action.choices is not None and action.option_strings and not action.metavar:
+        meaning += f" (one of {', '.join(map(str, action.choices))})"
+    shown = "<br>".join(f"<code>{_cell(name)}</code>" for name in names)
+    return f"| {shown} | {_cell(meaning)} |"
+
+
+def _takes(action: argparse.Action) -> str:
+    """The word that stands for the value of an argument."""
+    if action.nargs == 0:
+        return ""
+    shown = action.metavar or action.dest.upper()
+    return shown if isinstance(shown, str) else " ".join(shown)
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a table, in which nothing is markup but code between backticks."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 # The fields of results

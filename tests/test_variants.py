@@ -55,7 +55,7 @@ def test_names_of_google_are_the_names_of_the_table() -> None:
 
 
 def test_no_published_id_stands_in_two_rows() -> None:
-    for source in ("hf", "timm", "jax"):
+    for source in ("hf", "timm", "jax", "t2t"):
         ids = [i for row in VARIANTS.values() if (i := getattr(row, source)) is not None]
         assert sorted(set(ids)) == sorted(ids)
 
@@ -100,6 +100,8 @@ def test_the_documented_families_are_those_of_the_table() -> None:
         (["siglip"], ["SigLIP with mean pooling"], []),
         (["deit", "base", "384"], [], ["deit-base-patch16-384"]),
         (["google/vit-huge"], [], ["huge-patch14-224-in21k"]),
+        (["2101.11986"], ["T2T-ViT"], []),
+        (["T2T_ViTt_14"], [], ["t2t-vit-t-14"]),
     ],
 )
 def test_words_choose_rows(words: list[str], families: list[str], variants: list[str]) -> None:

@@ -128,10 +128,12 @@ def _shape(manifest: Manifest) -> str:
     if shape is None:
         height, width = manifest.preprocessing.crop_hw
         return f"not known: a graph from another exporter; image {height}x{width} px"
+    tokens = "" if shape.tokenizer == "patches" else f" ({shape.tokenizer})"
     projected = "" if shape.projection_dim is None else f", projected to {shape.projection_dim}"
+    height, width = shape.image_hw
     return (
         f"width {shape.width}, depth {shape.depth}, heads {shape.heads}, mlp {shape.mlp_dim}, "
-        f"patch {shape.patch_px} px, image {shape.image_hw[0]}x{shape.image_hw[1]} px{projected}"
+        f"patch {shape.patch_px} px{tokens}, image {height}x{width} px{projected}"
     )
 
 

@@ -116,7 +116,7 @@ def model_card(bundle: Bundle, repository: str, license: str | None = None) -> s
         f"# {name}",
         "",
         f"A Vision Transformer ({manifest.variant}) in {manifest.precision} for small devices, "
-        "made by [vit_edge](https://pypi.org/project/vit-edge/). It holds the ONNX graph, how "
+        "made by vit_edge. It holds the ONNX graph, how "
         "images become pixels, the labels, and the answers of the reference to check itself by.",
         "",
         f"- images: {height}x{width} px; {classes}",

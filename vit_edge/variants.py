@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vit_edge.bundle.architecture import Architecture
+from vit_edge.bundle.architecture import Architecture, Tokenizer
 from vit_edge.bundle.manifest import (
     Preprocessing,
 )
@@ -23,6 +23,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _VIT = "arXiv:2010.11929, Table 1"
+_T2T = "arXiv:2101.11986, Table 1"
 _DEIT = "arXiv:2012.12877, Table 1; weights arXiv:2106.10270"
 
 # size -> width, depth, heads, mlp_dim, paper
@@ -34,11 +35,17 @@ _SIZES = {
     "base": (768, 12, 12, 3072, _VIT),
     "large": (1024, 24, 16, 4096, _VIT),
     "huge": (1280, 32, 16, 5120, _VIT),
+    "t2t-7": (256, 7, 4, 512, _T2T),
+    "t2t-10": (256, 10, 4, 512, _T2T),
+    "t2t-12": (256, 12, 4, 512, _T2T),
+    "t2t-14": (384, 14, 6, 1152, _T2T),
+    "t2t-19": (448, 19, 7, 1344, _T2T),
+    "t2t-24": (512, 24, 8, 1536, _T2T),
 }
 
 
-# What DeiT and DINO evaluate with: resize to 256 for a crop of 224.
-_DEIT_CROP_RATIO = 224 / 256
+# What DeiT and DINO evaluate with: resize to 256 for a crop of 224; T2T-ViT's crop_pct.
+_CROP_RATIOS = {"deit": 224 / 256, "t2t": 0.9}
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,10 @@ FAMILIES = (
         "SigLIP with mean pooling", "arXiv:2303.15343", "no class token, tanh GELU",
         "timm: `vit_*_siglip_gap_*`",
     ),
+    Family(
+        "T2T-ViT", "arXiv:2101.11986", "overlapping windows, two layers in front of the encoder",
+        "yitu-opensource/T2T-ViT: `*_T2T_ViT_*.pth.tar`, `*_T2T_ViTt_*.pth.tar`",
+    ),
     Family("EVA-large", "arXiv:2211.07636", "mean pooling", "timm: `eva_large_*`"),
     Family(
         "ViT with registers and mean pooling", "arXiv:2305.13035, arXiv:2309.16588",
@@ -117,9 +128,11 @@ class Variant:
     hf: str | None = None  # Hugging Face hub id
     timm: str | None = None  # timm model name with its tag
     jax: str | None = None  # path below gs://vit_models
-    family: Literal["vit", "deit"] = "vit"  # whose preprocessing; DINO follows DeiT
+    t2t: str | None = None  # file of a release of github.com/yitu-opensource/T2T-ViT
+    family: Literal["vit", "deit", "t2t"] = "vit"  # whose preprocessing; DINO follows DeiT
     hf_pooler: bool = False  # a ViTModel repository with its pooler, the paper's pre_logits
     qkv_bias: bool = True
+    tokenizer: Tokenizer = "patches"
 
     @property
     def paper(self) -> str:
@@ -148,7 +161,7 @@ class Variant:
 
     @property
     def architecture(self) -> Architecture:
-        """The shape, with the LayerNorm epsilon of timm and JAX."""
+        """The shape, with the LayerNorm epsilon of timm and JAX, or torch's own of T2T-ViT."""
         width, depth, heads, mlp_dim, _ = _SIZES[self.size]
         return Architecture(
             width=width,
@@ -159,13 +172,15 @@ class Variant:
             image_hw=(self.image_px, self.image_px),
             num_classes=self.num_classes,
             qkv_bias=self.qkv_bias,
+            layer_norm_eps=1e-6 if self.tokenizer == "patches" else 1e-5,
+            tokenizer=self.tokenizer,
         )
 
     def preprocessing_at(self, image_hw: tuple[int, int]) -> Preprocessing:
-        """As the paper's code evaluates: ViT squashes, bilinear; DeiT and DINO cover and crop."""
+        """As the paper's code evaluates: ViT squashes, bilinear; the others cover and crop."""
         if self.family == "vit":
             return Preprocessing("squash", image_hw, image_hw, "bilinear", self.mean, self.std)
-        return self._cover(image_hw, _DEIT_CROP_RATIO)
+        return self._cover(image_hw, _CROP_RATIOS[self.family])
 
     def timm_preprocessing_at(self, image_hw: tuple[int, int]) -> Preprocessing:
         """What timm's pretrained_cfg says for this row's timm model."""
@@ -279,6 +294,24 @@ def _deit(size: str, image: int) -> Variant:
     )
 
 
+def _t2t(file: str, image: int = 224) -> Variant:
+    """T2T-ViT (arXiv:2101.11986), on ImageNet-1k alone; its file is ACCURACY_MODEL.pth.tar."""
+    model, depth = file.split("_T2T_")[1].split("_")
+    tokenizer: Tokenizer = "t2t" if model == "ViTt" else "t2t-performer"
+    name = f"t2t-vit-{'t-' if model == 'ViTt' else ''}{depth}{'' if image == 224 else f'-{image}'}"
+    return Variant(
+        name,
+        f"t2t-{depth}",
+        16,
+        image,
+        num_classes=1000,
+        t2t=f"{file}.pth.tar",
+        family="t2t",
+        qkv_bias=False,
+        tokenizer=tokenizer,
+    )
+
+
 _AUGREG_TAG = "augreg_in21k_ft_in1k"  # timm dropped the paper's own weights of these
 
 _ROWS = (
@@ -318,6 +351,16 @@ _ROWS = (
     _deit("small", 224),
     _deit("base", 224),
     _deit("base", 384),
+    _t2t("71.7_T2T_ViT_7"),
+    _t2t("75.2_T2T_ViT_10"),
+    _t2t("76.5_T2T_ViT_12"),
+    _t2t("81.5_T2T_ViT_14"),
+    _t2t("83.3_T2T_ViT_14", 384),
+    _t2t("81.9_T2T_ViT_19"),
+    _t2t("82.3_T2T_ViT_24"),
+    _t2t("81.7_T2T_ViTt_14"),
+    _t2t("82.4_T2T_ViTt_19"),
+    _t2t("82.6_T2T_ViTt_24"),
 )
 
 VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
@@ -353,7 +396,8 @@ def variant(name: str) -> Variant:
     if name in VARIANTS:
         return VARIANTS[name]
     for row in _ROWS:
-        for source, published in (("Hugging Face", row.hf), ("timm", row.timm), ("JAX", row.jax)):
+        ids = {"Hugging Face": row.hf, "timm": row.timm, "JAX": row.jax, "T2T-ViT": row.t2t}
+        for source, published in ids.items():
             if name == published:
                 raise UsageError(
                     f"no variant {name!r}: that is the {source} id of the variant {row.name}: "

@@ -186,6 +186,15 @@ def test_multiply_adds_are_those_that_are_published(name: str, published: float)
     assert multiply_adds(variant(name).architecture) / 1e9 == pytest.approx(published, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),  # by the README of yitu-opensource/T2T-ViT
+    [("t2t-vit-7", 1.1), ("t2t-vit-10", 1.5), ("t2t-vit-12", 1.8), ("t2t-vit-14", 4.8),
+     ("t2t-vit-19", 8.5), ("t2t-vit-t-14", 6.1), ("t2t-vit-t-24", 15.0)],
+)  # fmt: skip
+def test_those_of_overlapping_windows_are_too(name: str, published: float) -> None:
+    assert multiply_adds(variant(name).architecture) / 1e9 == pytest.approx(published, abs=0.05)
+
+
 def test_multiply_adds_are_counted_layer_by_layer() -> None:
     shape = variant("testing").architecture  # 17 tokens, width 64, 2 blocks, MLP of 128
     block = 17 * (64 * 192 + 64 * 64 + 2 * 64 * 128) + 2 * 17 * 17 * 64

@@ -128,7 +128,7 @@ def test_a_path_that_holds_nothing_known_is_refused(tmp_path: Path) -> None:
         ("hf:", UsageError, "hf: needs a model id, a file or a directory"),
         ("timm", UsageError, "timm: needs a model id"),
         ("jax:", UsageError, "jax: needs"),
-        ("onnx:model", UsageError, "embedded, hf, jax, open_clip, seeded, timm"),
+        ("onnx:model", UsageError, "embedded, hf, jax, open_clip, seeded, t2t, timm"),
         ("seeded", UsageError, "seeded:N needs a seed"),
         ("seeded:-1", UsageError, "seeded:N needs a seed"),
         ("seeded:0", UsageError, "need a variant"),

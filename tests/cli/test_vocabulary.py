@@ -31,7 +31,10 @@ IDEAS = {
 }  # fmt: skip
 SHORT = {"-h": "--help", "-o": "--out", "-m": "--model", "-b": "--backend"}
 # what writes a file or a directory that the user names
-WRITERS = ("export", "build", "parity", "parity record", "bench", "recommend")
+WRITERS = (
+    "export", "build", "predict", "parity", "parity record", "parity merge", "bench",
+    "bench report", "recommend",
+)  # fmt: skip
 OLD = {
     "export": {"--parity-target": "--target", "--golden-images": "--images"},
     "build": {"--parity-target": "--target", "--batches": "--batch", "--engines-dir": "--out"},
@@ -94,11 +97,12 @@ def test_a_command_line_is_called_as_it_is_typed(
 
 @pytest.mark.parametrize("verb", LINES)
 def test_no_option_is_abbreviated(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in parser_of(verb).options():
+    parser = parser_of(verb)
+    for flag in parser.options():
         if len(flag) < 7:
             continue
         with pytest.raises(SystemExit) as stopped:
-            parser_of(verb).parse_args([flag[:-2]])
+            parser.parse_args([flag[:-2]])
         assert stopped.value.code == 2
         assert flag[:-2] in capsys.readouterr().err
 

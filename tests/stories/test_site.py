@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -13,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from tests.support.modules import module_from
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.cli.verbs import LINES, parser_of
 
 
@@ -26,16 +28,16 @@ def test_the_command_lines_page_has_every_option_of_every_verb(documentation: Mo
     sections = dict(re.findall(r"^## vit-edge ([\w ]+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
     assert sections.keys() == LINES.keys()
     for verb, text in sections.items():
-        rows = [line for line in text.splitlines() if line.startswith("| `")]
+        rows = [line for line in text.splitlines() if line.startswith("| <code>")]
         for option in parser_of(verb).options():
-            assert any(re.search(rf"`{option}[ `]", row) for row in rows), f"{verb} {option}"
+            assert any(re.search(rf"<code>{option}[ <]", row) for row in rows), f"{verb} {option}"
 
 
 def test_help_becomes_no_markup_and_breaks_no_table(documentation: ModuleType) -> None:
     parser = parser_of("verify")
     parser.add_argument("--odd", metavar="A|B", help="a <b> or\n a | b, 5%%")
     (row,) = [documentation.row(parser, one) for one in parser._actions if one.dest == "odd"]
-    assert row == r"| `--odd A\|B` | a &lt;b&gt; or a \| b, 5% |"
+    assert row == "| <code>--odd A&#124;B</code> | a &lt;b&gt; or a &#124; b, 5% |"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,13 @@ def test_the_graph_of_rooms_shows_each_room_and_each_arrow(
     drawing = documentation.rooms(page)
     assert drawing.count("<path") == page.count(" --> ")
     assert drawing.count("<text") == len(set(re.findall(r"\[([\w.]+)\]", page.split("mermaid")[1])))
+
+
+def test_the_page_of_the_bundle_names_every_field_of_a_manifest(repository: Path) -> None:
+    page = (repository / "docs" / "bundle.md").read_text("utf-8")
+    table = page.partition("## manifest.json")[2].partition("###")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.M))))
+    assert named == {field.name for field in dataclasses.fields(Manifest)} | {"schema_version"}
 
 
 def test_every_page_is_in_the_navigation(repository: Path, documentation: ModuleType) -> None:

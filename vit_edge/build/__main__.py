@@ -36,6 +36,7 @@ def parser() -> cli.Parser:
     parser.add_argument(
         "more",
         nargs="*",
+        default=[],
         metavar="BUNDLE",
         help="more of them: built one after the other; with --tune the same model in other "
         "precisions, timed together",

@@ -15,6 +15,9 @@ IN_RANGE = f"must lie in 1..{LARGEST_SIZE}"
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 # The tokens that become `features`: one, the mean over the patches, or two side by side.
 Pooling = Literal["class", "mean", "class+mean", "class+distilled"]
+# A convolution, or the overlapping windows of T2T-ViT with one of its two kinds of attention.
+Tokenizer = Literal["patches", "t2t", "t2t-performer"]
+T2T_PATCH_PX = 16  # its windows lie 4 px apart, then 2 tokens, then 2
 _LEAST_PREFIX = {"class": 1, "mean": 0, "class+mean": 1, "class+distilled": 2}
 _LARGEST_PREFIX = 64  # 16 registers are the most that were published
 LARGEST_SCALE = 1e6  # CLIP clips its own to 100; the answers of anything near are one class or none
@@ -31,6 +34,8 @@ ADDED_IN_0_2 = {
     "logit_scale": None,
     "final_norm": True,
     "decoder_stride": None,
+    "tokenizer": "patches",
+    "token_dim": 64,
 }
 
 
@@ -59,6 +64,8 @@ class Architecture:
     logit_scale: float | None = None  # of a head that compares directions (CLIP); None: a Linear
     final_norm: bool = True  # the last LayerNorm; InternViT has none
     decoder_stride: int | None = None  # pixels a side that a decoder makes of a patch (SimMIM)
+    tokenizer: Tokenizer = "patches"  # what makes tokens of pixels
+    token_dim: int = 64  # channels between the layers of T2T-ViT's tokenizer
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -98,7 +105,7 @@ class Architecture:
 
     def problems(self) -> list[str]:
         """Everything that makes these numbers no ViT; empty if nothing does."""
-        sizes = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels")
+        sizes = ("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "token_dim")
         in_range = {name: 1 <= getattr(self, name) <= LARGEST_SIZE for name in sizes}
         if not all(in_range.values()):
             return unmet(self, **{name: (ok, IN_RANGE) for name, ok in in_range.items()})
@@ -124,6 +131,12 @@ class Architecture:
             problems.append("norm_after_pooling needs final_norm")
         if self.width % self.heads:
             problems.append(f"width {self.width} is not divisible by {self.heads} heads")
+        fits = self.patch_px == T2T_PATCH_PX and not any(px % T2T_PATCH_PX for px in self.image_hw)
+        if self.tokenizer != "patches" and not fits:
+            problems.append(
+                f"tokenizer {self.tokenizer!r} needs patch_px {T2T_PATCH_PX} and an image of whole "
+                f"patches, not {self.patch_px} and {list(self.image_hw)}"
+            )
         for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):
             if size_px < self.patch_px:
                 problems.append(

@@ -82,8 +82,8 @@ def load_checkpoint(source: str | None, request: Request) -> Checkpoint:
 
     Args:
         source: `hf:ID_OR_DIR`, `timm:NAME_OR_FILE_OR_DIR`, `torchvision:FILE`, `jax:FILE.npz`,
-            `open_clip:ID_OR_DIR`, `seeded:N`, `embedded`, or a bare path, recognised by what it
-            holds. None: where the variant was published.
+            `t2t:FILE`, `open_clip:ID_OR_DIR`, `seeded:N`, `embedded`, or a bare path, recognised
+            by what it holds. None: where the variant was published.
         request: What else was asked.
 
     Returns:
@@ -127,6 +127,11 @@ def published_source(variant: Variant | None) -> str:
         return f"hf:{variant.hf}"
     if variant.timm is not None:
         return f"timm:{variant.timm}"
+    if variant.t2t is not None:
+        raise UsageError(
+            f"the weights of {variant.name} are on no hub: take {variant.t2t} of "
+            "https://github.com/yitu-opensource/T2T-ViT/releases and write --checkpoint t2t:FILE"
+        )
     raise UsageError(
         f"no weights of {variant.name} were ever published. For random ones write "
         "--checkpoint seeded:0"
@@ -162,5 +167,6 @@ def _recognise(path: Path, known: list[str]) -> str:
         "model_type vit), a timm directory or file (config.json with architecture, or tensors "
         "named blocks.0.attn.qkv.weight), a torchvision file "
         "(encoder.layers.encoder_layer_0...), an open_clip directory (open_clip_config.json) or "
-        "file (visual.transformer.resblocks.0...), or a JAX .npz (Transformer/encoderblock_0/...)"
+        "file (visual.transformer.resblocks.0...), a T2T-ViT file (tokens_to_token...), or a "
+        "JAX .npz (Transformer/encoderblock_0/...)"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vit_edge.bundle.architecture import Architecture
+from vit_edge.bundle.architecture import Architecture, Tokenizer
 from vit_edge.bundle.manifest import (
     CheckpointRecord,
     PositionInterpolation,
@@ -39,7 +39,7 @@ POSITION = "embedding.position"
 _SHAPE = (
     *("width", "depth", "heads", "mlp_dim", "patch_px", "channels", "qkv_bias", "prefix_tokens"),
     *("pooling", "norm_after_pooling", "norm_pre", "qk_norm", "activation", "final_norm"),
-    "projection_dim",
+    *("projection_dim", "tokenizer", "token_dim"),
 )
 
 
@@ -111,7 +111,9 @@ def checkpoint_from(foreign: Foreign, request: Request) -> Checkpoint:
     )
 
 
-def heads_from_table(width: int, depth: int, row: Variant | None, where: str) -> int:
+def heads_from_table(
+    width: int, depth: int, row: Variant | None, where: str, tokenizer: Tokenizer = "patches"
+) -> int:
     """The number of heads: as the variant has it, or as the table alone can have it.
 
     Raises:
@@ -120,7 +122,8 @@ def heads_from_table(width: int, depth: int, row: Variant | None, where: str) ->
     if row is not None:
         return row.architecture.heads
     shapes = {row.architecture for row in VARIANTS.values()}
-    fitting = {a.heads for a in shapes if (a.width, a.depth) == (width, depth)}
+    shape = width, depth, tokenizer
+    fitting = {a.heads for a in shapes if (a.width, a.depth, a.tokenizer) == shape}
     if len(fitting) == 1:
         return fitting.pop()
     raise CheckpointError(

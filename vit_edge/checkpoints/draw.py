@@ -36,6 +36,7 @@ _SMALL = 0.01  # class token and biases, against tokens of about 1
 _POSITION = 0.1
 _NORM = 0.1  # of LayerNorm weights around 1
 _ATTENTION_GAIN = 1.5  # of q and k each: scores with a standard deviation of about 2
+_KERNEL_GAIN = 0.35  # the same for Performer, whose features are exp(-|k|^2 / 2) large
 _LOGIT_STD = 6.0
 
 
@@ -59,7 +60,8 @@ def _draw(name: str, shape: tuple[int, ...], seed: int, architecture: Architectu
     if kind == "fc2.weight":
         noise -= noise.mean(axis=0, dtype=np.float64).astype(np.float32)
     if kind == "qkv.weight":
-        noise[:, : 2 * architecture.width] *= _ATTENTION_GAIN
+        performer = "patch" in name and architecture.tokenizer == "t2t-performer"
+        noise[:, : 2 * shape[1] // 3] *= _KERNEL_GAIN if performer else _ATTENTION_GAIN
     noise *= _gain(kind, shape, architecture.depth)
     if "norm" in kind and kind.endswith("weight"):
         noise += 1
@@ -75,6 +77,8 @@ def _gain(kind: str, shape: tuple[int, ...], depth: int) -> float:
         return _POSITION
     if "norm" in kind and kind.endswith("weight"):
         return _NORM
+    if kind.endswith(".kernel"):  # [1, dim, m]: T2T-ViT's features are sqrt(m) long
+        return math.sqrt(shape[2] / shape[1])
     if not kind.endswith("weight"):
         return _SMALL
     keeps_scale = 1 / math.sqrt(shape[0])  # weights are [in, out]

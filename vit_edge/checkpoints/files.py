@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.checkpoints.adapter import refuse_adapter, refuse_unmerged
 from vit_edge.checkpoints.flax import is_flax, open_flax, torch_name
-from vit_edge.checkpoints.pickled import names_in, open_pickled
+from vit_edge.checkpoints.pickled import entries_in, names_in, open_pickled
 from vit_edge.checkpoints.safetensors import open_safetensors
 from vit_edge.checkpoints.tensors import LazyTensor
 from vit_edge.checkpoints.text import refuse_pointer
@@ -98,6 +98,16 @@ def tensor_names(path: Path) -> list[str]:
     else:
         names = names_in(file)
     return [without_marks(name) for name in names]
+
+
+def entries_of(path: Path) -> Mapping[Any, object]:
+    """Return what a training loop saved at the top of a pickle; nothing of other formats.
+
+    Raises:
+        CheckpointError: As open_weights, if there are none or they cannot be read.
+    """
+    file, _ = _weight_file(path)
+    return entries_in(file) if _format_of(file) == PICKLES[0] else {}
 
 
 def is_weight_file(path: Path) -> bool:

@@ -130,6 +130,16 @@ def names_in(path: Path) -> list[str]:
     return [str(name) for model in _models(_load(path)).values() for name in model]
 
 
+def entries_in(path: Path) -> Mapping[Any, object]:
+    """Return what a torch pickle holds at its top, such as state_dict, arch, epoch.
+
+    Raises:
+        CheckpointError: As open_pickled, if the file cannot be read.
+    """
+    loaded = _load(path)
+    return loaded if isinstance(loaded, Mapping) else {}
+
+
 def _load(path: Path) -> object:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < _SAFE_TORCH:

@@ -20,6 +20,7 @@ from vit_edge.variants import HALF, Variant
 
 log = logging.getLogger(__name__)
 
+TOKENS_TO_TOKEN = "tokens_to_token.project.weight"  # of T2T-ViT alone
 # Tensors of models that share timm's names with the ViT but compute something else.
 _OTHER_MODELS = (
     (r"attn_pool\.", "attention pooling (SigLIP)"),
@@ -30,6 +31,7 @@ _OTHER_MODELS = (
     (r"blocks\.\d+\.attn\.(relative_position|rel_pos)|rel_pos", "relative positions"),
     (r"rope(_embed)?\.", "rotary positions"),
     (r"patch_embed\.backbone\.", "a ResNet before the patches (hybrid)"),
+    (r"tokens_to_token\.", "overlapping windows (T2T-ViT, which t2t:PATH reads)"),
 )
 
 # Arguments of VisionTransformer that leave the plain ViT alone, whatever they are ...

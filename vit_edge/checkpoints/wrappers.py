@@ -31,6 +31,7 @@ ANCHORS = (
     "visual.class_embedding",  # open_clip
     "class_embedding",  # its tower alone
     "patch_embed.proj.weight",  # timm
+    "tokens_to_token.project.weight",  # T2T-ViT
     "encoder.pos_embedding",  # torchvision
 )
 # Parts of a name that only wrappers use, wherever they stand: torch.compile, DDP and AveragedModel,

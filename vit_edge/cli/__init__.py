@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import logging
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from vit_edge import backends
 from vit_edge.backends import auto
+from vit_edge.cli.advice import refusal_of_verb
 from vit_edge.cli.parser import Parser as Parser
 from vit_edge.cli.refusals import refusal_of_machine
 from vit_edge.cli.streams import ReaderGoneError, prepared_streams
@@ -107,6 +109,26 @@ def add_out(parser: Parser, metavar: str, help: str, *, required: bool = False) 
     parser.add_argument("-o", "--out", type=Path, metavar=metavar, help=help, required=required)
 
 
+def by_suffix(arguments: argparse.Namespace, options: Mapping[str, str]) -> None:
+    """Give what --out names to the option that writes its kind.
+
+    Args:
+        arguments: With `out`, and the options.
+        options: Suffix -> option, as an attribute.
+
+    Raises:
+        UsageError: No option writes such a file, or another one is given for that kind.
+    """
+    if arguments.out is None:
+        return
+    option = options.get(arguments.out.suffix.lower())
+    if option is None:
+        raise UsageError(f"--out {arguments.out}: it must end in {', '.join(options)}")
+    if getattr(arguments, option) is not None:
+        raise UsageError(f"--out {arguments.out} and --{option}: give one of them")
+    setattr(arguments, option, arguments.out)
+
+
 def add_backend(parser: Parser) -> None:
     """Add --backend to a verb that runs one."""
     parser.add_argument(
@@ -173,8 +195,13 @@ def main(argv: list[str] | None = None) -> int:
 def _without_verb(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         print(versions())
+    elif arguments[:1] == ["--completion"]:
+        from vit_edge.cli.completion import completion  # which opens every verb
+
+        print(completion("".join(arguments[1:])))
     elif not arguments or arguments[0] in {"-h", "--help"}:
         print(overview())
     else:
-        raise UsageError(f"no verb {arguments[0]!r}; there are: {', '.join(VERBS)}")
+        print(f"vit-edge: {refusal_of_verb(arguments)}\nhelp: vit-edge --help", file=sys.stderr)
+        return UsageError.exit_code
     return 0

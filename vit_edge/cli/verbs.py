@@ -16,6 +16,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "use it": {
         "predict": "classify images, or embed them",
+        "batch": "answer millions of images, into shards of Parquet; on Ray, too",
         "inspect": "show what is in a bundle",
         "push": "put a bundle on the Hugging Face hub, with a model card",
         "verify": "read every byte of a bundle, and check that its model is safe to run",
@@ -44,7 +45,7 @@ VERBS = {
     else f"vit_edge.{verb}.__main__"
     for verb in LINES
     if " " not in verb
-} | {"quantize": "vit_edge.export.quantizing"}
+} | {"batch": "vit_edge.scale.__main__", "quantize": "vit_edge.export.quantizing"}
 _PARSERS = {
     "parity record": "vit_edge.parity.record:parser",
     "parity merge": "vit_edge.parity.report.merge:parser",

@@ -25,6 +25,7 @@ SOURCE is one of
   hf:ID_OR_DIR          a Hugging Face repository or directory
   timm:NAME_OR_FILE     a timm model name, .safetensors, .pth, .ckpt, or directory
   torchvision:FILE      a state_dict of torchvision's vit_b_16, vit_l_32 ...
+  t2t:FILE              T2T-ViT, as yitu-opensource/T2T-ViT publishes it (.pth.tar)
   open_clip:ID_OR_FILE  a CLIP tower of open_clip's: LAION, DataComp, MetaCLIP, DFN, ...
   jax:FILE.npz          an original JAX checkpoint
   seeded:N              random weights that depend on the image, for trials and tests
@@ -328,11 +329,10 @@ def variants_table(words: Sequence[str]) -> str:
         rows += [(row.name, row.paper, row.published.replace("`", "")) for row in families]
         text.append(cli.table(rows))
     if variants:
-        named = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/)")]
-        named += [
-            (v.name, str(v.num_classes or "none"), v.hf or "-", v.timm or "-", v.jax or "-")
-            for v in variants
-        ]
+        named = [("variant", "classes", "hugging face", "timm", "jax (gs://vit_models/), t2t")]
+        for v in variants:
+            classes, file = str(v.num_classes or "none"), v.jax or v.t2t
+            named.append((v.name, classes, v.hf or "-", v.timm or "-", file or "-"))
         text.append(cli.table(named))
     return "\n\n".join(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -145,8 +146,8 @@ class CheckpointSource:
         torch.set_num_threads(cpus.default_threads())
         facts, architecture = self.facts, self._vit.architecture
         answers: dict[str, NDArray[np.float32]] = {}
-        image_bytes = architecture.tokens * architecture.width * 8
-        size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // image_bytes))
+        values = max(architecture.tokens * architecture.width, _window_values(architecture))
+        size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // (8 * values)))
         for start in range(0, len(resized), size):
             batch = slice(start, start + size)
             pixels = pixels_from_resized(resized[batch], facts.preprocessing)
@@ -182,6 +183,13 @@ class CheckpointSource:
         release_weights(model)
         for parameter in self._vit.parameters():  # those that the graph holds in another form
             parameter.data = parameter.new_empty(0)
+
+
+def _window_values(architecture: Architecture) -> int:
+    """How many values T2T-ViT's first layer holds at once: its scores, or what enters it."""
+    windows = 16 * math.prod(architecture.grid_hw)
+    widths = {"patches": 0, "t2t": windows, "t2t-performer": 49 * architecture.channels}
+    return windows * widths[architecture.tokenizer]
 
 
 def open_checkpoint(

@@ -24,11 +24,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vit_edge.export.soft_split import ExportTokensToToken
+from vit_edge.models.layers import Linear
+from vit_edge.models.t2t import TokensToToken
 from vit_edge.models.vit import (
     Block,
     CosineHead,
     Embedding,
-    Linear,
     Readout,
     SelfAttention,
     ViT,
@@ -135,9 +137,11 @@ def scaled_norm(norm: nn.LayerNorm, scale: float) -> nn.LayerNorm:
 class ExportEmbedding(nn.Module):
     """Pad instead of Concat(Expand): the prefix's rows of `position` hold its tokens, too."""
 
-    def __init__(self, embedding: Embedding) -> None:
+    def __init__(self, embedding: Embedding, form: AttentionForm) -> None:
         super().__init__()
         self.patch = embedding.patch
+        if isinstance(self.patch, TokensToToken):
+            self.patch = ExportTokensToToken(self.patch, fused=form == "fused")
         self.position = constant(embedding.position)
         self.prefix = 0
         if embedding.cls_token is not None:
@@ -146,7 +150,9 @@ class ExportEmbedding(nn.Module):
         self.norm = embedding.norm
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.patch(pixels).flatten(2).transpose(1, 2)
+        patches: Tensor = self.patch(pixels)
+        if patches.ndim == 4:  # of a convolution
+            patches = patches.flatten(2).transpose(1, 2)
         if self.prefix:
             patches = functional.pad(patches, (0, 0, self.prefix, 0))
         x = patches + self.position
@@ -261,7 +267,7 @@ class ExportableViT(nn.Module):
     def __init__(self, model: ViT, outputs: Sequence[str], form: AttentionForm) -> None:
         super().__init__()
         *blocks, last = (cast(Block, block) for block in model.blocks)
-        self.embedding = ExportEmbedding(model.embedding)
+        self.embedding = ExportEmbedding(model.embedding, form)
         self.blocks = nn.ModuleList([ExportBlock(block, form) for block in blocks])
         alone = model.architecture.class_token_alone and not {*outputs} & OF_ALL_TOKENS
         self.blocks.append(ClsBlock(last) if alone else ExportBlock(last, form))

@@ -50,7 +50,7 @@ def write_model(
     fields = []
     offset = 0
     for name, tensor in tensors.items():
-        if external and tensor.nbytes >= EXTERNAL_MINIMUM_BYTES:
+        if external and not _stays_inline(tensor):
             fields.append(_Field.external(name, tensor, offset))
             offset += _aligned(tensor.nbytes)
         else:
@@ -66,7 +66,7 @@ def write_model(
         return ["model.onnx"]
     with (folder / EXTERNAL_NAME).open("wb") as file:
         for tensor in tensors.values():
-            if tensor.nbytes >= EXTERNAL_MINIMUM_BYTES:
+            if not _stays_inline(tensor):
                 _write_array(file, tensor)
                 file.write(bytes(_aligned(tensor.nbytes) - tensor.nbytes))
     return ["model.onnx", EXTERNAL_NAME]
@@ -76,21 +76,21 @@ def skeleton(model: onnx_ir.Model) -> onnx.ModelProto:
     """The model with its weights declared as inputs: all that the checker needs, at no size.
 
     Small integer constants (the shapes of Reshape, Split, ...) stay, because shape inference reads
-    them.
+    them. Large ones (the indices of Gather) may lie in a file.
     """
     weights = {
         name: value
         for name, value in model.graph.initializers.items()
         if _value(value).dtype == onnx_ir.DataType.FLOAT
+        or (_value(value).dtype == onnx_ir.DataType.INT64 and not _stays_inline(_value(value)))
     }
     for name in weights:
         del model.graph.initializers[name]
     proto: onnx.ModelProto = onnx_ir.to_proto(model)
     model.graph.initializers.update(weights)
     for name, value in weights.items():
-        info = onnx.helper.make_tensor_value_info(
-            name, onnx.TensorProto.FLOAT, _value(value).shape.numpy()
-        )
+        tensor = _value(value)
+        info = onnx.helper.make_tensor_value_info(name, int(tensor.dtype), tensor.shape.numpy())
         proto.graph.input.append(info)
     return proto
 
@@ -99,6 +99,10 @@ def _value(initializer: onnx_ir.Value) -> onnx_ir.TensorProtocol:
     if initializer.const_value is None:
         raise AssertionError(f"initializer {initializer.name} has no value")
     return initializer.const_value
+
+
+def _stays_inline(tensor: onnx_ir.TensorProtocol) -> bool:
+    return tensor.nbytes < EXTERNAL_MINIMUM_BYTES
 
 
 def _varint(value: int) -> bytes:

@@ -16,9 +16,10 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from vit_edge.bundle.architecture import Activation, Architecture
+from vit_edge.bundle.architecture import Architecture
+from vit_edge.models.layers import MLP, Linear
+from vit_edge.models.t2t import TokensToToken
 
 
 class Outputs(NamedTuple):
@@ -30,19 +31,6 @@ class Outputs(NamedTuple):
     pre_logits: Tensor  # [N, pre_logits_dim], tanh layer; without one the same as features
     logits: Tensor | None  # [N, classes]; None without a head
     reconstruction: Tensor | None  # [N, channels, H, W], the image again; None without a decoder
-
-
-class Linear(nn.Module):
-    """y = x W + b with W stored [in, out], so that an exported MatMul needs no Transpose."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(inputs, outputs))
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.matmul(x, self.weight)
-        return y if self.bias is None else y + self.bias
 
 
 class SelfAttention(nn.Module):
@@ -79,27 +67,6 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-class MLP(nn.Module):
-    """Two layers with an exact GELU between them, or with one of its approximations."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.fc1 = Linear(architecture.width, architecture.mlp_dim)
-        self.fc2 = Linear(architecture.mlp_dim, architecture.width)
-        self.activation = architecture.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(activate(self.fc1(x), self.activation))
-        return y
-
-
-def activate(x: Tensor, activation: Activation) -> Tensor:
-    """Apply GELU: exact, or approximated in one of the two ways of arXiv:1606.08415, section 2."""
-    if activation == "quick_gelu":
-        return x * torch.sigmoid(1.702 * x)
-    return functional.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
-
-
 class Block(nn.Module):
     """One encoder block: Eq. 2 and 3."""
 
@@ -127,7 +94,11 @@ class Embedding(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width, patch_px = architecture.width, architecture.patch_px
-        self.patch = nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
+        self.patch: nn.Module = (
+            nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
+            if architecture.tokenizer == "patches"
+            else TokensToToken(architecture)
+        )
         prefix = architecture.prefix_tokens
         self.cls_token = nn.Parameter(torch.empty(1, prefix, width)) if prefix else None
         self.position = nn.Parameter(torch.empty(1, architecture.tokens, width))

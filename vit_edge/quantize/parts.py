@@ -82,6 +82,7 @@ def half_nodes(
             "the graph has no LayerNormalization, or has it decomposed, and its squares overflow "
             "half precision: export it with opset 17 or newer"
         )
+    kept |= _around_exp(model)
     half: set[onnx_ir.Node] = set()
     for node in model.graph:  # in topological order
         if node in ahead and node not in kept and _is_half(node, half, parts):
@@ -121,6 +122,29 @@ def _is_half(node: onnx_ir.Node, half: set[onnx_ir.Node], parts: Collection[str]
     if node.op_type == "Add" and "residual" in parts:
         return any(tensors)
     return bool(tensors) and all(tensors)
+
+
+def _around_exp(model: onnx_ir.Model) -> set[onnx_ir.Node]:
+    """Find what lies between an Exp and the next Linear, and the products that make its exponent.
+
+    It is Performer's attention: exp(-|k|^2 / 2) of a key of any length leaves half precision, and
+    so does a sum over tokens.
+    """
+    around: set[onnx_ir.Node] = set()
+    for node in model.graph:  # in topological order
+        makers = {value.producer() for value in node.inputs if value is not None}
+        if node.op_type == "Exp":
+            exponent = next(iter(makers))
+            products = [] if exponent is None else [v.producer() for v in exponent.inputs if v]
+            around |= {node, *(each for each in products if each and each.op_type in GEMMS)}
+        elif around & makers and not _has_weight(node):
+            around.add(node)
+    return around
+
+
+def _has_weight(node: onnx_ir.Node) -> bool:
+    weight = node.inputs[1] if node.op_type in GEMMS else None
+    return weight is not None and is_initializer(weight)
 
 
 def _is_patches(value: onnx_ir.Value) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.quantize.workbench import broken_rules, without_search, write_crops
+from tests.support import t2t
 from tests.support.bundles import TESTING, Exporter
 from tests.support.family_folders import PARTS, write_family
 from tests.support.tensorrt_rtx_build import ALL, builds
@@ -192,6 +193,8 @@ def architectures() -> dict[str, Architecture]:
     """The variants of different shape, each with two blocks: the others are like the first."""
     found: dict[Architecture, tuple[str, Architecture]] = {}
     for name, row in VARIANTS.items():
+        if row.tokenizer != "patches":  # built below, among the parts of the family
+            continue
         shallow = dataclasses.replace(row.architecture, depth=2)
         shape = dataclasses.replace(shallow, num_classes=min(1, shallow.num_classes))
         found.setdefault(shape, (name, shallow))
@@ -258,6 +261,7 @@ def assert_smaller(plans: dict[str, dict[str, int]], lower: str, higher: str) ->
 # Every part of the family
 
 ZERO_SHOT, DECODER = "zero-shot head", "decoder"
+T2T = get_args(t2t.Kind)  # T2T-ViT's tokenizer, of either kind
 PLAIN = ("layer scale", "zeros")  # folders of the plain ViT's graph
 UNLIKE = [parts for parts in PARTS if parts not in PLAIN]
 # INT8's graph has FP16 in all but the products, so FP16 alone is for what stands between them.
@@ -268,6 +272,7 @@ BUILT = [
         for precision in ("fp32", "int8")
     ),
     *((parts, "fp16") for parts in ("mean, normalised", "qk_norm", "siglip")),
+    *((parts, "int8") for parts in T2T),
 ]
 
 
@@ -308,6 +313,16 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
+    """The same for T2T-ViT, whose windows have a Transformer or Performer."""
+    sources = {}
+    for kind in T2T:
+        path = tmp_path_factory.mktemp(kind) / "x.pth.tar"
+        sources[kind] = ("--checkpoint", str(t2t.saved(t2t.Theirs(kind), path)))
+    return sources
+
+
+@pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 natural images."""
     return write_crops(tmp_path_factory.mktemp("calibration"), 16, 5, (64, 64))
@@ -326,7 +341,9 @@ def test_every_part_of_the_family_builds(
     if parts in UNLIKE:
         arguments = request.getfixturevalue("families")[parts]
     else:
-        arguments = request.getfixturevalue("zero_shot" if parts == ZERO_SHOT else "decoder")
+        fixture = {ZERO_SHOT: "zero_shot", DECODER: "decoder"}.get(parts, "windows")
+        arguments = request.getfixturevalue(fixture)
+        arguments = arguments[parts] if isinstance(arguments, dict) else arguments
     lower: tuple[str, ...] = ()
     if precision != "fp32":
         lower = ("--calibration", str(calibration), "--parity-target", "sqnr_centred_db=14")

@@ -42,13 +42,15 @@ def split_tokens(model: openvino.Model, first: int) -> None:
         BackendError: It has no LayerNorm over tokens to begin at.
     """
     nodes = model.get_ordered_ops()
-    norms = [n for n, node in enumerate(nodes) if node.get_type_name() == "MVN"]
-    if not norms or len(shape_of(nodes[norms[0]].input_value(0))) != 3:
+    norms = [shape_of(n.input_value(0)) if n.get_type_name() == "MVN" else [] for n in nodes]
+    counts = [shape[TOKEN_AXIS] if len(shape) == 3 else 0 for shape in norms]
+    several = [count for count in counts if count > 1]
+    if not several:
         raise BackendError("split_tokens: this graph has no LayerNormalization over tokens")
-    tokens = shape_of(nodes[norms[0]].input_value(0))[TOKEN_AXIS]
+    tokens = max(several, key=several.count)  # of the encoder: T2T-ViT has other norms in front
     if not 0 < first < tokens:
         raise UsageError(f"split_tokens must lie between 1 and {tokens - 1} here, not {first}")
-    _Split(tokens, first).rewrite(nodes[norms[0] :])
+    _Split(tokens, first).rewrite(nodes[counts.index(tokens) :])
     model.validate_nodes_and_infer_types()
 
 

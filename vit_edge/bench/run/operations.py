@@ -17,7 +17,22 @@ def multiply_adds(shape: Architecture) -> int:
     attention = 2 * shape.tokens * shape.tokens * shape.width
     linears = shape.tokens * shape.width * (4 * shape.width + 2 * shape.mlp_dim)
     patches = math.prod(shape.grid_hw) * shape.width * shape.channels * shape.patch_px**2
+    if shape.tokenizer != "patches":
+        patches = _tokens_to_token(shape)
     head = (shape.pre_logits_dim or shape.features_dim) * shape.num_classes
     head += shape.features_dim * (shape.pre_logits_dim or 0)
     head += shape.pooled_dim * (shape.projection_dim or 0)
     return shape.depth * (linears + attention) + patches + head
+
+
+def _tokens_to_token(shape: Architecture) -> int:
+    """Multiply-adds of T2T-ViT's tokenizer: two layers on windows, and the projection."""
+    grid, dim, inputs = math.prod(shape.grid_hw), shape.token_dim, 9 * shape.token_dim
+    layers = ((16 * grid, 49 * shape.channels), (4 * grid, inputs))  # tokens, channels of each
+    # scores and mixing; or Performer's features of q and k, their sum with v, and the quotient
+    per_token = 4 * dim * (dim // 2) + dim // 2
+    total = grid * inputs * shape.width
+    for tokens, channels in layers:
+        attention = per_token if shape.tokenizer == "t2t-performer" else 2 * tokens * dim
+        total += tokens * (3 * channels * dim + 3 * dim * dim + attention)
+    return total

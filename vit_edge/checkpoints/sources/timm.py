@@ -35,6 +35,7 @@ from vit_edge.checkpoints.tensors import (
     zeros,
 )
 from vit_edge.checkpoints.timm_config import (
+    TOKENS_TO_TOKEN,
     activation_of,
     check_against_tensors,
     check_model_args,
@@ -64,7 +65,7 @@ _PREFIX = ("cls_token", "dist_token", "reg_token", "register_tokens")  # in this
 def recognises(path: Path) -> bool:
     """A directory whose config.json is timm's, timm's tensor names, or a head of DINOv2's."""
     if path.is_dir() and config_of(path) and not is_open_clips(path):
-        return is_timm_config(config_of(path))
+        return is_timm_config(config_of(path)) and not holds(path, TOKENS_TO_TOKEN)
     query = "attn.qkv.weight"  # in block 0, or in block 0 of chunk 0
     in_blocks = any(holds(path, _PATCH, f"blocks.{n}.{query}") for n in ("0", "0.0"))
     return in_blocks or facebook.is_head(path)
@@ -278,7 +279,7 @@ def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
         Rule("patch_embed.proj.bias", (a.width,), "embedding.patch.bias"),
     ]
     for index in range(a.depth):
-        rules += _block_rules(a, tensors, f"blocks.{index}")
+        rules += block_rules(a, tensors, f"blocks.{index}")
     if a.final_norm:
         name = "fc_norm" if "fc_norm.weight" in tensors else "norm"
         rules += norm_rules(name, "readout.norm", a.width)
@@ -292,7 +293,7 @@ def _rules(a: Architecture, tensors: Mapping[str, LazyTensor]) -> list[Rule]:
     return rules + prefix_rules(_PREFIX, tensors, a)
 
 
-def _block_rules(a: Architecture, tensors: Mapping[str, LazyTensor], block: str) -> list[Rule]:
+def block_rules(a: Architecture, tensors: Mapping[str, LazyTensor], block: str) -> list[Rule]:
     """One encoder block; layer scale, if there is one, goes into the Linears before it."""
     first, second = ("ls1.gamma", "ls2.gamma"), ("gamma_1", "gamma_2")
     names = next((n for n in (first, second) if f"{block}.{n[0]}" in tensors), None)

@@ -67,11 +67,16 @@ def _pairs(linears: list[Linear], projections: list[Linear]) -> list[tuple[Linea
         if mixed is None or operand is None:
             continue
         values = mixed.inputs[operand]
-        if values is not None and not is_initializer(values):
+        if values is not None and not is_initializer(values) and not _is_added(values):
             maker = makers.get(_origin(values))
             if maker is not None:
                 pairs.append((maker, out))
     return pairs
+
+
+def _is_added(values: onnx_ir.Value) -> bool:
+    """True if values go past the attention too, as T2T-ViT's do."""
+    return any(use.node.op_type == "Add" for use in values.uses())
 
 
 def _origin(value: onnx_ir.Value) -> onnx_ir.Value:
