@@ -55,7 +55,7 @@ def bench(
     """
     several = [bundles] if isinstance(bundles, (str, os.PathLike, Bundle)) else list(bundles)
     if (suite is None) == (not several):
-        raise UsageError("name bundles, or a suite (--suite); see --help")
+        raise UsageError("name bundles, or a --suite")
     if suite is None:
         suite = _suite(several, backend, batch, scenario, stage, sampling or Sampling())
     with contextlib.ExitStack() as stack:  # whether it can be saved is known before any work
