@@ -173,7 +173,7 @@ FORMATS = {"onnx", "openvino", "engine", "tensorrt"}
 # verbs of other tools, and of ours that stand behind another
 VERB_HABITS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("quantise", "int8", "ptq", "optimize"),
+        ("quantize", "quantise", "int8", "ptq", "optimize"),
         ("export", "--precision", "int8", "--calibration", OWN_IMAGES),
     ),
     **dict.fromkeys(("half", "fp16"), ("export", "--precision", "fp16")),
