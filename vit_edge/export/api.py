@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Scores
@@ -109,9 +109,16 @@ def export(
     from vit_edge.export.recipe import Recipe, find_recipe
     from vit_edge.quantize.calibration import CalibrationRequest
 
+    check_words(precision=precision, parity_target=parity_target)
+    for name, value, allowed in (
+        ("input", input, ("float32", "uint8")),
+        ("scores", scores, get_args(Scores)),
+    ):
+        if value is not None and value not in allowed:
+            raise UsageError(f"{name} must be {' or '.join(allowed)}, not {value!r}")
     if not isinstance(recipe, Recipe):
-        name = None if recipe is None else os.fspath(recipe)
-        recipe = find_recipe(name, None if precision is None else precision.lower())
+        asked = None if recipe is None else os.fspath(recipe)
+        recipe = find_recipe(asked, None if precision is None else precision.lower())
     elif precision not in (None, recipe.precision):
         raise UsageError(f"precision {precision}, but the recipe makes {recipe.precision}")
     if calibration is not None and not isinstance(calibration, CalibrationRequest):
@@ -205,7 +212,9 @@ def _with_source(
                 "logits or features"
             )
         return dataclasses.replace(options, foreign=source)
-    options = dataclasses.replace(options, request=request, outputs=outputs or DEFAULT_OUTPUTS)
+    options = dataclasses.replace(
+        options, request=request, outputs=DEFAULT_OUTPUTS if outputs is None else outputs
+    )
     if source is None and request.variant is None:
         raise UsageError("nothing to export: name a source, a variant, or both")
     if isinstance(source, nn.Module):
@@ -249,7 +258,16 @@ def _request(
 
 
 def _names(outputs: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    return tuple(outputs.split(",") if isinstance(outputs, str) else outputs) if outputs else None
+    if outputs is None:
+        return None
+    return tuple(outputs.split(",") if isinstance(outputs, str) else map(str, outputs))
+
+
+def check_words(**words: object) -> None:
+    """Refuse what is no text where text is meant."""
+    for name, value in words.items():
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{name} must be text, not {value!r}")
 
 
 @contextlib.contextmanager

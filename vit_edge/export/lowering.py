@@ -21,6 +21,7 @@ from vit_edge.backends import ort
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import UsageError
+from vit_edge.export.api import check_words
 from vit_edge.export.draft import answer_golden_images, write_draft
 from vit_edge.export.golden_set import GoldenSet, Progress
 from vit_edge.export.layouts import check_expressible
@@ -81,6 +82,7 @@ def quantize(
         ParityError: The answers are not kept. Nothing was published.
         VitEdgeError: Whatever else is wrong with what was handed in.
     """
+    check_words(precision=precision, parity_target=parity_target)
     given = Bundle.read(bundle)
     chosen = choose_recipe(given, precision, recipe)
     if calibration is not None and not isinstance(calibration, CalibrationRequest):
