@@ -149,7 +149,7 @@ def _round(
                     choices |= rescale(group, seen, even, correct_bias=corrects)
             for linear in run:
                 if linear.name not in settings.keep_float:
-                    moment = seen[str(linear.input.name)]
+                    moment = seen[str(linear.undivided.name)]
                     rounded[linear.name] = round_linear(
                         linear, moment, even_blocks(linear, kind), settings.rounding,
                         correct_bias=corrects,
