@@ -84,6 +84,14 @@ def test_a_folder_behind_a_link_is_looked_into_and_circles_are_not_followed(tree
     assert named("**/*.png") == ["photos/deep/er/c.png"]
 
 
+def test_home_is_found_where_the_shell_left_it(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tree))
+    assert named("~/photos/*.jpg") == [f"{tree}/photos/b.jpg"]
+    assert named("~/photos/deep") == [f"{tree}/photos/deep/d.jpg", f"{tree}/photos/deep/er/c.png"]
+    Path("~").mkdir()
+    assert named("~") == []
+
+
 def test_what_is_there_comes_before_a_pattern(tree: Path) -> None:
     for name in ("[1].jpg", "1.jpg", "what?.jpg"):
         Path(name).touch()

@@ -110,11 +110,7 @@ def add_out(parser: Parser, metavar: str, help: str, *, required: bool = False) 
 
 
 def by_suffix(arguments: argparse.Namespace, options: Mapping[str, str]) -> None:
-    """Give what --out names to the option that writes its kind.
-
-    Args:
-        arguments: With `out`, and the options.
-        options: Suffix -> option, as an attribute.
+    """Give what --out names to the option that writes its kind, by a table of suffix -> option.
 
     Raises:
         UsageError: No option writes such a file, or another one is given for that kind.

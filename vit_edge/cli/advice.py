@@ -142,8 +142,7 @@ class _Draft:
         verb, here, there = self._parser.verb, [*self._options], dict(self._elsewhere)
         alone = [*self._alone, *self._missing()]
         takes_bundle = [one.metavar for one in self._parser.positionals()][:1] == ["BUNDLE"]
-        lines: list[str] = []
-        later: list[str] = []
+        lines, later = list[str](), list[str]()
         here = _calibrated(here) if "--calibration" in self._parser.options() else here
         if verb == "export":
             if ("--backend", "trt") in there.get("build", []):
@@ -376,7 +375,6 @@ def _message(problems: Sequence[str], commands: Sequence[str]) -> str:
     lines = ["error: " + problems[0], *(f"  and {problem}" for problem in problems[1:])]
     if commands:
         lines += ["type instead:", *(f"  {command}" for command in commands)]
-        text = " ".join(commands)
-        if f"--calibration {OWN_IMAGES}" in text:
+        if f"--calibration {OWN_IMAGES}" in " ".join(commands):
             lines.append(f"{OWN_IMAGES}: a folder of images of the kind that the model will meet")
     return "\n".join(lines)

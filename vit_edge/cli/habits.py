@@ -191,7 +191,6 @@ VERB_HABITS: dict[str, tuple[str, ...]] = {
     "merge": ("parity", "merge"),
     "compare": ("bench", "compare"),
     "report": ("bench", "report"),
-    "diff": ("parity",),
     "version": ("--version",),
     "help": ("--help",),
 }

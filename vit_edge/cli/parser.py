@@ -44,6 +44,12 @@ class Parser(argparse.ArgumentParser):
             help="print the versions of vit-edge and the runtimes",
         )
 
+    def add_argument(self, *flags: Any, **options: Any) -> argparse.Action:
+        """As argparse's; the names of precisions and backends are read in any case."""
+        if not {"--precision", "--backend"}.isdisjoint(flags):
+            options.setdefault("type", str.lower)
+        return super().add_argument(*flags, **options)
+
     def rename(self, old: str, new: str) -> None:
         """Let an option's old spelling go on working: --help is silent about it, its use is not."""
         self.old[old] = new
@@ -60,8 +66,7 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse; old spellings are renewed, and what is none of ours is refused with a remedy."""
-        typed = list(sys.argv[1:] if args is None else args)
-        line = self.read(typed)
+        line = self.read(sys.argv[1:] if args is None else args)
         for old, new in line.renewed:
             print(f"{old} is called {new} now", file=sys.stderr)
         refusal = advice.refusal(self, line)

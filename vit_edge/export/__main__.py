@@ -107,7 +107,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "state_dict_ema, or what its tensors' names begin with, such as backbone",
     },
     "--precision": {
-        "type": str.lower,
         "metavar": "P",
         "help": "fp32 (default), fp16, bf16, int8, int8-dynamic, int8-weights, int4 or fp8; lower "
         "ones are published only if they keep the reference's answers",

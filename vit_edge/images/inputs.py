@@ -31,10 +31,9 @@ def check_inputs(words: Sequence[str]) -> int | None:
     Raises:
         UsageError: A URL, stdin twice, or inputs that name no image; all of those.
     """
-    problems = [_url_problem(word) for word in words if is_url(word)]
+    problems, total = [_url_problem(word) for word in words if is_url(word)], 0
     if words.count(STDIN) > 1:
         problems.append("- is given twice, and stdin can be read once")
-    total = 0
     for word in words:
         if word == STDIN or is_url(word):
             continue
@@ -68,6 +67,7 @@ def images_of(word: str, skipped: Skipped) -> Iterator[str]:
         word: A file, a folder or a pattern. What there is of that name comes before a pattern.
         skipped: Counts what is left out.
     """
+    word = word if os.path.lexists(word) else os.path.expanduser(word)  # noqa: PTH111
     if os.path.isdir(word):  # noqa: PTH112
         yield from map(str, walk_images(Path(word), skipped))
     elif os.path.lexists(word) or not _PATTERN.search(word):
@@ -130,9 +130,9 @@ def _of_pattern(pattern: str, skipped: Skipped) -> Iterator[str]:
     anywhere, by_suffix = "**" in parts, parts[-1] in ("*", "**")
     seen: set[str] | None = set() if parts.count("**") > 1 else None  # else nothing comes twice
     for path in _matches("/" if pattern.startswith("/") else "", parts, skipped):
+        if path in (seen or ()):
+            continue
         if seen is not None:
-            if path in seen:
-                continue
             seen.add(path)
         if os.path.isdir(path):  # noqa: PTH112
             if not anywhere:
