@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vit_edge.bundle.architecture import Activation, Architecture
+from vit_edge.models.linear import Linear as Linear
+from vit_edge.models.t2t import TokensToToken
 
 
 class Outputs(NamedTuple):
@@ -30,19 +32,6 @@ class Outputs(NamedTuple):
     pre_logits: Tensor  # [N, pre_logits_dim], tanh layer; without one the same as features
     logits: Tensor | None  # [N, classes]; None without a head
     reconstruction: Tensor | None  # [N, channels, H, W], the image again; None without a decoder
-
-
-class Linear(nn.Module):
-    """y = x W + b with W stored [in, out], so that an exported MatMul needs no Transpose."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(inputs, outputs))
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.matmul(x, self.weight)
-        return y if self.bias is None else y + self.bias
 
 
 class SelfAttention(nn.Module):
@@ -129,8 +118,6 @@ class Embedding(nn.Module):
         width, patch_px = architecture.width, architecture.patch_px
         self.patch: nn.Module = nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
         if architecture.tokenizer != "patches":
-            from vit_edge.models.t2t import TokensToToken  # which is made of this module's parts
-
             self.patch = TokensToToken(architecture)
         prefix = architecture.prefix_tokens
         self.cls_token = nn.Parameter(torch.empty(1, prefix, width)) if prefix else None
