@@ -20,7 +20,7 @@ from pathlib import Path
 import onnx_ir
 import script
 
-from vit_edge import quantize
+import vit_edge.quantize as quantize
 from vit_edge.checkpoints import Request
 from vit_edge.export.draft import answer_golden_images, write_draft
 from vit_edge.export.plan import ExportOptions, plan_export

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 from timing import ratio, timings
 
-from vit_edge import cli, quantize
+import vit_edge.quantize as quantize
+from vit_edge import cli
 from vit_edge.export.draft import Draft
 from vit_edge.export.recipe import find_recipe
 from vit_edge.graphs.workspace import Workspace
@@ -81,8 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     measured: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):
         scratch = Path(name)
-        draft = drafts(arguments, scratch)["cpu"]
-        judged = chosen(draft, arguments.first)
+        draft = drafts(arguments, scratch, arguments.first)["cpu"]
         first: dict[str, Made] = {}
         for seed in range(arguments.seeds):
             images = calibration(draft, arguments, seed, scratch)
@@ -92,19 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
                 made = quantizer(draft, images, scratch)
                 first.setdefault(title, made)
                 entry = {"row": title, "seed": seed, "kept_float": made.kept}
-                measured.append(entry | judge(made, draft, judged, scratch))
+                measured.append(entry | judge(made, draft, scratch))
                 print(json.dumps(measured[-1]), flush=True)
         times = speeds(first, draft, arguments.rounds, scratch)
-    print(f"{len(judged)} images; {script.machine()}\n" + table(measured, times))
+    print(f"{len(draft.golden)} images; {script.machine()}\n" + table(measured, times))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps({"rows": measured, "seconds": times}, indent=1) + "\n")
     return 0
-
-
-def chosen(draft: Draft, count: int | None) -> NDArray[np.intp]:
-    """The images to judge by."""
-    order = np.random.default_rng(0).permutation(len(draft.golden))
-    return np.sort(order[:count])
 
 
 def calibration(
@@ -178,24 +172,24 @@ class Feeds:
         return None if pixels is None else {"pixel_values": pixels}
 
 
-def judge(made: Made, draft: Draft, judged: NDArray[np.intp], scratch: Path) -> dict[str, Any]:
+def judge(made: Made, draft: Draft, scratch: Path) -> dict[str, Any]:
     """Every statistic of the logits against the reference's."""
     golden = draft.golden
     workspace = Workspace(scratch / "judge")
     settled = workspace.settle(made.model.clone())  # a settled model gives up its weights
     entries = SIMULATION if made.simulated else None
     found = np.concatenate(
-        list(workspace.answers(settled, batches(draft, judged), "logits", entries))
+        list(workspace.answers(settled, batches(draft, len(golden)), "logits", entries))
     )
     comparison = LogitComparison()
-    labels = None if golden.classes is None else golden.classes[judged]
-    comparison.add(np.arange(len(judged)), found, golden.expected["logits"][judged], labels)
+    expected = golden.expected["logits"]
+    comparison.add(np.arange(len(golden)), found, expected, golden.classes)
     return comparison.summary()
 
 
-def batches(draft: Draft, judged: NDArray[np.intp]) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(judged), BATCH):
-        resized = draft.golden.resized[judged[start : start + BATCH]]
+def batches(draft: Draft, count: int) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, count, BATCH):
+        resized = draft.golden.resized[start : min(start + BATCH, count)]
         yield pixels_from_resized(resized, draft.manifest.preprocessing)
 
 
@@ -206,7 +200,7 @@ def speeds(
     graphs = {name: each.model for name, each in made.items() if not each.simulated}
     graphs["float32"] = onnx_ir.load(draft.folder / "model.onnx")
     workspace = Workspace(scratch / "time")
-    pixels = next(batches(draft, np.zeros(1, np.intp)))
+    pixels = next(batches(draft, 1))
     calls = {}
     for name, model in graphs.items():
         session = workspace.session(workspace.settle(model.clone()))

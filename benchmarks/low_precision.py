@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import script
 
 from vit_edge.bundle import Bundle
@@ -75,8 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def drafts(arguments: argparse.Namespace, scratch: Path) -> dict[str, Draft]:
-    """The float32 graph in the form of each target, with the reference's answers."""
+def drafts(
+    arguments: argparse.Namespace, scratch: Path, count: int | None = None
+) -> dict[str, Draft]:
+    """The float32 graph in the form of each target, with the reference's answers.
+
+    Args:
+        arguments: The checkpoint and the images.
+        scratch: A folder for the graphs and the images.
+        count: How many of the images are drawn and answered; all where there is no number.
+    """
     found: dict[str, Draft] = {}
     for target in ("cpu", "gpu"):
         folder = scratch / target
@@ -85,8 +94,13 @@ def drafts(arguments: argparse.Namespace, scratch: Path) -> dict[str, Draft]:
         recipe = find_recipe(f"{target}-fp32", None)
         options = ExportOptions(recipe, outputs=("logits",), golden_images=arguments.images)
         plan = dataclasses.replace(plan_export(options), single_file_limit=0)
+        drawn = np.sort(np.random.default_rng(0).permutation(len(plan.golden.files))[:count])
+        files = tuple(plan.golden.files[index] for index in drawn)
+        plan = dataclasses.replace(plan, golden=dataclasses.replace(plan.golden, files=files))
         # the answers are the model's, whatever the form of its graph
         golden = found["cpu"].golden if found else answer_golden_images(plan, source, folder)
+        if golden.classes is not None and len(golden.classes) > len(golden):  # of the whole folder
+            golden = dataclasses.replace(golden, classes=golden.classes[drawn])
         found[target] = write_draft(plan, source, golden, folder)
     return found
 

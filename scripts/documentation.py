@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import ast
 import html
-import os
+import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from vit_edge.cli.verbs import LINES, parser_of
 
@@ -32,6 +31,7 @@ ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
 }
 COMMANDS = "reference/cli.md"
+NOTEBOOK, CELLS = "notebook.md", "docs/notebooks/export.ipynb"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _FLOOR = re.compile(r"^ +(\d+)  (\S.*)$", re.MULTILINE)
@@ -44,16 +44,20 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     for name, source in ELSEWHERE.items():
-        text = (REPOSITORY / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=linked(text, source)))
+        text = linked((REPOSITORY / source).read_text(encoding="utf-8"), source)
+        text = text.replace(
+            "<details>", '<details markdown="1">'
+        )  # what is folded is Markdown, too
+        files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, COMMANDS, content=command_line()))
+    files.append(File.generated(config, NOTEBOOK, content=notebook()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead links out of docs/ to where the site has that file, and draw the graph of rooms."""
     name = page.file.src_uri
-    if name not in ELSEWHERE and name != COMMANDS:
+    if name not in {*ELSEWHERE, COMMANDS, NOTEBOOK}:
         markdown = linked(markdown, f"docs/{name}")
     markdown = _FIELDS.sub(lambda place: fields(place[1]), markdown)
     return re.sub(r"```mermaid\ngraph TD\n.*?```", lambda _: rooms(markdown), markdown, flags=re.S)
@@ -80,7 +84,9 @@ def linked(markdown: str, source: str) -> str:
         if not target or "://" in target:
             return link[0]
         path = posixpath.normpath(posixpath.join(here, target))
-        shown = {original: name for name, original in ELSEWHERE.items()}.get(path)
+        shown = {original: name for name, original in (*ELSEWHERE.items(), (NOTEBOOK, CELLS))}.get(
+            path
+        )
         if shown is None and path.startswith("docs/"):
             shown = path.removeprefix("docs/")
         if shown is None:
@@ -89,6 +95,21 @@ def linked(markdown: str, source: str) -> str:
 
     text = _LINK.sub(lead, _FENCE.sub(keep, markdown))
     return re.sub("\0(\\d+)\0", lambda place: kept[int(place[1])], text)
+
+
+def notebook() -> str:
+    """The notebook as a page: its text, its code, and what the code printed."""
+    lines = []
+    for cell in json.loads((REPOSITORY / CELLS).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            lines += [source, ""]
+            continue
+        lines += ["```python", source, "```", ""]
+        printed = "".join("".join(one.get("text", "")) for one in cell.get("outputs", ()))
+        if printed:
+            lines += ["```text", printed.rstrip(), "```", ""]
+    return linked("\n".join(lines) + "\n", CELLS)
 
 
 # The command line
@@ -115,29 +136,41 @@ def section(verb: str, line: str, parser: argparse.ArgumentParser) -> Iterator[s
     yield ""
     yield f"*{line[0].upper()}{line[1:]}.* {html.escape(parser.description or '', quote=False)}"
     yield ""
-    with mock.patch.dict(os.environ, {"COLUMNS": "84"}):
-        usage = parser.format_usage()
-    yield f"```text\n{usage.strip()}\n```"
+    words = [f"[{_takes(each)}]" if each.nargs in ("?", "*") else _takes(each)
+             for each in parser._actions if not each.option_strings]  # fmt: skip
+    yield f"    {' '.join(['vit-edge', verb, *words, '[OPTION ...]'])}"
     yield ""
     yield "| argument | meaning |"
     yield "|---|---|"
     yield from (row(parser, each) for each in parser._actions if each.help != argparse.SUPPRESS)
     yield ""
     if parser.epilog:
-        yield f"```text\n{(parser.epilog % {'prog': parser.prog}).strip()}\n```"
+        yield f"```text\n{parser.epilog.strip()}\n```"
         yield ""
 
 
 def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     """An argument of a command."""
-    takes = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
-    if action.choices is not None and not action.metavar:
-        takes = "{" + ",".join(map(str, action.choices)) + "}"
-    takes = takes if isinstance(takes, str) else " ".join(takes)
+    takes = _takes(action)
     names = [f"{name} {takes}".strip() for name in action.option_strings] or [takes]
-    words = parser._get_formatter()._expand_help(action) if action.help else ""
-    cells = ("<br>".join(f"`{name}`" for name in names), html.escape(words, quote=False))
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    meaning = parser._get_formatter()._expand_help(action) if action.help else ""
+    if action.choices is not None and action.option_strings and not action.metavar:
+        meaning += f" (one of {', '.join(map(str, action.choices))})"
+    shown = "<br>".join(f"<code>{_cell(name)}</code>" for name in names)
+    return f"| {shown} | {_cell(meaning)} |"
+
+
+def _takes(action: argparse.Action) -> str:
+    """The word that stands for the value of an argument."""
+    if action.nargs == 0:
+        return ""
+    shown = action.metavar or action.dest.upper()
+    return shown if isinstance(shown, str) else " ".join(shown)
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a table, in which nothing is markup but code between backticks."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 # The fields of results

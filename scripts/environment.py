@@ -40,6 +40,7 @@ SIZES_MB = {
     "onnxruntime": 24,
     "opencv-python-headless": 62,
     "pillow": 7,
+    "pyarrow": 55,
     "ruff": 11,
     "scipy": 35,
     "sympy": 6,

@@ -33,8 +33,10 @@ _WORD = re.compile(r"[A-Za-z0-9][\w.,'/%×-]*")
 
 def pages() -> Iterator[Path]:
     """The pages that people read."""
-    yield REPOSITORY / "README.md"
-    yield from sorted((REPOSITORY / "docs").rglob("*.md"))
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docker/README.md"):
+        yield REPOSITORY / name
+    for folder in ("docs", "examples"):
+        yield from sorted((REPOSITORY / folder).rglob("*.md"))
 
 
 def sentences(text: str) -> list[str]:

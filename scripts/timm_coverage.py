@@ -34,7 +34,8 @@ from vit_edge.checkpoints.files import Place, Weights
 from vit_edge.checkpoints.sources import timm as reader
 from vit_edge.checkpoints.tensors import LazyTensor, check_keys
 from vit_edge.errors import CheckpointError
-from vit_edge.models.vit import activate, vit_from_weights
+from vit_edge.models.layers import activate
+from vit_edge.models.vit import vit_from_weights
 
 MODULES = ("vision_transformer", "deit")
 CLOSE = 1e-5  # of the largest answer, in float32

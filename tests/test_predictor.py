@@ -259,9 +259,7 @@ def test_one_run_gives_the_ranking_and_the_features_of_each_image(
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     images = [photos[0], bad, *photos[1:3]]
-    answers = list(
-        predictor.run(images, ("top", "features"), top_k=2, batch_size=4, on_error="record")
-    )
+    answers = list(predictor.run(images, ("top", "features"), top_k=2, batch_size=4))
     assert runs == [3]
     assert [a.source for a in answers] == [str(image) for image in images]
     assert isinstance(answers[1], Failure)
@@ -279,13 +277,15 @@ def test_a_run_without_top_ranks_nothing_and_one_with_it_hides_the_logits(
     predictor: Predictor, photos: list[Path]
 ) -> None:
     (values,) = predictor.run(photos[:1], ["logits"])
+    assert isinstance(values, Answer)
     assert values.prediction is None
     (ranked,) = predictor.run(photos[:1])
+    assert isinstance(ranked, Answer)
     assert ranked.outputs == {}
     assert ranked.prediction is not None
     assert np.array_equal(ranked.prediction.logits, values.outputs["logits"])
     with pytest.raises(ImageDecodeError):
-        list(predictor.run([b"no image"], ("features",)))
+        list(predictor.run([b"no image"], ("features",), on_error="raise"))
     assert list(predictor.run([b"no image"], ("features",), on_error="skip")) == []
 
 
@@ -317,7 +317,7 @@ def test_threads_reach_the_decoder_and_the_runtime(
             pools.append(workers)
             super().__init__(workers, name)
 
-    monkeypatch.setattr("vit_edge.predictor.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("vit_edge.images.ahead.ThreadPoolExecutor", Pool)
     for backend in ("auto", "ort"):
         with Predictor(testing_bundle, backend, threads=3) as three:
             assert three.facts["threads"] == "3"

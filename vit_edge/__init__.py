@@ -9,7 +9,10 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vit_edge.bench.api import bench
+    from vit_edge.build.api import build, tune
     from vit_edge.bundle import Bundle
+    from vit_edge.doctor.api import doctor
     from vit_edge.errors import (
         ArrayError,
         BackendError,
@@ -32,10 +35,18 @@ if TYPE_CHECKING:
         UsageError,
         VitEdgeError,
     )
+    from vit_edge.evaluate.api import evaluate
+    from vit_edge.export.api import export
+    from vit_edge.export.lowering import quantize
     from vit_edge.images import ImageLimits
+    from vit_edge.inspect import inspect
+    from vit_edge.parity.api import parity
     from vit_edge.predictor import Failure, Prediction, Predictor, Ranked
+    from vit_edge.push import push
+    from vit_edge.recommend.api import recommend
+    from vit_edge.verify import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Libraries that report to their makers, read when they are imported; children inherit them. From
 # its import on, onnxruntime 1.31 writes an id below HOME and asks a host. A value stays that the
@@ -71,7 +82,25 @@ __all__ = [
     "UnsupportedImageError",
     "UsageError",
     "VitEdgeError",
+    "bench",
+    "build",
+    "doctor",
+    "evaluate",
+    "export",
+    "inspect",
+    "parity",
+    "push",
+    "quantize",
+    "recommend",
+    "tune",
+    "verify",
 ]
+
+# Packages that are called like functions (see callables.py); `python -m vit_edge.NAME` runs them.
+_VERBS = (
+    *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "push"),
+    *("quantize", "recommend", "verify"),
+)
 
 _MODULES = {
     "Bundle": "vit_edge.bundle.bundle",
@@ -80,6 +109,7 @@ _MODULES = {
     "Prediction": "vit_edge.predictor",
     "Predictor": "vit_edge.predictor",
     "Ranked": "vit_edge.predictor",
+    "tune": "vit_edge.build.api",
 }
 
 
@@ -89,6 +119,10 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name in _VERBS:
+        from vit_edge.callables import import_verb
+
+        return import_verb(f"{__name__}.{name}")
     return getattr(importlib.import_module(_MODULES.get(name, "vit_edge.errors")), name)
 
 

@@ -10,5 +10,5 @@ from vit_edge.predict.__main__ import main as main
 from vit_edge.predict.__main__ import parser as parser
 
 if __name__ == "__main__":
-    verb = sys.argv[1:2] and sys.argv[1] in cli.VERBS and not Path(sys.argv[1]).exists()
-    sys.exit(cli.main() if verb else main())
+    verb = sys.argv[1] in cli.VERBS if sys.argv[1:] else False
+    sys.exit(cli.main() if verb and not Path(sys.argv[1], "manifest.json").exists() else main())

@@ -6,36 +6,65 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vit_edge import cli, onnxfile
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import ENGINES_NAME
 from vit_edge.bundle.manifest import Manifest
+from vit_edge.callables import make_callable
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is in a bundle."""
+
+    bundle: Bundle
+    nodes: Mapping[str, Mapping[str, int]]  # domain -> operator -> how many, the most first
+    parameters: int
+    parity: Mapping[str, Any]  # the verdict of the gate; Bundle.parity() has all of it
+    engines: tuple[str, ...]  # built here, by the names of their folders
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON, with the manifest."""
+        return {
+            "bundle": str(self.bundle.path),
+            "manifest": dataclasses.asdict(self.bundle.manifest),
+            "nodes": {domain: dict(counts) for domain, counts in self.nodes.items()},
+            "parameters": self.parameters,
+            "parity": dict(self.parity),
+            "engines": list(self.engines),
+        }
+
+
+def inspect(bundle: str | os.PathLike[str] | Bundle) -> Description:
+    """Look at what is in a bundle; `verify` checks it.
+
+    Args:
+        bundle: Its directory, or a Bundle that was read.
+
+    Raises:
+        InputError: The bundle, its model file or parity.json is damaged.
+    """
+    opened = Bundle.read(bundle)
+    facts = onnxfile.read_model(opened.model_path)
+    engines, parity = opened.path / ENGINES_NAME, opened.parity()
+    return Description(
+        opened,
+        {domain: dict(types.most_common()) for domain, types in facts.operators.items()},
+        sum(math.prod(tensor.dims) for tensor in facts.initializers),
+        {key: parity.get(key) for key in ("passed", "limit", "target", "simulated", "facts")},
+        tuple(sorted(e.name for e in engines.iterdir()) if engines.is_dir() else ()),
+    )
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Everything a bundle says of itself, ready for JSON.
-
-    Raises:
-        InputError: The model file or parity.json is damaged.
-    """
-    manifest = bundle.manifest
-    facts = onnxfile.read_model(bundle.model_path)
-    engines = bundle.path / ENGINES_NAME
-    parity = bundle.parity()
-    return {
-        "bundle": str(bundle.path),
-        "manifest": dataclasses.asdict(manifest),
-        "nodes": {domain: dict(types.most_common()) for domain, types in facts.operators.items()},
-        "parameters": sum(math.prod(tensor.dims) for tensor in facts.initializers),
-        "parity": {
-            key: parity.get(key) for key in ("passed", "limit", "target", "simulated", "facts")
-        },
-        "engines": sorted(e.name for e in engines.iterdir()) if engines.is_dir() else [],
-    }
+    """Everything a bundle says of itself, ready for JSON; see `inspect`."""
+    return inspect(bundle).as_dict()
 
 
 def parser() -> cli.Parser:
@@ -53,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    bundle = Bundle.read(arguments.bundle)
-    description = describe_bundle(bundle)
+    described = inspect(arguments.bundle)
+    bundle, description = described.bundle, described.as_dict()
     if arguments.json:
         print(json.dumps(description, indent=2))
         return 0
@@ -146,6 +175,8 @@ def _parity(parity: Mapping[str, Any]) -> str:
         words.append(f"simulated: {parity['simulated']}")
     return "; ".join(words)
 
+
+make_callable(__name__, __name__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,10 +6,7 @@ import ctypes
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, overload
@@ -18,10 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge import backends
+from vit_edge.answers import Answer as Answer
+from vit_edge.answers import Failure as Failure
+from vit_edge.answers import Prediction as Prediction
+from vit_edge.answers import Ranked as Ranked
 from vit_edge.backends import Backend
 from vit_edge.bundle import Bundle, engines, integrity
-from vit_edge.bundle.scores import Scores, scores_from_logits
+from vit_edge.bundle.scores import scores_from_logits
 from vit_edge.errors import ImageError, PredictionError, UsageError
+from vit_edge.images.ahead import decoded_batches
 from vit_edge.images.files import ImageLike, ImageLimits, describe
 from vit_edge.images.preprocess import (
     Decoding,
@@ -39,65 +41,6 @@ _Images = Iterable[ImageLike]
 DEFAULT_TOP_K = 5
 TOP = "top"  # what `run` calls the ranking, beside the model's outputs
 STREAM_BATCH = 8  # keeps a stream's memory small; ONNX Runtime's arena only ever grows
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One class of a ranking."""
-
-    label: str
-    index: int
-    score: float  # a probability, 0..1; the model's value itself where Prediction.scores is none
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the model says of one image."""
-
-    top: tuple[Ranked, ...]  # best first
-    logits: NDArray[np.float32]  # float32[classes]
-    source: str  # the image's path, or what kind of object it was
-    scores: Scores = "softmax"  # what made the scores of the logits
-
-    @property
-    def label(self) -> str:
-        """The best class's label."""
-        return self.top[0].label
-
-    @property
-    def index(self) -> int:
-        """The best class's index."""
-        return self.top[0].index
-
-    @property
-    def score(self) -> float:
-        """The best class's score; see Ranked."""
-        return self.top[0].score
-
-    def as_dict(self) -> dict[str, Any]:
-        """Label and ranking, ready for JSON; the logits are left out."""
-        return {"label": self.label, "scores": self.scores, "top": [*map(asdict, self.top)]}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image of a batch that could not be used (`on_error="record"`)."""
-
-    source: str
-    error: ImageError
-
-    def as_dict(self) -> dict[str, Any]:
-        """The error's type and message, ready for JSON."""
-        return {"error": type(self.error).__name__, "message": str(self.error)}
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What one run says of one image (`Predictor.run`)."""
-
-    source: str  # the image's path, or what kind of object it was
-    outputs: Mapping[str, NDArray[np.float32]]  # those asked for, without the batch's axis
-    prediction: Prediction | None = None  # where "top" was asked for
 
 
 class _Pixels(NamedTuple):
@@ -171,7 +114,7 @@ class Predictor:
             BackendError: The runtime is missing or refuses the model.
             UsageError: An option that is none.
         """
-        self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
+        self._bundle = Bundle.read(bundle)
         self._backend_name = backend if isinstance(backend, str) else None
         if verify not in get_args(Verify):
             raise UsageError(f'verify must be "changed" or "always", not {verify!r}')
@@ -287,28 +230,6 @@ class Predictor:
         rows = self._answers(images, ("logits",), batch_size, on_error)
         return (r if isinstance(r, Failure) else self._prediction(r, top_k) for r in rows)
 
-    @overload
-    def run(
-        self,
-        images: _Images,
-        outputs: Sequence[str] = ...,
-        *,
-        top_k: int = ...,
-        batch_size: int | None = ...,
-        on_error: _Unrecorded = ...,
-    ) -> Iterator[Answer]: ...
-
-    @overload
-    def run(
-        self,
-        images: _Images,
-        outputs: Sequence[str] = ...,
-        *,
-        top_k: int = ...,
-        batch_size: int | None = ...,
-        on_error: OnError,
-    ) -> Iterator[Answer | Failure]: ...
-
     def run(
         self,
         images: _Images,
@@ -316,7 +237,7 @@ class Predictor:
         *,
         top_k: int = DEFAULT_TOP_K,
         batch_size: int | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError = "record",
     ) -> Iterator[Answer | Failure]:
         """Answer any number of images in order, with several outputs of one run.
 
@@ -328,7 +249,8 @@ class Predictor:
             outputs: "top" for a Prediction, and names of the bundle's outputs.
             top_k: How many classes "top" ranks.
             batch_size: As in `stream`.
-            on_error: "record" leaves a Failure in a bad image's place: answer i is of image i.
+            on_error: "record" leaves a Failure in a bad image's place, so that answer i is of
+                image i; "raise" and "skip" as in `predict_batch`.
         """
         if isinstance(outputs, str) or not outputs:
             raise UsageError(f'outputs must be a list of names, such as ["top"], not {outputs!r}')
@@ -447,27 +369,10 @@ class Predictor:
         return self._ahead(images, size, call)
 
     def _ahead(self, images: _Images, size: int, call: _Call) -> Iterator[_Row | Failure]:
-        """Decode ahead of the model by two batches; what was read is answered before any error."""
-        source = iter(images)
-        failure: Exception | None = None
-        waiting: deque[Future[_Pixels | Failure]] = deque()
-        with ThreadPoolExecutor(self._threads or cpus.default_threads(), "vit_edge-decode") as pool:
-            try:
-                while True:
-                    while failure is None and len(waiting) < 3 * size:
-                        try:
-                            waiting.append(pool.submit(self._pixels, next(source)))
-                        except Exception as error:  # the end, or an error of the source's own
-                            failure = error
-                    if not waiting:
-                        break
-                    count = min(size, len(waiting))
-                    yield from self._run([waiting.popleft().result() for _ in range(count)], call)
-            finally:
-                for future in waiting:
-                    future.cancel()
-        if failure is not None and not isinstance(failure, StopIteration):
-            raise failure
+        """Decode ahead of the model by two batches."""
+        threads = self._threads or cpus.default_threads()
+        for batch in decoded_batches(images, self._pixels, size, threads):
+            yield from self._run(batch, call)
 
     def _pixels(self, image: ImageLike) -> _Pixels | Failure:
         manifest = self._bundle.manifest

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 from vit_edge import cli
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.integrity import ensure_verified
+from vit_edge.callables import make_callable
+
+
+def verify(bundle: str | os.PathLike[str] | Bundle) -> Bundle:
+    """Read every byte of a bundle, and check that its model is safe to run.
+
+    Args:
+        bundle: Its directory, or a Bundle that was read.
+
+    Returns:
+        The bundle, read.
+
+    Raises:
+        IntegrityError: A file is not as the manifest says.
+        BundleError: It is no bundle, or an incomplete one.
+        ModelError: Its model is unsafe to run.
+    """
+    opened = Bundle.read(bundle)
+    ensure_verified(opened, full=True)
+    return opened
 
 
 def parser() -> cli.Parser:
@@ -24,8 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> int:
         arguments = parser().parse_args(argv)
-        bundle = Bundle.read(arguments.bundle)
-        ensure_verified(bundle, full=True)
+        bundle = verify(arguments.bundle)
         files = bundle.manifest.files
         if arguments.json:
             names = sorted(files)
@@ -37,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 
     return cli.guarded(run)
 
+
+make_callable(__name__, __name__)
 
 if __name__ == "__main__":
     sys.exit(main())

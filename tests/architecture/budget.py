@@ -28,6 +28,8 @@ CORE_PATH = (
     "vit_edge/backends/__init__.py",
     "vit_edge/backends/ort/__init__.py",
     "vit_edge/backends/ort/session.py",
+    "vit_edge/answers.py",
+    "vit_edge/images/ahead.py",
     "vit_edge/predictor.py",
 )
 

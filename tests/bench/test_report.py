@@ -398,6 +398,19 @@ def test_markdown_needs_no_package_beside_those_of_the_core(
     assert "pip install 'vit-edge[report]'" in capsys.readouterr().err
 
 
+def test_out_is_written_by_its_suffix(
+    saved: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = str(saved(full_run()))
+    page = tmp_path / "page.md"
+    assert bench.main(["report", results, "-o", str(page)]) == 0
+    assert page.read_text() == reported(full_run())
+    assert capsys.readouterr().out == ""
+    for wrong in (["-o", "page.pdf"], ["-o", "page.md", "--markdown", "b.md"]):
+        assert bench.main(["report", results, *wrong]) == 2
+        assert f"--out {wrong[1]}" in capsys.readouterr().err
+
+
 def test_what_was_said_against_numbers_that_a_newer_run_replaced_is_not_repeated() -> None:
     name = made_entry()["name"]
     early = made_run(made_entry(), made_entry("fp32"), started="2026-01-01")

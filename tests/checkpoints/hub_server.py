@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -23,6 +26,37 @@ class Hub:
     token: str | None = None
     requests: list[str] = field(default_factory=list)  # "HEAD config.json", ...
     url: str = ""
+    made: list[dict[str, Any]] = field(default_factory=list)  # repositories, as they were asked for
+
+    def take(self, path: str, token: str | None, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body for what is posted: a repository, a branch, a commit."""
+        if self.status is not None:
+            return self.status, {}, b"refused"
+        if self.token is not None and token != f"Bearer {self.token}":
+            return 401, {}, b"who are you?"
+        answer: dict[str, Any] = {}
+        if path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            answer = {"url": f"{self.url}/{self.repository}", "name": self.repository}
+        elif "/branch/" in path:
+            self.revisions = (*self.revisions, path.rpartition("/")[2])
+        elif "/preupload/" in path:
+            files = json.loads(body)["files"]
+            modes = {"uploadMode": "regular", "shouldIgnore": False}
+            answer = {"files": [{"path": file["path"], **modes} for file in files]}
+        elif "/commit/" in path:
+            self._commit(body)
+            url = f"{self.url}/{self.repository}/commit/{self.commit}"
+            answer = {"success": True, "commitOid": self.commit, "commitUrl": url}
+        return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+
+    def _commit(self, body: bytes) -> None:
+        for line in filter(None, body.splitlines()):
+            record = json.loads(line)
+            if record["key"] == "file":
+                content = base64.b64decode(record["value"]["content"])
+                (self.folder / record["value"]["path"]).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / record["value"]["path"]).write_bytes(content)
 
     def answer(self, path: str, token: str | None) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for /REPOSITORY/resolve/REVISION/FILE."""
@@ -61,6 +95,17 @@ def served(hub: Hub) -> Iterator[Hub]:
                 self.wfile.write(body)
 
         do_HEAD = do_GET
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = self.path.partition("?")[0]
+            status, headers, answer = hub.take(path, self.headers.get("Authorization"), body)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

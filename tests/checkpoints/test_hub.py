@@ -27,8 +27,8 @@ from tests.checkpoints.foreign import (
 )
 from tests.checkpoints.hub_server import Hub, served
 from tests.checkpoints.test_open_clip import written as write_open_clip
+from vit_edge import hub as hub_client
 from vit_edge.checkpoints import Request, load_checkpoint
-from vit_edge.checkpoints import hub as hub_client
 from vit_edge.errors import CheckpointError, HubError
 
 requires = ("torch", "safetensors", "huggingface_hub")
@@ -267,7 +267,7 @@ def test_behind_a_proxy_the_hub_is_not_tried_directly(
     hub: Hub, no_network: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_client, "getproxies", lambda: {"https": "http://proxy.example:3128"})
-    assert hub_client._silence_of_the_hub() is None
+    assert hub_client.silence() is None
     assert no_network == []
 
 

@@ -57,5 +57,5 @@ def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(
         clock.now += 1
         progress(5)
     assert capsys.readouterr().err == (
-        "\r\x1b[Krecording: 5 of 10 images, 5 a second, 0:01 left\r\x1b[K"
+        "\r\x1b[Krecording: [##########----------] 5 of 10 images, 5 a second, 0:01 left\r\x1b[K"
     )

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +32,10 @@ IDEAS = {
 }  # fmt: skip
 SHORT = {"-h": "--help", "-o": "--out", "-m": "--model", "-b": "--backend"}
 # what writes a file or a directory that the user names
-WRITERS = ("export", "build", "parity", "parity record", "bench", "recommend")
+WRITERS = (
+    "export", "build", "predict", "parity", "parity record", "parity merge", "bench",
+    "bench report", "recommend",
+)  # fmt: skip
 OLD = {
     "export": {"--parity-target": "--target", "--golden-images": "--images"},
     "build": {"--parity-target": "--target", "--batches": "--batch", "--engines-dir": "--out"},
@@ -94,11 +98,12 @@ def test_a_command_line_is_called_as_it_is_typed(
 
 @pytest.mark.parametrize("verb", LINES)
 def test_no_option_is_abbreviated(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in parser_of(verb).options():
+    parser = parser_of(verb)
+    for flag in parser.options():
         if len(flag) < 7:
             continue
         with pytest.raises(SystemExit) as stopped:
-            parser_of(verb).parse_args([flag[:-2]])
+            parser.parse_args([flag[:-2]])
         assert stopped.value.code == 2
         assert flag[:-2] in capsys.readouterr().err
 
@@ -117,18 +122,46 @@ def test_the_overview_lists_every_verb_by_what_one_does_with_it(
     assert {verb for verb in LINES if " " not in verb} == set(cli.VERBS)
 
 
-def test_versions_are_told_without_loading_a_runtime() -> None:
+def test_versions_are_told_and_parsers_are_made_without_loading_a_runtime() -> None:
     code = """
 import sys
 from vit_edge import cli
+from vit_edge.cli.verbs import LINES, parser_of
 assert cli.main(["--version"]) == 0
-heavy = {"torch", "onnx", "onnxruntime", "openvino", "tensorrt"} & sys.modules.keys()
+for verb in LINES:
+    parser_of(verb).format_help()
+heavy = {
+    "torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "tensorrt", "huggingface_hub",
+    "transformers", "safetensors", "matplotlib", "jinja2", "shtab",
+} & sys.modules.keys()
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
     assert first == f"vit-edge {__version__}"
     assert second.startswith("Python 3.")
+
+
+def test_precisions_and_backends_are_read_in_any_case() -> None:
+    for verb in LINES:
+        for flag, action in parser_of(verb).options().items():
+            if flag in ("--precision", "--backend"):
+                assert action.type is str.lower, verb
+
+
+def test_a_folder_that_is_called_like_a_verb_is_no_bundle(tmp_path: Path) -> None:
+    def usage() -> str:
+        paths = os.pathsep.join([str(Path(cli.__file__).parents[2]), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-m", "vit_edge", "export", "--help"], cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    (tmp_path / "export").mkdir()
+    assert usage().startswith("usage: vit-edge export ")
+    (tmp_path / "export/manifest.json").touch()
+    assert usage().startswith("usage: vit-edge predict ")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from vit_edge.bundle import Bundle
 from vit_edge.bundle import bundle as bundles
 from vit_edge.doctor import __main__ as doctor
-from vit_edge.doctor import nvidia, packages, runtimes
+from vit_edge.doctor import api, nvidia, packages, runtimes
 from vit_edge.doctor.bundles import Examined, examine, list_placements
 from vit_edge.doctor.findings import Finding, Probe, find_out
 from vit_edge.doctor.probes import PROBES
@@ -102,13 +102,13 @@ def test_a_probe_of_our_own_process_that_goes_wrong_is_a_line(name: str) -> None
 
 def test_one_broken_probe_leaves_the_others_in_the_report(tmp_path: Path) -> None:
     probes = [planted(name, isolated=True) for name in ("fine", "aborts")]
-    text = doctor.diagnose([tmp_path], probes=probes).as_text()
+    text = api.diagnose([tmp_path], probes=probes).as_text()
     assert "ok  fine    fine" in text
     assert "!!  aborts  could not be found out" in text
 
 
 def test_a_report_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    report = doctor.diagnose([tmp_path], probes=[planted("steering", isolated=False)])
+    report = api.diagnose([tmp_path], probes=[planted("steering", isolated=False)])
     text = report.as_text()
     assert not {"\x1b", "\a", "\ud800"} & set(text)
     assert "red " in text
@@ -322,7 +322,7 @@ def test_a_backend_that_takes_too_long_is_a_line(bundle: Bundle) -> None:
 
 
 def small_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PROBES", [])
+    monkeypatch.setattr(api, "PROBES", [])
     monkeypatch.setattr("vit_edge.backends.names", list)
 
 
@@ -411,7 +411,7 @@ def test_a_half_removed_package_hides_no_other(
 
 def test_it_looks_without_importing_numpy_or_a_runtime_itself(repository: Path) -> None:
     code = (
-        "import sys; from vit_edge.doctor.__main__ import diagnose; from pathlib import Path\n"
+        "import sys; from vit_edge.doctor.api import diagnose; from pathlib import Path\n"
         "from vit_edge.doctor.probes import PROBES\n"
         "diagnose([Path('/')], probes=[p for p in PROBES if not p.isolated]).as_text()\n"
         "print(sorted({'numpy', 'PIL', 'onnxruntime', 'openvino', 'torch'} & set(sys.modules)))"

@@ -285,9 +285,12 @@ def test_the_json_holds_the_sections_with_their_devices(
     assert [run["machine"]["cpu"] for run in section["runs"]] == ["EPYC", "Cortex"]
 
 
-def test_junit_is_written_beside_the_table(saved: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--junit", "--out"])
+def test_junit_is_written_beside_the_table(
+    saved: Callable[..., Path], tmp_path: Path, option: str
+) -> None:
     path = tmp_path / "junit.xml"
-    assert main(["merge", str(saved(made_result())), "--junit", str(path)]) == 0
+    assert main(["merge", str(saved(made_result())), option, str(path)]) == 0
     assert path.read_text().startswith("<?xml")
 
 

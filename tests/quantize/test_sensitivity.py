@@ -16,6 +16,7 @@ from vit_edge.quantize.search.sensitivity import (
     Share,
     by_cost,
     disproportionate,
+    modest,
     search,
     shares,
     tries,
@@ -111,6 +112,13 @@ def test_what_is_cheap_in_float_is_bought_first() -> None:
     assert disproportionate(order, 0.5, costs) == 3
     assert disproportionate(order, 1.0, costs) == 2
     assert disproportionate(by_cost(ranked, {}), 0.65, {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"), [([1.0] * 8, 2), ([1.0] * 3, 0), ([0.1, 0.1, 1.0, 1.0], 2), ([], 0)]
+)
+def test_a_quarter_of_the_cost_is_modest(costs: list[float], expected: int) -> None:
+    assert modest(costs) == expected
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from vit_edge import quantize
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ModelError, ParityError, RecipeError, UsageError
 from vit_edge.export.recipe import load_recipe
+from vit_edge.graphs.write import write_model
 from vit_edge.quantize import Quantized, settings_from_table, weight_only
 from vit_edge.quantize.linears import all_linears, block_linears, constant, set_constant
 from vit_edge.quantize.rescale.folding import groups
@@ -251,3 +252,20 @@ def test_the_recipe_can_be_followed(precision: str) -> None:
     recipe = load_recipe(f"cpu-{precision}")
     assert recipe.precision == precision
     assert settings_from_table(precision, recipe.quantization, recipe.name).problems() == []
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8-weights"])
+def test_a_model_narrower_than_its_block_runs_in_openvino(
+    precision: str, testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    settings = {"rounding": "nearest", "rescale": False, "block_size": 256}
+    made = quantized(precision, testing_bundle, tmp_path / "low", settings, images=2).model
+    images = calibration(2, 3, testing_bundle.manifest.preprocessing)
+    expected = answers(made.clone(), images, tmp_path / "ort")
+    write_model(made, tmp_path)
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", exact)
+    found = compiled({"pixel_values": images.pixels(0, 2)})["logits"]
+    # ONNX Runtime rounds what meets the weights to 8 bits
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()

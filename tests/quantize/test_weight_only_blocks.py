@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vit_edge.graphs.write import write_model
+from vit_edge.quantize import weight_only
 from vit_edge.quantize.formats.blocks import BlockFormat, dequantize_in_graph, rounded
 from vit_edge.quantize.linears import all_linears
 
@@ -168,3 +169,20 @@ def test_blocks_of_zeros_stay_zero() -> None:
         grid = kind.fitting(matrix, np.ones(40, np.float32))
         assert np.isfinite(grid.scale).all()
         assert not rounded(matrix, grid, kind).dequantize().any()
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted", "chosen"),
+    [(384, 64, 64), (48, 64, 16), (96, 64, 32), (64, 256, 64), (200, 64, 64), (768, 16, 16)],
+)
+def test_blocks_cut_the_channels_evenly_where_a_size_does(
+    width: int, wanted: int, chosen: int
+) -> None:
+    assert BlockFormat(8, False, wanted).dividing(width).block == chosen
+
+
+def test_a_width_that_no_block_divides_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """ONNX Runtime pads the last block, OpenVINO refuses it."""
+    (linear,) = all_linears(one_linear(weights(40, 8, 0), gemm=False))
+    assert weight_only.even_blocks(linear, BlockFormat(8, False, 64)).block == 64
+    assert "fc: no block of 16 to 64 channels divides its 40" in caplog.text

@@ -21,8 +21,8 @@ from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
 from vit_edge.machine import child
 from vit_edge.recommend import __main__ as recommend
-from vit_edge.recommend import offers
-from vit_edge.recommend.__main__ import target_from_text
+from vit_edge.recommend import api, offers
+from vit_edge.recommend.api import target_from_text
 from vit_edge.recommend.offers import Offer, Terms, from_results
 from vit_edge.recommend.verdict import Verdict, decide
 
@@ -294,7 +294,7 @@ def test_other_options_of_a_backend_do_not_stand_for_its_default(
     refused = "not built by this test"
     monkeypatch.setattr(trial, "build_missing", lambda b, setup, _: replace(setup, refused=refused))
     offers_known = [Offer(testing_bundle, Measured("ort", options)) for options in known]
-    found = recommend.measure([testing_bundle], ["ort"], offers_known, Terms(), processes=1)
+    found = api.measure([testing_bundle], ["ort"], offers_known, Terms(), processes=1)
     assert [one.setup.options for one in found] == measured
 
 
@@ -305,7 +305,7 @@ def test_what_is_missing_is_measured_kept_and_read_the_next_time(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recommend, "_AT_LEAST_S", 0.02)
+    monkeypatch.setattr(api, "_AT_LEAST_S", 0.02)
     out = tmp_path / "r.json"
     arguments = [
         str(bundle.path), "--backend", "ort", "--max-latency-ms", "5000", "--memory-limit",

@@ -22,7 +22,7 @@ SAME = "python -m vit_edge.export --variant base-patch16-224"
 
 def pages(repository: Path) -> list[Path]:
     return [
-        repository / "README.md",
+        *(repository / name for name in ("README.md", "SECURITY.md", "docker/README.md")),
         *sorted((repository / "docs").rglob("*.md")),
         *sorted((repository / "examples").glob("*.md")),
     ]
@@ -50,6 +50,8 @@ def test_each_command_of_a_block_is_taken_as_it_stands(
     seen = set()
     for page in pages(repository):
         for command in commands(page.read_text("utf-8")):
+            if command.startswith("--"):  # of no verb
+                continue
             verb, words = verb_of(shlex.split(command, comments=True))
             assert verb in LINES, f"{page.name}: vit-edge {command}"
             try:

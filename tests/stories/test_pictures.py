@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,15 +10,12 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
+from tests.support.modules import module_from
+
 
 @pytest.fixture(scope="module")
 def pictures(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pictures", repository / "scripts/pictures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_from(repository / "scripts" / "pictures.py")
 
 
 def test_each_picture_is_small_and_shows_what_the_pages_look_like_now(pictures: ModuleType) -> None:

@@ -16,7 +16,7 @@ def prose(repository: Path) -> ModuleType:
 
 
 def test_the_mean_sentence_of_every_page_is_short(prose: ModuleType) -> None:
-    means = {page.name: prose.mean_words(page.read_text("utf-8")) for page in prose.pages()}
+    means = {str(page): prose.mean_words(page.read_text("utf-8")) for page in prose.pages()}
     assert len(means) > 20
     assert {name: mean for name, mean in means.items() if mean > prose.MOST_WORDS} == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -12,7 +13,10 @@ from types import ModuleType
 
 import pytest
 
+import vit_edge
 from tests.support.modules import module_from
+from vit_edge import errors
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.cli.verbs import LINES, parser_of
 
 
@@ -26,16 +30,16 @@ def test_the_command_lines_page_has_every_option_of_every_verb(documentation: Mo
     sections = dict(re.findall(r"^## vit-edge ([\w ]+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
     assert sections.keys() == LINES.keys()
     for verb, text in sections.items():
-        rows = [line for line in text.splitlines() if line.startswith("| `")]
+        rows = [line for line in text.splitlines() if line.startswith("| <code>")]
         for option in parser_of(verb).options():
-            assert any(re.search(rf"`{option}[ `]", row) for row in rows), f"{verb} {option}"
+            assert any(re.search(rf"<code>{option}[ <]", row) for row in rows), f"{verb} {option}"
 
 
 def test_help_becomes_no_markup_and_breaks_no_table(documentation: ModuleType) -> None:
     parser = parser_of("verify")
     parser.add_argument("--odd", metavar="A|B", help="a <b> or\n a | b, 5%%")
     (row,) = [documentation.row(parser, one) for one in parser._actions if one.dest == "odd"]
-    assert row == r"| `--odd A\|B` | a &lt;b&gt; or a \| b, 5% |"
+    assert row == "| <code>--odd A&#124;B</code> | a &lt;b&gt; or a &#124; b, 5% |"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,7 @@ def test_help_becomes_no_markup_and_breaks_no_table(documentation: ModuleType) -
         ("docs/reference/results.md", "[a](../parity.md)", "[a](../parity.md)"),
         ("docs/reference/results.md", "[a](../../SECURITY.md)", "[a](../security.md)"),
         ("docker/README.md", "[a](../docs/cpu.md)", "[a](cpu.md)"),
+        ("docs/cpu.md", "[a](notebooks/export.ipynb)", "[a](notebook.md)"),
         ("SECURITY.md", "![a](docs/pictures/flow.svg)", "![a](pictures/flow.svg)"),
         ("docs/cpu.md", "[a](https://example.org/x.md)", "[a](https://example.org/x.md)"),
         ("docs/cpu.md", "```\n[a](../export)\n```", "```\n[a](../export)\n```"),
@@ -74,11 +79,26 @@ def test_the_graph_of_rooms_shows_each_room_and_each_arrow(
     assert drawing.count("<text") == len(set(re.findall(r"\[([\w.]+)\]", page.split("mermaid")[1])))
 
 
+def test_the_page_of_the_bundle_names_every_field_of_a_manifest(repository: Path) -> None:
+    page = (repository / "docs" / "bundle.md").read_text("utf-8")
+    table = page.partition("## manifest.json")[2].partition("###")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.M))))
+    assert named == {field.name for field in dataclasses.fields(Manifest)} | {"schema_version"}
+
+
+def test_the_page_of_python_has_every_public_name(repository: Path) -> None:
+    page = (repository / "docs" / "reference" / "api.md").read_text("utf-8")
+    shown = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", page, re.M)}
+    assert "vit_edge.errors" in page
+    assert set(vit_edge.__all__) - set(dir(errors)) <= shown
+
+
 def test_every_page_is_in_the_navigation(repository: Path, documentation: ModuleType) -> None:
     listed = set(re.findall(r": ([\w/-]+\.md)$", (repository / "mkdocs.yml").read_text(), re.M))
     docs = repository / "docs"
+    made = {*documentation.ELSEWHERE, documentation.COMMANDS, documentation.NOTEBOOK}
     there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
-    assert listed == there - {"pictures/README.md"} | {*documentation.ELSEWHERE, "reference/cli.md"}
+    assert listed == there - {"pictures/README.md"} | made
 
 
 @pytest.mark.slow

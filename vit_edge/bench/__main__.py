@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 from vit_edge import backends, cli
-from vit_edge.bench.results import results, table
-from vit_edge.bench.run import built
-from vit_edge.bench.run.plan import (
-    OFFLINE_BATCH,
-    Sampling,
-    Scenario,
-    Stage,
-    Suite,
-    default_batch,
-    product,
-    read_suite,
-)
-from vit_edge.bench.run.runner import Save, Terminated, command_line, run, terminable
-from vit_edge.bundle import Bundle
-from vit_edge.errors import UsageError
+from vit_edge.bench.api import bench
+from vit_edge.bench.results import table
+from vit_edge.bench.run.plan import OFFLINE_BATCH, Sampling, Scenario, read_suite
 from vit_edge.strict import json_from_record
 
 
@@ -127,13 +113,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> int:
-    suite = _suite(arguments)
-    with contextlib.ExitStack() as stack:  # whether it can be saved is known before any work
-        save: Save = lambda _: None  # noqa: E731
-        if arguments.out is not None:
-            save = stack.enter_context(results.appending(arguments.out))
-        builds = _builds(suite) if arguments.build else {}
-        measured = run(suite, save, command_line(), builds)
+    measured = bench(
+        arguments.bundles,
+        backend=arguments.backend,
+        batch=None
+        if arguments.batch is None
+        else cli.whole_numbers(arguments.batch, "--batch"),
+        scenario=arguments.scenario,
+        stage=arguments.stage,
+        sampling=Sampling(
+            arguments.processes, arguments.percentile, arguments.strict, arguments.seconds,
+            arguments.most_seconds, arguments.images,
+        ),
+        suite=None
+        if arguments.suite is None
+        else read_suite(arguments.suite, arguments.bundles_dir),
+        build=arguments.build,
+        out=arguments.out,
+    )  # fmt: skip
     if arguments.json:
         print(json.dumps(json_from_record(measured), indent=2))
     else:
@@ -144,49 +141,6 @@ def _measure(arguments: argparse.Namespace) -> int:
     if failed:
         print(f"failed: {cli.printable(', '.join(failed))}", file=sys.stderr)
     return 130 if not measured.complete else 4 if failed else 0
-
-
-def _builds(suite: Suite) -> Mapping[str, built.Built]:
-    """Build every engine; SIGTERM stops it as Ctrl-C does.
-
-    Raises:
-        KeyboardInterrupt: One of them came.
-    """
-    try:
-        with terminable():
-            return built.builds(suite.configurations)
-    except Terminated:
-        raise KeyboardInterrupt from None
-
-
-def _suite(arguments: argparse.Namespace) -> Suite:
-    if (arguments.suite is None) == (not arguments.bundles):
-        raise UsageError("name bundles, or a suite (--suite); see --help")
-    if arguments.suite is not None:
-        return read_suite(arguments.suite, arguments.bundles_dir)
-    stages = arguments.stage.split(",")
-    if unknown := [stage for stage in stages if stage not in get_args(Stage)]:
-        raise UsageError(f"--stage {unknown[0]}: expected {', '.join(get_args(Stage))}")
-    suite = Suite(
-        "command line",
-        product(
-            arguments.bundles,
-            [(name, {}) for name in arguments.backend.split(",")],
-            [default_batch(arguments.scenario)]
-            if arguments.batch is None
-            else cli.whole_numbers(arguments.batch, "--batch"),
-            arguments.scenario,
-            stages,
-        ),
-        Sampling(
-            arguments.processes, arguments.percentile, arguments.strict, arguments.seconds,
-            arguments.most_seconds, arguments.images,
-        ),
-    )  # fmt: skip
-    suite.check()
-    for path in arguments.bundles:
-        Bundle.read(path)  # one that is none is told before any work
-    return suite
 
 
 if __name__ == "__main__":

@@ -5,40 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit_edge import backends, cli
 from vit_edge.backends import Option, auto
+from vit_edge.build.api import TUNE_BATCHES, build, tune
 from vit_edge.build.options import option_rows, options_from_text
-from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError, VitEdgeError
-from vit_edge.machine import child
 
-TUNE_BATCHES = "1,8"
 _FOR_TUNE = ("batch", "memory_limit", "target")
-
-
-def build(
-    bundle: str,
-    backend: str,
-    engines_dir: Path | None = None,
-    options: Mapping[str, Option] | None = None,
-) -> Path:
-    """Compile a bundle in this process.
-
-    Args:
-        bundle: Its directory.
-        backend: A backend's name.
-        engines_dir: Where to put the engine; by default in the bundle, or the user's cache.
-        options: Of the backend's `build`.
-
-    Returns:
-        The engine's directory.
-    """
-    return backends.build(Bundle.read(bundle), backend, engines_dir, options or {})
 
 
 def parser() -> cli.Parser:
@@ -59,6 +36,7 @@ def parser() -> cli.Parser:
     parser.add_argument(
         "more",
         nargs="*",
+        default=[],
         metavar="BUNDLE",
         help="more of them: built one after the other; with --tune the same model in other "
         "precisions, timed together",
@@ -86,7 +64,9 @@ def parser() -> cli.Parser:
     )
     parser.add_argument("--tune", action="store_true", help="try everything, record the fastest")
     parser.add_argument(
-        "--batch", metavar="N,N", help=f"tune: the batch sizes; default: {TUNE_BATCHES}"
+        "--batch",
+        metavar="N,N",
+        help=f"tune: the batch sizes; default: {','.join(map(str, TUNE_BATCHES))}",
     )
     parser.rename("--batches", "--batch")
     parser.add_argument(
@@ -159,16 +139,8 @@ def _build_all(
 def _build_one(
     bundle: str, backend: str, engines_dir: Path | None, options: Mapping[str, Option]
 ) -> dict[str, Any]:
-    """Build in a child process, whose death of too little memory is a message here."""
-    start = time.perf_counter()
-    call = child.attempted_call(
-        "vit_edge.build.__main__:build", bundle, backend, engines_dir, options, echo=True
-    )
-    call.child.check("the build")
-    engine: Path = call.value
-    seconds = time.perf_counter() - start
-    size = sum(file.stat().st_size for file in engine.iterdir())
-    return {"engine": str(engine), "size_bytes": size, "build_s": seconds}
+    engine = build(bundle, backend=backend, out=engines_dir, options=options)
+    return {"engine": str(engine.path), "size_bytes": engine.size_bytes, "build_s": engine.build_s}
 
 
 def _line(result: Mapping[str, Any]) -> str:
@@ -179,19 +151,15 @@ def _line(result: Mapping[str, Any]) -> str:
 def _tune(arguments: argparse.Namespace) -> int:
     if arguments.set:
         raise UsageError("--set is for one backend's build; --tune tries what is worth trying")
-    from vit_edge.build.tune import tune
-    from vit_edge.parity.targets import parse_target
-
-    target = None if arguments.target is None else parse_target(arguments.target)
-    limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
-    batches = cli.whole_numbers(arguments.batch or TUNE_BATCHES, "--batch")
     tuning = tune(
-        [Bundle.read(path) for path in (arguments.bundle, *arguments.more)],
-        batches,
-        only=[arguments.backend] if arguments.backend else [],
-        engines_dir=arguments.out,
-        memory_limit_bytes=limit,
-        target=target,
+        [arguments.bundle, *arguments.more],
+        batch=TUNE_BATCHES
+        if arguments.batch is None
+        else cli.whole_numbers(arguments.batch, "--batch"),
+        backend=arguments.backend,
+        out=arguments.out,
+        memory_limit=arguments.memory_limit,
+        target=arguments.target,
     )
     if arguments.json:
         print(json.dumps(tuning.as_dict(), indent=2))

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from vit_edge.bundle.hub import local_folder
 from vit_edge.bundle.lfs import another_size
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
@@ -34,13 +35,17 @@ class Bundle:
     labels: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Bundle:
+    def read(cls, path: str | os.PathLike[str] | Bundle) -> Bundle:
         """Read and check a bundle's manifest, file sizes and labels; hashes are verify's work.
+
+        A Bundle that was read is returned as it is; `hf:ORG/NAME@REVISION` is brought from the hub.
 
         Raises:
             BundleError: No such directory, no manifest, or anything in it that does not fit.
         """
-        folder = Path(path)
+        if isinstance(path, Bundle):
+            return path
+        folder = local_folder(path)
         manifest_path = folder / MANIFEST_NAME
         if not folder.is_dir():
             what = "is a file; give its directory" if folder.is_file() else "no such directory"

@@ -11,7 +11,7 @@ from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.clip import left_out, scale_of
 from vit_edge.checkpoints.fields import MAX_DEPTH, Fields
-from vit_edge.checkpoints.files import Place, open_weights, read_json
+from vit_edge.checkpoints.files import Place, Weights, open_weights, read_json
 from vit_edge.checkpoints.hf_families import Dialect, block_rules
 from vit_edge.checkpoints.hf_preprocessing import preprocessing_of, processor_file
 from vit_edge.checkpoints.sniff import holds
@@ -48,14 +48,20 @@ def recognises(path: Path) -> bool:
     return holds(path, "embeddings.class_embedding", "pre_layrnorm.weight")
 
 
-def load_files(place: Place, source: str, request: Request, config_file: Path) -> Checkpoint:
+def load_files(
+    place: Place,
+    source: str,
+    request: Request,
+    config_file: Path,
+    weights: Weights | None = None,
+) -> Checkpoint:
     """Read the vision half of a checkpoint that lies on disk.
 
     Raises:
         CheckpointError: The files are missing, damaged, or hold another head than CLIP's own.
     """
     config = read_json(config_file)
-    weights = open_weights(place.path, request.key)
+    weights = weights or open_weights(place.path, request.key)
     where, stored = str(weights.path), weights.tensors
     if "classifier.weight" in stored:
         raise CheckpointError(

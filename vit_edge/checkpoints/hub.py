@@ -7,30 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
-import socket
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import huggingface_hub
 from huggingface_hub import constants, errors
 
 from vit_edge.checkpoints.adapter import ADAPTER_CONFIG, advice
 from vit_edge.checkpoints.files import WEIGHT_FILES, Place, shards_of_index
-from vit_edge.checkpoints.text import reason
 from vit_edge.errors import CheckpointError, HubError
+from vit_edge.hub import hushed, reason, silence
 
 log = logging.getLogger(__name__)
-
-_ADDRESS_TIMEOUT_S = 1.5  # for one address of the hub, of which there are several
-_PROBE_TIMEOUT_S = 4.0  # for all of them and the name server
-# They warn of every retry and report every request; our error says it once.
-_CHATTY = {"huggingface_hub": logging.ERROR, "httpx": logging.WARNING, "httpx2": logging.WARNING}
 
 
 def fetch(
@@ -59,10 +48,10 @@ def fetch(
         CheckpointError: It is an adapter alone, which changes another model.
         HubError: A file cannot be had; the message says where it was looked for and what to do.
     """
-    download = _Download(source, repository, _silence_of_the_hub())
+    download = _Download(source, repository, silence())
     if download.unreachable:
         log.info("%s; looking in the cache", download.unreachable)
-    with _hush():
+    with hushed():
         first, *others = required
         try:
             folder = download.require(first, revision).parent
@@ -163,79 +152,5 @@ class _Download:
 
     def _cannot_get(self, name: str, revision: str | None, error: Exception) -> HubError:
         missing = isinstance(error, errors.LocalEntryNotFoundError)
-        why = self.unreachable if self.unreachable and missing else _reason(error)
+        why = self.unreachable if self.unreachable and missing else reason(error)
         return self.error(revision, f"cannot get {name}: {why}")
-
-
-@contextmanager
-def _hush() -> Iterator[None]:
-    """Keep the libraries' retries and requests off the log; progress bars stay."""
-    loggers = {logging.getLogger(name): level for name, level in _CHATTY.items()}
-    before = {logger: logger.level for logger in loggers}
-    for logger, level in loggers.items():
-        logger.setLevel(max(level, logger.level))
-    try:
-        yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)
-
-
-def _silence_of_the_hub() -> str | None:
-    """Say why the hub does not answer; None if it does, or if only a proxy could tell.
-
-    huggingface_hub itself needs half a minute of retries to find out, which no setting of it
-    shortens.
-    """
-    if constants.HF_HUB_OFFLINE or getproxies():
-        return None
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def knock() -> None:
-        try:
-            hub = urlsplit(constants.ENDPOINT)
-            address = hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443)
-            socket.create_connection(address, _ADDRESS_TIMEOUT_S).close()
-            answers.put(None)
-        except (OSError, ValueError) as error:  # ValueError: HF_ENDPOINT is no address
-            answers.put(reason(error))
-
-    # In a thread: a name server that is not there has no timeout of its own.
-    threading.Thread(target=knock, daemon=True).start()
-    try:
-        silence = answers.get(timeout=_PROBE_TIMEOUT_S)
-    except queue.Empty:
-        silence = f"nothing within {_PROBE_TIMEOUT_S:.0f} s"
-    return None if silence is None else f"the hub does not answer ({silence})"
-
-
-def _reason(error: BaseException) -> str:
-    """Say in one line what went wrong."""
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"the model is gated ({status}); accept its terms on its page, then log in with "
-            "`hf auth login` or set HF_TOKEN"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"there is no such revision ({status})"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"there is no such model, or it is private and no token opens it ({status}); "
-            "log in with `hf auth login` or set HF_TOKEN if it is yours"
-        )
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        if constants.HF_HUB_OFFLINE:
-            return "HF_HUB_OFFLINE is set, and the file is not in the cache"
-        cause = error.__cause__
-        if getattr(cause, "response", None) is not None:
-            return _reason(cause or error)
-        return f"the hub does not answer ({reason(cause or error)})"
-    if isinstance(error, errors.EntryNotFoundError):
-        return f"the model has no such file ({status})"
-    if status == 429:
-        return "too many requests (429); wait some minutes, or log in with `hf auth login`"
-    if status in (401, 403):
-        return f"access refused ({status}); log in with `hf auth login` or set HF_TOKEN"
-    return f"{type(error).__name__}: {reason(error)}"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import logging
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from vit_edge import backends
 from vit_edge.backends import auto
+from vit_edge.cli.advice import refusal_of_verb
 from vit_edge.cli.parser import Parser as Parser
 from vit_edge.cli.refusals import refusal_of_machine
 from vit_edge.cli.streams import ReaderGoneError, prepared_streams
@@ -107,6 +109,22 @@ def add_out(parser: Parser, metavar: str, help: str, *, required: bool = False) 
     parser.add_argument("-o", "--out", type=Path, metavar=metavar, help=help, required=required)
 
 
+def by_suffix(arguments: argparse.Namespace, options: Mapping[str, str]) -> None:
+    """Give what --out names to the option that writes its kind, by a table of suffix -> option.
+
+    Raises:
+        UsageError: No option writes such a file, or another one is given for that kind.
+    """
+    if arguments.out is None:
+        return
+    option = options.get(arguments.out.suffix.lower())
+    if option is None:
+        raise UsageError(f"--out {arguments.out}: it must end in {', '.join(options)}")
+    if getattr(arguments, option) is not None:
+        raise UsageError(f"--out {arguments.out} and --{option}: give one of them")
+    setattr(arguments, option, arguments.out)
+
+
 def add_backend(parser: Parser) -> None:
     """Add --backend to a verb that runs one."""
     parser.add_argument(
@@ -134,6 +152,19 @@ def size_bytes(text: str) -> int:
     if parts is None or unit is None or float(parts[1]) == 0:
         raise UsageError(f"{text!r} is no size; write a number with {', '.join(_UNITS)}: 100MB")
     return int(float(parts[1]) * unit)
+
+
+def limit_bytes(limit: str | int | None) -> int | None:
+    """Read a limit of memory: bytes, or a size such as 100MB; None for none.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if isinstance(limit, str):
+        return size_bytes(limit)
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise UsageError(f"--memory-limit must be bytes or a size such as 100MB, not {limit!r}")
+    return limit
 
 
 def whole_numbers(text: str, option: str) -> list[int]:
@@ -173,8 +204,13 @@ def main(argv: list[str] | None = None) -> int:
 def _without_verb(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         print(versions())
+    elif arguments[:1] == ["--completion"]:
+        from vit_edge.cli.completion import completion  # which opens every verb
+
+        print(completion("".join(arguments[1:])))
     elif not arguments or arguments[0] in {"-h", "--help"}:
         print(overview())
     else:
-        raise UsageError(f"no verb {arguments[0]!r}; there are: {', '.join(VERBS)}")
+        print(f"vit-edge: {refusal_of_verb(arguments)}\nhelp: vit-edge --help", file=sys.stderr)
+        return UsageError.exit_code
     return 0

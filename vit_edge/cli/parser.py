@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from vit_edge.cli import habits, words
+from vit_edge.cli import advice, words
 from vit_edge.cli.versions import versions
 
 
@@ -43,6 +44,12 @@ class Parser(argparse.ArgumentParser):
             help="print the versions of vit-edge and the runtimes",
         )
 
+    def add_argument(self, *flags: Any, **options: Any) -> argparse.Action:
+        """As argparse's; the names of precisions and backends are read in any case."""
+        if not {"--precision", "--backend"}.isdisjoint(flags):
+            options.setdefault("type", str.lower)
+        return super().add_argument(*flags, **options)
+
     def rename(self, old: str, new: str) -> None:
         """Let an option's old spelling go on working: --help is silent about it, its use is not."""
         self.old[old] = new
@@ -59,14 +66,17 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse; old spellings are renewed, and what is none of ours is refused with a remedy."""
-        typed = list(sys.argv[1:] if args is None else args)
-        line = words.read_line(typed, self.options(), self.old)
+        line = self.read(sys.argv[1:] if args is None else args)
         for old, new in line.renewed:
             print(f"{old} is called {new} now", file=sys.stderr)
-        advice = habits.advice(self, line)
-        if advice is not None:
-            self.refuse(advice)
+        refusal = advice.refusal(self, line)
+        if refusal is not None:
+            self.refuse(refusal)
         return super().parse_known_args(line.ordered(), namespace)
+
+    def read(self, typed: Sequence[str]) -> words.Line:
+        """Read words, those that will be refused included."""
+        return words.read_line(typed, self.options(), self.old)
 
     def refuse(self, text: str) -> NoReturn:
         """End with exit code 2."""
@@ -74,7 +84,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2; the usage of thirty options is left to --help."""
-        self.refuse(f"error: {message}")
+        example = re.search(r"vit-edge (?:[^\n\\]|\\\n)+", self.epilog or "")
+        shown = f"\nfor example:\n  {example[0]}" if example else ""
+        self.refuse(f"error: {message}{shown}")
 
 
 class _Version(argparse.Action):

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 GROUPS: dict[str, dict[str, str]] = {
     "make a bundle": {
         "export": "turn a checkpoint, or another exporter's graph, into a verified bundle",
+        "quantize": "lower the precision of an fp32 bundle, without its checkpoint",
     },
     "use it": {
         "predict": "classify images, or embed them",
+        "batch": "answer millions of images, into shards of Parquet; on Ray, too",
         "inspect": "show what is in a bundle",
+        "push": "put a bundle on the Hugging Face hub, with a model card",
         "verify": "read every byte of a bundle, and check that its model is safe to run",
     },
     "judge it": {
@@ -37,10 +40,12 @@ GROUPS: dict[str, dict[str, str]] = {
 LINES = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
 # verb -> the module whose `main` runs it
 VERBS = {
-    verb: f"vit_edge.{verb}" if verb in ("verify", "inspect") else f"vit_edge.{verb}.__main__"
+    verb: f"vit_edge.{verb}"
+    if verb in ("verify", "inspect", "push")
+    else f"vit_edge.{verb}.__main__"
     for verb in LINES
     if " " not in verb
-}
+} | {"batch": "vit_edge.scale.__main__", "quantize": "vit_edge.export.quantizing"}
 _PARSERS = {
     "parity record": "vit_edge.parity.record:parser",
     "parity merge": "vit_edge.parity.report.merge:parser",

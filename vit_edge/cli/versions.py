@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
 from vit_edge import __version__
 
@@ -16,6 +15,8 @@ _RUNTIMES = (
 
 def versions() -> str:
     """Two lines: vit-edge and its version; Python and the runtimes with theirs."""
+    from importlib import metadata  # takes longer to import than all else here
+
     there = [f"Python {platform.python_version()}"]
     for name in _RUNTIMES:
         try:

@@ -3,66 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_edge import __version__, cli
-from vit_edge.bundle import Bundle
-from vit_edge.errors import InputError, UsageError
-from vit_edge.evaluate.accuracy import accuracy, drop, worst_classes
-from vit_edge.evaluate.answers import Asked, ask, class_names
-from vit_edge.evaluate.journal import Journal
-from vit_edge.images.folders import FOLDERS, read_labelled
-from vit_edge.machine.facts import machine_facts
-
-SCHEMA_VERSION = 1
-
-
-def result(bundle: Bundle, asked: Asked, against: tuple[Bundle, Asked] | None) -> dict[str, Any]:
-    """What an evaluation found, ready for JSON.
-
-    Args:
-        bundle: The candidate.
-        asked: Its answers.
-        against: The reference and its answers to the same images.
-    """
-    labels = class_names(bundle)
-    classes = len(labels)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "tool": f"vit_edge {__version__}",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine_facts(),
-        "bundle": _described(bundle, asked.facts),
-        "scores": bundle.manifest.scores,
-        "classes": len(bundle.labels),
-        "images": int(asked.answers.read.sum()),
-        "unreadable": asked.unreadable.as_dict(),
-        **accuracy(asked.answers, classes),
-        "worst_classes": worst_classes(asked.answers, labels),
-        "against": None
-        if against is None
-        else {
-            "bundle": _described(against[0], against[1].facts),
-            **accuracy(against[1].answers, classes),
-            **drop(asked.answers, against[1].answers),
-        },
-    }
-
-
-def _described(bundle: Bundle, facts: dict[str, str]) -> dict[str, Any]:
-    return {
-        "name": bundle.path.resolve().name,
-        "variant": bundle.manifest.variant,
-        "precision": bundle.manifest.precision,
-        "model_sha256": bundle.model_sha256,
-        "facts": facts,
-    }
+from vit_edge import cli
+from vit_edge.evaluate.api import evaluate
+from vit_edge.images.folders import FOLDERS
 
 
 def parser() -> cli.Parser:
@@ -105,43 +54,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    bundle = Bundle.read(arguments.bundle)
-    other = None if arguments.against is None else Bundle.read(arguments.against)
-    same = other is None or (
-        other.labels == bundle.labels and other.manifest.scores == bundle.manifest.scores
+    evaluation = evaluate(
+        arguments.bundle,
+        arguments.images,
+        labels_from=arguments.labels_from,
+        backend=arguments.backend,
+        batch=arguments.batch,
+        against=arguments.against,
+        resume=arguments.resume,
     )
-    if other is not None and not same:
-        raise UsageError(
-            f"{other.path} and {bundle.path} have different labels or scores: their accuracy "
-            "cannot be compared image by image"
-        )
-    if bundle.manifest.scores == "none" and bundle.labels:
-        raise UsageError(
-            f"{bundle.path}: its outputs are values, as regression gives them, and no scores of "
-            "classes: there is no accuracy to speak of. Predictor gives the values"
-        )
-    images = read_labelled(arguments.images, arguments.labels_from, bundle.labels)
-    with contextlib.ExitStack() as stack:
-        journal = None
-        if arguments.resume is not None:
-            journal = stack.enter_context(Journal(arguments.resume))
-            print(f"{arguments.resume}: {len(journal):,} answers are there", file=sys.stderr)
-        how = (arguments.backend, arguments.batch)
-        # One after the other: a small device may not hold two models.
-        asked = ask(bundle, images, *how, role="candidate", journal=journal)
-        _require_any(asked, arguments.images)
-        against = None
-        if other is not None:
-            against = (other, ask(other, images, *how, role="reference", journal=journal))
-            _require_any(against[1], arguments.images)
-    measured = result(bundle, asked, against)
+    measured = evaluation.as_dict()
     print(json.dumps(measured, indent=2) if arguments.json else cli.printable(text(measured)))
-    return 4 if arguments.strict and asked.unreadable.count else 0
-
-
-def _require_any(asked: Asked, data: Path) -> None:
-    if not asked.answers.read.any():
-        raise InputError(f"{data}: none of its images could be read{asked.unreadable.text()}")
+    return 4 if arguments.strict and evaluation.unreadable else 0
 
 
 def text(measured: dict[str, Any]) -> str:

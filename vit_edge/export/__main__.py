@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from vit_edge import cli
 from vit_edge.bundle.manifest import PositionMethod, Scores
-from vit_edge.errors import MissingExtraError, UsageError
+from vit_edge.errors import UsageError
+from vit_edge.export.api import export, require_extra
 from vit_edge.export.naming import named
-from vit_edge.parity.targets import STATISTICS
+from vit_edge.export.printing import print_bundle
 from vit_edge.variants import matching, variant
-
-_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "tqdm")
 
 _EPILOG = """\
 SOURCE is one of
@@ -109,7 +107,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "state_dict_ema, or what its tensors' names begin with, such as backbone",
     },
     "--precision": {
-        "type": str.lower,
         "metavar": "P",
         "help": "fp32 (default), fp16, bf16, int8, int8-dynamic, int8-weights, int4 or fp8; lower "
         "ones are published only if they keep the reference's answers",
@@ -183,6 +180,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "real images to prove parity on; default: the package's photos",
     },
+    "--layout": {
+        "metavar": "NAME",
+        "help": "transformers.js: write a folder of that name into the bundle as well, which "
+        "transformers.js and optimum load",
+    },
     "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
 }
 
@@ -214,10 +216,9 @@ def _run(arguments: argparse.Namespace) -> int:
         read_source(arguments)
         _check_source(arguments)
     row = None if arguments.variant is None else variant(arguments.variant)
-    _require_extra()
+    require_extra()
     from vit_edge.checkpoints import Request
-    from vit_edge.export.pipeline import export_bundle
-    from vit_edge.export.plan import DEFAULT_OUTPUTS, ExportOptions, ForeignFile
+    from vit_edge.export.plan import ForeignFile
     from vit_edge.export.recipe import find_recipe
     from vit_edge.quantize.calibration import CalibrationRequest
 
@@ -225,85 +226,36 @@ def _run(arguments: argparse.Namespace) -> int:
     if "help" in arguments.set:
         print(settings_table(recipe.precision))
         return 0
-    file, folder = arguments.onnx, arguments.calibration
+    file, folder, labels = arguments.onnx, arguments.calibration, arguments.labels
     count, seed = arguments.calibration_images, arguments.calibration_seed
-    options = ExportOptions(
-        recipe=recipe.changed(
-            opset=arguments.opset,
-            max_batch=arguments.max_batch,
-            input=arguments.input,
-            parity_target=arguments.parity_target,
-            quantization=arguments.set,
-        ),
-        foreign=None
+    bundle = export(
+        arguments.checkpoint
         if file is None
-        else ForeignFile(file, arguments.preprocess, arguments.labels, arguments.outputs),
-        checkpoint=arguments.checkpoint,
+        else ForeignFile(file, arguments.preprocess, labels, arguments.outputs),
+        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
+        out=arguments.out,
+        force=arguments.force,
+        layout=arguments.layout,
+        recipe=recipe.changed(opset=arguments.opset, quantization=arguments.set),
+        outputs=arguments.outputs,
+        scores=arguments.scores,
+        max_batch=arguments.max_batch,
+        input=arguments.input,
+        parity_target=arguments.parity_target,
+        golden_images=arguments.golden_images,
         request=Request(
             variant=row,
             image_hw=arguments.image_size,
             position_method=arguments.pos_interp,
             revision=arguments.revision,
             key=arguments.key,
-            labels=None if file is not None else arguments.labels,
+            labels=None if file is not None else labels,
             text_embeddings=arguments.text_embeddings,
             logit_scale=arguments.logit_scale,
         ),
-        outputs=tuple((arguments.outputs or ",".join(DEFAULT_OUTPUTS)).split(",")),
-        scores=arguments.scores,
-        golden_images=arguments.golden_images,
-        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
-        out=arguments.out,
-        force=arguments.force,
     )
-    bundle = export_bundle(options)
-    parity = bundle.parity()
-    size = sum(record.size for record in bundle.manifest.files.values())
-    if arguments.json:
-        result = {
-            "bundle": str(bundle.path),
-            "variant": bundle.manifest.variant,
-            "checkpoint": bundle.manifest.checkpoint.source,
-            "size_bytes": size,
-            "model_sha256": bundle.model_sha256,
-            "precision": bundle.manifest.precision,
-            "quantization": bundle.manifest.quantization,
-            "parity": parity,
-        }
-        print(json.dumps(result, indent=2))
-        return 0
-    quantization = bundle.manifest.quantization
-    if quantization is not None and quantization["table"]:
-        print(cli.table(quantization["table"]) + "\n")
-    print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
-    print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
-    print(f"parity   {verdict(parity)}")
+    print_bundle(bundle, as_json=arguments.json)
     return 0
-
-
-def verdict(parity: Mapping[str, Any]) -> str:
-    """Sum up the gate's result, in a few lines."""
-    rows = parity["comparisons"]
-    if rows[0]["allowed_relative"] is not None:
-        worst = max(rows, key=lambda row: float(row["relative"]))
-        return (
-            f"holds; {worst['output']} differ most, by {worst['relative']:.1e} of the "
-            f"reference's largest, allowed {worst['allowed_relative']:.0e}"
-        )
-    logits = [row for row in rows if row["output"] == "logits"] or rows
-    row = max(logits, key=lambda row: int(row["images"]))
-    lines = [f"holds on {row['images']} images"]
-    for name, statistic in STATISTICS.items():
-        if row.get(name) is None:
-            continue
-        text = f"{statistic.words:<30} {statistic.written(row[name])}"
-        interval = row.get(statistic.interval or "")
-        if interval:
-            text += f" (95 %: {' to '.join(statistic.written(end) for end in interval)})"
-        lines.append(text)
-    if parity.get("simulated"):
-        lines.append(f"simulated: {parity['simulated']}")
-    return "\n         ".join(lines)
 
 
 # What SOURCE stands for -> the options that say otherwise.
@@ -367,16 +319,6 @@ def _check_source(arguments: argparse.Namespace) -> None:
         raise UsageError("--labels names classes, and --outputs features has none; give one")
 
 
-def _require_extra() -> None:
-    import importlib.util
-
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f'exporting needs {", ".join(missing)}: pip install "vit-edge[export]"'
-        )
-
-
 def variants_table(words: Sequence[str]) -> str:
     """The families, and the variants with what each source calls them, as text."""
     families, variants = matching(words)
@@ -396,7 +338,7 @@ def variants_table(words: Sequence[str]) -> str:
 
 def settings_table(precision: str) -> str:
     """List what --set can choose, as text."""
-    from vit_edge import quantize
+    import vit_edge.quantize as quantize
 
     if precision == quantize.FLOAT:
         raise UsageError("fp32 has no settings; name a precision, --precision int8 --set help")

@@ -99,7 +99,24 @@ def finish_graph(model: onnx_ir.Model, facts: SourceFacts) -> None:
     model.metadata_props["vit_edge.preprocessing"] = json.dumps(
         dataclasses.asdict(facts.preprocessing)
     )
+    model.metadata_props.update(habitual_metadata(facts))
     check_standard(model)
+
+
+def habitual_metadata(facts: SourceFacts) -> dict[str, str]:
+    """The keys that ultralytics writes and reads, each as Python writes its value."""
+    height, width = facts.preprocessing.crop_hw
+    return {
+        "description": f"{facts.variant} by vit_edge",
+        "author": "vit_edge",
+        "version": vit_edge.__version__,
+        "task": "classify" if facts.labels else "embed",
+        "names": str(dict(enumerate(facts.labels))),
+        "imgsz": str([height, width]),
+        "stride": str(1 if facts.architecture is None else facts.architecture.patch_px),
+        "channels": str(facts.input.shape[1]),
+        "batch": "1",
+    }
 
 
 def check_standard(model: onnx_ir.Model) -> None:

@@ -29,6 +29,7 @@ from vit_edge.errors import ParityError
 from vit_edge.export.draft import Draft, answer_golden_images, check_standard, progress, write_draft
 from vit_edge.export.foreign.source import open_foreign
 from vit_edge.export.golden_set import write_golden_set
+from vit_edge.export.layouts import check_expressible, write_layout
 from vit_edge.export.plan import ExportOptions, Plan, plan_export
 from vit_edge.export.recipe import Recipe, judged_scores, target_for
 from vit_edge.export.source import Source, SourceFacts, open_checkpoint
@@ -61,6 +62,7 @@ def export_bundle(options: ExportOptions) -> Bundle:
     """
     plan = plan_export(options)
     with open_source(plan) as source, open_folders(plan, source.facts) as folders:
+        check_expressible(options.layout, source.facts, plan.recipe)
         golden = answer_golden_images(plan, source, folders.draft)
         draft = write_draft(plan, source, golden, folders.draft)
         finish_bundle(plan, draft, folders.stage, folders.scratch)
@@ -105,8 +107,8 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
     Raises:
         ParityError: The float32 graph or the lowered one does not hold its limit.
     """
+    manifest, layout = draft.manifest, plan.options.layout
     write_answers(draft, stage)
-    manifest = draft.manifest
     parity = gate(draft.folder, draft, manifest)
     if not plan.publishes_draft:
         target = target_for(plan.recipe, manifest)
@@ -118,7 +120,9 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
         parity = gate_lowered(stage, draft, manifest, lowered, target, scratch)
     (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
     write_manifest(stage, manifest)
-    Bundle.read(stage)  # what cannot be read is not published
+    bundle = Bundle.read(stage)  # what cannot be read is not published
+    if layout is not None:
+        write_layout(bundle, stage / layout)
 
 
 def write_answers(draft: Draft, stage: Path) -> None:

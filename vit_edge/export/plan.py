@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vit_edge import quantize
+import vit_edge.quantize as quantize
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.bundle.manifest import Scores
 from vit_edge.bundle.staging import check_destination
 from vit_edge.checkpoints import Request
+from vit_edge.checkpoints.live import LiveModule
 from vit_edge.errors import UsageError
 from vit_edge.export.golden_set import GoldenFiles, golden_files
+from vit_edge.export.layouts import check_layout
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.source import OUTPUTS, check_names
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
@@ -49,7 +51,7 @@ class ExportOptions:
     """The export that was asked for, and its place: not checked yet."""
 
     recipe: Recipe
-    checkpoint: str | None = None  # SOURCE; None: the variant's published one
+    checkpoint: str | LiveModule | None = None  # SOURCE; None: the variant's published one
     request: Request = field(default_factory=Request)
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     golden_images: Path | None = None  # None: the package's own photos
@@ -58,6 +60,7 @@ class ExportOptions:
     scores: Scores | None = None  # of the logits; None: as the checkpoint says
     out: Path | None = None  # None: bundles/<variant>-<precision>
     force: bool = False
+    layout: str | None = None  # a folder that others load, see layouts.LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def plan_export(options: ExportOptions) -> Plan:
     """
     if options.out is not None:
         check_destination(options.out, force=options.force)
+    check_layout(options.layout)
     recipe = options.recipe
     golden = golden_files(options.golden_images)
     calibration = None if recipe.precision == FLOAT else _calibration(options, golden)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vit_edge import quantize
+import vit_edge.quantize as quantize
 from vit_edge.build.options import option_problems
 from vit_edge.bundle.manifest import Manifest, Scores
 from vit_edge.errors import RecipeError, UsageError

@@ -24,6 +24,7 @@ from vit_edge.bundle.manifest import (
     TensorSpec,
 )
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
+from vit_edge.checkpoints.live import LiveModule, load_live
 from vit_edge.errors import InputError, UsageError
 from vit_edge.export.golden_set import Progress
 from vit_edge.export.recipe import Recipe
@@ -192,16 +193,23 @@ def _window_values(architecture: Architecture) -> int:
 
 
 def open_checkpoint(
-    source: str | None, request: Request, outputs: Sequence[str], scores: Scores | None = None
+    source: str | LiveModule | None,
+    request: Request,
+    outputs: Sequence[str],
+    scores: Scores | None = None,
 ) -> CheckpointSource:
-    """Load a checkpoint, as checkpoints.load_checkpoint does, for these outputs.
+    """Load a checkpoint, or a module in memory, for these outputs.
 
     Raises:
         VitEdgeError: The checkpoint cannot be had, or has none of these outputs.
     """
     _LOG.info("loading the checkpoint")
     request = dataclasses.replace(request, decoder="reconstruction" in outputs)
-    opened = CheckpointSource(load_checkpoint(source, request), outputs, scores)
+    if isinstance(source, LiveModule):
+        checkpoint = load_live(source, request)
+    else:
+        checkpoint = load_checkpoint(source, request)
+    opened = CheckpointSource(checkpoint, outputs, scores)
     facts = opened.facts
     millions = facts.weights_bytes / 4e6
     _LOG.info("%s: %.1f M parameters from %s", facts.variant, millions, facts.record.source)

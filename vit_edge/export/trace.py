@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vit_edge.export.soft_split import ExportTokensToToken
+from vit_edge.models.layers import Linear
 from vit_edge.models.t2t import TokensToToken
 from vit_edge.models.vit import (
     Block,
     CosineHead,
     Embedding,
-    Linear,
     Readout,
     SelfAttention,
     ViT,

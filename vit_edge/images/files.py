@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class ImageLimits:
 
 DEFAULT_LIMITS = ImageLimits()
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+
 
 def describe(source: object) -> str:
     """Name an image in messages: its path, or what it is."""
@@ -52,6 +55,11 @@ def describe(source: object) -> str:
     if isinstance(source, Image.Image):
         return f"<Pillow image {source.mode} {source.width}x{source.height}>"
     return f"<{type(source).__name__}>"
+
+
+def is_url(text: str) -> bool:
+    """True for what a browser would fetch, and not for a file that is there."""
+    return bool(_URL.match(text)) and not os.path.lexists(text)
 
 
 def read_source(source: object, name: str, limits: ImageLimits) -> bytes:
@@ -86,6 +94,8 @@ def _read_file(path: str | os.PathLike[str], name: str, limits: ImageLimits) -> 
             _require_regular(os.fstat(file.fileno()), name, limits)
             return _read_at_most(file, name, limits)
     except FileNotFoundError:
+        if is_url(name):
+            raise ImageDecodeError(f"{name}: URLs are not fetched. Download it.") from None
         link = " (a dangling link)" if path.is_symlink() else ""
         raise ImageDecodeError(f"{name}: no such file{link}. Check the path.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -35,6 +35,11 @@ class Skipped:
     folders: Counter[str] = field(default_factory=Counter)  # name -> images in them
     files: Counter[str] = field(default_factory=Counter)  # of the system -> how many
     suffixes: Counter[str] = field(default_factory=Counter)  # of files not named like an image
+    refused: Counter[str] = field(default_factory=Counter)  # folders that cannot be read, and why
+
+    def refuse(self, error: OSError) -> None:
+        """Count a folder that cannot be read."""
+        self.refused[f"{error.filename}: {error.strerror}"] += 1
 
     def say(self, folder: Path) -> None:
         """Log what was left out, in one line; nothing if nothing was."""
@@ -49,6 +54,9 @@ class Skipped:
             parts.append(f"{count} files not named like images ({_counted(self.suffixes)})")
         if parts:
             _logger.info("%s: skipped %s", folder, "; ".join(parts))
+        if self.refused:
+            count = len(self.refused)
+            _logger.warning("%d folders cannot be read: %s", count, _counted(self.refused))
 
 
 def walk_images(folder: Path, skipped: Skipped | None = None) -> Iterator[Path]:
@@ -66,8 +74,8 @@ def walk_images(folder: Path, skipped: Skipped | None = None) -> Iterator[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such directory of images")
     skipped = Skipped() if skipped is None else skipped
-    for path, folders, files in os.walk(folder):
-        for name in [name for name in folders if _is_system_folder(name)]:
+    for path, folders, files in os.walk(folder, onerror=skipped.refuse):
+        for name in [name for name in folders if is_system_folder(name)]:
             folders.remove(name)
             _count_images(Path(path, name), name, skipped)
         folders.sort()
@@ -85,7 +93,8 @@ def named_like_an_image(name: str) -> bool:
     return PurePath(name).suffix.lower() in SUFFIXES
 
 
-def _is_system_folder(name: str) -> bool:
+def is_system_folder(name: str) -> bool:
+    """Tell by the name whether a system made a folder, and not its user."""
     return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
 
 

@@ -12,12 +12,14 @@ attention, its scale by the channels that enter, and on request Performer (arXiv
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vit_edge.bundle.architecture import Architecture
-from vit_edge.models.linear import Linear
+from vit_edge.models.layers import MLP, Linear
 
 FIRST, LATER = (7, 4), (3, 2)  # side and stride of the windows, in pixels and in tokens
 EPSILON = 1e-8  # of Performer's quotient
@@ -37,7 +39,7 @@ class TokenLayer(nn.Module):
         self.kernel = nn.Parameter(torch.empty(1, dim, dim // 2)) if performer else None
         self.out = Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = TokenMLP(dim)
+        self.mlp = MLP(dataclasses.replace(architecture, width=dim, mlp_dim=dim))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
@@ -51,18 +53,6 @@ class TokenLayer(nn.Module):
             return attend_by_kernel(q, k, v, self.kernel)
         mixed: Tensor = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
         return mixed
-
-
-class TokenMLP(nn.Module):
-    """Two layers of one width with an exact GELU between them."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = Linear(dim, dim), Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(functional.gelu(self.fc1(x)))
-        return y
 
 
 def attend_by_kernel(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:

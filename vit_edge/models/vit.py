@@ -16,10 +16,9 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from vit_edge.bundle.architecture import Activation, Architecture
-from vit_edge.models.linear import Linear as Linear
+from vit_edge.bundle.architecture import Architecture
+from vit_edge.models.layers import MLP, Linear
 from vit_edge.models.t2t import TokensToToken
 
 
@@ -68,27 +67,6 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-class MLP(nn.Module):
-    """Two layers with an exact GELU between them, or with one of its approximations."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.fc1 = Linear(architecture.width, architecture.mlp_dim)
-        self.fc2 = Linear(architecture.mlp_dim, architecture.width)
-        self.activation = architecture.activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(activate(self.fc1(x), self.activation))
-        return y
-
-
-def activate(x: Tensor, activation: Activation) -> Tensor:
-    """Apply GELU: exact, or approximated in one of the two ways of arXiv:1606.08415, section 2."""
-    if activation == "quick_gelu":
-        return x * torch.sigmoid(1.702 * x)
-    return functional.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
-
-
 class Block(nn.Module):
     """One encoder block: Eq. 2 and 3."""
 
@@ -116,9 +94,11 @@ class Embedding(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         width, patch_px = architecture.width, architecture.patch_px
-        self.patch: nn.Module = nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
-        if architecture.tokenizer != "patches":
-            self.patch = TokensToToken(architecture)
+        self.patch: nn.Module = (
+            nn.Conv2d(architecture.channels, width, patch_px, stride=patch_px)
+            if architecture.tokenizer == "patches"
+            else TokensToToken(architecture)
+        )
         prefix = architecture.prefix_tokens
         self.cls_token = nn.Parameter(torch.empty(1, prefix, width)) if prefix else None
         self.position = nn.Parameter(torch.empty(1, architecture.tokens, width))

@@ -11,8 +11,8 @@ from pathlib import Path
 from vit_edge import backends, cli
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
-from vit_edge.errors import UsageError, VitEdgeError
-from vit_edge.parity import run
+from vit_edge.errors import VitEdgeError
+from vit_edge.parity.api import parity
 from vit_edge.parity.limits import limit_for
 from vit_edge.parity.result import (
     DIED,
@@ -113,16 +113,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     target = None if arguments.target is None else parse_target(arguments.target)
-    limit = None if arguments.memory_limit is None else cli.size_bytes(arguments.memory_limit)
     bundle = Bundle.read(arguments.bundle)
-    result = run.compare(
+    result = parity(
         bundle,
-        backend_names=_backend_names(arguments.backend),
+        backend=arguments.backend,
         golden=arguments.golden,
         against=arguments.against,
         target=target,
         localize=arguments.localize,
-        memory_limit_bytes=limit,
+        memory_limit=arguments.memory_limit,
         timeout_s=arguments.timeout,
     )
     if arguments.json:
@@ -138,22 +137,6 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return code or error.exit_code
     return code
-
-
-def _backend_names(text: str) -> list[str]:
-    """The backends asked for.
-
-    Raises:
-        UsageError: One that there is not, or one twice.
-    """
-    known = backends.names()
-    names = [name.strip() for name in text.split(",")]
-    problems = [f"no backend {name!r}; there are: {', '.join(known)}" for name in names
-                if name not in known]  # fmt: skip
-    problems += [f"{name} is given twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-    if problems:
-        raise UsageError("; ".join(problems))
-    return names
 
 
 def _write_reports(arguments: argparse.Namespace, bundle: Bundle, result: Result) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -81,11 +82,11 @@ class ChildLimits:
 
 
 def compare(
-    bundle: str | Path | Bundle,
+    bundle: str | os.PathLike[str] | Bundle,
     *,
     backend_names: Sequence[str] = (AUTO,),
     golden: Path | None = None,
-    against: str | Path | None = None,
+    against: str | os.PathLike[str] | Bundle | None = None,
     target: Target | None = None,
     localize: bool = False,
     memory_limit_bytes: int | None = None,
@@ -109,7 +110,7 @@ def compare(
     Raises:
         VitEdgeError: The bundle, the golden file or the other bundle cannot be read or used.
     """
-    candidate = bundle if isinstance(bundle, Bundle) else Bundle.read(bundle)
+    candidate = Bundle.read(bundle)
     for name in backend_names:
         backends.module(name)  # refused before any runs
     if localize and against is None:

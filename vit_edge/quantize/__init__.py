@@ -22,15 +22,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import onnx_ir
 
 from vit_edge import plugins
 from vit_edge.bundle.manifest import Scores
+from vit_edge.callables import make_callable
 from vit_edge.errors import RecipeError
 from vit_edge.parity.targets import Target
 from vit_edge.quantize.calibration import Calibration
+
+if TYPE_CHECKING:
+    from vit_edge.export.lowering import quantize as quantize
+
+make_callable(__name__, "vit_edge.export.lowering")  # which stands above this room
 
 FLOAT = "fp32"  # the precision that no quantizer makes
 PRECISIONS = f"{__name__}.precisions"  # the package whose modules they are

@@ -42,6 +42,14 @@ class Linear:
         return value
 
     @property
+    def undivided(self) -> onnx_ir.Value:
+        """The input before its rows were divided by their sizes; see `rescale.inserting`."""
+        divided = self.input.producer()
+        if _row_sizes(self.node) is None or divided is None or divided.inputs[0] is None:
+            return self.input
+        return divided.inputs[0]
+
+    @property
     def output(self) -> onnx_ir.Value:
         """The result, with the bias."""
         return (self.add or self.node).outputs[0]
@@ -145,14 +153,31 @@ def _linear(node: onnx_ir.Node) -> Linear | None:
 
 
 def _bias(node: onnx_ir.Node, outputs: object) -> tuple[onnx_ir.Node | None, onnx_ir.Value | None]:
-    """The Add behind a MatMul, and the bias it adds: an initializer [out]."""
-    users = [use.node for use in node.outputs[0].uses()]
-    if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
+    """The Add behind a MatMul, and the bias it adds: an initializer [out].
+
+    Where rows were divided by their sizes, the multiplication by these stands between.
+    """
+    result, sizes = node.outputs[0], _row_sizes(node)
+    users = [use.node for use in result.uses()]
+    if sizes is not None:
+        result = users[0].outputs[0]
+        users = [use.node for use in result.uses()]
+    if len(users) != 1 or users[0].op_type != "Add" or result.is_graph_output():
         return None, None
     for value in users[0].inputs:
         if value is not None and is_initializer(value) and list(value.shape or ()) == [outputs]:
             return users[0], value
     return None, None
+
+
+def _row_sizes(node: onnx_ir.Node) -> onnx_ir.Value | None:
+    """What divides the rows of a MatMul's input and multiplies its result again, if anything."""
+    divided = None if node.inputs[0] is None else node.inputs[0].producer()
+    users = [use.node for use in node.outputs[0].uses()]
+    if divided is None or divided.op_type != "Div" or len(users) != 1 or users[0].op_type != "Mul":
+        return None
+    sizes = divided.inputs[1]
+    return sizes if any(value is sizes for value in users[0].inputs) else None
 
 
 def is_initializer(value: onnx_ir.Value) -> bool:

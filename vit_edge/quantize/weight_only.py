@@ -11,6 +11,7 @@ For devices where the size of the file and the memory decide. The steps in their
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import onnx_ir
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import Quantized, Task
-from vit_edge.quantize.formats.blocks import BlockFormat, dequantize_in_graph
+from vit_edge.quantize.formats.blocks import BLOCK_SIZES, BlockFormat, dequantize_in_graph
 from vit_edge.quantize.linears import Linear, all_linears, block_linears, check_names
 from vit_edge.quantize.rescale.awq import Choice
 from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
@@ -35,7 +36,8 @@ from vit_edge.quantize.search.sensitivity import (
     record_of_search,
 )
 
-BLOCK_SIZES = (16, 32, 64, 128, 256)  # what onnxruntime's MatMulNBits has kernels for
+_LOG = logging.getLogger(__name__)
+
 LEAST_OPSET = {"cpu": 21, "gpu": 21}  # brought block_size and 4-bit integers to DequantizeLinear
 
 
@@ -43,7 +45,7 @@ LEAST_OPSET = {"cpu": 21, "gpu": 21}  # brought block_size and 4-bit integers to
 class Settings(SearchSettings):
     """The choices beside the search, which starts only where the target is missed."""
 
-    block_size: int = 64  # input channels that share a scale; OpenVINO wants a divisor of the width
+    block_size: int = 64  # input channels that share a scale; fewer where 64 do not divide them
     symmetric: bool = False  # without zero points: a little smaller and less exact
     rescale: bool = True  # AWQ
     rounding: Rounding = "gptq"
@@ -143,16 +145,31 @@ def _round(
         with task.progress("rounding", len(run), "Linear") as bar:
             for group in tied:
                 if weights.intersection(linear.weight for linear in group.linears):
-                    choices |= rescale(group, seen, kind, correct_bias=corrects)
+                    even = kind.dividing(len(group.linears[0].matrix()))
+                    choices |= rescale(group, seen, even, correct_bias=corrects)
             for linear in run:
                 if linear.name not in settings.keep_float:
-                    moment = seen[str(linear.input.name)]
+                    moment = seen[str(linear.undivided.name)]
                     rounded[linear.name] = round_linear(
-                        linear, moment, kind, settings.rounding, correct_bias=corrects
-                    )
+                        linear, moment, even_blocks(linear, kind), settings.rounding,
+                        correct_bias=corrects,
+                    )  # fmt: skip
                 bar.update(1)
         seen.clear()  # before the next pass fills its own
     return rounded, choices
+
+
+def even_blocks(linear: Linear, kind: BlockFormat) -> BlockFormat:
+    """Choose blocks that cut a Linear's inputs evenly; say so where there are none."""
+    rows = len(linear.matrix())
+    even = kind.dividing(rows)
+    if rows % even.block:
+        _LOG.warning(
+            "%s: no block of %d to %d channels divides its %d; ONNX Runtime reads this bundle, "
+            "OpenVINO will not. Take --precision int8, or --set keep_float=%s",
+            linear.name, BLOCK_SIZES[0], kind.block, rows, linear.name,
+        )  # fmt: skip
+    return even
 
 
 def _apply(model: onnx_ir.Model, rounded: Mapping[str, Rounded]) -> onnx_ir.Model:
@@ -204,6 +221,7 @@ def _record(
             {
                 "name": name,
                 "quantized": name in names,
+                "block": linear.weight.kind.block,
                 "exponent": choices[name].exponent if name in choices else None,
                 "output_error": linear.error,
             }

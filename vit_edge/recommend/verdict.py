@@ -27,6 +27,7 @@ class Verdict(NamedTuple):
     runner_up: Offer | None
     others: tuple[tuple[Offer, str], ...]  # why each lost
     terms: Terms
+    left_out: tuple[str, ...] = ()  # entries of results that say nothing here, with the reason
 
     def lines(self) -> list[str]:
         """The answer, as text."""
@@ -48,6 +49,7 @@ class Verdict(NamedTuple):
             "ship": _as_dict(self.ship),
             "runner_up": _as_dict(self.runner_up),
             "lost": [(_as_dict(one) or {}) | {"why": reason} for one, reason in self.others],
+            "left_out": list(self.left_out),
         }
 
 

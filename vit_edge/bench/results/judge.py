@@ -87,7 +87,7 @@ def check_parser() -> cli.Parser:
         "Exit with code 4 if the newest run is surely slower than the baseline by "
         "more than is allowed, in any configuration; or lacks one, or failed in it, or was "
         "interrupted.",
-        "example: vit-edge bench check now.json --baseline main.json --max-regression 5%%",
+        "example: vit-edge bench check now.json --baseline main.json --max-regression 5%",
     )
     parser.add_argument("results", type=Path, metavar="RESULTS")
     parser.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="results")

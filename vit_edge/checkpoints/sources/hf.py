@@ -16,7 +16,7 @@ from vit_edge.checkpoints import Checkpoint, Request, hf_clip
 from vit_edge.checkpoints.adapter import refuse_adapter
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from
 from vit_edge.checkpoints.fields import MAX_CLASSES, MAX_DEPTH, Fields
-from vit_edge.checkpoints.files import Place, open_weights, read_json
+from vit_edge.checkpoints.files import Place, Weights, open_weights, read_json
 from vit_edge.checkpoints.hf_families import FAMILIES, Family, block_rules
 from vit_edge.checkpoints.hf_preprocessing import (
     NESTED,
@@ -75,13 +75,16 @@ def load(reference: str, request: Request) -> Checkpoint:
     return load_files(place, f"hf:{reference}", request)
 
 
-def load_files(place: Place, source: str, request: Request) -> Checkpoint:
+def load_files(
+    place: Place, source: str, request: Request, weights: Weights | None = None
+) -> Checkpoint:
     """Read a checkpoint that lies on disk.
 
     Args:
         place: The directory, or a weight file beside its config.json.
         source: What the manifest calls it.
         request: What was asked.
+        weights: Those of a module in memory; None: the file's.
 
     Raises:
         CheckpointError: The files are missing, damaged, or describe no plain ViT.
@@ -103,11 +106,11 @@ def load_files(place: Place, source: str, request: Request) -> Checkpoint:
         log.info("%s: missing; shape and preprocessing as of %s", config_file, row.name)
         config = _config_of_row(row)
     if config.get("model_type") in hf_clip.MODEL_TYPES:
-        return hf_clip.load_files(place, source, request, config_file)
+        return hf_clip.load_files(place, source, request, config_file, weights)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
         raise CheckpointError(_other_model(config, str(config_file)))
-    weights = open_weights(path, request.key)
+    weights = weights or open_weights(path, request.key)
     tensors = _below_prefix(weights.tensors, family)
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     architecture, labels, scores = _read_config(config, family, tensors, prefix, str(config_file))

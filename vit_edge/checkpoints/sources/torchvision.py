@@ -21,7 +21,7 @@ from vit_edge.bundle.manifest import (
 from vit_edge.checkpoints import Checkpoint, Request
 from vit_edge.checkpoints.assemble import Foreign, checkpoint_from, heads_from_table
 from vit_edge.checkpoints.fields import refuse_giants
-from vit_edge.checkpoints.files import open_weights, stem
+from vit_edge.checkpoints.files import Weights, open_weights, stem
 from vit_edge.checkpoints.labels import labels_or_imagenet
 from vit_edge.checkpoints.request import local_path
 from vit_edge.checkpoints.sniff import holds
@@ -65,22 +65,57 @@ def load(reference: str, request: Request) -> Checkpoint:
     if path is None:
         raise CheckpointError(f"{reference}: no such file")
     weights = open_weights(path, request.key)
+    source, name = f"torchvision:{reference}", stem(path)
+    preprocessing = _preprocessing(weights.path)
+    return checkpoint_from(understand(weights, source, name, request, preprocessing), request)
+
+
+def understand(
+    weights: Weights,
+    source: str,
+    name: str,
+    request: Request,
+    preprocessing: Callable[[tuple[int, int]], Preprocessing],
+    heads: int | None = None,
+) -> Foreign:
+    """Understand what the names and shapes of the tensors say; nothing is read.
+
+    Args:
+        weights: The tensors.
+        source: What the manifest calls it.
+        name: Of the file or the model; names the bundle if no variant fits.
+        request: What was asked.
+        preprocessing: For an image height and width.
+        heads: Of the attention; None: as a variant has it.
+
+    Raises:
+        CheckpointError: It is no such checkpoint.
+    """
     tensors, where = weights.tensors, str(weights.path)
     head = _head(tensors, where)
-    architecture = _architecture(tensors, head, request, where)
-    foreign = Foreign(
-        source=f"torchvision:{reference}",
+    architecture = _architecture(tensors, head, heads, request, where)
+    return Foreign(
+        source=source,
         where=where,
-        name=stem(path),
+        name=name,
         architecture=architecture,
         rules=tuple(_rules(architecture, tensors, head)),
         tensors=tensors,
         labels=labels_or_imagenet((), architecture.num_classes, where),
-        preprocessing=_preprocessing(weights.path),
+        preprocessing=preprocessing,
         position_method="bicubic-corners",
         files=weights.files,
     )
-    return checkpoint_from(foreign, request)
+
+
+def preprocessing_of_scripts(where: str) -> Callable[[tuple[int, int]], Preprocessing]:
+    """Return what torchvision's reference scripts evaluate with, and say so."""
+    log.warning(
+        "%s: torchvision keeps no preprocessing beside weights; taken: that of its reference "
+        "scripts (shortest side to 256 for a crop of 224, bilinear, ImageNet's mean and std)",
+        where,
+    )
+    return partial(_evaluation, 224 / 256, "bilinear")
 
 
 def _preprocessing(path: Path) -> Callable[[tuple[int, int]], Preprocessing]:
@@ -90,12 +125,7 @@ def _preprocessing(path: Path) -> Callable[[tuple[int, int]], Preprocessing]:
         return partial(_evaluation, 1.0, "bicubic")
     if published in _RESIZED_PX:
         return partial(_evaluation, 224 / _RESIZED_PX[published], "bilinear")
-    log.warning(
-        "%s: torchvision keeps no preprocessing beside weights; taken: that of its reference "
-        "scripts (shortest side to 256 for a crop of 224, bilinear, ImageNet's mean and std)",
-        path,
-    )
-    return partial(_evaluation, 224 / 256, "bilinear")
+    return preprocessing_of_scripts(str(path))
 
 
 def _evaluation(
@@ -127,7 +157,11 @@ def _head(tensors: Iterable[str], where: str) -> str | None:
 
 
 def _architecture(
-    tensors: Mapping[str, LazyTensor], head: str | None, request: Request, where: str
+    tensors: Mapping[str, LazyTensor],
+    head: str | None,
+    heads: int | None,
+    request: Request,
+    where: str,
 ) -> Architecture:
     """Read the shape off the tensors; only the heads are not in them."""
 
@@ -153,7 +187,7 @@ def _architecture(
     architecture = Architecture(
         width=width,
         depth=depth,
-        heads=heads_from_table(width, depth, request.variant, where),
+        heads=heads or heads_from_table(width, depth, request.variant, where),
         mlp_dim=shape(f"{_BLOCK.format(0)}.{_mlp(tensors)[0]}.weight", 2)[0],
         patch_px=patch_px,
         image_hw=(side * patch_px, side * patch_px),

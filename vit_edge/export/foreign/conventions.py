@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -76,13 +76,16 @@ CONVENTIONS = {
 # fmt: on
 
 
-def preprocessing_for(name_or_file: str, image_hw: tuple[int, int]) -> Preprocessing:
+def preprocessing_for(
+    name_or_file: str, image_hw: tuple[int, int], *, at_any_size: bool = False
+) -> Preprocessing:
     """Read `--preprocess`.
 
     Args:
         name_or_file: One of CONVENTIONS, or a JSON file: preprocessor_config.json of transformers,
             config.json of timm, a bundle's manifest.json, or an object of Preprocessing's fields.
         image_hw: Height and width that the graph takes, in pixels.
+        at_any_size: Return what a file says, at whatever size it says it.
 
     Raises:
         UsageError: Neither a name nor a file.
@@ -100,7 +103,7 @@ def preprocessing_for(name_or_file: str, image_hw: tuple[int, int]) -> Preproces
             + "; ".join(f"{name} ({c.whose})" for name, c in CONVENTIONS.items())
         )
     steps = _preprocessing_of_file(path, image_hw)
-    if steps.crop_hw != image_hw:
+    if steps.crop_hw != image_hw and not at_any_size:
         raise CheckpointError(
             f"{path}: images end at {list(steps.crop_hw)} px, the graph takes {list(image_hw)} px. "
             "This is another model's file, or the graph was exported at another size"
@@ -120,13 +123,20 @@ def _preprocessing_of_file(path: Path, image_hw: tuple[int, int]) -> Preprocessi
         size_hw = input_hw(cfg, {})
         cfg.done()
         return at(size_hw or image_hw)
-    processors = ("image_mean", "image_processor_type", "do_resize", "size", "image_processor")
-    if any(key in data for key in processors):
+    if is_of_transformers(data):
         return read_preprocessing(path)
     raise CheckpointError(
         f"{path}: no preprocessing in it. Expected preprocessor_config.json of transformers, "
         "config.json of timm (pretrained_cfg), manifest.json of a bundle, or an object with "
         "resize, resize_hw, crop_hw, interpolation, mean and std"
+    )
+
+
+def is_of_transformers(data: Mapping[str, Any]) -> bool:
+    """True for the fields of a preprocessor_config.json of transformers."""
+    return any(
+        key in data
+        for key in ("image_mean", "image_processor_type", "do_resize", "size", "image_processor")
     )
 
 

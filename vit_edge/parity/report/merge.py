@@ -32,6 +32,7 @@ def parser() -> cli.Parser:
         "exit codes: 0 every run passed (or is inconclusive, without --strict), 4 not",
     )
     options.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="JSON files")
+    cli.add_out(options, "FILE", "write one HTML page into .html, JUnit XML into .xml")
     options.add_argument("--html", type=Path, metavar="FILE", help="write one HTML page")
     options.add_argument(
         "--bundle", type=Path, metavar="DIR", help="for the page: where pictures and labels are"
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    cli.by_suffix(arguments, {".html": "html", ".htm": "html", ".xml": "junit"})
     if arguments.bundle is not None and arguments.html is None:
         raise UsageError("--bundle is for the pictures and labels of --html FILE, which is missing")
     results = read_results(arguments.results)

@@ -9,6 +9,7 @@ it and the MatMul behind it. The last block may be short.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from vit_edge.graphs.names import Names
 from vit_edge.quantize.formats.integers import SMALLEST_SCALE
 from vit_edge.quantize.linears import Linear
 
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # what onnxruntime's MatMulNBits has kernels for
 # Shares of a block's range that are tried. Below 1 the ends are clipped for finer steps; above it
 # a symmetric block reaches its positive end, which is one level nearer than the negative one.
 SHARES = tuple(round(1.1 - 0.025 * step, 3) for step in range(21))  # 1.1 to 0.6
@@ -66,6 +68,14 @@ class BlockFormat:
     def dtype(self) -> onnx_ir.DataType:
         """The ONNX type of the levels."""
         return _TYPES[self.bits, self.symmetric]
+
+    def dividing(self, rows: int) -> BlockFormat:
+        """Take the largest block that cuts so many channels evenly; the same where none does.
+
+        OpenVINO reads no other. ONNX Runtime pads a short last block.
+        """
+        even = [size for size in BLOCK_SIZES if size <= self.block and rows % size == 0]
+        return dataclasses.replace(self, block=max(even, default=self.block))
 
     def starts(self, rows: int) -> range:
         """Return the first channel of each block of so many input channels."""

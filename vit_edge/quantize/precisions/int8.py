@@ -222,7 +222,7 @@ def _round(
         for linear in linears:
             matrix, sample = linear.matrix().astype(np.float32), samples[linear.input]
             weight = quantized_weight(matrix, _largest_weight(settings), scale_type)
-            moment = moments.get(str(linear.input.name))
+            moment = moments.get(str(linear.undivided.name))
             corrected = settings.bias_correction and linear.bias is not None
             if moment is not None:
                 counted = moment.covariance if corrected else moment.second
@@ -252,8 +252,10 @@ def _corrected(
     input loses from the sample.
     """
     assert linear.bias is not None
-    mean = sample.rows.mean(axis=0, dtype=np.float64) if moment is None else moment.mean
-    of_input = (sample.rows - kind.fake(sample.rows, *activation)).mean(axis=0, dtype=np.float64)
+    sizes = 1.0 if sample.sizes is None else sample.sizes
+    mean = (sample.rows * sizes).mean(axis=0, dtype=np.float64) if moment is None else moment.mean
+    rounded = kind.fake(sample.rows, *activation)
+    of_input = ((sample.rows - rounded) * sizes).mean(axis=0, dtype=np.float64)
     lost = mean @ (linear.matrix() - left) + of_input @ left
     bias: NDArray[np.float32] = (constant(linear.bias) + lost).astype(np.float32)
     return bias
@@ -292,6 +294,7 @@ def _record(
                 "quantized": name not in kept,
                 "alpha": None if choice is None else choice.alpha,
                 "shifted": choice is not None and choice.shifted,
+                "by_row": choice is not None and choice.by_row,
                 "input_scale": float(scale),
                 "input_zero_point": zero_point,
                 **record_of_cost(ranked, name),

@@ -12,15 +12,12 @@ range has nothing left for larger values, and only other images show what that c
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import onnx_ir
 from numpy.typing import NDArray
 
-from vit_edge.quantize import Progress
 from vit_edge.quantize.formats.integers import Format, quantized_weight
 from vit_edge.quantize.rescale.folding import Group
 from vit_edge.quantize.rounding.samples import Sample
@@ -39,12 +36,15 @@ class Choice(NamedTuple):
     scale: NDArray[np.float64]  # [C]
     shift: NDArray[np.float64]  # [C]
     error: float  # relative to no rescaling
+    by_row: bool = False  # each row is divided by its own maximum besides
 
 
 def written(choice: Choice | None) -> str:
     """A choice as a cell of a table."""
     alpha = "-" if choice is None or choice.alpha is None else f"{choice.alpha:.2f}"
-    return f"{alpha} shifted" if choice is not None and choice.shifted else alpha
+    if choice is None:
+        return alpha
+    return alpha + " shifted" * choice.shifted + " rows" * choice.by_row
 
 
 def rounding_error(kind: Format, largest: int, left: float = 1.0) -> Error:
@@ -65,44 +65,9 @@ def rounding_error(kind: Format, largest: int, left: float = 1.0) -> Error:
             weight + np.float32(left) * (quantized_weight(weight, largest).dequantize() - weight)
         )
         rounded -= sample.rows @ weight
-        if sample.sizes is not None:
-            rounded *= sample.sizes
-        return float(np.square(rounded, dtype=np.float64).sum())
+        return sample.squared(rounded)
 
     return error
-
-
-def smooth(
-    groups: Sequence[Group],
-    samples: dict[onnx_ir.Value, Sample],
-    error: Error,
-    *,
-    shift: bool,
-    progress: Progress,
-) -> dict[str, Choice]:
-    """Choose and fold a scale for every group; the samples follow.
-
-    Args:
-        groups: Their weights are rewritten.
-        samples: Of what enters their Linears; replaced by those of the rescaled values.
-        error: See `choose`.
-        shift: Whether channels may be moved as well.
-        progress: Shown meanwhile.
-
-    Returns:
-        What was done, by the name of the Linear.
-    """
-    choices: dict[str, Choice] = {}
-    with progress("smoothing", len(groups), "group") as bar:
-        for group in groups:
-            allowed = dataclasses.replace(group, can_shift=group.can_shift and shift)
-            choice = choose(allowed, samples[group.linears[0].input], error)
-            group.fold(choice.scale, choice.shift)
-            for value in {linear.input for linear in group.linears}:
-                samples[value] = samples[value].rescale(choice.scale, choice.shift)
-            choices |= {linear.name: choice for linear in group.linears}
-            bar.update(1)
-    return choices
 
 
 def choose(group: Group, sample: Sample, error: Error, alphas: Sequence[float] = ALPHAS) -> Choice:

@@ -86,13 +86,14 @@ def collect_moments(
         progress: Shows them.
 
     Returns:
-        The moments by the name of the value that enters a Linear.
+        The moments by the name of the value that enters a Linear. Where its rows are divided, they
+        are those of the rows before: what the Linear makes is multiplied by their sizes again.
 
     Raises:
         ModelError: An activation is NaN or infinite; the Linear is named.
     """
-    readers = {str(linear.input.name): linear.name for linear in linears}
-    values = list({linear.input.name: linear.input for linear in linears}.values())
+    readers = {str(linear.undivided.name): linear.name for linear in linears}
+    values = list({linear.undivided.name: linear.undivided for linear in linears}.values())
     sums: dict[str, _Sums] = {}
     seen, size = 0, batch_size(values)
     with progress("calibration", len(calibration)) as bar:

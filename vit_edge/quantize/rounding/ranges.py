@@ -62,9 +62,7 @@ def _error(method: RangeMethod, sample: Sample, rounded_weight: NDArray[np.float
         if method == "output":
             rounded = rounded @ rounded_weight
         rounded -= exact
-        if sample.sizes is not None:
-            rounded *= sample.sizes
-        return float(np.square(rounded, out=rounded).sum(dtype=np.float64))
+        return sample.squared(rounded)
 
     return squared_error
 

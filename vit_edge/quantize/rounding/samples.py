@@ -45,11 +45,19 @@ class Sample:
     rows: NDArray[np.float32]  # [<= ROWS, in]: class tokens and others drawn at random
     sizes: NDArray[np.float32] | None = None  # [rows, 1], by which what comes out is multiplied
 
-    def by_row(self) -> Sample:
-        """The sample of rows divided by their maxima; nothing in them lies below zero."""
-        sizes = np.maximum(self.rows.max(axis=1, keepdims=True), SMALLEST_ROW)
-        zeros, ones = np.zeros_like(self.low), np.ones_like(self.low)
-        return Sample(zeros, ones, zeros, ones, self.rows / sizes, sizes)
+    def by_row(self, *, two_sided: bool = False) -> Sample:
+        """The sample of rows divided by their maxima, or by those of |x| where some lie below 0."""
+        reach = np.abs(self.rows) if two_sided else self.rows
+        sizes = np.maximum(reach.max(axis=1, keepdims=True), SMALLEST_ROW)
+        ones = np.ones_like(self.low)
+        low = -ones if two_sided else np.zeros_like(ones)
+        return Sample(low, ones, low, ones, self.rows / sizes, sizes)
+
+    def squared(self, difference: NDArray[np.float32]) -> float:
+        """Sum the squares of what differs behind the Linear, where a row has its size again."""
+        if self.sizes is not None:
+            difference = difference * self.sizes
+        return float(np.square(difference, dtype=np.float64).sum())
 
     def rescale(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Sample:
         """The sample of (x - shift) / scale, for a positive scale [in]."""

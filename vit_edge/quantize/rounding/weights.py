@@ -48,9 +48,9 @@ def rescale(
         of_weights = output_error(wrong, moment.covariance if corrected else moment.second)
         return of_weights + input_noise(weight, moment, kind.block)
 
-    choice = choose(group, seen[str(group.linears[0].input.name)], error)
+    choice = choose(group, seen[str(group.linears[0].undivided.name)], error)
     group.fold(choice.scale, np.zeros_like(choice.scale))
-    for name in {str(linear.input.name) for linear in group.linears}:
+    for name in {str(linear.undivided.name) for linear in group.linears}:
         seen[name] = seen[name].rescale(choice.scale)
     return {linear.name: choice for linear in group.linears}
 

@@ -1,8 +1,9 @@
-"""The time that a Linear in float takes more than one in INT8, beside the costliest.
+"""The time and the bytes that a Linear in float takes more than one in INT8.
 
 A Linear that sees every token is bound by its products, one that sees the class token alone by
-reading its weights: float32 in a last block costs a sixth of what it costs elsewhere. So the search
-can buy what is cheap first. Only the ratios of the numbers below matter.
+reading its weights: float32 in a last block takes a sixth of the time that it takes elsewhere. Its
+bytes are the same everywhere, and they are what INT8 is chosen for on small devices. Half of the
+cost is time, half is bytes, each beside the largest. Only ratios of the numbers below matter.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ MORE_BYTES = 3  # of float32 over int8, for each weight
 
 def float_costs(linears: Sequence[Linear]) -> dict[str, float]:
     """The cost of each Linear in float, in (0, 1]: 1 is the costliest of them."""
-    seconds = {linear.name: _seconds(linear) for linear in linears}
-    largest = max(seconds.values(), default=1.0)
-    return {name: cost / largest for name, cost in seconds.items()}
+    seconds = [_seconds(linear) for linear in linears]
+    weights = [linear.matrix().size for linear in linears]
+    slowest, widest = max(seconds, default=1.0), max(weights, default=1)
+    costs = [time / slowest + size / widest for time, size in zip(seconds, weights, strict=True)]
+    largest = max(costs, default=1.0)
+    return {linear.name: cost / largest for linear, cost in zip(linears, costs, strict=True)}
 
 
 def _seconds(linear: Linear) -> float:

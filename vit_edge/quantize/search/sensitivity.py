@@ -20,6 +20,10 @@ from vit_edge.quantize import Progress, Task
 from vit_edge.quantize.calibration import Calibration, answering_batch
 from vit_edge.quantize.search.journal import Journal
 
+# Of the cost of all in float: the part that may stay there though no target asks for it. Of few
+# Linears each does a large share of the damage, and most of a small file would stay in float.
+LARGEST_PART = 0.25
+
 # (names of the Linears to quantize) -> the graph with those quantized
 Variant = Callable[[Sequence[str]], onnx_ir.Model]
 
@@ -47,7 +51,8 @@ class SearchSettings:
     Attributes:
         keep_float: What is not quantized in any case.
         float_share: What does more than this share of the damage stays in float; a Linear that
-            costs a tenth of the costliest in float has to do a tenth of that.
+            costs a tenth of the costliest in float has to do a tenth of that. Without a target,
+            no more than a quarter of all weights and time goes there.
         float_budget: How many may stay in float for that or for the target; a cheap one counts for
             its part of the costliest.
         sensitivity_images: On how many images the damage is measured.
@@ -170,6 +175,11 @@ def disproportionate(
     return len(ranked)
 
 
+def modest(costs: Sequence[float]) -> int:
+    """Count those that together cost no more than LARGEST_PART of all, in their order."""
+    return int((np.cumsum(costs) <= LARGEST_PART * sum(costs) + 1e-9).sum())
+
+
 def tries(costs: Sequence[float], first: int, budget: float) -> list[int]:
     """Return how many stay in float at each try: about one unit of cost more each time.
 
@@ -259,8 +269,10 @@ def ranked_search(
     ranked = shares(judge, variant, names, images, journal, task.progress)
     bargains = by_cost(ranked, costs)
     order = [share.name for share in bargains]
-    first = max(disproportionate(bargains, settings.float_share, costs), least)
-    counts = tries([costs.get(name, 1.0) for name in order], first, settings.float_budget)
+    prices = [costs.get(name, 1.0) for name in order]
+    harmful = disproportionate(bargains, settings.float_share, costs)
+    first = max(min(harmful, modest(prices)), least)
+    counts = tries(prices, first, settings.float_budget)
     trials = search(judge, variant, order, task.parity_target, counts, task.progress)
     journal.finish()
     return ranked, trials

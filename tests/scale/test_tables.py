@@ -1,0 +1,178 @@
+"""Tables in, the same rows with answers out."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.support.documents import blocks
+from vit_edge import Bundle, PredictionError, Predictor, UsageError
+from vit_edge.scale import tables
+from vit_edge.scale.tables import Classifier, find_killer
+
+requires = ("onnxruntime", "pyarrow")
+
+BAD = b"\xff\xd8\xff no image"
+
+
+@pytest.fixture(scope="module")
+def classify(testing_bundle: Bundle) -> Iterator[Classifier]:
+    opened = Classifier(testing_bundle.path, columns=("label", "index", "score", "top", "features"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def encoded(photos: list[Path]) -> list[bytes]:
+    return [path.read_bytes() for path in photos[:3]]
+
+
+def test_rows_stay_where_they_are_with_the_predictor_s_answers(
+    classify: Classifier, testing_bundle: Bundle, encoded: list[bytes]
+) -> None:
+    images = [encoded[0], BAD, encoded[1], None, encoded[2]]
+    table = pa.table({"id": [5, 3, 1, 2, 4], "bytes": images})
+    found = classify(table)
+    assert found.schema == classify.schema(table.schema)
+    assert found["id"].to_pylist() == [5, 3, 1, 2, 4]
+    assert "bytes" not in found.column_names
+    with Predictor(testing_bundle, "ort") as predictor:
+        for row, image in zip(found.to_pylist(), images, strict=True):
+            if image in (None, BAD):
+                assert row["label"] is row["features"] is row["top"] is None
+                assert row["error"].startswith("ImageDecodeError: ")
+                continue
+            prediction, features = predictor.predict(image), predictor.features([image])[0]
+            assert (row["label"], row["index"]) == (prediction.label, prediction.index)
+            assert row["score"] == pytest.approx(prediction.score, rel=1e-5)
+            assert [r["index"] for r in row["top"]] == [r.index for r in prediction.top]
+            np.testing.assert_allclose(row["features"], features, rtol=1e-4, atol=1e-5)
+            assert row["error"] is None
+
+
+def test_the_schema_is_the_same_whether_all_fail_none_or_there_are_no_rows(
+    classify: Classifier, encoded: list[bytes]
+) -> None:
+    found = [classify(pa.table({"bytes": pa.array(rows, pa.binary())})) for rows in
+             ([encoded[0]], [BAD], [])]  # fmt: skip
+    assert found[0].schema == found[1].schema == found[2].schema
+    assert [table.num_rows for table in found] == [1, 1, 0]
+    assert pa.concat_tables(found).num_rows == 2
+    assert found[0].schema.field("error").type == pa.string()
+    assert found[0].schema.field("features").type == pa.list_(pa.float32(), 64)
+
+
+def test_paths_and_structs_of_datasets_are_images_too(
+    classify: Classifier, photos: list[Path], encoded: list[bytes]
+) -> None:
+    expected = classify(pa.table({"bytes": encoded}))["label"].to_pylist()
+    paths = pa.table({"path": [str(path) for path in photos[:3]]})
+    assert classify(paths)["label"].to_pylist() == expected
+    assert classify(paths)["path"] == paths["path"]
+    structs = [{"bytes": encoded[0], "path": "a"}, {"bytes": None, "path": str(photos[1])}, None]
+    found = classify(pa.table({"image": pa.array(structs, tables_struct())}))
+    assert found["label"].to_pylist() == [*expected[:2], None]
+
+
+def tables_struct() -> pa.DataType:
+    return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def test_what_is_wrong_with_a_call_is_said(testing_bundle: Bundle, encoded: list[bytes]) -> None:
+    with pytest.raises(UsageError, match="has no 'tokens'"):
+        Classifier(testing_bundle.path, columns=("tokens",))
+    with pytest.raises(UsageError, match="list of different names"):
+        Classifier(testing_bundle.path, columns="label")
+    classify = Classifier(testing_bundle.path)
+    for table, message in (
+        (pa.table({"label": ["x"], "bytes": encoded[:1]}), 'prefix="predicted_"'),
+        (pa.table({"picture": encoded[:1]}), "no column bytes or image or path"),
+        (pa.table({"bytes": [1]}), "images are encoded bytes, or paths"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            classify(table)
+    renamed = Classifier(testing_bundle.path, prefix="predicted_", keep_images=True)
+    found = renamed(pa.table({"label": ["x"], "bytes": encoded[:1]}))
+    assert found.column_names == [
+        "label", "bytes", "predicted_label", "predicted_index", "predicted_score",
+        "predicted_error",
+    ]  # fmt: skip
+
+
+def test_it_is_opened_again_in_another_process(classify: Classifier, encoded: list[bytes]) -> None:
+    table = pa.table({"bytes": encoded})
+    assert pickle.loads(pickle.dumps(classify))(table).equals(classify(table))
+
+
+def test_an_image_that_killed_the_process_before_is_named(
+    testing_bundle: Bundle, encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The death is planted: Python's start in every child reads `sitecustomize`."""
+    plant_death(tmp_path / "planted", monkeypatch)
+    images = [*encoded, b"POISON", *encoded]
+    table = pa.table({"path": [f"{i}.jpg" for i in range(7)], "bytes": images})
+    classify = Classifier(testing_bundle.path, suspects=tmp_path / "suspects")
+    assert find_killer(classify._arguments, table.slice(0, 2)) is None
+    note = tmp_path / "suspects" / f"{tables._SUSPECT}{tables._digest(table, 'bytes')}"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("4000000")  # of a process that is gone: there are no such numbers
+    with pytest.raises(PredictionError, match=r"^3\.jpg: the process died of this image"):
+        classify(table)
+    assert list(note.parent.iterdir()) == []
+
+
+def test_a_batch_in_work_elsewhere_is_not_suspected(
+    testing_bundle: Bundle, encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "find_killer", lambda *arguments: pytest.fail("it was examined"))
+    table = pa.table({"bytes": encoded})
+    classify = Classifier(testing_bundle.path, suspects=tmp_path)
+    (tmp_path / f"{tables._SUSPECT}{tables._digest(table, 'bytes')}").write_text(str(os.getpid()))
+    assert classify(table).num_rows == 3
+
+
+def plant_death(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every process that starts from now on die of an image whose bytes are POISON."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os\n"
+        "def late():\n"
+        "    import vit_edge.predictor as p\n"
+        "    resized = p.resized_from_source\n"
+        "    def dying(image, *rest):\n"
+        f"        if image == b'POISON': os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
+        "        return resized(image, *rest)\n"
+        "    p.resized_from_source = dying\n"
+        "import sys, importlib.abc, importlib.machinery\n"
+        "class Finder(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name != 'vit_edge.scale.tables': return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        late()\n"
+        "        return importlib.machinery.PathFinder.find_spec(name, path)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    )
+
+
+def test_the_page_s_python_runs(
+    repository: Path,
+    embedded_bundle: Bundle,
+    photos: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (repository / "docs" / "large-jobs.md").read_text("utf-8")
+    first, second = blocks(page, "python")
+    exec(first.replace("bundles/cifar10", str(embedded_bundle.path)), {"paths": photos[:2]})
+    assert capsys.readouterr().out.count("(192,)") == 2
+    compile(second, "large-jobs.md", "exec")  # test_ray_data runs what it calls

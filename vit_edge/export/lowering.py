@@ -1,0 +1,236 @@
+"""A float32 bundle becomes one of lower precision, without its checkpoint.
+
+A float32 bundle holds the graph that every quantizer starts from, and the reference's own answers
+to its golden images. So the steps of an export from there on are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from vit_edge.backends import ort
+from vit_edge.bundle import Bundle, integrity
+from vit_edge.bundle.golden import Golden
+from vit_edge.errors import UsageError
+from vit_edge.export.api import check_words
+from vit_edge.export.draft import answer_golden_images, write_draft
+from vit_edge.export.golden_set import GoldenSet, Progress
+from vit_edge.export.layouts import check_expressible
+from vit_edge.export.pipeline import finish_bundle, open_folders
+from vit_edge.export.plan import ExportOptions, plan_export
+from vit_edge.export.recipe import Recipe, find_recipe, recipe_names
+from vit_edge.export.source import SourceFacts
+from vit_edge.graphs.attention import with_decomposed_attention
+from vit_edge.graphs.mapped import load_mapped, mapped
+from vit_edge.graphs.opset import with_opset
+from vit_edge.graphs.workspace import Workspace
+from vit_edge.images.load import load_image
+from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.images.resize import resized_from_image
+from vit_edge.quantize import FLOAT
+from vit_edge.quantize.calibration import CalibrationFiles, CalibrationRequest
+
+_BATCH = 8  # of the float32 graph, where it answers images of the user's own
+_Path = str | os.PathLike[str]
+
+
+def quantize(
+    bundle: _Path | Bundle,
+    precision: str | None = None,
+    *,
+    calibration: _Path | CalibrationRequest | None = None,
+    out: _Path | None = None,
+    force: bool = False,
+    recipe: _Path | Recipe | None = None,
+    max_batch: int | None = None,
+    parity_target: str | None = None,
+    golden_images: _Path | None = None,
+    layout: str | None = None,
+) -> Bundle:
+    """Lower the precision of a float32 bundle, and prove that it keeps the reference's answers.
+
+    Args:
+        bundle: The float32 bundle: its directory, or a Bundle that was read.
+        precision: "int8", "fp16", "int4" ...; by default the recipe's.
+        calibration: A folder of images to choose scales on, which int8 needs; a CalibrationRequest
+            says how many, and which; "random" asks for noise.
+        out: The new bundle's directory; by default bundles/VARIANT-PRECISION.
+        force: Replace a bundle that is there, in one step.
+        recipe: The name of one of ours, a .toml file, or a Recipe; by default the one for the
+            precision and for what the float32 bundle was made for.
+        max_batch: The largest batch that is proven and allowed; by default the float32 bundle's.
+        parity_target: What must hold besides the precision's limit: "top1_agreement=0.99".
+        golden_images: A folder of images to prove it on, which the float32 graph answers; by
+            default those in the bundle, with the reference's own answers.
+        layout: "transformers.js" writes a folder of that name into the bundle, which
+            transformers.js and optimum load.
+
+    Returns:
+        The new bundle.
+
+    Raises:
+        UsageError: The bundle is not float32, or the recipe needs another graph.
+        ParityError: The answers are not kept. Nothing was published.
+        VitEdgeError: Whatever else is wrong with what was handed in.
+    """
+    check_words(precision=precision, parity_target=parity_target)
+    given = Bundle.read(bundle)
+    chosen = choose_recipe(given, precision, recipe)
+    if calibration is not None and not isinstance(calibration, CalibrationRequest):
+        calibration = CalibrationRequest(os.fspath(calibration))
+    plan = plan_export(
+        ExportOptions(
+            chosen.changed(
+                max_batch=max_batch or given.manifest.max_batch, parity_target=parity_target
+            ),
+            outputs=tuple(output.name for output in given.manifest.outputs),
+            golden_images=None if golden_images is None else Path(golden_images),
+            calibration=calibration,
+            out=None if out is None else Path(out),
+            force=force,
+            layout=layout,
+        )
+    )
+    integrity.ensure_verified(given, full=True)
+    check_expressible(layout, given.manifest, plan.recipe)
+    source = BundleSource(given, own_answers=golden_images is None)
+    with open_folders(plan, source.facts) as folders:
+        if golden_images is None:
+            golden = _stored_answers(given, folders.draft)
+            _refuse_seen(golden, plan.calibration, source.facts)
+        else:
+            golden = answer_golden_images(plan, source, folders.draft)
+        draft = write_draft(plan, source, golden, folders.draft)
+        finish_bundle(plan, draft, folders.stage, folders.scratch)
+    return Bundle.read(folders.out)
+
+
+class BundleSource:
+    """A float32 bundle as the source of another one: an export.source.Source."""
+
+    def __init__(self, bundle: Bundle, *, own_answers: bool) -> None:
+        """Take what the manifest says.
+
+        Args:
+            bundle: The bundle; its files were verified.
+            own_answers: The reference's answers are in it; otherwise its graph answers.
+        """
+        manifest = bundle.manifest
+        made = {"float32_model": bundle.model_sha256}
+        if not own_answers:
+            made["reference"] = f"float32, onnxruntime {onnxruntime.__version__} on that model"
+        self._bundle = bundle
+        self.facts = SourceFacts(
+            variant=manifest.variant,
+            architecture=manifest.architecture,
+            input=manifest.input,
+            outputs=manifest.outputs,
+            preprocessing=manifest.preprocessing,
+            labels=bundle.labels,
+            record=manifest.checkpoint,
+            reference_dtype=manifest.reference_dtype if own_answers else "float32",
+            weights_bytes=bundle.model_bytes,
+            scores=manifest.scores,
+            labels_invented=manifest.labels_invented,
+            producer=made,
+        )
+
+    def answers(
+        self, resized: NDArray[np.uint8], scratch: Path, progress: Progress
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run the float32 graph on ONNX Runtime; see Source."""
+        backend = ort.OrtBackend(self._bundle, None, "reference", ort.LoadOptions())
+        size = min(_BATCH, self._bundle.manifest.max_batch)
+        answers: dict[str, NDArray[np.float32]] = {}
+        for start in range(0, len(resized), size):
+            batch = slice(start, start + size)
+            pixels = pixels_from_resized(resized[batch], self.facts.preprocessing)
+            for name, values in backend.run(pixels).items():
+                if name not in answers:
+                    answers[name] = mapped(scratch, (len(resized), *values.shape[1:]), np.float32)
+                answers[name][batch] = values
+            progress(len(pixels))
+        backend.close()
+        return answers
+
+    @contextmanager
+    def graph(self, recipe: Recipe, least_opset: int, scratch: Path) -> Iterator[onnx_ir.Model]:
+        """Give the graph as the bundle has it, as far as the quantizer takes it; see Source."""
+        workspace = Workspace(scratch)
+        model = with_opset(load_mapped(self._bundle.model_path), least_opset, workspace)
+        if recipe.attention == "decomposed":
+            model = with_decomposed_attention(model, workspace)
+        yield model
+
+
+def choose_recipe(bundle: Bundle, precision: str | None, asked: _Path | Recipe | None) -> Recipe:
+    """Choose the recipe.
+
+    Raises:
+        UsageError: There is none, or the bundle is not what it starts from.
+    """
+    manifest = bundle.manifest
+    if manifest.precision != FLOAT or manifest.input.dtype != "float32":
+        raise UsageError(
+            f"{bundle.path}: its precision is {manifest.precision}, its input "
+            f"{manifest.input.dtype}; expected fp32 and float32. What was lowered is not lowered "
+            "again: give the bundle that was exported in fp32"
+        )
+    if isinstance(asked, Recipe):
+        recipe = asked
+    else:
+        wanted = None if precision is None else precision.lower()
+        name = None if asked is None else os.fspath(asked)
+        own = f"{manifest.recipe.get('target')}-{wanted}"
+        recipe = find_recipe(own if name is None and own in recipe_names() else name, wanted)
+    if recipe.precision == FLOAT:
+        raise UsageError("--precision: the bundle is fp32 already; name a lower one, such as int8")
+    if precision is not None and recipe.precision != precision.lower():
+        raise UsageError(f"precision {precision}, but the recipe makes {recipe.precision}")
+    if manifest.opset > recipe.opset:
+        raise UsageError(
+            f"{bundle.path}: its graph is of opset {manifest.opset}, and {recipe.name} makes one "
+            f"of opset {recipe.opset}. Export the fp32 bundle for that target: "
+            f'recipe="{recipe.target}-fp32"'
+        )
+    if manifest.recipe.get("attention") == "decomposed":
+        recipe = dataclasses.replace(recipe, attention="decomposed")
+    return recipe
+
+
+def _stored_answers(bundle: Bundle, scratch: Path) -> GoldenSet:
+    """The golden images of the bundle, with the reference's answers."""
+    with Golden(bundle.golden_path) as golden:
+        every = range(len(golden))
+        return GoldenSet(
+            tuple(golden.names), golden.images(every), golden.answers(every), golden.labels(every)
+        )
+
+
+def _refuse_seen(
+    golden: GoldenSet, calibration: CalibrationFiles | None, facts: SourceFacts
+) -> None:
+    """Refuse to be judged by what was calibrated on; files are found by their names first.
+
+    Raises:
+        UsageError: A calibration image is a golden image.
+    """
+    for file in () if calibration is None else calibration.files:
+        if file.name not in golden.names:
+            continue
+        image = load_image(file, background=facts.preprocessing.background)
+        seen = resized_from_image(image, facts.preprocessing)
+        if np.array_equal(seen, golden.resized[golden.names.index(file.name)]):
+            raise UsageError(
+                f"{file} is a golden image of the bundle: a model must not be judged by what it "
+                "was fitted to. Give --calibration other images, or --images"
+            )
