@@ -118,7 +118,7 @@ def test_another_exporters_file_takes_a_processor(foreign_file: Any, tmp_path: P
         ({"precision": 8}, UsageError, "precision must be text, not 8"),
         ({"precision": "int9"}, UsageError, "no precision 'int9'"),
         ({"precision": "int8"}, UsageError, "needs to see what the model sees"),
-        ({"parity_target": 0.99}, UsageError, "parity_target must be text, not 0.99"),
+        ({"target": 0.99}, UsageError, "target must be text, not 0.99"),
         ({"input": "float16"}, UsageError, "input must be float32 or uint8, not 'float16'"),
         ({"scores": "argmax"}, UsageError, "scores must be softmax or sigmoid or none"),
         ({"outputs": []}, UsageError, "outputs must name some of"),

@@ -56,7 +56,7 @@ def export(
     revision: str | None = None,
     max_batch: int | None = None,
     input: Literal["float32", "uint8"] | None = None,
-    parity_target: str | None = None,
+    target: str | None = None,
     golden_images: _Path | None = None,
     layout: str | None = None,
     request: Request | None = None,
@@ -88,7 +88,7 @@ def export(
         revision: Of a hub's repository.
         max_batch: The largest batch that is proven and allowed; by default the recipe's.
         input: "float32" pixels, or "uint8" images as they were resized.
-        parity_target: What must hold besides the precision's limit: "top1_agreement=0.99".
+        target: What must hold besides the precision's limit: "top1_agreement=0.99".
         golden_images: A folder of images to prove it on; by default the package's photos.
         layout: "transformers.js" writes a folder of that name into the bundle, which
             transformers.js and optimum load.
@@ -109,7 +109,7 @@ def export(
     from vit_edge.export.recipe import Recipe, find_recipe
     from vit_edge.quantize.calibration import CalibrationRequest
 
-    check_words(precision=precision, parity_target=parity_target)
+    check_words(precision=precision, target=target)
     for name, value, allowed in (
         ("input", input, ("float32", "uint8")),
         ("scores", scores, get_args(Scores)),
@@ -134,9 +134,7 @@ def export(
         return export_bundle(
             dataclasses.replace(
                 options,
-                recipe=recipe.changed(
-                    max_batch=max_batch, input=input, parity_target=parity_target
-                ),
+                recipe=recipe.changed(max_batch=max_batch, input=input, parity_target=target),
                 scores=scores,
                 golden_images=None if golden_images is None else Path(golden_images),
                 calibration=calibration,
