@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.support.documents import blocks
 from vit_edge import Bundle, PredictionError, Predictor, UsageError
 from vit_edge.scale import tables
 from vit_edge.scale.tables import Classifier, find_killer
@@ -163,16 +162,3 @@ def plant_death(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     )
-
-
-def test_the_page_s_python_runs(
-    repository: Path,
-    embedded_bundle: Bundle,
-    photos: list[Path],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    page = (repository / "docs" / "large-jobs.md").read_text("utf-8")
-    first, second = blocks(page, "python")
-    exec(first.replace("bundles/cifar10", str(embedded_bundle.path)), {"paths": photos[:2]})
-    assert capsys.readouterr().out.count("(192,)") == 2
-    compile(second, "large-jobs.md", "exec")  # test_ray_data runs what it calls

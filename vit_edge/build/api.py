@@ -55,7 +55,8 @@ def build(
         BackendError: The runtime is missing, or refuses the model.
         ResourceError: The child ran out of memory or of disk space.
     """
-    backends.module(backend)  # refused before any work
+    if not (options or {}).get(backends.CROSS_BUILD):
+        backends.module(backend)  # refused before any work
     opened = Bundle.read(bundle)
     folder = None if out is None else Path(out)
     start = time.perf_counter()
