@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import html
+import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
 }
 COMMANDS = "reference/cli.md"
+NOTEBOOK, CELLS = "notebook.md", "docs/notebooks/export.ipynb"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _FLOOR = re.compile(r"^ +(\d+)  (\S.*)$", re.MULTILINE)
@@ -48,13 +50,14 @@ def on_files(files: Any, config: Any) -> Any:
         )  # what is folded is Markdown, too
         files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, COMMANDS, content=command_line()))
+    files.append(File.generated(config, NOTEBOOK, content=notebook()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead links out of docs/ to where the site has that file, and draw the graph of rooms."""
     name = page.file.src_uri
-    if name not in ELSEWHERE and name != COMMANDS:
+    if name not in {*ELSEWHERE, COMMANDS, NOTEBOOK}:
         markdown = linked(markdown, f"docs/{name}")
     markdown = _FIELDS.sub(lambda place: fields(place[1]), markdown)
     return re.sub(r"```mermaid\ngraph TD\n.*?```", lambda _: rooms(markdown), markdown, flags=re.S)
@@ -81,7 +84,9 @@ def linked(markdown: str, source: str) -> str:
         if not target or "://" in target:
             return link[0]
         path = posixpath.normpath(posixpath.join(here, target))
-        shown = {original: name for name, original in ELSEWHERE.items()}.get(path)
+        shown = {original: name for name, original in (*ELSEWHERE.items(), (NOTEBOOK, CELLS))}.get(
+            path
+        )
         if shown is None and path.startswith("docs/"):
             shown = path.removeprefix("docs/")
         if shown is None:
@@ -90,6 +95,21 @@ def linked(markdown: str, source: str) -> str:
 
     text = _LINK.sub(lead, _FENCE.sub(keep, markdown))
     return re.sub("\0(\\d+)\0", lambda place: kept[int(place[1])], text)
+
+
+def notebook() -> str:
+    """The notebook as a page: its text, its code, and what the code printed."""
+    lines = []
+    for cell in json.loads((REPOSITORY / CELLS).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            lines += [source, ""]
+            continue
+        lines += ["```python", source, "```", ""]
+        printed = "".join("".join(one.get("text", "")) for one in cell.get("outputs", ()))
+        if printed:
+            lines += ["```text", printed.rstrip(), "```", ""]
+    return linked("\n".join(lines) + "\n", CELLS)
 
 
 # The command line

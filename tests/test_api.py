@@ -8,6 +8,7 @@ import json
 import pydoc
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,28 @@ def test_parity_takes_names_as_text_or_listed(testing_bundle: Bundle) -> None:
         vit_edge.parity(testing_bundle, backend=[])
     with pytest.raises(UsageError, match=r"'12' is no size"):
         vit_edge.parity(testing_bundle, memory_limit="12")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b: vit_edge.parity(b, target=0.99), "target must be such as"),
+        (lambda b: vit_edge.parity(b, memory_limit=0), "memory_limit must be bytes or a size"),
+        (lambda b: vit_edge.parity(b, memory_limit=1.5), "memory_limit must be bytes or a size"),
+        (lambda b: vit_edge.tune([]), "name at least one bundle"),
+        (lambda b: vit_edge.tune(b, batch=0), "batch"),
+        (lambda b: vit_edge.recommend([]), "name at least one bundle"),
+        (lambda b: vit_edge.recommend(b, target="nonsense=1"), "no statistic"),
+        (lambda b: vit_edge.bench(), "^name bundles, or a suite$"),
+        (lambda b: vit_edge.bench(b, batch=0), "at least one image"),
+        (lambda b: vit_edge.bench(b, scenario="server"), "'server' is not one of"),
+    ],
+)
+def test_what_means_nothing_is_refused_before_any_work(
+    testing_bundle: Bundle, call: Callable[[Bundle], object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(testing_bundle)
 
 
 def test_an_evaluation_is_typed(testing_bundle: Bundle, photos: list[Path], tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from vit_edge.recommend.api import recommend
     from vit_edge.verify import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Libraries that report to their makers, read when they are imported; children inherit them. From
 # its import on, onnxruntime 1.31 writes an id below HOME and asks a host. A value stays that the

@@ -25,7 +25,6 @@ _KEYWORDS = {
     "onnx": "source",
     "preprocess": "processor",
     "set": "options",
-    "target": "parity_target",
     "images": "golden_images",
 }
 

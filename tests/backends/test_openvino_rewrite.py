@@ -172,7 +172,7 @@ def test_an_engine_is_of_one_split(bundle: Bundle) -> None:
 def test_a_split_is_tried_where_a_few_tokens_follow_full_blocks(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vit_edge.machine.cpus.usable_cpus", lambda: 2)
+    monkeypatch.setattr("vit_edge.machine.cpus.default_threads", lambda: 2)
     monkeypatch.setattr(openvino, "_BLOCK_ROWS", 16)
     assert {"split_tokens": 16} in openvino.configurations(bundle)
     monkeypatch.setattr(openvino, "_BLOCK_ROWS", 17)  # they are full blocks

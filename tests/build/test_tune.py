@@ -92,8 +92,8 @@ def test_a_way_that_answers_otherwise_is_seen(bundle: Bundle) -> None:
         patch.setattr(
             auto,
             "open_choice",
-            lambda found, choice, where: (
-                Other() if choice.options else opened(found, choice, where)
+            lambda found, choice, *others: (
+                Other() if choice.options else opened(found, choice, *others)
             ),
         )
         found = trial.mixed_problems(
@@ -147,7 +147,7 @@ def test_each_size_runs_on_the_backend_chosen_for_the_next_size(
         def close(self) -> None:
             opened.remove(self.name)
 
-    def fake(bundle: Bundle, choice: auto.Choice, engines_dir: Path | None) -> Any:
+    def fake(bundle: Bundle, choice: auto.Choice, *others: object) -> Any:
         opened.append(choice.backend)
         return Fake(choice.backend)
 

@@ -15,6 +15,7 @@ import pytest
 import vit_edge
 from tests.checkpoints.hub_server import Hub, served
 from vit_edge import Bundle, HubError, IntegrityError, Predictor, UsageError, cli
+from vit_edge.bench.run.plan import Sampling
 from vit_edge.bundle.manifest import manifest_from_json
 from vit_edge.push import base_model, model_card
 
@@ -88,6 +89,10 @@ def test_every_verb_takes_the_name(pushed: Hub, capsys: pytest.CaptureFixture[st
     assert vit_edge.verify(f"hf:{ID}").path.name == "vit-tulips-fp32"
     assert cli.main(["inspect", f"hf:{ID}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["manifest"]["variant"] == "testing"
+    sampling = Sampling(processes=1, at_least_s=0.02)
+    run = vit_edge.bench(f"hf:{ID}@v1", backend="ort", sampling=sampling)
+    assert run.configurations[0].failed is None
+    assert run.configurations[0].name.startswith("vit-tulips-fp32 ort")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,6 +175,16 @@ def test_a_wrapper_that_changes_nothing_is_taken_off(
     bare = load_live(LiveModule(module, processor), Request())
     assert wrapped.record == bare.record
     assert wrapped.architecture == bare.architecture
+
+
+@pytest.mark.parametrize("name", ["DistributedDataParallel", "FullyShardedDataParallel"])
+def test_wrappers_of_several_processes_are_told_by_their_names(name: str, processor: Path) -> None:
+    wrapper = type(name, (nn.Module,), {})()
+    wrapper.module = vit()
+    if name == "DistributedDataParallel":
+        assert load_live(LiveModule(wrapper, processor), Request()).labels == ("cat", "dog", "owl")
+    else:
+        assert "spread over processes" in refused(wrapper)
 
 
 def test_a_subclass_of_somebodys_own_is_read_as_what_it_is_of(processor: Path) -> None:
@@ -480,6 +491,75 @@ def test_torchvisions_module_without_a_head_gives_features() -> None:
     module.heads = nn.Identity()
     checkpoint = load_live(LiveModule(drawn(module)), Request())
     assert checkpoint.architecture.num_classes == 0
+
+
+def of_torchvision(heads: nn.Module) -> nn.Module:
+    """What stands in for torchvision's VisionTransformer where it is not installed.
+
+    Built from torchvision's description (vision_transformer.py); tests with itself are below.
+    """
+
+    class EncoderBlock(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_heads = 4
+            self.ln_1, self.ln_2 = nn.LayerNorm(16, 1e-5), nn.LayerNorm(16, 1e-5)
+            self.self_attention = nn.MultiheadAttention(16, 4, batch_first=True)
+            self.mlp = nn.Sequential(
+                nn.Linear(16, 32), nn.GELU(), nn.Dropout(0.5), nn.Linear(32, 16), nn.Dropout(0.5)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.ln_1(x)
+            x = x + self.self_attention(y, y, y, need_weights=False)[0]
+            return x + self.mlp(self.ln_2(x))
+
+    class VisionTransformer(nn.Module):
+        __module__ = "torchvision.models.vision_transformer"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.image_size, self.num_classes = 32, 5
+            self.conv_proj = nn.Conv2d(3, 16, 16, 16)
+            self.class_token = nn.Parameter(torch.zeros(1, 1, 16))
+            self.encoder = nn.Module()
+            self.encoder.pos_embedding = nn.Parameter(torch.zeros(1, 5, 16))
+            self.encoder.layers = nn.Sequential(
+                OrderedDict((f"encoder_layer_{i}", EncoderBlock()) for i in range(2))
+            )
+            self.encoder.ln = nn.LayerNorm(16, 1e-5)
+            self.heads = heads
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv_proj(x).flatten(2).transpose(1, 2)
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)
+            x = self.encoder.ln(self.encoder.layers(x + self.encoder.pos_embedding))
+            return self.heads(x[:, 0])
+
+    return drawn(VisionTransformer())
+
+
+@pytest.mark.parametrize(
+    ("heads", "classes"),
+    [
+        (nn.Sequential(OrderedDict(head=nn.Linear(16, 5))), 5),
+        (nn.Sequential(nn.Dropout(0.5), nn.Linear(16, 7)), 7),  # as people fine-tune it
+        (nn.Identity(), 0),
+    ],
+)
+def test_torchvisions_module_says_what_no_tensor_shows(heads: nn.Module, classes: int) -> None:
+    module = of_torchvision(heads)
+    checkpoint = load_live(LiveModule(module), Request())
+    shape = checkpoint.architecture
+    assert (shape.heads, shape.layer_norm_eps, shape.num_classes) == (4, 1e-5, classes)
+    steps = checkpoint.preprocessing
+    assert (steps.resize, steps.resize_hw, steps.crop_hw) == ("cover", (37, 37), (32, 32))
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        theirs = module.eval()(pixels)
+    ours = outputs_of(checkpoint, pixels)
+    found = ours.logits if classes else ours.features
+    np.testing.assert_allclose(found.numpy(), theirs.numpy(), atol=1e-4)
 
 
 def test_torchvisions_own_module_answers_alike() -> None:

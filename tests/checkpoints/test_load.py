@@ -293,6 +293,7 @@ def test_plugins_are_named_without_being_imported() -> None:
         "jax",
         "open_clip",
         "seeded",
+        "t2t",
         "timm",
         "torchvision",
     ]

@@ -23,6 +23,7 @@ from vit_edge.checkpoints.hf_preprocessing import read_preprocessing
 from vit_edge.export.layouts import check_expressible, processor_from, write_layout
 from vit_edge.export.recipe import find_recipe
 from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.images.resize import resized_from_image
 from vit_edge.push import model_card
 from vit_edge.quantize.calibration import CalibrationRequest
 
@@ -116,20 +117,34 @@ def test_a_preprocessing_reads_back_as_it_was(steps: Preprocessing, tmp_path: Pa
     assert read_preprocessing(file) == steps
 
 
-def test_transformers_makes_the_same_pixels(laid_out: Bundle) -> None:
-    pytest.importorskip("transformers", reason="needs transformers")
-    from transformers import AutoConfig, ViTImageProcessorPil
-
-    folder = laid_out.path / "transformers.js"
-    assert AutoConfig.from_pretrained(folder).id2label[3] == laid_out.labels[3]
+@pytest.mark.parametrize(
+    "steps",
+    [
+        SQUASH,
+        dataclasses.replace(SQUASH, resize_hw=(72, 80), crop_hw=(64, 72), crop_rounding="down"),
+        dataclasses.replace(
+            SQUASH, resize="cover", resize_hw=(73, 73), crop_rounding="down", mean=(0.1, 0.2, 0.3)
+        ),
+    ],
+    ids=["squashed", "squashed and cropped", "covered"],
+)
+def test_transformers_makes_the_same_pixels(steps: Preprocessing, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    table = processor_from(steps)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(table))
+    kind = getattr(transformers, f"{table['image_processor_type']}Pil")
     rng = np.random.default_rng(1)
-    image = Image.fromarray(rng.integers(0, 256, (90, 120, 3), np.uint8))
-    theirs = ViTImageProcessorPil.from_pretrained(folder)(image)["pixel_values"][0]
-    from vit_edge.images.resize import resized_from_image
-
-    steps = laid_out.manifest.preprocessing
+    image = Image.fromarray(rng.integers(0, 256, (90, 121, 3), np.uint8))
+    theirs = kind.from_pretrained(tmp_path)(image)["pixel_values"][0]
     ours = pixels_from_resized(resized_from_image(image, steps)[None], steps)[0]
-    np.testing.assert_allclose(np.asarray(theirs), ours, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(theirs), ours, atol=1e-5)
+
+
+def test_transformers_reads_the_configuration(laid_out: Bundle) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    config = transformers.AutoConfig.from_pretrained(laid_out.path / "transformers.js")
+    assert config.id2label[3] == laid_out.labels[3]
+    assert config.num_labels == len(laid_out.labels)
 
 
 @pytest.mark.parametrize(

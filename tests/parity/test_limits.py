@@ -13,7 +13,7 @@ from torch.nn import functional
 from vit_edge.checkpoints import Checkpoint, Request, load_checkpoint
 from vit_edge.export.golden_set import golden_files, golden_images
 from vit_edge.images.preprocess import pixels_from_resized
-from vit_edge.models import vit as module
+from vit_edge.models import layers
 from vit_edge.models.vit import ViT, vit_from_weights
 from vit_edge.parity.limits import limit_for
 
@@ -92,7 +92,7 @@ def test_a_tanh_gelu_is_seen(
 ) -> None:
     expected = logits(checkpoint, pixels)
     exact = functional.gelu
-    monkeypatch.setattr(module.functional, "gelu", lambda x, **_: exact(x, approximate="tanh"))
+    monkeypatch.setattr(layers.functional, "gelu", lambda x, **_: exact(x, approximate="tanh"))
     assert relative(logits(checkpoint, pixels), expected) > 20 * RELATIVE
 
 

@@ -13,7 +13,9 @@ from types import ModuleType
 
 import pytest
 
+import vit_edge
 from tests.support.modules import module_from
+from vit_edge import errors
 from vit_edge.bundle.manifest import Manifest
 from vit_edge.cli.verbs import LINES, parser_of
 
@@ -49,6 +51,7 @@ def test_help_becomes_no_markup_and_breaks_no_table(documentation: ModuleType) -
         ("docs/reference/results.md", "[a](../parity.md)", "[a](../parity.md)"),
         ("docs/reference/results.md", "[a](../../SECURITY.md)", "[a](../security.md)"),
         ("docker/README.md", "[a](../docs/cpu.md)", "[a](cpu.md)"),
+        ("docs/cpu.md", "[a](notebooks/export.ipynb)", "[a](notebook.md)"),
         ("SECURITY.md", "![a](docs/pictures/flow.svg)", "![a](pictures/flow.svg)"),
         ("docs/cpu.md", "[a](https://example.org/x.md)", "[a](https://example.org/x.md)"),
         ("docs/cpu.md", "```\n[a](../export)\n```", "```\n[a](../export)\n```"),
@@ -83,11 +86,19 @@ def test_the_page_of_the_bundle_names_every_field_of_a_manifest(repository: Path
     assert named == {field.name for field in dataclasses.fields(Manifest)} | {"schema_version"}
 
 
+def test_the_page_of_python_has_every_public_name(repository: Path) -> None:
+    page = (repository / "docs" / "reference" / "api.md").read_text("utf-8")
+    shown = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", page, re.M)}
+    assert "vit_edge.errors" in page
+    assert set(vit_edge.__all__) - set(dir(errors)) <= shown
+
+
 def test_every_page_is_in_the_navigation(repository: Path, documentation: ModuleType) -> None:
     listed = set(re.findall(r": ([\w/-]+\.md)$", (repository / "mkdocs.yml").read_text(), re.M))
     docs = repository / "docs"
+    made = {*documentation.ELSEWHERE, documentation.COMMANDS, documentation.NOTEBOOK}
     there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
-    assert listed == there - {"pictures/README.md"} | {*documentation.ELSEWHERE, "reference/cli.md"}
+    assert listed == there - {"pictures/README.md"} | made
 
 
 @pytest.mark.slow

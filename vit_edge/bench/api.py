@@ -15,6 +15,7 @@ from vit_edge.bench.run import built
 from vit_edge.bench.run.plan import Sampling, Scenario, Stage, Suite, default_batch, product
 from vit_edge.bench.run.runner import Save, Terminated, command_line, run, terminable
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.hub import local_folder
 from vit_edge.errors import UsageError
 
 _Path = str | os.PathLike[str]
@@ -55,7 +56,7 @@ def bench(
     """
     several = [bundles] if isinstance(bundles, (str, os.PathLike, Bundle)) else list(bundles)
     if (suite is None) == (not several):
-        raise UsageError("name bundles, or a suite (--suite); see --help")
+        raise UsageError("name bundles, or a --suite")
     if suite is None:
         suite = _suite(several, backend, batch, scenario, stage, sampling or Sampling())
     with contextlib.ExitStack() as stack:  # whether it can be saved is known before any work
@@ -82,7 +83,10 @@ def _suite(
     suite = Suite(
         "command line",
         product(
-            [bundle.path if isinstance(bundle, Bundle) else Path(bundle) for bundle in bundles],
+            [
+                bundle.path if isinstance(bundle, Bundle) else local_folder(bundle)
+                for bundle in bundles
+            ],
             [(name, {}) for name in names],
             [batches] if isinstance(batches, int) else list(batches),
             scenario,

@@ -13,8 +13,9 @@ from vit_edge.backends import Option, auto
 from vit_edge.build.tune import Tuning
 from vit_edge.build.tune import tune as tune_bundles
 from vit_edge.bundle import Bundle
+from vit_edge.errors import UsageError
 from vit_edge.machine import child
-from vit_edge.parity.targets import Target, parse_target
+from vit_edge.parity.targets import Target, target_from
 
 TUNE_BATCHES = (1, 8)
 
@@ -54,7 +55,8 @@ def build(
         BackendError: The runtime is missing, or refuses the model.
         ResourceError: The child ran out of memory or of disk space.
     """
-    backends.module(backend)  # refused before any work
+    if not (options or {}).get(backends.CROSS_BUILD):
+        backends.module(backend)  # refused before any work
     opened = Bundle.read(bundle)
     folder = None if out is None else Path(out)
     start = time.perf_counter()
@@ -78,7 +80,7 @@ def build_here(
 def tune(
     bundles: str | os.PathLike[str] | Bundle | Sequence[str | os.PathLike[str] | Bundle],
     *,
-    batch: Sequence[int] = TUNE_BATCHES,
+    batch: int | Sequence[int] = TUNE_BATCHES,
     backend: str | None = None,
     out: str | os.PathLike[str] | None = None,
     memory_limit: str | int | None = None,
@@ -88,7 +90,7 @@ def tune(
 
     Args:
         bundles: A bundle; or several, which hold one model in several precisions.
-        batch: The batch sizes to tune for.
+        batch: The batch size to tune for, or several.
         backend: The one runtime to try.
         out: Where to put engines; by default in the bundle, or the user's cache.
         memory_limit: What the process may take: bytes, or a size such as "100MB".
@@ -103,13 +105,13 @@ def tune(
         ResourceError: Nothing fits into the memory.
     """
     several = [bundles] if isinstance(bundles, (str, os.PathLike, Bundle)) else bundles
+    if not several:
+        raise UsageError("name at least one bundle")
     return tune_bundles(
         [Bundle.read(bundle) for bundle in several],
-        batch,
+        [batch] if isinstance(batch, int) else batch,
         only=[] if backend is None else [backend],
         engines_dir=None if out is None else Path(out),
-        memory_limit_bytes=cli.size_bytes(memory_limit)
-        if isinstance(memory_limit, str)
-        else memory_limit,
-        target=parse_target(target) if isinstance(target, str) else target,
+        memory_limit_bytes=cli.limit_bytes(memory_limit),
+        target=target_from(target),
     )

@@ -10,8 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from vit_edge.bundle.hub import PREFIX as HUB
-from vit_edge.bundle.hub import fetch_bundle
+from vit_edge.bundle.hub import local_folder
 from vit_edge.bundle.lfs import another_size
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
@@ -46,7 +45,7 @@ class Bundle:
         """
         if isinstance(path, Bundle):
             return path
-        folder = fetch_bundle(str(path)) if str(path).startswith(HUB) else Path(path)
+        folder = local_folder(path)
         manifest_path = folder / MANIFEST_NAME
         if not folder.is_dir():
             what = "is a file; give its directory" if folder.is_file() else "no such directory"

@@ -154,6 +154,19 @@ def size_bytes(text: str) -> int:
     return int(float(parts[1]) * unit)
 
 
+def limit_bytes(limit: str | int | None) -> int | None:
+    """Read a limit of memory: bytes, or a size such as 100MB; None for none.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if isinstance(limit, str):
+        return size_bytes(limit)
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise UsageError(f"--memory-limit must be bytes or a size such as 100MB, not {limit!r}")
+    return limit
+
+
 def whole_numbers(text: str, option: str) -> list[int]:
     """Read whole numbers separated by commas.
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_edge import backends
+from vit_edge.bundle.hub import local_folder
 from vit_edge.doctor.bundles import bundles_in, examine
 from vit_edge.doctor.findings import PROBE_TIMEOUT_S, Finding, Probe, find_out
 from vit_edge.doctor.probes import PROBES
@@ -74,4 +75,4 @@ def doctor(*bundles: str | os.PathLike[str], timeout_s: float = PROBE_TIMEOUT_S)
     Returns:
         The report; `as_text()` is what the command prints. What cannot be read is in it.
     """
-    return diagnose([Path(path) for path in bundles], probes=PROBES, timeout_s=timeout_s)
+    return diagnose([local_folder(path) for path in bundles], probes=PROBES, timeout_s=timeout_s)

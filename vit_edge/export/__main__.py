@@ -241,7 +241,7 @@ def _run(arguments: argparse.Namespace) -> int:
         scores=arguments.scores,
         max_batch=arguments.max_batch,
         input=arguments.input,
-        parity_target=arguments.parity_target,
+        target=arguments.parity_target,
         golden_images=arguments.golden_images,
         request=Request(
             variant=row,

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Scores
@@ -56,7 +56,7 @@ def export(
     revision: str | None = None,
     max_batch: int | None = None,
     input: Literal["float32", "uint8"] | None = None,
-    parity_target: str | None = None,
+    target: str | None = None,
     golden_images: _Path | None = None,
     layout: str | None = None,
     request: Request | None = None,
@@ -88,7 +88,7 @@ def export(
         revision: Of a hub's repository.
         max_batch: The largest batch that is proven and allowed; by default the recipe's.
         input: "float32" pixels, or "uint8" images as they were resized.
-        parity_target: What must hold besides the precision's limit: "top1_agreement=0.99".
+        target: What must hold besides the precision's limit: "top1_agreement=0.99".
         golden_images: A folder of images to prove it on; by default the package's photos.
         layout: "transformers.js" writes a folder of that name into the bundle, which
             transformers.js and optimum load.
@@ -109,9 +109,16 @@ def export(
     from vit_edge.export.recipe import Recipe, find_recipe
     from vit_edge.quantize.calibration import CalibrationRequest
 
+    check_words(precision=precision, target=target)
+    for name, value, allowed in (
+        ("input", input, ("float32", "uint8")),
+        ("scores", scores, get_args(Scores)),
+    ):
+        if value is not None and value not in allowed:
+            raise UsageError(f"{name} must be {' or '.join(allowed)}, not {value!r}")
     if not isinstance(recipe, Recipe):
-        name = None if recipe is None else os.fspath(recipe)
-        recipe = find_recipe(name, None if precision is None else precision.lower())
+        asked = None if recipe is None else os.fspath(recipe)
+        recipe = find_recipe(asked, None if precision is None else precision.lower())
     elif precision not in (None, recipe.precision):
         raise UsageError(f"precision {precision}, but the recipe makes {recipe.precision}")
     if calibration is not None and not isinstance(calibration, CalibrationRequest):
@@ -127,9 +134,7 @@ def export(
         return export_bundle(
             dataclasses.replace(
                 options,
-                recipe=recipe.changed(
-                    max_batch=max_batch, input=input, parity_target=parity_target
-                ),
+                recipe=recipe.changed(max_batch=max_batch, input=input, parity_target=target),
                 scores=scores,
                 golden_images=None if golden_images is None else Path(golden_images),
                 calibration=calibration,
@@ -205,7 +210,9 @@ def _with_source(
                 "logits or features"
             )
         return dataclasses.replace(options, foreign=source)
-    options = dataclasses.replace(options, request=request, outputs=outputs or DEFAULT_OUTPUTS)
+    options = dataclasses.replace(
+        options, request=request, outputs=DEFAULT_OUTPUTS if outputs is None else outputs
+    )
     if source is None and request.variant is None:
         raise UsageError("nothing to export: name a source, a variant, or both")
     if isinstance(source, nn.Module):
@@ -249,7 +256,16 @@ def _request(
 
 
 def _names(outputs: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    return tuple(outputs.split(",") if isinstance(outputs, str) else outputs) if outputs else None
+    if outputs is None:
+        return None
+    return tuple(outputs.split(",") if isinstance(outputs, str) else map(str, outputs))
+
+
+def check_words(**words: object) -> None:
+    """Refuse what is no text where text is meant."""
+    for name, value in words.items():
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{name} must be text, not {value!r}")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from vit_edge.backends import ort
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import UsageError
+from vit_edge.export.api import check_words
 from vit_edge.export.draft import answer_golden_images, write_draft
 from vit_edge.export.golden_set import GoldenSet, Progress
 from vit_edge.export.layouts import check_expressible
@@ -51,7 +52,7 @@ def quantize(
     force: bool = False,
     recipe: _Path | Recipe | None = None,
     max_batch: int | None = None,
-    parity_target: str | None = None,
+    target: str | None = None,
     golden_images: _Path | None = None,
     layout: str | None = None,
 ) -> Bundle:
@@ -67,7 +68,7 @@ def quantize(
         recipe: The name of one of ours, a .toml file, or a Recipe; by default the one for the
             precision and for what the float32 bundle was made for.
         max_batch: The largest batch that is proven and allowed; by default the float32 bundle's.
-        parity_target: What must hold besides the precision's limit: "top1_agreement=0.99".
+        target: What must hold besides the precision's limit: "top1_agreement=0.99".
         golden_images: A folder of images to prove it on, which the float32 graph answers; by
             default those in the bundle, with the reference's own answers.
         layout: "transformers.js" writes a folder of that name into the bundle, which
@@ -81,15 +82,14 @@ def quantize(
         ParityError: The answers are not kept. Nothing was published.
         VitEdgeError: Whatever else is wrong with what was handed in.
     """
+    check_words(precision=precision, target=target)
     given = Bundle.read(bundle)
     chosen = choose_recipe(given, precision, recipe)
     if calibration is not None and not isinstance(calibration, CalibrationRequest):
         calibration = CalibrationRequest(os.fspath(calibration))
     plan = plan_export(
         ExportOptions(
-            chosen.changed(
-                max_batch=max_batch or given.manifest.max_batch, parity_target=parity_target
-            ),
+            chosen.changed(max_batch=max_batch or given.manifest.max_batch, parity_target=target),
             outputs=tuple(output.name for output in given.manifest.outputs),
             golden_images=None if golden_images is None else Path(golden_images),
             calibration=calibration,

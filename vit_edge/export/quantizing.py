@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         layout=arguments.layout,
         recipe=recipe.changed(quantization=arguments.set),
         max_batch=arguments.max_batch,
-        parity_target=arguments.parity_target,
+        target=arguments.parity_target,
         golden_images=arguments.golden_images,
     )
     print_bundle(made, as_json=arguments.json)

@@ -11,7 +11,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
 from vit_edge.parity import run
 from vit_edge.parity.result import Result
-from vit_edge.parity.targets import Target, parse_target
+from vit_edge.parity.targets import Target, target_from
 
 
 def parity(
@@ -50,11 +50,9 @@ def parity(
         backend_names=backend_names(backend),
         golden=None if golden is None else Path(golden),
         against=against,
-        target=parse_target(target) if isinstance(target, str) else target,
+        target=target_from(target),
         localize=localize,
-        memory_limit_bytes=cli.size_bytes(memory_limit)
-        if isinstance(memory_limit, str)
-        else memory_limit,
+        memory_limit_bytes=cli.limit_bytes(memory_limit),
         timeout_s=timeout_s,
     )
 

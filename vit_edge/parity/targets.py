@@ -206,6 +206,19 @@ def parse_target(text: str) -> Target:
     return Target(tuple(bounds.items()))
 
 
+def target_from(asked: str | Target | None) -> Target | None:
+    """Read bounds that may be read already.
+
+    Raises:
+        UsageError: As parse_target; or it is neither text nor a Target.
+    """
+    if isinstance(asked, str):
+        return parse_target(asked)
+    if asked is not None and not isinstance(asked, Target):
+        raise UsageError(f"--target must be such as 'top1_agreement=0.99', not {asked!r}")
+    return asked
+
+
 def _bound(name: str, text: str) -> tuple[float, list[str]]:
     statistic = STATISTICS[name]
     try:

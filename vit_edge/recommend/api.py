@@ -19,7 +19,7 @@ from vit_edge.build import trial
 from vit_edge.build.choose import Measured
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
-from vit_edge.parity.targets import Target, parse_target
+from vit_edge.parity.targets import Target, parse_target, target_from
 from vit_edge.recommend.offers import Offer, Terms, from_results, offer
 from vit_edge.recommend.verdict import Verdict, decide
 
@@ -33,7 +33,7 @@ _Path = str | os.PathLike[str]
 def recommend(
     bundles: _Path | Bundle | Sequence[_Path | Bundle],
     *,
-    results: Sequence[_Path] = (),
+    results: _Path | Sequence[_Path] = (),
     max_latency_ms: float | None = None,
     percentile: float = 0.5,
     memory_limit: str | int | None = None,
@@ -72,7 +72,7 @@ def recommend(
         batch,
         percentile,
         max_latency_ms,
-        cli.size_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit,
+        cli.limit_bytes(memory_limit),
         _target(target),
     )
     if max_latency_ms is not None and not max_latency_ms > 0:
@@ -80,10 +80,13 @@ def recommend(
     if not 0.5 <= percentile < 1:
         raise UsageError(f"--percentile must lie in 0.5..1, not {percentile:g}")
     several = [bundles] if isinstance(bundles, (str, os.PathLike, Bundle)) else bundles
+    if not several:
+        raise UsageError("name at least one bundle")
     opened = _bundles(several, terms)
     asked = backend.split(",") if isinstance(backend, str) else backend
     names = list(backends.installed()) if asked is None else list(asked)
-    files, judged = [Path(file) for file in results], None if golden is None else Path(golden)
+    named = [results] if isinstance(results, (str, os.PathLike)) else results
+    files, judged = [Path(file) for file in named], None if golden is None else Path(golden)
     known, left_out = from_results(files, opened, facts.run_facts(), terms)
     known = [one for one in known if asked is None or one.setup.backend in names]
     for text in left_out:
@@ -94,9 +97,9 @@ def recommend(
 
 
 def _target(asked: str | float | Target | None) -> Target | None:
-    if asked is None or isinstance(asked, Target):
-        return asked
-    return target_from_text(str(asked))
+    if isinstance(asked, (str, int, float)):
+        return target_from_text(str(asked))
+    return target_from(asked)
 
 
 def measure(

@@ -1,0 +1,40 @@
+"""The Python of docs/large-jobs.md runs; test_commands_of_the_docs.py parses its commands."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from tests.support.documents import BLOCK, blocks
+from vit_edge import Bundle
+
+requires = ("onnxruntime",)
+
+
+@pytest.fixture(scope="module")
+def page(repository: Path) -> str:
+    return (repository / "docs" / "large-jobs.md").read_text("utf-8")
+
+
+def test_every_language_of_the_page_has_a_test_or_says_that_it_was_not_run(page: str) -> None:
+    assert {found for found, _ in BLOCK.findall(page)} == {"console", "python", "text"}
+    (sketch,) = blocks(page, "text")
+    assert "**not run**" in page.partition(sketch)[0].rpartition("\n\n```")[0].rpartition("\n\n")[2]
+
+
+def test_a_predictor_gives_several_outputs_of_one_run(
+    page: str, embedded_bundle: Bundle, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = blocks(page, "python")[0].replace("bundles/cifar10", str(embedded_bundle.path))
+    exec(code, {"paths": photos[:2]})
+    assert capsys.readouterr().out.count(" (192,)\n") == 2
+
+
+def test_the_lines_for_ray_call_what_there_is(page: str) -> None:
+    pytest.importorskip("ray")
+    from vit_edge.scale.ray_data import classify
+
+    compile(blocks(page, "python")[1], "large-jobs.md", "exec")
+    inspect.signature(classify).bind("data", "bundle", columns=("label", "features"))
