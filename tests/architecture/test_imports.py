@@ -38,7 +38,7 @@ def run(code: str) -> str:
 
 
 def device_modules(repository: Path) -> list[str]:
-    workshop = layers.WORKSHOP | layers.RUNTIMES
+    workshop = layers.WORKSHOP | layers.RUNTIMES | {room for room, _ in layers.FOREIGN}
     return [m for m in layers.module_names(repository) if layers.room_of(m) not in workshop]
 
 
