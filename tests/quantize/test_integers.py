@@ -77,3 +77,13 @@ def test_an_output_without_weights_stays_zero() -> None:
     found = quantized_weight(np.zeros((4, 2), np.float32), 127)
     assert (found.dequantize() == 0).all()
     assert np.isfinite(found.scale).all()
+
+
+@pytest.mark.parametrize("kind", [UINT8, INT8])
+def test_both_ends_of_a_symmetric_range_stand_on_a_level(kind: Format) -> None:
+    """Half way between two, runtimes would round the largest value of every row differently."""
+    scale, zero_point = kind.parameters(-1.0, 1.0)
+    ends = np.array([-1.0, 1.0], np.float32)
+    levels = ends / scale + zero_point
+    assert np.abs(levels - np.rint(levels)).max() < 1e-4
+    np.testing.assert_allclose(kind.fake(ends, scale, zero_point), ends, rtol=1e-6)

@@ -19,7 +19,7 @@ SHORTER = {
         "from vit_edge.export.recipe import find_recipe\n"
         "quick = ['rounding=nearest', 'insert_scales=false', 'ranges=minmax', 'smoothing=false']\n"
         "recipe = find_recipe('cpu-int8', None).changed(\n"
-        "    quantization=quick, target='top1_agreement=0.8')\n"
+        "    quantization=quick, parity_target='top1_agreement=0.8')\n"
         "small = vit_edge.quantize(bundle, recipe=recipe, "
     )
 }

@@ -26,12 +26,16 @@ def foreign_files(folder: Path) -> Callable[[str], Path]:
 
     @lru_cache
     def export(kind: str) -> Path:
+        import torch
+
         from tests.support import foreign_graphs as graphs
         from tests.support.foreign_families import FAMILIES, without_fast_path
 
         family, exporter, opset = kind.split("-")
         shape = graphs.Shape()
-        model = graphs.hf_vit(shape) if family == "hf" else FAMILIES[family](shape)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)  # what is added below comes on top of what modules draw
+            model = graphs.hf_vit(shape) if family == "hf" else FAMILIES[family](shape)
         # TorchScript's exporter merges equal biases through Identity nodes, dynamo's without any
         model = graphs.with_random_weights(model, spare_biases=family == "hf")
         with without_fast_path():

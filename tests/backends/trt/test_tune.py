@@ -67,8 +67,8 @@ def test_the_faster_one_is_not_kept_where_its_answers_are_wrong(
     """INT8 that answers at once from what it has seen, with the classes in reverse."""
     real = auto.open_choice
 
-    def planted(bundle: Bundle, choice: auto.Choice, engines_dir: Path | None) -> Any:
-        backend = real(bundle, choice, engines_dir)
+    def planted(bundle: Bundle, choice: auto.Choice, *others: Any) -> Any:
+        backend = real(bundle, choice, *others)
         if bundle.manifest.precision != "int8":
             return backend
         run = backend.run

@@ -40,6 +40,11 @@ class Format:
             The scale as float32, and the zero point.
         """
         low, high = min(low, 0.0), max(high, 0.0)
+        if low == -high and not self.symmetric:
+            # Both ends on a level. Of rows that were divided by their largest value, one end is
+            # in each; half way between two levels, runtimes would round it to different ones.
+            half = (self.high - self.low) // 2
+            return np.float32(max(high / half, SMALLEST_SCALE)), self.low + half + 1
         if self.symmetric:
             middle = (self.low + self.high + 1) // 2
             scale = max(-low / (middle - self.low or 1), high / (self.high - middle))
