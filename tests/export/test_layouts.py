@@ -99,14 +99,19 @@ def test_a_lower_precision_has_the_name_of_its_dtype(
     assert config["transformers.js_config"]["dtype"] == dtype
 
 
+SIZES_AND_CROPS = [
+    SQUASH,
+    dataclasses.replace(SQUASH, resize_hw=(72, 80), crop_hw=(64, 72), crop_rounding="down"),
+    dataclasses.replace(
+        SQUASH, resize="cover", resize_hw=(73, 73), crop_rounding="down", mean=(0.1, 0.2, 0.3)
+    ),
+]
+
+
 @pytest.mark.parametrize(
     "steps",
     [
-        SQUASH,
-        dataclasses.replace(SQUASH, resize_hw=(72, 80), crop_hw=(64, 72), crop_rounding="down"),
-        dataclasses.replace(
-            SQUASH, resize="cover", resize_hw=(73, 73), crop_rounding="down", mean=(0.1, 0.2, 0.3)
-        ),
+        *SIZES_AND_CROPS,
         dataclasses.replace(SQUASH, interpolation="lanczos", rescale_factor=1 / 127.5),
         dataclasses.replace(SQUASH, resize="cover", crop_rounding="down"),
     ],
@@ -120,11 +125,7 @@ def test_a_preprocessing_reads_back_as_it_was(steps: Preprocessing, tmp_path: Pa
 @pytest.mark.parametrize(
     "steps",
     [
-        SQUASH,
-        dataclasses.replace(SQUASH, resize_hw=(72, 80), crop_hw=(64, 72), crop_rounding="down"),
-        dataclasses.replace(
-            SQUASH, resize="cover", resize_hw=(73, 73), crop_rounding="down", mean=(0.1, 0.2, 0.3)
-        ),
+        *SIZES_AND_CROPS,
     ],
     ids=["squashed", "squashed and cropped", "covered"],
 )

@@ -119,7 +119,7 @@ def test_an_image_that_killed_the_process_before_is_named(
     table = pa.table({"path": [f"{i}.jpg" for i in range(7)], "bytes": images})
     classify = Classifier(testing_bundle.path, suspects=tmp_path / "suspects")
     assert find_killer(classify._arguments, table.slice(0, 2)) is None
-    note = tmp_path / "suspects" / f"{tables._SUSPECT}{tables._digest(table, 'bytes')}"
+    note = tmp_path / "suspects" / f"{tables._SUSPECT}{tables._digest(table['bytes'].to_pylist())}"
     note.parent.mkdir(exist_ok=True)
     note.write_text("4000000")  # of a process that is gone: there are no such numbers
     with pytest.raises(PredictionError, match=r"^3\.jpg: the process died of this image"):
@@ -133,7 +133,9 @@ def test_a_batch_in_work_elsewhere_is_not_suspected(
     monkeypatch.setattr(tables, "find_killer", lambda *arguments: pytest.fail("it was examined"))
     table = pa.table({"bytes": encoded})
     classify = Classifier(testing_bundle.path, suspects=tmp_path)
-    (tmp_path / f"{tables._SUSPECT}{tables._digest(table, 'bytes')}").write_text(str(os.getpid()))
+    (tmp_path / f"{tables._SUSPECT}{tables._digest(table['bytes'].to_pylist())}").write_text(
+        str(os.getpid())
+    )
     assert classify(table).num_rows == 3
 
 

@@ -148,11 +148,8 @@ class ShardWriter:
         """
         self._classify = Classifier(**arguments)
         self._folder = Path(folder)
-        bundle = Bundle.read(arguments["bundle"])
-        about = {
-            "bundle": bundle.path.name, "model_sha256": bundle.model_sha256,
-            "facts": dict(self._classify.facts),
-        }  # fmt: skip
+        bundle, facts = self._classify.bundle, dict(self._classify.facts)
+        about = {"bundle": bundle.path.name, "model_sha256": bundle.model_sha256, "facts": facts}
         self._about = {_METADATA: json.dumps(about).encode()}
 
     def __call__(self, numbered: tuple[int, Segment]) -> Shard:

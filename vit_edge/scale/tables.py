@@ -84,10 +84,11 @@ class Classifier:
         }  # fmt: skip
         self._images, self._keep, self._top_k = images, keep_images, top_k
         self._suspects = None if suspects is None else Path(suspects)
-        self._added = added_fields(Bundle.read(bundle), columns, prefix)
+        self.bundle = Bundle.read(bundle)
+        self._added = added_fields(self.bundle, columns, prefix)
         self._columns = tuple(columns)
-        self._predictor = Predictor(bundle, backend, threads=threads)
-        self._batch = min(batch_size, self._predictor.bundle.manifest.max_batch)
+        self._predictor = Predictor(self.bundle, backend, threads=threads)
+        self._batch = min(batch_size, self.bundle.manifest.max_batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process reopens the bundle."""
@@ -109,9 +110,9 @@ class Classifier:
         """
         name = image_column(table.schema, self._images)
         schema = self.schema(table.schema)
-        images = [_image(value) for value in table[name].to_pylist()]
-        with self._noted(table, name):
-            outcomes = self._outcomes(images)
+        values = table[name].to_pylist()
+        with self._noted(table, values):
+            outcomes = self._outcomes([_image(value) for value in values])
         kept = [field.name for field in schema if field.name in table.schema.names]
         columns = [table[field] for field in kept]
         for column, field in zip((*self._columns, ERROR), self._added, strict=True):
@@ -157,13 +158,13 @@ class Classifier:
         return [None if image is None else next(answers) for image in images]
 
     @contextmanager
-    def _noted(self, table: pa.Table, name: str) -> Iterator[None]:
+    def _noted(self, table: pa.Table, values: Sequence[Any]) -> Iterator[None]:
         """Note a batch while it is in work; examine one that was in work when a process died."""
         if self._suspects is None:
             yield
             return
         self._suspects.mkdir(parents=True, exist_ok=True)
-        note = self._suspects / f"{_SUSPECT}{_digest(table, name)}"
+        note = self._suspects / f"{_SUSPECT}{_digest(values)}"
         if note.exists() and not _alive(note):
             killer = find_killer(self._arguments, table)
             note.unlink(missing_ok=True)
@@ -307,10 +308,10 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _digest(table: pa.Table, name: str) -> str:
+def _digest(values: Sequence[Any]) -> str:
     """Tell batches apart without hashing every byte of every image."""
     digest = hashlib.sha256()
-    for value in table[name].to_pylist():
+    for value in values:
         image = _image(value)
         text = image if isinstance(image, bytes) else str(image).encode(errors="surrogatepass")
         digest.update(f"{len(text)}:".encode() + text[:512] + text[-512:])
