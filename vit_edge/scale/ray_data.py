@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.errors import MissingExtraError, UsageError
-from vit_edge.scale.tables import Classifier
+from vit_edge.scale.tables import Classifier, everywhere
 
 # A process that dies of an image would be started for ever: Ray's own default has no end.
 MAX_RESTARTS = 2
@@ -37,8 +37,8 @@ def classify(
 
     Args:
         ds: A ray.data.Dataset with a column of images: encoded bytes, or paths.
-        bundle: Its directory, at the same path on every node. An object in Ray's store would not
-            survive a restarted actor.
+        bundle: Its directory, at the same path on every node; or `hf:ORG/NAME`, which each node
+            brings from the hub. An object in Ray's store would not survive a restarted actor.
         actors: How many processes; by default one for every `threads` CPUs of the cluster.
         threads: Of each.
         batch_size: Rows handed to an actor at once.
@@ -69,7 +69,7 @@ def classify(
     Classifier(bundle, threads=threads, batch_size=batch_size, **settings).close()  # or its error
     return ds.map_batches(
         Classifier,
-        fn_constructor_args=(os.fspath(bundle),),
+        fn_constructor_args=(everywhere(bundle),),
         fn_constructor_kwargs={"threads": threads, "batch_size": batch_size, **settings},
         batch_format="pyarrow",
         batch_size=batch_size,
