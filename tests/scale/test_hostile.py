@@ -598,7 +598,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize(("pages", "workers"), [(0, 1), (1, 1), (2, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("pages", "workers"), [(0, 1), (1, 1), (2, 1), (2, 2)])
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
     testing_bundle: Bundle,
     files: list[str],
