@@ -100,7 +100,7 @@ class ShardWriter:
             return Shard("", 0, 0, time.perf_counter() - started, broken=str(error))
         except OSError as error:
             raise ResourceError(
-                f"{self._folder}: cannot be written: {error.strerror or error}; make that possible,"
+                f"{self._folder}: cannot be written: {_reason(error)}; make that possible,"
                 " and go on with --resume"
             ) from error
         finally:
@@ -242,9 +242,14 @@ def answered(folder: Path, record: Mapping[str, Any], *, resume: bool) -> Iterat
 
 def _unwritable(folder: Path, error: OSError) -> ResourceError:
     return ResourceError(
-        f"{folder}: cannot be written: {error.strerror}; make that possible, or choose another "
+        f"{folder}: cannot be written: {_reason(error)}; make that possible, or choose another "
         "--out"
     )
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; pyarrow puts words of its own around it."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _lock(folder: Path, handle: int) -> None:
