@@ -14,6 +14,8 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ from vit_edge.scale.ray_data import classify
 
 STREAM = "stream"
 BAR = 1 / 0.9
+CPU_POLL_S = 0.2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,12 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = candidates(arguments.bundle, arguments.images, files)
     if arguments.ray:
         chosen |= on_ray(arguments.bundle, arguments.images)
+    clock = CpuClock()
     used: dict[str, list[float]] = {name: [] for name in chosen}
 
     def measured(name: str) -> float:
-        before = cpu_seconds()
+        before = clock.seconds()
         took = timing.seconds(chosen[name])
-        used[name].append(cpu_seconds() - before)
+        used[name].append(clock.seconds() - before)
         return took
 
     measures = {name: partial(measured, name) for name in chosen}
@@ -65,20 +69,39 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and of all that descend from it, those that ended included."""
-    parents, used = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # gone meanwhile
-            continue
-        pid = int(path.parent.name)
-        parents[pid], used[pid] = int(fields[1]), sum(map(int, fields[11:15]))
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return sum(used[pid] for pid in ours) / os.sysconf("SC_CLK_TCK")
+class CpuClock:
+    """CPU time of this process and of all that descend from it, also of those that ended.
+
+    Ray's own daemon reaps its processes without adding up their time, so they are looked at while
+    they live: of each the last fraction of a second is not counted.
+    """
+
+    def __init__(self) -> None:
+        self._ticks: dict[tuple[str, str], int] = {}  # (pid, start) -> used
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def seconds(self) -> float:
+        self._look()
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(CPU_POLL_S)
+            self._look()
+
+    def _look(self) -> None:
+        stats = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                stats[path.parent.name] = path.read_text().rpartition(")")[2].split()
+            except OSError:  # gone meanwhile
+                continue
+        ours = {str(os.getpid())}
+        while more := {pid for pid, fields in stats.items() if fields[1] in ours} - ours:
+            ours |= more
+        for pid in ours & stats.keys():  # proc(5): 14 and 15 are user and system time, 22 the start
+            fields = stats[pid]
+            self._ticks[pid, fields[19]] = int(fields[11]) + int(fields[12])
 
 
 def candidates(bundle: str, folder: Path, files: list[Path]) -> dict[str, Callable[[], object]]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,31 @@ def test_empty_bytes_are_an_error_and_the_path_beside_them_is_not_read(
     assert found["error"].null_count == 0
 
 
-def test_metadata_that_lists_columns_does_not_outlive_them(
+def test_a_table_s_own_metadata_stays(classify: Classifier, encoded: list[bytes]) -> None:
+    """pandas has its index there; tests/scale/test_engines.py looks at that of datasets."""
+    given = pa.table({"bytes": encoded}).replace_schema_metadata({"mine": "kept"})
+    assert classify(given).schema.metadata == {b"mine": b"kept"}
+
+
+def test_a_stream_of_tables_reads_three_batches_ahead_and_keeps_nothing(
     classify: Classifier, encoded: list[bytes]
 ) -> None:
-    given = pa.table({"bytes": encoded}).replace_schema_metadata(
-        {"huggingface": "{}", "pandas": "{}", "mine": "kept"}
-    )
-    assert classify(given).schema.metadata == {b"mine": b"kept"}
+    """Memory is flat: of forty tables only those in work are alive."""
+    seen: list[weakref.ref[Any]] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for _ in range(40):
+            table = pa.table({"bytes": encoded[:2] * 2})
+            seen.append(weakref.ref(table))
+            yield table
+
+    ahead = alive = 0
+    for number, _ in enumerate(classify.stream(tables())):
+        ahead = max(ahead, len(seen) - number)
+        alive = max(alive, sum(ref() is not None for ref in seen))
+    assert number == 39
+    assert ahead <= 3 * classify._batch // 4 + 2
+    assert alive <= ahead + 2
 
 
 def test_a_stream_of_tables_gives_each_its_own_rows(

@@ -36,8 +36,6 @@ ERROR = "error"
 _IMAGES = ("bytes", "image", "path")  # the column of the images, where nobody names it
 _SUSPECT = "vit-edge-suspect-"
 _TRIAL_TIMEOUT_S = 600.0
-# Of a schema: they name columns, and others are there now. datasets and pandas would refuse them.
-_STALE_METADATA = (b"huggingface", b"pandas")
 
 
 @dataclass(eq=False)
@@ -196,9 +194,7 @@ class Classifier:
                 f"the table has a column {sorted(both)[0]!r} already; give a prefix, such as "
                 'prefix="predicted_"'
             )
-        metadata = given.metadata or {}
-        left = {key: metadata[key] for key in metadata if key not in _STALE_METADATA}
-        return pa.schema([*kept, *self._added], metadata=left or None)
+        return pa.schema([*kept, *self._added], metadata=given.metadata)
 
     @property
     def facts(self) -> Mapping[str, str]:
