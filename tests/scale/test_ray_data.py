@@ -196,7 +196,7 @@ def actors() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(b"ray::ShardWriter"):
+            if path.read_bytes().startswith(b"ray::_RayWriter"):
                 raylet = parent_of(path.parent)
                 if parent_of(Path("/proc", str(raylet))) == os.getpid():
                     found.append(int(path.parent.name))

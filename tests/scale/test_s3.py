@@ -15,6 +15,7 @@ import pytest
 from tests.scale.test_batch import labels, rows
 from tests.scale.test_tables import BAD
 from vit_edge import Bundle, InputError, Predictor, UsageError
+from vit_edge.errors import ResourceError
 from vit_edge.scale import remote
 from vit_edge.scale.batch import batch
 
@@ -152,3 +153,74 @@ def test_what_is_not_there_is_said(testing_bundle: Bundle, put: Put, tmp_path: P
         with pytest.raises(UsageError, match=message) as found:
             batch(testing_bundle, given, out=tmp_path / "out")
         assert "secret@" not in str(found.value)
+
+
+def kept(port: int) -> dict[str, bytes]:
+    """What lies in the bucket below answers/."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+    listed = client.list_objects_v2(Bucket="photos", Prefix="answers/").get("Contents", [])
+    return {
+        item["Key"]: client.get_object(Bucket="photos", Key=item["Key"])["Body"].read()
+        for item in listed
+        if not item["Key"].endswith("/")
+    }
+
+
+def answers(port: int) -> list[tuple[str, str | None]]:
+    found: list[tuple[str, str | None]] = []
+    for key, data in sorted(kept(port).items()):
+        if key.startswith("answers/part-"):
+            table = pq.read_table(io.BytesIO(data))
+            found += zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True)
+    return found
+
+
+@pytest.mark.parametrize("given", ["s3://photos/answers", "s3://photos/answers/", "query"])
+def test_answers_go_to_a_store_and_a_run_goes_on_there(
+    testing_bundle: Bundle, stored: dict[str, str | None], put: Put, encoded: list[bytes],
+    expected: list[str], port: int, given: str,
+) -> None:  # fmt: skip
+    out = given
+    if given == "query":
+        out = f"s3://photos/answers?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    inputs = "s3://photos/in/"
+    result = batch(testing_bundle, inputs, out=out, shard_rows=2)
+    assert (result.rows, result.failed, len(result.shards)) == (5, 1, 3)
+    assert answers(port) == sorted(stored.items())
+    first = kept(port)
+    with pytest.raises(UsageError, match="holds a run"):
+        batch(testing_bundle, inputs, out=out, shard_rows=2)
+    with pytest.raises(UsageError, match="other settings: shard_rows"):
+        batch(testing_bundle, inputs, out=out, shard_rows=3, resume=True)
+    put("in/bad.jpg", encoded[0])
+    again = batch(testing_bundle, inputs, out=out, shard_rows=2, resume=True)
+    assert sum(shard.resumed for shard in again.shards) == 2
+    assert dict(answers(port)) == {**stored, "s3://photos/in/bad.jpg": expected[0]}
+    assert len(answers(port)) == 5
+    gone = [key for key in kept(port) if "/.superseded/" in key]
+    assert len(gone) == 1
+    assert kept(port)[gone[0]] == first[gone[0].replace("/.superseded", "")]
+
+
+def test_a_damaged_object_is_written_anew(
+    testing_bundle: Bundle, stored: dict[str, str | None], put: Put, port: int
+) -> None:
+    out = "s3://photos/answers"
+    batch(testing_bundle, "s3://photos/in", out=out, workers=2, shard_rows=2)
+    assert answers(port) == sorted(stored.items())
+    put(sorted(kept(port))[0], b"half")
+    batch(testing_bundle, "s3://photos/in", out=out, resume=True, shard_rows=2)
+    assert answers(port) == sorted(stored.items())
+
+
+def test_a_bucket_that_is_not_there_or_holds_something_else_is_refused(
+    testing_bundle: Bundle, stored: dict[str, str | None]
+) -> None:
+    with pytest.raises(UsageError, match="what is in it is no run of ours"):
+        batch(testing_bundle, "s3://photos/in", out="s3://photos/in")
+    with pytest.raises(ResourceError, match="s3://nobody/answers: cannot be written"):
+        batch(testing_bundle, "s3://photos/in", out="s3://nobody/answers")
+    with pytest.raises(UsageError, match="password"):
+        batch(testing_bundle, "s3://photos/in", out="s3://key:secret@photos/answers")

@@ -48,7 +48,7 @@ def parser() -> cli.Parser:
     command_line.epilog = _EPILOG
     command_line.add_argument("inputs", metavar="INPUT", nargs="+", help="see below")
     command_line.add_argument(
-        "-o", "--out", required=True, metavar="DIR", help="where the shards go"
+        "-o", "--out", required=True, metavar="DIR", help="where the shards go; or a URL"
     )
     command_line.add_argument(
         "--columns",

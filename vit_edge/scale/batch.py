@@ -32,7 +32,8 @@ from vit_edge.errors import (
 from vit_edge.machine import cpus
 from vit_edge.scale.ray_data import MAX_RESTARTS, plan_actors
 from vit_edge.scale.segments import ROWS, Segment, segments
-from vit_edge.scale.shards import SUSPECTS, Answered, Shard, ShardWriter, answered, record_of
+from vit_edge.scale.shards import Answered, Shard, ShardWriter, answered, record_of
+from vit_edge.scale.store import Store
 from vit_edge.scale.tables import COLUMNS, everywhere
 
 Engine = Literal["local", "ray"]
@@ -46,7 +47,7 @@ _NAMED = 5  # files that a message names
 class BatchResult:
     """A job that is done."""
 
-    out: Path
+    out: str  # a directory, or a URL
     shards: tuple[Shard, ...]
     seconds: float
 
@@ -86,7 +87,8 @@ def batch(
     Args:
         bundle: Its directory; with Ray at the same path on every node, or `hf:ORG/NAME`.
         inputs: As of vit_edge.scale.segments.segments.
-        out: A directory for the shards, new or empty; with Ray one that every node sees.
+        out: A directory for the shards, new or empty, or a URL such as s3://bucket/answers; with
+            Ray one that every node sees.
         columns: As of Classifier.
         resume: Go on with what an earlier run left in `out`.
         workers: Processes; each has its share of the CPUs. By default one, which decodes and
@@ -107,9 +109,7 @@ def batch(
         ResourceError: A process died, and it is not known of what; or the disk is full.
     """
     opened = Bundle.read(bundle)
-    folder = Path(out)
-    if "://" in str(out):
-        raise UsageError(f"{out}: shards are written to a directory; mount it, or copy them there")
+    store = Store(out)
     _check_engine(engine, workers, ray_address)
     names = [inputs] if isinstance(inputs, str) else list(inputs)
     cut = segments(names, shard_rows)
@@ -117,31 +117,31 @@ def batch(
     arguments = {
         "bundle": everywhere(opened.path if isinstance(bundle, Bundle) else bundle),
         "columns": tuple(columns), "threads": share if (workers or 1) > 1 else None,
-        "suspects": str(folder.absolute() / SUSPECTS), **settings,
+        "suspects": str(store.suspects), **settings,
     }  # fmt: skip
-    writer = ShardWriter(arguments, str(folder.absolute()))  # errors of the call are said here
+    writer = ShardWriter(arguments, store)  # errors of the call are said here
     record = record_of(opened, columns, shard_rows, settings)
     shards: list[Shard] = []
     started = time.perf_counter()
-    with answered(folder, record, resume=resume) as there:
+    with answered(store, record, resume=resume) as there:
 
         def add(shard: Shard) -> None:
             shards.append(shard)
             if progress is not None:
                 progress(shard)
 
-        with _runner(engine, writer, arguments, folder, workers, ray_address) as run:
+        with _runner(engine, writer, arguments, store, workers, ray_address) as run:
             for shard in run(_missing(cut, there, add)):
                 add(shard)
         _require_whole(shards)
         there.put_aside()
-        shutil.rmtree(folder / SUSPECTS, ignore_errors=True)
+        shutil.rmtree(store.suspects, ignore_errors=True)
         if not any(shard.rows for shard in shards):
             for shard in shards:
-                Path(shard.path).unlink(missing_ok=True)
+                store.remove(shard.path.partition("?")[0].rpartition("/")[2])
             raise UsageError(f"{', '.join(names)}: no images")
     ordered = tuple(sorted(shards, key=lambda shard: shard.path))
-    return BatchResult(folder, ordered, time.perf_counter() - started)
+    return BatchResult(os.fspath(out), ordered, time.perf_counter() - started)
 
 
 def _check_engine(engine: str, workers: int | None, address: str | None) -> None:
@@ -192,22 +192,21 @@ def _runner(
     engine: str,
     writer: ShardWriter,
     arguments: dict[str, Any],
-    folder: Path,
+    store: Store,
     workers: int | None,
     address: str | None,
 ) -> Iterator[_Run]:
     """What answers segments: this process, several, or Ray."""
-    out = str(folder.absolute())
     if engine == "ray":
         writer.close()
-        yield lambda todo: _on_ray(todo, arguments, out, workers, address)
+        yield lambda todo: _on_ray(todo, arguments, store, workers, address)
     elif workers is None or workers == 1:
         yield lambda todo: map(writer, todo)
         writer.close()
     else:
         writer.close()
         pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _open_writer, (arguments, out)
+            workers, multiprocessing.get_context("spawn"), _open_writer, (arguments, store.name)
         )
         try:
             yield lambda todo: _in_pool(pool, todo, workers)
@@ -218,9 +217,9 @@ def _runner(
 _WRITER: list[ShardWriter] = []  # of a worker's process
 
 
-def _open_writer(arguments: dict[str, Any], folder: str) -> None:
+def _open_writer(arguments: dict[str, Any], out: str) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _WRITER[:] = [ShardWriter(arguments, folder)]
+    _WRITER[:] = [ShardWriter(arguments, Store(out))]
 
 
 def _die_with_parent() -> None:
@@ -254,10 +253,17 @@ def _in_pool(
         ) from error
 
 
+class _RayWriter(ShardWriter):
+    """Made of what travels to another node."""
+
+    def __init__(self, arguments: dict[str, Any], out: str, working: str) -> None:
+        super().__init__(arguments, Store(out), working)
+
+
 def _on_ray(
     todo: Iterator[tuple[int, Segment]],
     arguments: dict[str, Any],
-    folder: str,
+    store: Store,
     workers: int | None,
     address: str | None,
 ) -> Iterator[Shard]:
@@ -273,11 +279,10 @@ def _on_ray(
             raise UsageError(f"--ray-address {address}: {error}") from error
     count, share = plan_actors(float(ray.cluster_resources().get("CPU", 0)), workers, 1)
     remote = ray.remote(num_cpus=share, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS)(
-        ShardWriter
+        _RayWriter
     )
-    actors = [
-        remote.remote({**arguments, "threads": 1}, folder, str(Path.cwd())) for _ in range(count)
-    ]
+    arguments = {**arguments, "threads": 1}
+    actors = [remote.remote(arguments, store.name, str(Path.cwd())) for _ in range(count)]
     try:
         pool = importlib.import_module("ray.util").ActorPool(actors)
         waiting = 0
@@ -303,7 +308,7 @@ def _on_ray(
 def as_json(result: BatchResult) -> dict[str, Any]:
     """A result, ready for JSON."""
     return {
-        "out": str(result.out), "rows": result.rows, "failed": result.failed,
+        "out": result.out, "rows": result.rows, "failed": result.failed,
         "seconds": result.seconds, "images_per_second": result.images_per_second,
         "shards": [asdict(shard) for shard in result.shards],
     }  # fmt: skip

@@ -58,7 +58,7 @@ def opened(path: str) -> BinaryIO:
     try:
         if not is_url(path):
             return Path(path).open("rb")
-        files, inside = _files(path)
+        files, inside = file_system(path)
         return cast(BinaryIO, files.open_input_file(inside))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be opened: {error}") from error
@@ -70,7 +70,7 @@ def version_of(url: str) -> str:
     Raises:
         UsageError: There is none.
     """
-    files, inside = _files(url)
+    files, inside = file_system(url)
     try:
         info = files.get_file_info(inside)
     except (OSError, pa.ArrowException) as error:
@@ -86,7 +86,7 @@ def walk_url(url: str) -> Iterator[Found]:
     Raises:
         UsageError: There is nothing.
     """
-    files, inside = _files(url)
+    files, inside = file_system(url)
     match = _URL.fullmatch(url)
     assert match is not None
     try:
@@ -147,8 +147,12 @@ def _version(info: Any) -> str:
     return f"{info.size}-{info.mtime_ns}"
 
 
-def _files(url: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URL, and the path in it; fsspec's where pyarrow has none."""
+def file_system(url: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URL, and the path in it; fsspec's where pyarrow has none.
+
+    Raises:
+        UsageError: Nothing installed here opens it, or it holds a password.
+    """
     match = _URL.fullmatch(url)
     assert match is not None
     if (path := local_path(url)) is not None:

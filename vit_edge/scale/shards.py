@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,18 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vit_edge.bundle import Bundle
-from vit_edge.errors import InputError, ResourceError, UsageError
+from vit_edge.errors import InputError, UsageError
 from vit_edge.predictor import DEFAULT_TOP_K
 from vit_edge.scale.segments import Segment
+from vit_edge.scale.store import Store
 from vit_edge.scale.tables import Classifier
 
 _LOG = logging.getLogger("vit_edge")
 
 RECORD = "run.json"
-SUSPECTS = ".suspects"
 _SUPERSEDED = ".superseded"
 _METADATA = b"vit_edge"
 _GROUP_BYTES = 32 << 20  # of a row group: few of them are read faster
+_OF_NOBODY = {"lost+found", ""}
 _NAME = re.compile(r"part-(\d+)-([0-9a-f]{16})\.parquet")
 # Of Classifier, with its defaults: what decides the rows, and so belongs to a run.
 _DECIDING = {
@@ -55,13 +55,13 @@ class ShardWriter:
     """Answers segments, each into a file of its own."""
 
     def __init__(
-        self, arguments: Mapping[str, Any], folder: str, working: str | None = None
+        self, arguments: Mapping[str, Any], store: Store, working: str | None = None
     ) -> None:
         """Open the bundle.
 
         Args:
             arguments: Of Classifier.
-            folder: Where shards go.
+            store: Where shards go.
             working: The folder that relative paths start from, where it is another than here.
         """
         if working is not None:
@@ -72,7 +72,7 @@ class ShardWriter:
                     f"{working}: {error.strerror} on this node; give absolute paths, or URLs"
                 ) from None
         self._classify = Classifier(**arguments)
-        self._folder = Path(folder)
+        self._store = store
         bundle, facts = self._classify.bundle, dict(self._classify.facts)
         about = {"bundle": bundle.path.name, "model_sha256": bundle.model_sha256, "facts": facts}
         self._about = {_METADATA: json.dumps(about).encode()}
@@ -89,23 +89,20 @@ class ShardWriter:
         """
         number, segment = numbered
         started = time.perf_counter()
-        path = self._folder / _name(number, segment.digest)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        name = _name(number, segment.digest)
+        aside: Path | None = None
         try:
+            aside = self._store.aside(name)
             rows, failed = self._write(segment, aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
-            aside.replace(path)
+            self._store.publish(aside, name)
         except InputError as error:
             return Shard("", 0, 0, time.perf_counter() - started, broken=str(error))
         except OSError as error:
-            raise ResourceError(
-                f"{self._folder}: cannot be written: {_reason(error)}; make that possible,"
-                " and go on with --resume"
-            ) from error
+            raise self._store.unwritable(error) from error
         finally:
-            aside.unlink(missing_ok=True)
-        return Shard(str(path), rows, failed, time.perf_counter() - started)
+            if aside is not None:
+                aside.unlink(missing_ok=True)
+        return Shard(self._store.path(name), rows, failed, time.perf_counter() - started)
 
     def close(self) -> None:
         """Give the runtime back."""
@@ -161,134 +158,92 @@ def record_of(
 
 
 class Answered:
-    """The folder of a run, held by one process; and the shards in it of an earlier run."""
+    """The shards of an earlier run, in the folder of this one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, store: Store) -> None:
         """Look for shards; see `answered`."""
-        self.folder = folder
-        self._by_digest: defaultdict[str, list[Path]] = defaultdict(list)
-        for path in sorted(folder.glob("part-*.parquet")):
-            if match := _NAME.fullmatch(path.name):
-                self._by_digest[match[2]].append(path)
+        self._store = store
+        self._by_digest: defaultdict[str, list[str]] = defaultdict(list)
+        for name in store.names():
+            if match := _NAME.fullmatch(name):
+                self._by_digest[match[2]].append(name)
 
     def take(self, number: int, segment: Segment) -> Shard | None:
         """The shard of a segment, under the segment's number; None if there is none, or half."""
-        paths = self._by_digest.get(segment.digest)
-        if not paths:
+        names = self._by_digest.get(segment.digest)
+        if not names:
             return None
-        named = self.folder / _name(number, segment.digest)
-        path = paths.pop(paths.index(named) if named in paths else 0)
+        now = _name(number, segment.digest)
+        name = names.pop(names.index(now) if now in names else 0)
         try:
-            file = pq.ParquetFile(path)
-            rows = file.metadata.num_rows
-            failed = (
-                rows - file.read(file.schema_arrow.names[-1:]).column(0).null_count if rows else 0
-            )
+            with self._store.parquet(name) as file:
+                rows = file.metadata.num_rows
+                errors = file.read(file.schema_arrow.names[-1:]).columns
+            failed = sum(rows - column.null_count for column in errors)
         except (pa.ArrowException, OSError) as error:
-            _LOG.warning("%s: damaged, and written anew: %s", path, error)
-            path.unlink(missing_ok=True)
+            _LOG.warning("%s: damaged, and written anew: %s", self._store.path(name), error)
+            self._store.remove(name)
             return None
-        if path != named:  # files before it came or went: shards stand in the order of the input
-            path.rename(named)
-        return Shard(str(named), rows, failed, 0.0, resumed=True)
+        if name != now:  # files before it came or went: shards stand in the order of the input
+            self._store.move(name, now)
+        return Shard(self._store.path(now), rows, failed, 0.0, resumed=True)
 
     def put_aside(self) -> int:
         """Move away what was answered and is not of the input any more; say how many files."""
-        left = [path for paths in self._by_digest.values() for path in paths]
+        left = [name for names in self._by_digest.values() for name in names]
+        for name in left:
+            self._store.move(name, f"{_SUPERSEDED}/{name}")
         if left:
-            aside = self.folder / _SUPERSEDED
-            aside.mkdir(exist_ok=True)
-            for path in left:
-                path.replace(aside / path.name)
             _LOG.warning(
                 "%d shards of an earlier run are of images that were changed, moved or left out; "
                 "they are in %s now",
                 len(left),
-                aside,
+                self._store.path(_SUPERSEDED),
             )
         return len(left)
 
 
 @contextlib.contextmanager
-def answered(folder: Path, record: Mapping[str, Any], *, resume: bool) -> Iterator[Answered]:
+def answered(store: Store, record: Mapping[str, Any], *, resume: bool) -> Iterator[Answered]:
     """Make the folder and hold it, or see that what is in it belongs to this run.
 
     Raises:
         UsageError: It holds something else, or shards and no wish to resume; or a run that works.
         ResourceError: It cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{folder}: is a file; name a directory for --out") from None
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        _lock(folder, handle)
-        _check(folder, record, resume=resume)
+    with store.held():
         try:
-            for left in folder.glob(".*.tmp"):
-                left.unlink(missing_ok=True)
-            aside = folder / f".{RECORD}.tmp"
+            names = store.names()
+            _check(store, names, record, resume=resume)
+            aside = store.aside(RECORD)
             aside.write_text(json.dumps(record, indent=2) + "\n")
-            aside.replace(folder / RECORD)
+            store.publish(aside, RECORD)
         except OSError as error:
-            raise _unwritable(folder, error) from error
-        yield Answered(folder)
-    finally:
-        os.close(handle)
+            raise store.unwritable(error) from error
+        yield Answered(store)
 
 
-def _unwritable(folder: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        f"{folder}: cannot be written: {_reason(error)}; make that possible, or choose another "
-        "--out"
-    )
-
-
-def _reason(error: OSError) -> str:
-    """What the system says; pyarrow puts words of its own around it."""
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-def _lock(folder: Path, handle: int) -> None:
-    """Hold the folder as long as it is open; the system lets go of it when the process dies."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"{folder}: another run writes there now; wait for its end, or name another --out"
-        ) from None
-    except OSError as error:  # a network's file system without locks
-        _LOG.info("%s: cannot be locked (%s); start one run there only", folder, error.strerror)
-
-
-def _check(folder: Path, record: Mapping[str, Any], *, resume: bool) -> None:
-    file = folder / RECORD
-    if not file.exists():
-        others = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
+def _check(store: Store, names: Sequence[str], record: Mapping[str, Any], *, resume: bool) -> None:
+    if RECORD not in names:
+        others = [name for name in names if name not in _OF_NOBODY]
         if others:
             raise UsageError(
-                f"{folder} is not empty, and what is in it is no run of ours: {sorted(others)[0]!r}"
+                f"{store.name} is not empty, and what is in it is no run of ours: {others[0]!r}"
             )
         return
     try:
-        before = dict(json.loads(file.read_bytes()))
+        before = dict(json.loads(store.read(RECORD)))
         changed = [key for key in record if key in before and before[key] != record[key]]
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{file}: cannot be read: {error}; name another --out") from None
-    if not any(_NAME.fullmatch(path.name) for path in folder.iterdir()):
+        raise UsageError(
+            f"{store.path(RECORD)}: cannot be read: {error}; name another --out"
+        ) from None
+    if not any(map(_NAME.fullmatch, names)):
         return  # nothing was answered: it may begin with any settings
     if not resume:
-        raise UsageError(f"{folder} holds a run; go on with --resume, or name another --out")
+        raise UsageError(f"{store.name} holds a run; go on with --resume, or name another --out")
     if changed:
         listed = "; ".join(f"{key}: {before[key]!r}, now {record[key]!r}" for key in changed)
         raise UsageError(
-            f"{folder} holds a run with other settings: {listed}. Take those, or another --out"
+            f"{store.name} holds a run with other settings: {listed}. Take those, or another --out"
         )
-
-
-def _is_ours(name: str) -> bool:
-    """What a run leaves that was killed before it had a record."""
-    return name == f".{RECORD}.tmp" or name == "lost+found"
