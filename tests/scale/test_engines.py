@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.scale.test_tables import BAD
+from tests.support.documents import blocks
 from vit_edge import Bundle, Predictor
 from vit_edge.scale.batch import batch
 from vit_edge.scale.tables import Classifier
@@ -43,20 +44,20 @@ def bundle_link(testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.Monk
     return tmp_path / "bundles" / "cifar10"
 
 
-def block(repository: Path, beginning: str) -> str:
-    """A block of code of the document, found by what it begins with."""
-    text = (repository / "docs" / "large-jobs.md").read_text(encoding="utf-8")
-    blocks = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
-    return next(found for found in blocks if found.startswith(beginning))
+@pytest.fixture
+def page(repository: Path) -> list[str]:
+    """The blocks of Python in the document."""
+    return blocks((repository / "docs" / "large-jobs.md").read_text("utf-8"), "python")
 
 
 def test_datasets_maps_the_lines_of_the_document(
-    repository: Path, bundle_link: Path, encoded: list[bytes], expected: list[str | None]
+    page: list[str], bundle_link: Path, encoded: list[bytes], expected: list[str | None]
 ) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     names = {"dataset": datasets.Dataset.from_dict({"bytes": encoded, "id": [4, 3, 2, 1]})}
-    exec(block(repository, "from vit_edge.scale.tables import Classifier\n\nanswered ="), names)
+    (code,) = (code for code in page if "dataset.with_format" in code)
+    exec(code, names)
     answered = names["answered"]
     assert answered["label"] == expected
     assert list(answered["id"]) == [4, 3, 2, 1]
@@ -88,8 +89,8 @@ def test_what_datasets_wrote_is_taken_and_what_we_write_is_read_by_it(
 
 @pytest.mark.slow
 def test_spark_maps_the_lines_of_the_document(
-    repository: Path, bundle_link: Path, encoded: list[bytes], expected: list[str | None],
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    page: list[str], repository: Path, bundle_link: Path, encoded: list[bytes],
+    expected: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     sql = pytest.importorskip("pyspark.sql")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
@@ -103,7 +104,8 @@ def test_spark_maps_the_lines_of_the_document(
         pytest.skip(f"Spark does not start: {str(error).splitlines()[0]}")
     try:
         names: dict[str, Any] = {"spark": spark}
-        exec(block(repository, "import pyarrow as pa"), names)
+        (code,) = (code for code in page if "mapInArrow" in code)
+        exec(code, names)
         found = sorted((row.path[-5:], row.label) for row in names["answered"].collect())
     finally:
         spark.stop()
