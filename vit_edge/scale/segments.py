@@ -30,6 +30,7 @@ from vit_edge.scale.remote import Found, is_url, opened, suffix_of, version_of, 
 
 ROWS = 5000  # of a segment
 _AT_ONCE = 256  # rows in memory, at most
+_BUFFER_BYTES = 4 << 20  # of a column that is read; without it a row group's whole column is held
 _LISTS = (".txt", ".lst")
 _UNREADABLE = (0, -1)  # row groups of a Parquet file whose footer cannot be read
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -286,6 +287,7 @@ def _parquet_tables(segment: Segment) -> Iterator[pa.Table]:
 
 def _parquet(path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(opened(path) if is_url(path) else path, pre_buffer=False)
+        file = opened(path) if is_url(path) else path
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
