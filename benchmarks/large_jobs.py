@@ -131,16 +131,25 @@ def on_ray(bundle: str, folder: Path) -> dict[str, Callable[[], object]]:
     ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
-    def data() -> None:
+    def data(read: Callable[[], Any]) -> None:
         with tempfile.TemporaryDirectory() as out:
-            ds: Any = ray.data.read_binary_files(str(folder), include_paths=True)
-            classify(ds, bundle).write_parquet(out)
+            classify(read(), bundle).write_parquet(out)
+
+    def paths() -> Any:
+        return ray.data.from_items([{"path": str(path)} for path in walk_images(folder)])
+
+    def contents() -> Any:
+        return ray.data.read_binary_files(str(folder), include_paths=True)
 
     def engine() -> None:
         with tempfile.TemporaryDirectory() as out:
             batch(bundle, str(folder), out=out, engine="ray", shard_rows=1000)
 
-    return {"Ray Data, classify": data, "batch --engine ray": engine}
+    return {
+        "batch --engine ray": engine,
+        "Ray Data, paths": lambda: data(paths),
+        "Ray Data, contents": lambda: data(contents),
+    }
 
 
 if __name__ == "__main__":
