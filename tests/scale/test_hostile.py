@@ -650,6 +650,22 @@ def test_a_folder_that_cannot_be_is_named(
         batch(testing_bundle, files, out="/proc/no/such")
 
 
+def test_a_folder_of_the_user_s_is_left_as_it_is(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path
+) -> None:
+    """Also what is named like a file that is written aside."""
+    (tmp_path / "mine").mkdir()
+    for name in (".notes.tmp", ".part.tmp", "part-000000-mine.parquet", "a.txt"):
+        (tmp_path / "mine" / name).write_text("mine")
+    with pytest.raises(UsageError, match="no run of ours"):
+        batch(testing_bundle, files, out=tmp_path / "mine", resume=True)
+    with pytest.raises(UsageError, match="no run of ours"):
+        batch(testing_bundle, files, out=testing_bundle.path)
+    assert {path.read_text() for path in (tmp_path / "mine").iterdir()} == {"mine"}
+    assert len(list((tmp_path / "mine").iterdir())) == 4
+    assert not (testing_bundle.path / "run.json").exists()
+
+
 def test_segments_that_look_alike_have_digests_of_their_own(tmp_path: Path) -> None:
     names = [["a\0b"], ["a", "b"], ["a', 'b"], ["b", "a"], ["a"], ["a", ""]]
     digests = set()

@@ -1,7 +1,7 @@
 """A bundle as a step of a Ray Data pipeline.
 
-    ds = ray.data.read_binary_files("photos/", include_paths=True)
-    ray_data.classify(ds, "bundles/cifar10").write_parquet("answers/")
+    ds = ray.data.read_parquet("/shared/paths.parquet")
+    ray_data.classify(ds, "bundles/cifar10").write_parquet("/shared/answers/")
 
 Ray is imported by `classify` alone; the actors hold a `Classifier`, which knows nothing of it.
 """
@@ -36,7 +36,8 @@ def classify(
     """Answer every row of a dataset.
 
     Args:
-        ds: A ray.data.Dataset with a column of images: encoded bytes, or paths.
+        ds: A ray.data.Dataset with a column of images: encoded bytes, or absolute paths. Of paths
+            Ray moves no file; reading them costs it more than it costs the actors.
         bundle: Its directory, at the same path on every node; or `hf:ORG/NAME`, which each node
             brings from the hub. An object in Ray's store would not survive a restarted actor.
         actors: How many processes; by default one for every `threads` CPUs of the cluster.

@@ -22,12 +22,11 @@ from vit_edge.bundle import Bundle
 from vit_edge.errors import InputError, UsageError
 from vit_edge.predictor import DEFAULT_TOP_K
 from vit_edge.scale.segments import Segment
-from vit_edge.scale.store import Store
+from vit_edge.scale.store import RECORD, Store
 from vit_edge.scale.tables import Classifier
 
 _LOG = logging.getLogger("vit_edge")
 
-RECORD = "run.json"
 _SUPERSEDED = ".superseded"
 _METADATA = b"vit_edge"
 _GROUP_BYTES = 32 << 20  # of a row group: few of them are read faster

@@ -20,7 +20,9 @@ from vit_edge.scale.remote import file_system, is_url
 
 _LOG = logging.getLogger("vit_edge")
 
+RECORD = "run.json"  # what the shards of a folder have in common
 _SUSPECTS = ".suspects"
+_OURS_ASIDE = (".part-*.parquet.*.tmp", f".{RECORD}.*.tmp")
 
 
 class Store:
@@ -118,8 +120,9 @@ class Store:
             raise self.unwritable(error) from error
         try:
             self._lock(handle)
-            for left in folder.glob(".*.tmp"):
-                left.unlink(missing_ok=True)
+            for pattern in _OURS_ASIDE:  # and nothing else that a user may keep there
+                for left in folder.glob(pattern):
+                    left.unlink(missing_ok=True)
             yield
         finally:
             os.close(handle)
