@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.scale.test_batch import labels, rows
 from tests.scale.test_tables import BAD
@@ -34,8 +35,17 @@ requires = ("onnxruntime", "pyarrow")
 
 
 @pytest.fixture(scope="module")
-def encoded(photos: list[Path]) -> list[bytes]:
-    return [path.read_bytes() for path in photos[:3]]
+def small(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three photos, small ones: it is not decoding that is tested here."""
+    folder = tmp_path_factory.mktemp("small")
+    for path in photos[:3]:
+        Image.open(path).convert("RGB").resize((48, 36)).save(folder / path.name)
+    return [folder / path.name for path in photos[:3]]
+
+
+@pytest.fixture(scope="module")
+def encoded(small: list[Path]) -> list[bytes]:
+    return [path.read_bytes() for path in small]
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +84,12 @@ def files(tmp_path: Path, encoded: list[bytes]) -> list[str]:
     ids=str,
 )  # fmt: skip
 def test_every_type_of_bytes_and_text_is_taken(
-    classify: Classifier, encoded: list[bytes], expected: list[str], photos: list[Path], kind: Any
+    classify: Classifier, encoded: list[bytes], expected: list[str], small: list[Path], kind: Any
 ) -> None:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = any(is_(plain) for is_ in (pa.types.is_string, pa.types.is_large_string,
                                       pa.types.is_string_view))  # fmt: skip
-    values = [*map(str, photos[:3])] if text else encoded
+    values = [*map(str, small)] if text else encoded
     base = pa.array([*values, None], pa.string() if text else pa.binary())
     column = base.dictionary_encode().cast(kind) if plain is not kind else base.cast(kind)
     found = classify(pa.table({"image": column}))
@@ -109,9 +119,9 @@ def test_other_types_are_refused_with_their_name(classify: Classifier, column: A
 
 
 def test_a_column_that_fits_goes_before_one_that_does_not(
-    classify: Classifier, photos: list[Path], expected: list[str]
+    classify: Classifier, small: list[Path], expected: list[str]
 ) -> None:
-    table = pa.table({"image": [1, 2, 3], "path": [str(path) for path in photos[:3]]})
+    table = pa.table({"image": [1, 2, 3], "path": [str(path) for path in small]})
     found = classify(table)
     assert found["label"].to_pylist() == expected
     assert found["image"].to_pylist() == [1, 2, 3]
