@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from PIL import Image
 from tests.scale.test_batch import labels, rows
 from tests.scale.test_tables import BAD
 from vit_edge import Bundle, InputError, Predictor, UsageError
-from vit_edge.errors import ResourceError
+from vit_edge.errors import MissingExtraError, ResourceError
 from vit_edge.scale import __main__ as command
 from vit_edge.scale.batch import batch
 from vit_edge.scale.segments import segments
@@ -276,6 +277,8 @@ def test_what_is_no_input_is_refused_before_any_work(
         ([files[0], str(tmp_path / "photos.csv")], r"photos\.csv: expected a directory"),
         ([files[0], str(tmp_path / "absent.tar")], r"absent\.tar: no such file"),
         ([files[0], "a\0b"], "null"),
+        ([files[0], ""], "write ."),
+        ([files[0], "/dev/null"], "/dev/null: a device or a socket"),
     ):
         with pytest.raises(UsageError, match=message):
             batch(testing_bundle, inputs, out=tmp_path / "out")
@@ -301,6 +304,31 @@ def test_what_is_wrong_with_a_call_leaves_nothing_behind(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         batch(testing_bundle, files, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_folder_is_not_the_working_directory(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UsageError, match="--out is the empty text"):
+        batch(testing_bundle, files, out="")
+    assert list(Path().iterdir()) == []
+
+
+def test_a_folder_named_ray_is_not_ray(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself makes /tmp/ray; who starts there has it on Python's path."""
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+    with pytest.raises(MissingExtraError, match=r"pip install \"vit-edge\[cpu,ray\]\""):
+        batch(testing_bundle, files, out=tmp_path / "out", engine="ray")
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     assert not (tmp_path / "out").exists()
 
 

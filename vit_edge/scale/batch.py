@@ -23,14 +23,13 @@ from typing import Any, Literal
 from vit_edge.bundle import Bundle
 from vit_edge.errors import (
     InputError,
-    MissingExtraError,
     PredictionError,
     ResourceError,
     UsageError,
     VitEdgeError,
 )
 from vit_edge.machine import cpus
-from vit_edge.scale.ray_data import MAX_RESTARTS, plan_actors
+from vit_edge.scale.ray_data import MAX_RESTARTS, import_ray, plan_actors
 from vit_edge.scale.segments import ROWS, Segment, segments
 from vit_edge.scale.shards import Answered, Shard, ShardWriter, answered, record_of
 from vit_edge.scale.store import Store
@@ -150,6 +149,7 @@ def _check_engine(engine: str, workers: int | None, address: str | None) -> None
     if workers is not None and (type(workers) is not int or workers < 1):
         raise UsageError(f"--workers {workers}: expected 1 or more")
     if engine == "ray":
+        import_ray()
         return
     if address is not None:
         raise UsageError("--ray-address is for --engine ray")
@@ -268,10 +268,7 @@ def _on_ray(
     address: str | None,
 ) -> Iterator[Shard]:
     """Actors of Ray answer segments; what an actor died of is looked for when it is back."""
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError as error:
-        raise MissingExtraError('--engine ray: pip install "vit-edge[cpu,ray]"') from error
+    ray = import_ray()
     if not ray.is_initialized():
         try:
             ray.init(address=address)

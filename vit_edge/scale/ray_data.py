@@ -53,13 +53,7 @@ def classify(
         UsageError: More actors than the cluster has CPUs for: Ray would wait without a word.
         MissingExtraError: Ray is not installed.
     """
-    try:
-        ray = importlib.import_module("ray")
-        importlib.import_module("ray.data")
-    except ImportError as error:
-        raise MissingExtraError(
-            f'this needs Ray Data ({error}): pip install "vit-edge[cpu,ray]"'
-        ) from error
+    ray = import_ray()
     if not ray.is_initialized():
         ray.init()
     cpus = float(ray.cluster_resources().get("CPU", 0))
@@ -79,6 +73,22 @@ def classify(
         max_restarts=MAX_RESTARTS,
         max_task_retries=MAX_RESTARTS,
     )
+
+
+def import_ray() -> Any:
+    """Ray with Ray Data.
+
+    Raises:
+        MissingExtraError: It is not installed. A folder named ray, as in /tmp, is not Ray.
+    """
+    try:
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.data")
+    except ImportError as error:
+        raise MissingExtraError(
+            f'this needs Ray Data ({error}): pip install "vit-edge[cpu,ray]"'
+        ) from error
+    return ray
 
 
 def plan_actors(cpus: float, actors: int | None, threads: int) -> tuple[int, float]:

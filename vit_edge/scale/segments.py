@@ -99,6 +99,8 @@ def _inputs(given: str) -> list[_Input]:
     """What an input is; of a folder named like a Parquet file, each file in it."""
     if given == "-":
         return [_Input(given, "list")]
+    if not given:
+        raise UsageError("an input is the empty text; for the working directory write .")
     if is_url(given):
         return [_Input(given, _kind_of_name(given, suffix_of(given)) or "url")]
     path = Path(given)
@@ -114,6 +116,8 @@ def _inputs(given: str) -> list[_Input]:
         return [_Input(given, "folder")]
     if stat.S_ISFIFO(mode):
         return [_Input(given, "list")]
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{given}: a device or a socket, and no file")
     kind = _kind_of_name(given, suffix)
     if kind is None:
         if suffix and not named_like_an_image(given):

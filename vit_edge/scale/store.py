@@ -35,9 +35,11 @@ class Store:
             out: A directory, or a URL such as s3://bucket/answers.
 
         Raises:
-            UsageError: A URL of a kind that nothing installed here can open.
+            UsageError: It is empty, or a URL of a kind that nothing installed here can open.
         """
         given = os.fspath(out)
+        if not given:
+            raise UsageError("--out is the empty text; name a directory")
         self.is_remote = is_url(given)
         self.name = given if self.is_remote else str(Path(given).absolute())
         if self.is_remote:
