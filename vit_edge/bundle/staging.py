@@ -7,10 +7,8 @@ import ctypes
 import errno
 import fcntl
 import functools
-import glob
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,7 +124,7 @@ def check_destination(destination: Path, *, force: bool) -> None:
 def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new directory, and the lock on it that tells a sweeper somebody is at work there."""
     while True:
-        stage = parent / f"{prefix}{secrets.token_hex(4)}"
+        stage = parent / f"{prefix}{os.urandom(4).hex()}"
         stage.mkdir()  # unlike mkdtemp, with the mode that the user's umask leaves
         try:
             lock = os.open(stage, _DIRECTORY)
@@ -140,7 +138,7 @@ def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
 
 def _sweep(parent: Path, prefix: str) -> None:
     """Remove stages whose process is gone: a live one holds the lock on its directory."""
-    for stage in parent.glob(glob.escape(prefix) + "*"):
+    for stage in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
         with contextlib.suppress(OSError):
             handle = os.open(stage, _DIRECTORY)
             try:
