@@ -284,6 +284,10 @@ def test_a_run_without_top_ranks_nothing_and_one_with_it_hides_the_logits(
     assert ranked.outputs == {}
     assert ranked.prediction is not None
     assert np.array_equal(ranked.prediction.logits, values.outputs["logits"])
+    (both,) = predictor.run(photos[:1], (name for name in ("top", "features")))
+    assert isinstance(both, Answer)
+    assert both.prediction is not None
+    assert set(both.outputs) == {"features"}
     with pytest.raises(ImageDecodeError):
         list(predictor.run([b"no image"], ("features",), on_error="raise"))
     assert list(predictor.run([b"no image"], ("features",), on_error="skip")) == []
@@ -294,7 +298,13 @@ def test_a_run_without_top_ranks_nothing_and_one_with_it_hides_the_logits(
     [
         ({"outputs": "top"}, "must be a list of names"),
         ({"outputs": ()}, "must be a list of names"),
+        ({"outputs": None}, "must be a list of names"),
+        ({"outputs": iter(())}, "must be a list of names"),
         ({"outputs": ("top", "tokens")}, "has no tokens"),
+        ({"images": None}, "a sequence of images, not NoneType"),
+        ({"images": 3}, "a sequence of images, not int"),
+        ({"batch_size": "4"}, "between 1 and 4, not '4'"),
+        ({"batch_size": 2.0}, "between 1 and 4, not 2.0"),
         ({"top_k": 0}, "top_k"),
         ({"on_error": "ignore"}, "on_error"),
     ],
@@ -303,7 +313,7 @@ def test_a_run_is_checked_before_it_starts(
     predictor: Predictor, photos: list[Path], arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        predictor.run(photos, **arguments)
+        predictor.run(**{"images": photos, **arguments})
 
 
 def test_threads_reach_the_decoder_and_the_runtime(

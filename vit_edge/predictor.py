@@ -252,15 +252,17 @@ class Predictor:
             on_error: "record" leaves a Failure in a bad image's place, so that answer i is of
                 image i; "raise" and "skip" as in `predict_batch`.
         """
-        if isinstance(outputs, str) or not outputs:
+        given: object = outputs
+        listed = list(outputs) if isinstance(given, Iterable) and not isinstance(given, str) else []
+        if not listed:
             raise UsageError(f'outputs must be a list of names, such as ["top"], not {outputs!r}')
         _check_top_k(top_k)
-        names = [name for name in outputs if name != TOP]
-        asked = dict.fromkeys([*names, *(["logits"] if TOP in outputs else [])])
+        names = [name for name in listed if name != TOP]
+        asked = dict.fromkeys([*names, *(["logits"] if TOP in listed else [])])
         rows = self._answers(images, tuple(asked), batch_size, on_error)
 
         def answer(row: _Row) -> Answer:
-            ranked = self._prediction(row, top_k) if TOP in outputs else None
+            ranked = self._prediction(row, top_k) if TOP in listed else None
             return Answer(row.source, {name: row.outputs[name] for name in names}, ranked)
 
         return (row if isinstance(row, Failure) else answer(row) for row in rows)
@@ -361,8 +363,8 @@ class Predictor:
             raise UsageError(f'on_error must be "raise", "skip" or "record", not {on_error!r}')
         max_batch = self._bundle.manifest.max_batch
         size = min(STREAM_BATCH, max_batch) if batch_size is None else batch_size
-        if not 1 <= size <= max_batch:
-            raise UsageError(f"batch_size must lie between 1 and {max_batch}, not {batch_size}")
+        if type(size) is not int or not 1 <= size <= max_batch:
+            raise UsageError(f"batch_size must lie between 1 and {max_batch}, not {batch_size!r}")
         self._opened()
         if isinstance(images, Sequence) and len(images) < 2:  # no threads for a single image
             return self._run([self._pixels(image) for image in images], call)
@@ -441,3 +443,5 @@ def _refuse_single(images: object) -> None:
     """A string is a sequence of strings too, and an array one of arrays: surely not meant."""
     if isinstance(images, (str, bytes, os.PathLike, np.ndarray)):
         raise UsageError("expected a sequence of images; put a single one into a list")
+    if not isinstance(images, Iterable):
+        raise UsageError(f"expected a sequence of images, not {type(images).__name__}")

@@ -209,8 +209,8 @@ def test_what_is_wrong_is_said_before_any_work(
         assert message in capsys.readouterr().err
     with pytest.raises(UsageError, match="has no 'tokens'"):
         batch(testing_bundle, str(folder), out=tmp_path / "d", columns=["tokens"])
-    with pytest.raises(UsageError, match="mount it"):
-        batch(testing_bundle, str(folder), out="s3://bucket/answers")
+    with pytest.raises(UsageError, match="no file system for it"):
+        batch(testing_bundle, str(folder), out="nothing://bucket/answers")
 
 
 def test_strict_tells_of_rows_that_failed(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.scale.test_batch import labels
+from tests.scale.test_hostile import started, until
 from tests.scale.test_tables import BAD, plant_death
-from vit_edge import Bundle, Predictor, UsageError
+from tests.support.documents import blocks
+from vit_edge import Bundle, Failure, PredictionError, Predictor, UsageError
+from vit_edge.scale.batch import batch
 from vit_edge.scale.ray_data import classify, plan_actors
 
 requires = ("onnxruntime", "pyarrow")
@@ -50,26 +61,36 @@ def folder(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Iterator[Any]:
-    """Ray on two CPUs, started in the environment of the test, without what it reports."""
+@pytest.fixture(scope="module")
+def ray(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Ray on two CPUs, whose processes die of an image that is POISON."""
     pytest.importorskip("ray.data")
     import ray
 
-    monkeypatch.setenv("PYTHONPATH", f"{repository}")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{repository}")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        plant_death(tmp_path_factory.mktemp("planted") / "planted", patch)
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        yield ray
+        ray.shutdown()
 
 
-def start(ray: Any) -> None:
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+@pytest.fixture(scope="module")
+def expected(folder: Path, embedded_bundle: Bundle) -> dict[str, str | None]:
+    """Path and label, as a stream gives them."""
+    paths = sorted(folder.iterdir())
+    with Predictor(embedded_bundle, "ort") as predictor:
+        answers = predictor.stream(paths, on_error="record")
+        return {
+            str(path): None if isinstance(answer, Failure) else answer.label
+            for path, answer in zip(paths, answers, strict=True)
+        }
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_rows_equal_those_of_a_stream(ray: Any, folder: Path, embedded_bundle: Bundle) -> None:
-    start(ray)
     ds = ray.data.read_binary_files(str(folder), include_paths=True)
     with pytest.raises(UsageError, match="actors=3"):
         classify(ds, embedded_bundle.path, actors=3)
@@ -93,15 +114,113 @@ def test_rows_equal_those_of_a_stream(ray: Any, folder: Path, embedded_bundle: B
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+def test_the_lines_of_the_document_answer_paths(
+    ray: Any, repository: Path, embedded_bundle: Bundle, expected: dict[str, str | None],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    page = (repository / "docs" / "large-jobs.md").read_text("utf-8")
+    (code,) = (code for code in blocks(page, "python") if "ray.data.read_parquet" in code)
+    monkeypatch.chdir(tmp_path)
+    Path("bundles").mkdir()
+    Path("bundles", "cifar10").symlink_to(embedded_bundle.path)
+    pq.write_table(pa.table({"path": [*expected]}), "paths.parquet")
+    exec(code.replace("/shared/", f"{tmp_path}/"), {})
+    table = pq.read_table("answers")
+    assert dict(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True)) == expected
+    assert table.num_rows == len(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_an_image_that_kills_actors_ends_the_job_with_its_name(
-    ray: Any, folder: Path, embedded_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray: Any, folder: Path, embedded_bundle: Bundle, tmp_path: Path
 ) -> None:
-    plant_death(tmp_path / "planted", monkeypatch)
-    start(ray)
     (tmp_path / "photos").mkdir()
-    for path in sorted(folder.iterdir())[:6]:
+    for path in sorted(folder.iterdir())[:1]:
         (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "photos" / "poison.jpg").write_bytes(b"POISON")
     ds = ray.data.read_binary_files(str(tmp_path / "photos"), include_paths=True)
     with pytest.raises(Exception, match=r"poison\.jpg: the process died of this image"):
         classify(ds, embedded_bundle.path, actors=1, batch_size=8).take_all()
+    table = pa.table({"path": ["killer.jpg"], "bytes": [b"POISON"]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(PredictionError, match=r"^killer\.jpg: the process died of this image"):
+        batch(embedded_bundle, str(tmp_path / "in.parquet"), out=tmp_path / "out", engine="ray")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_whose_actors_are_killed_loses_no_row(
+    ray: Any, folder: Path, embedded_bundle: Bundle, expected: dict[str, str | None],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Paths are relative, and the actors have another working directory."""
+    monkeypatch.chdir(folder)
+    read, write = os.pipe()
+    names = [Path(path).name for path in expected]
+    out = tmp_path / "out"
+    killed: list[int] = []
+
+    def feed() -> None:
+        with os.fdopen(write, "w") as lists:
+            for name in names:
+                lists.write(f"{name}\n")
+                lists.flush()
+                if name == names[24]:
+                    until(lambda: len(list(out.glob("part-*"))) > 3)
+                    killed.extend(actors())
+                    for pid in killed:
+                        os.kill(pid, signal.SIGKILL)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    result = batch(embedded_bundle, f"/dev/fd/{read}", out=out, shard_rows=2, engine="ray")
+    feeder.join()
+    os.close(read)
+    assert len(killed) == 2
+    assert labels(out) == [(Path(path).name, label) for path, label in expected.items()]
+    assert (result.rows, result.failed) == (42, 2)
+    with pytest.raises(UsageError, match="actors=9"):
+        batch(embedded_bundle, names, out=tmp_path / "b", engine="ray", workers=9)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_whose_driver_is_killed_goes_on(
+    ray: Any, embedded_bundle: Bundle, expected: dict[str, str | None], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    address = ray.get_runtime_context().gcs_address
+    with started(
+        str(embedded_bundle.path), "-", "-o", str(out), "--shard-rows", "2", "--engine", "ray",
+        "--ray-address", address, stdin=subprocess.PIPE,
+    ) as driver:  # fmt: skip
+        assert driver.stdin is not None
+        driver.stdin.write("\n".join([*expected][:20]) + "\n")
+        driver.stdin.flush()
+        until(lambda: len(list(out.glob("part-*"))) > 3)
+        driver.kill()
+        driver.communicate()
+    (tmp_path / "list.txt").write_text("\n".join(expected))
+    result = batch(
+        embedded_bundle, str(tmp_path / "list.txt"), out=out, shard_rows=2, engine="ray",
+        resume=True,
+    )  # fmt: skip
+    assert labels(out) == [*expected.items()]
+    assert sum(shard.resumed for shard in result.shards) > 3
+
+
+def actors() -> list[int]:
+    """The processes of this one's cluster that answer segments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"ray::_RayWriter"):
+                raylet = parent_of(path.parent)
+                if parent_of(Path("/proc", str(raylet))) == os.getpid():
+                    found.append(int(path.parent.name))
+    return found
+
+
+def parent_of(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])

@@ -13,7 +13,8 @@ from vit_edge.errors import MissingExtraError
 from vit_edge.predictor import DEFAULT_TOP_K
 
 if TYPE_CHECKING:
-    from vit_edge.scale.batch import BatchResult, Shard
+    from vit_edge.scale.batch import BatchResult
+    from vit_edge.scale.shards import Shard
 
 _COLUMNS = "label,index,score"
 _ROWS = 5000
@@ -21,7 +22,7 @@ _EPILOG = """\
 INPUT is one of
   a directory           every file below it that is named like an image
   a .parquet file       with a column path, bytes or image; its other columns stay
-  a .tar file           its images, as WebDataset has them
+  a .tar or .tar.gz     its images, as WebDataset has them
   a .txt file, or -     a list of paths or URLs, one a line
   s3://BUCKET/FOLDER/   and what else pyarrow or fsspec opens
 
@@ -47,7 +48,7 @@ def parser() -> cli.Parser:
     command_line.epilog = _EPILOG
     command_line.add_argument("inputs", metavar="INPUT", nargs="+", help="see below")
     command_line.add_argument(
-        "-o", "--out", required=True, metavar="DIR", help="where the shards go"
+        "-o", "--out", required=True, metavar="DIR", help="where the shards go; or a URL"
     )
     command_line.add_argument(
         "--columns",
@@ -58,6 +59,12 @@ def parser() -> cli.Parser:
     )
     command_line.add_argument(
         "--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="classes of top; default: 5"
+    )
+    command_line.add_argument(
+        "--images",
+        metavar="COLUMN",
+        help="of a Parquet file, the column with encoded bytes or paths; "
+        "default: bytes, image or path",
     )
     command_line.add_argument(
         "--prefix", default="", metavar="P", help="in front of the columns that are added"
@@ -74,9 +81,8 @@ def parser() -> cli.Parser:
     command_line.add_argument(
         "--workers",
         type=int,
-        default=1,
         metavar="N",
-        help="processes on this machine; default: 1, which uses every CPU",
+        help="processes; default: 1, which uses every CPU; with Ray one for each CPU",
     )
     command_line.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="default: local"
@@ -102,13 +108,14 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.bundle,
         arguments.inputs,
         out=arguments.out,
-        columns=arguments.columns.split(","),
+        columns=[name.strip() for name in arguments.columns.split(",")],
         resume=arguments.resume,
         workers=arguments.workers,
         engine=arguments.engine,
         ray_address=arguments.ray_address,
         shard_rows=arguments.shard_rows,
         progress=_Counter(),
+        images=arguments.images,
         prefix=arguments.prefix,
         top_k=arguments.top_k,
         backend=arguments.backend,
@@ -126,6 +133,9 @@ class _Counter:
     def __call__(self, shard: Shard) -> None:
         self._images += shard.rows
         self._failed += shard.failed
+        if shard.broken is not None:
+            print(shard.broken, file=sys.stderr, flush=True)
+            return
         speed = f"{shard.rows / max(shard.seconds, 1e-9):.0f} images/s"
         last = "was there already" if shard.resumed else speed
         print(

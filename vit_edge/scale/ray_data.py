@@ -1,7 +1,7 @@
 """A bundle as a step of a Ray Data pipeline.
 
-    ds = ray.data.read_binary_files("photos/", include_paths=True)
-    ray_data.classify(ds, "bundles/cifar10").write_parquet("answers/")
+    ds = ray.data.read_parquet("/shared/paths.parquet")
+    ray_data.classify(ds, "bundles/cifar10").write_parquet("/shared/answers/")
 
 Ray is imported by `classify` alone; the actors hold a `Classifier`, which knows nothing of it.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.errors import MissingExtraError, UsageError
-from vit_edge.scale.tables import Classifier
+from vit_edge.scale.tables import Classifier, everywhere
 
 # A process that dies of an image would be started for ever: Ray's own default has no end.
 MAX_RESTARTS = 2
@@ -36,9 +36,10 @@ def classify(
     """Answer every row of a dataset.
 
     Args:
-        ds: A ray.data.Dataset with a column of images: encoded bytes, or paths.
-        bundle: Its directory, at the same path on every node. An object in Ray's store would not
-            survive a restarted actor.
+        ds: A ray.data.Dataset with a column of images: encoded bytes, or absolute paths. Of paths
+            Ray moves no file; reading them costs it more than it costs the actors.
+        bundle: Its directory, at the same path on every node; or `hf:ORG/NAME`, which each node
+            brings from the hub. An object in Ray's store would not survive a restarted actor.
         actors: How many processes; by default one for every `threads` CPUs of the cluster.
         threads: Of each.
         batch_size: Rows handed to an actor at once.
@@ -52,13 +53,7 @@ def classify(
         UsageError: More actors than the cluster has CPUs for: Ray would wait without a word.
         MissingExtraError: Ray is not installed.
     """
-    try:
-        ray = importlib.import_module("ray")
-        importlib.import_module("ray.data")
-    except ImportError as error:
-        raise MissingExtraError(
-            f'this needs Ray Data ({error}): pip install "vit-edge[cpu,ray]"'
-        ) from error
+    ray = import_ray()
     if not ray.is_initialized():
         ray.init()
     cpus = float(ray.cluster_resources().get("CPU", 0))
@@ -69,7 +64,7 @@ def classify(
     Classifier(bundle, threads=threads, batch_size=batch_size, **settings).close()  # or its error
     return ds.map_batches(
         Classifier,
-        fn_constructor_args=(os.fspath(bundle),),
+        fn_constructor_args=(everywhere(bundle),),
         fn_constructor_kwargs={"threads": threads, "batch_size": batch_size, **settings},
         batch_format="pyarrow",
         batch_size=batch_size,
@@ -78,6 +73,22 @@ def classify(
         max_restarts=MAX_RESTARTS,
         max_task_retries=MAX_RESTARTS,
     )
+
+
+def import_ray() -> Any:
+    """Ray with Ray Data.
+
+    Raises:
+        MissingExtraError: It is not installed. A folder named ray, as in /tmp, is not Ray.
+    """
+    try:
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.data")
+    except ImportError as error:
+        raise MissingExtraError(
+            f'this needs Ray Data ({error}): pip install "vit-edge[cpu,ray]"'
+        ) from error
+    return ray
 
 
 def plan_actors(cpus: float, actors: int | None, threads: int) -> tuple[int, float]:

@@ -6,24 +6,41 @@ its digest whether its answers are there already.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import io
+import os
+import stat
 import sys
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vit_edge.errors import InputError, UsageError
-from vit_edge.images.walk import named_like_an_image, walk_images
-from vit_edge.scale.remote import is_url, opened, walk_url
+from vit_edge.errors import ImageError, InputError, UsageError
+from vit_edge.images.files import DEFAULT_LIMITS, read_source
+from vit_edge.images.walk import Skipped, named_like_an_image, walk_images
+from vit_edge.scale import archives
+from vit_edge.scale.archives import HELD_BYTES, printable, text_of
+from vit_edge.scale.remote import Found, is_url, opened, suffix_of, version_of, walk_url
 
 ROWS = 5000  # of a segment
-_AT_ONCE = 256  # rows in memory
+_AT_ONCE = 256  # rows in memory, at most
+_BUFFER_BYTES = 4 << 20  # of a column that is read; without it a row group's whole column is held
 _LISTS = (".txt", ".lst")
+_UNREADABLE = (0, -1)  # row groups of a Parquet file whose footer cannot be read
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+_Kind = Literal["parquet", "tar", "list", "url", "folder", "image"]
+
+
+class _Input(NamedTuple):
+    given: str
+    kind: _Kind
 
 
 @dataclass(frozen=True)
@@ -33,13 +50,13 @@ class Segment:
     paths: tuple[str, ...]  # of images; or one Parquet or tar file
     kind: str = "paths"  # or parquet, tar
     groups: tuple[int, int] = (0, 0)  # row groups of the Parquet file: from, to
-    version: str = ""  # of the file: its size and time
+    version: str = ""  # what changes when a file of it is written anew
 
     @property
     def digest(self) -> str:
         """Tell segments apart: the same images in the same order have the same."""
-        parts = [self.kind, str(self.groups), self.version, *self.paths]
-        return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+        parts = repr((self.kind, self.groups, self.version, self.paths))
+        return hashlib.sha256(parts.encode(errors="surrogateescape")).hexdigest()[:16]
 
     @property
     def name(self) -> str:
@@ -48,14 +65,18 @@ class Segment:
         return self.paths[0] + more
 
     def tables(self) -> Iterator[pa.Table]:
-        """Read the rows, some at a time."""
+        """Read the rows, some at a time.
+
+        Raises:
+            InputError: The Parquet or tar file is damaged.
+        """
         if self.kind == "parquet":
             yield from _parquet_tables(self)
         elif self.kind == "tar":
-            yield from _tar_tables(self.paths[0])
+            yield from archives.tar_tables(self.paths[0], _AT_ONCE)
         else:
             for start in range(0, len(self.paths), _AT_ONCE):
-                yield pa.table({"path": _text(self.paths[start : start + _AT_ONCE])})
+                yield _path_table(self.paths[start : start + _AT_ONCE])
 
 
 def segments(inputs: Sequence[str], rows: int = ROWS) -> Iterator[Segment]:
@@ -67,67 +88,181 @@ def segments(inputs: Sequence[str], rows: int = ROWS) -> Iterator[Segment]:
         rows: Of a segment, at most; of a Parquet file at least a row group, of a tar file all.
 
     Raises:
-        UsageError: There is no such input.
+        UsageError: There is no such input, or it is nothing of these. That is said now.
     """
     if rows < 1:
         raise UsageError(f"a shard of {rows} rows: expected 1 or more")
-    plain: list[str] = []
-    for given in inputs:
-        suffix = Path(given).suffix.lower()
-        if suffix not in (".parquet", ".tar"):
-            plain.append(given)
+    return _segments([known for given in inputs for known in _inputs(given)], rows)
+
+
+def _inputs(given: str) -> list[_Input]:
+    """What an input is; of a folder named like a Parquet file, each file in it."""
+    if given == "-":
+        return [_Input(given, "list")]
+    if not given:
+        raise UsageError("an input is the empty text; for the working directory write .")
+    if is_url(given):
+        return [_Input(given, _kind_of_name(given, suffix_of(given)) or "url")]
+    path = Path(given)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{printable(given)}: {str(reason).lower()}") from None
+    suffix = path.suffix.lower()
+    if stat.S_ISDIR(mode):
+        if suffix == ".parquet":  # as Spark and Dask write them
+            return [_Input(str(file), "parquet") for file in sorted(path.glob("*.parquet"))]
+        return [_Input(given, "folder")]
+    if stat.S_ISFIFO(mode):
+        return [_Input(given, "list")]
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{given}: a device or a socket, and no file")
+    kind = _kind_of_name(given, suffix)
+    if kind is None:
+        if suffix and not named_like_an_image(given):
+            raise UsageError(
+                f"{printable(given)}: expected a directory, .parquet, .tar, a list of paths "
+                "(.txt), or an image"
+            )
+        kind = "image"
+    return [_Input(given, kind)]
+
+
+def _kind_of_name(given: str, suffix: str) -> _Kind | None:
+    if suffix == ".parquet":
+        return "parquet"
+    if given.partition("?")[0].lower().endswith(archives.SUFFIXES):
+        return "tar"
+    return "list" if suffix in _LISTS else None
+
+
+def _segments(inputs: Sequence[_Input], rows: int) -> Iterator[Segment]:
+    plain: list[_Input] = []
+    for known in inputs:
+        if known.kind not in ("parquet", "tar"):
+            plain.append(known)
             continue
         yield from _cut(plain, rows)
         plain = []
-        yield from _parquet_segments(given, rows) if suffix == ".parquet" else [_tar(given)]
+        if known.kind == "tar":
+            yield Segment((known.given,), "tar", version=_version(known.given))
+        else:
+            yield from _parquet_segments(known.given, rows)
     yield from _cut(plain, rows)
 
 
-def _cut(inputs: Sequence[str], rows: int) -> Iterator[Segment]:
-    paths = iter(path for given in inputs for path in _paths(given))
-    while part := tuple(islice(paths, rows)):
-        yield Segment(part)
+def _cut(inputs: Sequence[_Input], rows: int) -> Iterator[Segment]:
+    images = (image for known in inputs for image in _images(known))
+    while part := tuple(islice(images, rows)):
+        versions = hashlib.sha256("\n".join(image.version for image in part).encode())
+        yield Segment(tuple(image.path for image in part), version=versions.hexdigest())
 
 
-def _paths(given: str) -> Iterable[str]:
+def _images(known: _Input) -> Iterator[Found]:
     """The images of a directory, of a list, or one."""
+    if known.kind == "url":
+        return walk_url(known.given)
+    if known.kind == "folder":
+        return (Found(path, _version_if_there(path)) for path in _walked(Path(known.given)))
+    paths = _lines(known.given) if known.kind == "list" else [known.given]
+    return (Found(path, "" if is_url(path) else _version_if_there(path)) for path in paths)
+
+
+def _walked(folder: Path) -> Iterator[str]:
+    skipped = Skipped()
+    yield from map(str, walk_images(folder, skipped))
+    skipped.say(folder)  # also folders that cannot be read
+
+
+def _lines(given: str) -> Iterator[str]:
+    """Lines of a list, whatever ends them and whatever the locale.
+
+    Raises:
+        InputError: It is in UTF-16, as PowerShell writes it.
+    """
     if given == "-":
-        return (line.rstrip("\n") for line in sys.stdin if line.strip())
-    if is_url(given):
-        return walk_url(given)
-    path = Path(given)
-    if path.is_dir():
-        return map(str, walk_images(path))
-    if not path.exists():
-        raise UsageError(f"{given}: no such file or directory")
-    return _lines(path) if path.suffix.lower() in _LISTS else [given]
+        yield from _texts(given, sys.stdin.buffer)
+        return
+    with opened(given) as file:
+        # A file of pyarrow's gives no lines.
+        yield from _texts(given, io.BufferedReader(_Raw(file)) if is_url(given) else file)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        yield from (line.rstrip("\n") for line in file if line.strip())
+class _Raw(io.RawIOBase):
+    """A file of pyarrow's, as Python's own readers want it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _texts(given: str, lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        if number == 0:
+            if line.startswith(_UTF_16):
+                raise InputError(f"{given}: this list is in UTF-16; save it in UTF-8")
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield os.fsdecode(line.rstrip(b"\r\n"))
 
 
 def _version(path: str) -> str:
-    """What changes when a file is written anew."""
     if is_url(path):
-        return ""
+        return version_of(path)
     try:
-        status = Path(path).stat()
+        return _version_of_status(Path(path).stat())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def _version_if_there(path: str) -> str:
+    try:
+        return _version_of_status(os.stat(path))  # noqa: PTH116 - a million of them
+    except (OSError, ValueError):
+        return "absent"
+
+
+def _version_of_status(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _tar(given: str) -> Segment:
-    return Segment((given,), "tar", version=_version(given))
+def _path_table(paths: Sequence[str]) -> pa.Table:
+    table = pa.table({"path": text_of(paths)})
+    if all(printable(path) == path for path in paths):
+        return table
+    # A table cannot hold a name that is no UTF-8, so it holds what is in the file.
+    images = [
+        {"path": printable(path), "bytes": None if printable(path) == path else _content(path)}
+        for path in paths
+    ]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return table.append_column("image", pa.array(images, kind))
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        return read_source(path, path, DEFAULT_LIMITS)
+    except ImageError:
+        return None
 
 
 def _parquet_segments(given: str, rows: int) -> Iterator[Segment]:
     """Row groups, together as long as they are fewer rows than a segment."""
     version = _version(given)
-    with _parquet(given) as file:
-        counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    try:
+        with _parquet(given) as file:
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    except InputError:  # said when it is read, so that the others are answered
+        yield Segment((given,), "parquet", _UNREADABLE, version)
+        return
     first = held = 0
     for index, count in enumerate(counts):
         if held and held + count > rows:
@@ -139,51 +274,24 @@ def _parquet_segments(given: str, rows: int) -> Iterator[Segment]:
 
 
 def _parquet_tables(segment: Segment) -> Iterator[pa.Table]:
-    with _parquet(segment.paths[0]) as file:
-        batches = file.iter_batches(_AT_ONCE, row_groups=range(*segment.groups))
-        for batch in batches:
-            yield pa.Table.from_batches([batch])
-
-
-def _parquet(path: str) -> pq.ParquetFile:
+    path, groups = segment.paths[0], range(*segment.groups)
     try:
-        return pq.ParquetFile(opened(path) if is_url(path) else path)
+        with _parquet(path) as file:
+            if segment.groups == _UNREADABLE:
+                raise InputError(f"{path}: cannot be read as Parquet: it was written meanwhile")
+            for group in groups:
+                about = file.metadata.row_group(group)
+                row_bytes = about.total_byte_size // max(about.num_rows, 1)
+                at_once = max(1, min(_AT_ONCE, HELD_BYTES // max(row_bytes, 1)))
+                for batch in file.iter_batches(at_once, row_groups=[group]):
+                    yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
-def _tar_tables(path: str) -> Iterator[pa.Table]:
-    """The members that are named like images, in the order of the archive."""
-    names: list[str] = []
-    images: list[bytes] = []
+def _parquet(path: str) -> pq.ParquetFile:
     try:
-        with opened(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is None or not named_like_an_image(member.name):
-                    continue
-                names.append(f"{path}/{member.name}")
-                images.append(content.read())
-                if len(names) == _AT_ONCE:
-                    yield _member_table(names, images)
-                    names, images = [], []
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a tar file: {error}") from error
-    yield _member_table(names, images)
-
-
-def _member_table(names: Sequence[str], images: Sequence[bytes]) -> pa.Table:
-    return pa.table({"path": _text(names), "bytes": pa.array(images, pa.binary())})
-
-
-def _text(paths: Sequence[str]) -> pa.Array:
-    """Names as text; bytes that are no UTF-8 stay visible."""
-    return pa.array([_printable(path) for path in paths], pa.string())
-
-
-def _printable(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return path
+        file = opened(path) if is_url(path) else path
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from error

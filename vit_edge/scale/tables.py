@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.hub import PREFIX
 from vit_edge.errors import PredictionError, UsageError, VitEdgeError
 from vit_edge.machine import child
 from vit_edge.predictor import DEFAULT_TOP_K, TOP, Answer, Failure, Predictor
-from vit_edge.scale.remote import RemoteFile, is_url
+from vit_edge.scale.remote import RemoteFile, is_url, local_path
 
 if TYPE_CHECKING:
     from vit_edge.images.files import ImageLike
@@ -33,6 +36,21 @@ ERROR = "error"
 _IMAGES = ("bytes", "image", "path")  # the column of the images, where nobody names it
 _SUSPECT = "vit-edge-suspect-"
 _TRIAL_TIMEOUT_S = 600.0
+
+
+@dataclass(eq=False)
+class _Work:
+    """A table whose images are being answered."""
+
+    table: pa.Table
+    schema: pa.Schema  # of the answers
+    images: Sequence[ImageLike | None]
+    note: Path | None
+
+    @property
+    def there(self) -> list[ImageLike]:
+        """The images, without the cells that have none."""
+        return [image for image in self.images if image is not None]
 
 
 class Classifier:
@@ -78,10 +96,13 @@ class Classifier:
             VitEdgeError: As Predictor.
         """
         self._arguments: dict[str, Any] = {
-            "bundle": os.fspath(bundle), "columns": tuple(columns), "images": images,
+            "bundle": everywhere(bundle), "columns": tuple(columns), "images": images,
             "keep_images": keep_images, "prefix": prefix, "top_k": top_k, "threads": threads,
             "batch_size": batch_size, "backend": backend, "suspects": suspects,
         }  # fmt: skip
+        for option, number in (("top_k", top_k), ("batch_size", batch_size)):
+            if type(number) is not int or number < 1:
+                raise UsageError(f"{option} must be a whole number from 1 on, not {number!r}")
         self._images, self._keep, self._top_k = images, keep_images, top_k
         self._suspects = None if suspects is None else Path(suspects)
         self.bundle = Bundle.read(bundle)
@@ -108,17 +129,56 @@ class Classifier:
             UsageError: There is no column of images, or one has a name that is to be added.
             PredictionError: The model answers NaN; or an image killed the process before: its name.
         """
-        name = image_column(table.schema, self._images)
+        return next(self.stream([table]))
+
+    def stream(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Answer tables in order; images of the next are decoded while the model runs.
+
+        Args:
+            tables: Read as the answers are consumed, at most three batches of images ahead.
+        """
+        waiting: deque[_Work] = deque()
+
+        def images() -> Iterator[ImageLike]:
+            for table in tables:
+                work = self._begun(table)
+                waiting.append(work)
+                yield from work.there
+
+        outputs = [column for column in self._columns if column not in _OF_TOP]
+        if any(column in _OF_TOP for column in self._columns):
+            outputs.append(TOP)
+        answers = self._predictor.run(
+            images(), outputs or [self.bundle.manifest.outputs[0].name], top_k=self._top_k,
+            batch_size=self._batch, on_error="record",
+        )  # fmt: skip
+        collected: deque[Answer | Failure] = deque()
+        try:
+            for answer in chain(answers, (None,)):
+                if answer is not None:
+                    collected.append(answer)
+                while waiting and len(collected) >= len(waiting[0].there):
+                    yield self._finished(waiting.popleft(), collected)
+        finally:
+            for work in waiting:
+                _remove(work.note)
+
+    def _begun(self, table: pa.Table) -> _Work:
+        """Take the images out, and note that they are in work."""
         schema = self.schema(table.schema)
-        values = table[name].to_pylist()
-        with self._noted(table, values):
-            outcomes = self._outcomes([_image(value) for value in values])
-        kept = [field.name for field in schema if field.name in table.schema.names]
-        columns = [table[field] for field in kept]
+        values = table[image_column(table.schema, self._images)].to_pylist()
+        note = self._noted(table, values)
+        return _Work(table, schema, [_image(value) for value in values], note)
+
+    def _finished(self, work: _Work, answers: deque[Answer | Failure]) -> pa.Table:
+        """Put the answers beside the rows."""
+        outcomes = [None if image is None else answers.popleft() for image in work.images]
+        _remove(work.note)
+        kept = [field.name for field in work.schema if field.name in work.table.schema.names]
+        columns = [work.table[name] for name in kept]
         for column, field in zip((*self._columns, ERROR), self._added, strict=True):
-            values = [_value(outcome, column) for outcome in outcomes]
-            columns.append(_array(values, field.type))
-        return pa.Table.from_arrays(columns, schema=schema)
+            columns.append(_array([_value(outcome, column) for outcome in outcomes], field.type))
+        return pa.Table.from_arrays(columns, schema=work.schema)
 
     def schema(self, given: pa.Schema) -> pa.Schema:
         """The schema of the answers to tables of a schema.
@@ -145,34 +205,27 @@ class Classifier:
         """Give the runtime back."""
         self._predictor.close()
 
-    def _outcomes(self, images: Sequence[ImageLike | None]) -> list[Answer | Failure | None]:
-        """One outcome an image; None where there is no image."""
-        there = [image for image in images if image is not None]
-        outputs = [column for column in self._columns if column not in _OF_TOP]
-        if any(column in _OF_TOP for column in self._columns):
-            outputs.append(TOP)
-        answers = self._predictor.run(
-            there, outputs or ["logits"], top_k=self._top_k, batch_size=self._batch,
-            on_error="record",
-        )  # fmt: skip
-        return [None if image is None else next(answers) for image in images]
-
-    @contextmanager
-    def _noted(self, table: pa.Table, values: Sequence[Any]) -> Iterator[None]:
-        """Note a batch while it is in work; examine one that was in work when a process died."""
+    def _noted(self, table: pa.Table, values: Sequence[Any]) -> Path | None:
+        """Note a table while it is in work; examine one that was in work when a process died."""
         if self._suspects is None:
-            yield
-            return
+            return None
         self._suspects.mkdir(parents=True, exist_ok=True)
         note = self._suspects / f"{_SUSPECT}{_digest(values)}"
         if note.exists() and not _alive(note):
             killer = find_killer(self._arguments, table)
-            note.unlink(missing_ok=True)
+            _remove(note)
             if killer is not None:
-                raise PredictionError(f"{killer}: the process died of this image; leave it out")
+                raise PredictionError(
+                    f"{killer}: the process died of this image; leave it out, or empty its file"
+                )
         note.write_text(str(os.getpid()))
-        yield
-        note.unlink(missing_ok=True)
+        return note
+
+
+def everywhere(bundle: str | os.PathLike[str]) -> str:
+    """The path of a bundle for a process with another working directory; `hf:` stays as it is."""
+    text = os.fspath(bundle)
+    return text if text.startswith(PREFIX) else str(Path(text).absolute())
 
 
 def added_fields(bundle: Bundle, columns: Sequence[str], prefix: str = "") -> list[pa.Field]:
@@ -207,18 +260,31 @@ def image_column(schema: pa.Schema, named: str | None) -> str:
     Raises:
         UsageError: There is none, or it holds something else.
     """
-    name = named or next((name for name in _IMAGES if name in schema.names), None)
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise UsageError(f"the table has two columns {twice[0]!r}; rename one")
+    listed = [name for name in _IMAGES if name in schema.names]
+    fitting = [name for name in listed if _holds_images(schema.field(name).type)]
+    name = named or next(iter([*fitting, *listed]), None)
     if name is None or name not in schema.names:
         raise UsageError(
             f"no column {named or ' or '.join(_IMAGES)} of images; there is: "
-            f"{', '.join(schema.names)}. Name one with images="
+            f"{', '.join(schema.names)}. Name one with --images"
         )
     kind = schema.field(name).type
-    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    struct = pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}
-    if not (binary or struct or _is_text(kind)):
+    if not _holds_images(kind):
         raise UsageError(f"column {name!r} is {kind}; images are encoded bytes, or paths")
     return name
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Tell encoded bytes, paths, and a struct of both from everything else."""
+    if pa.types.is_struct(kind):
+        fields = {field.name: field.type for field in kind if field.name in ("bytes", "path")}
+        return bool(fields) and all(map(_holds_images, fields.values()))
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_of = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return _is_text(kind) or pa.types.is_null(kind) or any(test(plain) for test in is_of)
 
 
 def find_killer(arguments: dict[str, Any], table: pa.Table) -> str | None:
@@ -263,9 +329,10 @@ def _name_of(table: pa.Table, name: str) -> str:
 def _image(value: Any) -> ImageLike | None:
     """The image of a cell."""
     if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
+        data = value.get("bytes")
+        value = value.get("path") if data is None else data
     if isinstance(value, str) and is_url(value):
-        return cast("ImageLike", RemoteFile(value))
+        return local_path(value) or cast("ImageLike", RemoteFile(value))
     image: ImageLike | None = value
     return image
 
@@ -305,7 +372,9 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_of = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(plain) for test in is_of)
 
 
 def _digest(values: Sequence[Any]) -> str:
@@ -313,9 +382,15 @@ def _digest(values: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     for value in values:
         image = _image(value)
-        text = image if isinstance(image, bytes) else str(image).encode(errors="surrogatepass")
+        named = getattr(image, "name", image)  # of a file behind a URL
+        text = named if isinstance(named, bytes) else str(named).encode(errors="surrogatepass")
         digest.update(f"{len(text)}:".encode() + text[:512] + text[-512:])
     return digest.hexdigest()[:32]
+
+
+def _remove(note: Path | None) -> None:
+    if note is not None:
+        note.unlink(missing_ok=True)
 
 
 def _alive(note: Path) -> bool:
