@@ -17,6 +17,7 @@ from vit_edge.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
 MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
+PREPROCESS_NAME = "preprocess.onnx"  # any RGB image -> the model's input; older bundles have none
 GOLDEN_NAME = "golden.npz"  # the reference's answers
 LABELS_NAME = "labels.txt"  # one label a line
 PARITY_NAME = "parity.json"  # what was compared, what was allowed, what was found
@@ -68,6 +69,11 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX file."""
         return self.path / MODEL_NAME
+
+    @property
+    def preprocess_path(self) -> Path | None:
+        """The ONNX file of the preprocessing; None in bundles of 0.2 and before."""
+        return self.path / PREPROCESS_NAME if PREPROCESS_NAME in self.manifest.files else None
 
     @property
     def golden_path(self) -> Path:

@@ -1,0 +1,154 @@
+"""Every bundle has its preprocessing as a graph, and none is published with a wrong one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+
+from tests.support.bundles import TESTING, Exporter
+from vit_edge import verify
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import PREPROCESS_NAME, write_manifest
+from vit_edge.errors import IntegrityError, ModelError, ParityError
+from vit_edge.export import preprocessing as subject
+from vit_edge.export.golden_set import golden_files
+from vit_edge.graphs import preprocessing as graphs
+from vit_edge.images.preprocess import input_from_resized, resized_from_source
+
+requires = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
+
+
+def pixels_of(bundle: Bundle, image: Path) -> np.ndarray[Any, Any]:
+    from vit_edge.images.load import load_image
+
+    assert bundle.preprocess_path is not None
+    session = subject.open_session(bundle.preprocess_path)
+    found: np.ndarray[Any, Any] = session.run(None, {"image": np.asarray(load_image(image))})[0]
+    return found
+
+
+def test_a_bundle_makes_its_own_pixels(testing_bundle: Bundle, photos: list[Path]) -> None:
+    manifest = testing_bundle.manifest
+    for photo in photos[:3]:
+        resized = resized_from_source(photo, manifest.preprocessing)[None]
+        found = pixels_of(testing_bundle, photo)
+        np.testing.assert_array_equal(found, input_from_resized(resized, manifest))
+
+
+def test_a_bundle_of_uint8_images_does_too(export_once: Exporter, photos: list[Path]) -> None:
+    bundle = export_once(*TESTING, "--input", "uint8")
+    found = pixels_of(bundle, photos[0])
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(
+        found[0], resized_from_source(photos[0], bundle.manifest.preprocessing)
+    )
+
+
+def test_the_gate_says_what_was_found(testing_bundle: Bundle) -> None:
+    found = testing_bundle.parity()["preprocessing"]
+    assert (found["largest_level"], found["top1_agreement"]) == (0, 1.0)
+    assert found["images"] == 9 + 8  # probes and photos
+    assert found["allowed_level"] == 1
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Let graphs be written with one fault."""
+    honest = graphs.preprocessing_graph
+
+    def written(spec: Any, levels: Any, opset: int = 13) -> onnx_ir.Model:
+        if fault == "BGR":
+            model = honest(spec, levels, opset)
+            for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
+                if node.op_type == "Unsqueeze" and node.outputs[0].is_graph_output():
+                    backwards = onnx_ir.node(
+                        "Gather", [node.inputs[0], _backwards(model)], {"axis": 0}
+                    )
+                    backwards.outputs[0].name = "backwards"
+                    model.graph.insert_before(node, backwards)
+                    node.replace_input_with(0, backwards.outputs[0])
+            return model
+        if fault == "mean":
+            levels = levels + np.float32(0.2)
+        if fault == "no antialias":
+            monkeypatch.setitem(graphs._SUPPORT_PX, spec.interpolation, 1e-3 + 0.5)
+        return honest(spec, levels, opset)
+
+    monkeypatch.setattr(subject, "preprocessing_graph", written)
+
+
+def _backwards(model: onnx_ir.Model) -> onnx_ir.Value:
+    from vit_edge.graphs.building import add_constant
+
+    return add_constant(model, "order", np.array([2, 1, 0], np.int64))
+
+
+@pytest.mark.parametrize("fault", ["BGR", "mean", "no antialias"])
+def test_a_wrong_preprocessing_is_not_published(
+    testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    manifest, stage = testing_bundle.manifest, tmp_path / "stage"
+    shutil.copytree(testing_bundle.path, stage)
+    faulty(monkeypatch, fault)
+    subject.write_preprocessing(manifest, stage)
+    with pytest.raises(ParityError, match="levels of 255 apart"):
+        subject.check_preprocessing(stage, manifest, golden_files(None), stage)
+
+
+@pytest.mark.parametrize(("level", "holds"), [((2, 0), True), ((0, 200), False)])
+def test_one_level_is_judged_by_the_answers(
+    testing_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    level: tuple[int, int],
+    holds: bool,
+) -> None:
+    """A level here and there passes, unless it makes too much noise of the logits."""
+    manifest, stage = testing_bundle.manifest, tmp_path / "stage"
+    shutil.copytree(testing_bundle.path, stage)
+    honest, (channel, value) = graphs.preprocessing_graph, level
+
+    def written(spec: Any, levels: Any, opset: int = 13) -> onnx_ir.Model:
+        levels = levels.copy()
+        levels[channel, value] = levels[channel, value + 1]
+        return honest(spec, levels, opset)
+
+    monkeypatch.setattr(subject, "preprocessing_graph", written)
+    subject.write_preprocessing(manifest, stage)
+    if not holds:
+        with pytest.raises(ParityError, match="at least 40 dB asked for"):
+            subject.check_preprocessing(stage, manifest, golden_files(None), stage)
+        return
+    found = subject.check_preprocessing(stage, manifest, golden_files(None), stage)
+    assert found["largest_level"] == 1
+    assert 40 < found["sqnr_db"] < 60
+
+
+def test_verify_reads_the_file_before_a_runtime_does(bundle: Bundle) -> None:
+    assert bundle.preprocess_path is not None
+    data = bundle.preprocess_path.read_bytes()
+    bundle.preprocess_path.write_bytes(data.replace(b"MatMulInteger", b"MatMulInteges"))
+    with pytest.raises(IntegrityError, match=PREPROCESS_NAME):
+        verify(bundle.path)
+    bundle.preprocess_path.write_bytes(data[:-100])
+    write_manifest(bundle.path, bundle.manifest)
+    with pytest.raises(ModelError, match=PREPROCESS_NAME):
+        verify(bundle.path)
+
+
+def test_a_bundle_without_the_file_still_opens(bundle: Bundle) -> None:
+    assert bundle.preprocess_path is not None
+    bundle.preprocess_path.unlink()
+    write_manifest(bundle.path, bundle.manifest)
+    parity = bundle.path / "parity.json"
+    parity.write_text(
+        json.dumps({k: v for k, v in bundle.parity().items() if k != "preprocessing"})
+    )
+    write_manifest(bundle.path, bundle.manifest)
+    opened = verify(bundle.path)
+    assert opened.preprocess_path is None
