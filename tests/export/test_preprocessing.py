@@ -12,21 +12,21 @@ import onnx_ir
 import pytest
 
 from tests.support.bundles import TESTING, Exporter
-from vit_edge import verify
+from vit_edge import Predictor, export, verify
+from vit_edge.answers import Answer
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import PREPROCESS_NAME, write_manifest
-from vit_edge.errors import IntegrityError, ModelError, ParityError
+from vit_edge.errors import IntegrityError, ModelError, ParityError, UsageError
 from vit_edge.export import preprocessing as subject
 from vit_edge.export.golden_set import golden_files
 from vit_edge.graphs import preprocessing as graphs
+from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized, resized_from_source
 
 requires = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 
 
 def pixels_of(bundle: Bundle, image: Path) -> np.ndarray[Any, Any]:
-    from vit_edge.images.load import load_image
-
     assert bundle.preprocess_path is not None
     session = subject.open_session(bundle.preprocess_path)
     found: np.ndarray[Any, Any] = session.run(None, {"image": np.asarray(load_image(image))})[0]
@@ -152,3 +152,43 @@ def test_a_bundle_without_the_file_still_opens(bundle: Bundle) -> None:
     write_manifest(bundle.path, bundle.manifest)
     opened = verify(bundle.path)
     assert opened.preprocess_path is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--input", "uint8"), ("--precision", "int8-weights", "--calibration", "random")],
+)
+def test_one_graph_answers_images_as_predictor_does(
+    export_once: Exporter, photos: list[Path], options: tuple[str, ...]
+) -> None:
+    bundle = export_once(*TESTING, "--include-preprocessing", *options)
+    assert bundle.end_to_end_path is not None
+    session = subject.open_session(bundle.end_to_end_path)
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape) == (
+        "image", "tensor(uint8)", ["height", "width", 3],
+    )  # fmt: skip
+    with Predictor(bundle) as predictor:
+        for photo, answer in zip(photos, predictor.run(photos, ["logits"]), strict=True):
+            assert isinstance(answer, Answer)
+            (logits,) = session.run(["logits"], {"image": np.asarray(load_image(photo))})
+            assert logits.shape == (1, len(bundle.labels))
+            np.testing.assert_allclose(logits[0], answer.outputs["logits"], rtol=1e-4, atol=1e-4)
+    assert bundle.parity()["end_to_end"]["images"] == 9
+
+
+def test_one_graph_that_answers_otherwise_is_not_published(
+    testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tmp_path / "stage"
+    shutil.copytree(testing_bundle.path, stage)
+    faulty(monkeypatch, "BGR")
+    with pytest.raises(ModelError, match="answers otherwise"):
+        subject.write_end_to_end(stage, testing_bundle.manifest)
+
+
+@pytest.mark.parametrize("recipe", ["gpu-fp32", "gpu-int8", "cpu-bf16", "orin-nano"])
+def test_graphs_that_a_cpu_does_not_run_stay_without(tmp_path: Path, recipe: str) -> None:
+    with pytest.raises(UsageError, match="include_preprocessing: .* makes a graph"):
+        export("seeded:0", variant="testing", recipe=recipe, include_preprocessing=True,
+               calibration="random", out=tmp_path / "b")  # fmt: skip

@@ -18,6 +18,7 @@ from vit_edge.errors import BundleError
 MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
 MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
 PREPROCESS_NAME = "preprocess.onnx"  # any RGB image -> the model's input; older bundles have none
+END_TO_END_NAME = "end-to-end.onnx"  # both in one, where the export was asked for it
 GOLDEN_NAME = "golden.npz"  # the reference's answers
 LABELS_NAME = "labels.txt"  # one label a line
 PARITY_NAME = "parity.json"  # what was compared, what was allowed, what was found
@@ -74,6 +75,11 @@ class Bundle:
     def preprocess_path(self) -> Path | None:
         """The ONNX file of the preprocessing; None in bundles of 0.2 and before."""
         return self.path / PREPROCESS_NAME if PREPROCESS_NAME in self.manifest.files else None
+
+    @property
+    def end_to_end_path(self) -> Path | None:
+        """The ONNX file that answers RGB images; None where there is none."""
+        return self.path / END_TO_END_NAME if END_TO_END_NAME in self.manifest.files else None
 
     @property
     def golden_path(self) -> Path:

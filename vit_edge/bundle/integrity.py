@@ -58,8 +58,9 @@ def check_model(bundle: Bundle) -> None:
     """
     path, manifest = bundle.model_path, bundle.manifest
     facts = _checked(path)
-    if bundle.preprocess_path is not None:
-        _checked(bundle.preprocess_path)
+    for other in (bundle.preprocess_path, bundle.end_to_end_path):
+        if other is not None:
+            _checked(other)
     places = {tensor.external.location for tensor in facts.tensors if tensor.external is not None}
     problems = [
         f"weights are in {place!r}, which the manifest does not list as part of the model"

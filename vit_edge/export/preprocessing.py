@@ -14,12 +14,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import vit_edge
-from vit_edge.bundle.bundle import GOLDEN_NAME, MODEL_NAME, PREPROCESS_NAME
+from vit_edge.bundle.bundle import END_TO_END_NAME, GOLDEN_NAME, MODEL_NAME, PREPROCESS_NAME
 from vit_edge.bundle.golden import Golden
 from vit_edge.bundle.manifest import Manifest
-from vit_edge.errors import ParityError
+from vit_edge.errors import ModelError, ParityError, UsageError
 from vit_edge.export.golden_set import KEPT, GoldenFiles
-from vit_edge.graphs.preprocessing import preprocessing_graph
+from vit_edge.export.recipe import Recipe
+from vit_edge.graphs.mapped import load_mapped
+from vit_edge.graphs.preprocessing import OLDEST_OPSET, preprocessing_graph, put_in_front
+from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized, pixel_levels, pixels_from_resized
 from vit_edge.images.resize import resized_from_image
@@ -30,19 +33,25 @@ from vit_edge.parity.statistics import Difference
 # The graph computes Pillow's integers, so that a level is off only where a library's sine or
 # cosine rounds otherwise and a coefficient lies on the edge. What is off must be harmless.
 LARGEST_LEVEL = 1
+LARGEST_RELATIVE = 1e-4  # one graph against both its parts: only float32 sums in another order
 LEAST_SQNR_DB = 40.0  # INT8 costs 30, a Resize with antialias on the photos of this project 34
 
 
 def write_preprocessing(manifest: Manifest, folder: Path) -> Path:
     """Write preprocess.onnx: any RGB image to what the model takes."""
-    spec = manifest.preprocessing
-    uint8 = manifest.input.dtype == "uint8"
-    model = preprocessing_graph(spec, None if uint8 else pixel_levels(spec))
+    model = _graph(manifest, OLDEST_OPSET)
     model.producer_name, model.producer_version = "vit_edge", vit_edge.__version__
-    model.metadata_props["vit_edge.preprocessing"] = json.dumps(dataclasses.asdict(spec))
+    model.metadata_props["vit_edge.preprocessing"] = json.dumps(
+        dataclasses.asdict(manifest.preprocessing)
+    )
     path = folder / PREPROCESS_NAME
     onnx_ir.save(model, path)
     return path
+
+
+def _graph(manifest: Manifest, opset: int) -> onnx_ir.Model:
+    spec, uint8 = manifest.preprocessing, manifest.input.dtype == "uint8"
+    return preprocessing_graph(spec, None if uint8 else pixel_levels(spec), opset)
 
 
 def check_preprocessing(
@@ -109,6 +118,75 @@ def check_preprocessing(
         "top1_agreement": agreeing / images,
         "sqnr_db": sqnr_db,  # of the images whose pixels differ; null where none do
         "allowed_sqnr_db": LEAST_SQNR_DB,
+    }
+
+
+def check_joinable(recipe: Recipe) -> None:
+    """Refuse what cannot have its preprocessing in front, before anything expensive.
+
+    Raises:
+        UsageError: The graph is for GPUs, or for processors that have its precision.
+    """
+    if recipe.target == "gpu" or recipe.precision == "bf16":
+        raise UsageError(
+            f"--include-preprocessing: {recipe.name} makes a graph that ONNX Runtime's CPU "
+            "provider does not run, and TensorRT has neither MatMulInteger nor float64. Leave it "
+            f"out, and run {PREPROCESS_NAME} on the CPU in front of the engine"
+        )
+
+
+def write_end_to_end(stage: Path, manifest: Manifest) -> dict[str, Any]:
+    """Write one graph from any RGB image to the answers, and hold it against both its parts.
+
+    Args:
+        stage: Holds the model, preprocess.onnx and golden.npz.
+        manifest: The bundle's.
+
+    Returns:
+        What parity.json says of it.
+
+    Raises:
+        ModelError: It answers otherwise than its parts, which is a bug of ours.
+        UsageError: The weights are too large for one file.
+    """
+    path = stage / END_TO_END_NAME
+    model = load_mapped(stage / MODEL_NAME)
+    weights = (value.const_value for value in model.graph.initializers.values())
+    size = sum(0 if tensor is None else tensor.nbytes for tensor in weights)
+    if size > SINGLE_FILE_LIMIT_BYTES:
+        raise UsageError(
+            f"--include-preprocessing: weights of {size / 1e9:.1f} GB do not fit into one file. "
+            f"Leave it out, and run {PREPROCESS_NAME} in front"
+        )
+    put_in_front(model, _graph(manifest, manifest.opset))
+    onnx_ir.external_data.load_to_model(model)
+    onnx_ir.save(model, path)
+    whole, first, then = (
+        open_session(stage / name) for name in (END_TO_END_NAME, PREPROCESS_NAME, MODEL_NAME)
+    )
+    names = [output.name for output in manifest.outputs]
+    differences = {name: Difference() for name in names}
+    with Golden(stage / GOLDEN_NAME) as golden:
+        probes = golden.probes()
+    for index, probe in enumerate(probes):
+        background = manifest.preprocessing.background
+        image = np.asarray(load_image(probe.data, background=background))
+        (pixels,) = first.run(None, {first.get_inputs()[0].name: image})
+        expected = then.run(names, {manifest.input.name: pixels})
+        found = whole.run(names, {whole.get_inputs()[0].name: image})
+        for name, ours, theirs in zip(names, found, expected, strict=True):
+            differences[name].add(np.array([index]), ours, theirs)
+    worst = max(difference.relative for difference in differences.values())
+    if not worst <= LARGEST_RELATIVE:
+        raise ModelError(
+            f"{END_TO_END_NAME} answers otherwise than {PREPROCESS_NAME} and {MODEL_NAME} do one "
+            f"after the other, by {worst:.1e} of the largest; nothing was published"
+        )
+    return {
+        "file": END_TO_END_NAME,
+        "images": len(probes),
+        "relative": worst,
+        "allowed_relative": LARGEST_RELATIVE,
     }
 
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from vit_edge.bundle.manifest import Preprocessing
+from vit_edge.graphs.names import Names
 from vit_edge.graphs.versions import MINIMUM_IR
 
 INPUT, OUTPUT = "image", "pixels"
@@ -88,6 +89,33 @@ def preprocessing_graph(
     )
     _name_all(graph)
     return onnx_ir.Model(graph, ir_version=MINIMUM_IR.get(opset, _OLDEST_IR))
+
+
+def put_in_front(model: onnx_ir.Model, preprocessing: onnx_ir.Model) -> None:
+    """Make one graph of both, in place: an image in, the model's answers to it out.
+
+    Args:
+        model: With one input, which `preprocessing` makes; its batch becomes 1.
+        preprocessing: Of the same operator set. It is used up.
+    """
+    graph, before = model.graph, preprocessing.graph
+    (taken,) = (value for value in graph.inputs if not value.is_initializer())
+    (image,), (pixels,) = before.inputs, before.outputs
+    nodes, names = list(before), Names.of(model)
+    before.inputs.clear()
+    before.outputs.clear()
+    before.remove(nodes)
+    pixels.name, image.name = names.fresh(f"preprocess.{OUTPUT}"), names.fresh(INPUT)
+    taken.replace_all_uses_with(pixels)
+    graph.inputs.clear()
+    graph.inputs.append(image)
+    graph.insert_before(graph[0], nodes)
+    for constant in list(before.initializers.values()):
+        before.initializers.pop(str(constant.name))
+        graph.register_initializer(constant)
+    for output in graph.outputs:
+        assert output.shape is not None
+        output.shape = onnx_ir.Shape([1, *list(output.shape)[1:]])
 
 
 class _Ops(NamedTuple):
