@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir
 import pytest
 
@@ -61,23 +63,21 @@ def faulty(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """Let graphs be written with one fault."""
     honest = graphs.preprocessing_graph
 
-    def written(spec: Any, levels: Any, opset: int = 13) -> onnx_ir.Model:
+    def written(spec: Any, dtype: Any, opset: int = 13) -> onnx_ir.Model:
         if fault == "BGR":
-            model = honest(spec, levels, opset)
-            for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
-                if node.op_type == "Unsqueeze" and node.outputs[0].is_graph_output():
-                    backwards = onnx_ir.node(
-                        "Gather", [node.inputs[0], _backwards(model)], {"axis": 0}
-                    )
-                    backwards.outputs[0].name = "backwards"
-                    model.graph.insert_before(node, backwards)
-                    node.replace_input_with(0, backwards.outputs[0])
+            model = honest(spec, dtype, opset)
+            (first,) = (node for node in model.graph if node.op_type == "Unsqueeze"
+                        and node.inputs[0].producer().op_type == "Transpose")  # fmt: skip
+            turned = onnx_ir.node("Gather", [first.inputs[0], _backwards(model)], {"axis": 0})
+            turned.outputs[0].name = "backwards"
+            model.graph.insert_before(first, turned)
+            first.replace_input_with(0, turned.outputs[0])
             return model
         if fault == "mean":
-            levels = levels + np.float32(0.2)
+            spec = replace(spec, mean=tuple(mean + 0.2 for mean in spec.mean))
         if fault == "no antialias":
             monkeypatch.setitem(graphs._SUPPORT_PX, spec.interpolation, 1e-3 + 0.5)
-        return honest(spec, levels, opset)
+        return honest(spec, dtype, opset)
 
     monkeypatch.setattr(subject, "preprocessing_graph", written)
 
@@ -100,23 +100,41 @@ def test_a_wrong_preprocessing_is_not_published(
         subject.check_preprocessing(stage, manifest, golden_files(None), stage)
 
 
-@pytest.mark.parametrize(("level", "holds"), [((2, 0), True), ((0, 200), False)])
+@pytest.mark.parametrize(("level", "holds"), [(0, True), (200, False)])
 def test_one_level_is_judged_by_the_answers(
     testing_bundle: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    level: tuple[int, int],
+    level: int,
     holds: bool,
 ) -> None:
     """A level here and there passes, unless it makes too much noise of the logits."""
     manifest, stage = testing_bundle.manifest, tmp_path / "stage"
     shutil.copytree(testing_bundle.path, stage)
-    honest, (channel, value) = graphs.preprocessing_graph, level
+    honest = graphs.preprocessing_graph
 
-    def written(spec: Any, levels: Any, opset: int = 13) -> onnx_ir.Model:
-        levels = levels.copy()
-        levels[channel, value] = levels[channel, value + 1]
-        return honest(spec, levels, opset)
+    def written(spec: Any, dtype: Any, opset: int = 13) -> onnx_ir.Model:
+        """Take one level for the next."""
+        proto = onnx_ir.to_proto(honest(spec, dtype, opset))
+        (to_float,) = (
+            node for node in proto.graph.node
+            if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT
+        )  # fmt: skip
+        (scale,) = (node for node in proto.graph.node if node.output[0] == to_float.input[0])
+        levels = scale.input[0]
+        constant = onnx.numpy_helper.from_array(np.array(level, np.float64), "level")
+        proto.graph.initializer.append(constant)
+        scale.input[0] = "moved"
+        place = list(proto.graph.node).index(scale)
+        for node in (
+            onnx.helper.make_node("Add", [levels, "one"], ["moved"], name="move"),
+            onnx.helper.make_node(
+                "Cast", ["same"], ["one"], to=onnx.TensorProto.DOUBLE, name="one"
+            ),
+            onnx.helper.make_node("Equal", [levels, "level"], ["same"], name="same"),
+        ):
+            proto.graph.node.insert(place, node)
+        return onnx_ir.from_proto(proto)
 
     monkeypatch.setattr(subject, "preprocessing_graph", written)
     subject.write_preprocessing(manifest, stage)

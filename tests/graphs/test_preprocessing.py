@@ -15,7 +15,7 @@ from PIL import Image
 
 from vit_edge.bundle.manifest import Interpolation, Preprocessing
 from vit_edge.graphs import preprocessing as subject
-from vit_edge.images.preprocess import pixel_levels, pixels_from_resized
+from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.images.resize import resized_from_image
 
 requires = ("onnx", "onnx_ir", "onnxruntime")
@@ -48,8 +48,8 @@ def run(spec: Preprocessing, image: NDArray[np.uint8], **options: Any) -> NDArra
 def session(
     spec: Preprocessing, *, levels: bool = False, opset: int = subject.OLDEST_OPSET
 ) -> onnxruntime.InferenceSession:
-    table = pixel_levels(spec) if levels else None
-    model = onnx_ir.to_proto(subject.preprocessing_graph(spec, table, opset))
+    dtype: Any = "float32" if levels else "uint8"
+    model = onnx_ir.to_proto(subject.preprocessing_graph(spec, dtype, opset))
     onnx.checker.check_model(model, full_check=True)
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
@@ -127,5 +127,5 @@ def test_both_orders_of_the_axes_are_there_and_differ() -> None:
 
 def test_the_file_is_small() -> None:
     spec = replace(GEOMETRIES["cover"], resize_hw=(256, 256), crop_hw=(224, 224))
-    model = subject.preprocessing_graph(spec, pixel_levels(spec))
+    model = subject.preprocessing_graph(spec, "float32")
     assert onnx_ir.to_proto(model).ByteSize() < 40_000

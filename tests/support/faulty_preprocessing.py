@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.graphs.preprocessing import preprocessing_graph
-from vit_edge.images.preprocess import pixel_levels
 
 FAULTS = ("BGR", "no antialias", "wrong mean", "HWC for CHW")
 
@@ -22,12 +22,12 @@ def plant(bundle: Bundle, folder: Path, fault: str) -> Path:
     """Copy a bundle that squashes images, with a preprocessing that has one fault."""
     shutil.copytree(bundle.path, folder)
     spec = bundle.manifest.preprocessing
-    levels = pixel_levels(spec)
     if fault == "no antialias":
         model = resizing_graph(spec, antialias=False)
     else:
-        moved = levels + np.float32(0.05) if fault == "wrong mean" else levels
-        model = onnx_ir.to_proto(preprocessing_graph(spec, moved))
+        moved = (spec.mean[0], spec.mean[1] + 0.05, spec.mean[2])
+        steps = replace(spec, mean=moved) if fault == "wrong mean" else spec
+        model = onnx_ir.to_proto(preprocessing_graph(steps, "float32"))
     if fault == "BGR":
         _swap_channels(model)
     if fault == "HWC for CHW":

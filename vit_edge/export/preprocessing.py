@@ -50,8 +50,7 @@ def write_preprocessing(manifest: Manifest, folder: Path) -> Path:
 
 
 def _graph(manifest: Manifest, opset: int) -> onnx_ir.Model:
-    spec, uint8 = manifest.preprocessing, manifest.input.dtype == "uint8"
-    return preprocessing_graph(spec, None if uint8 else pixel_levels(spec), opset)
+    return preprocessing_graph(manifest.preprocessing, manifest.input.dtype, opset)
 
 
 def check_preprocessing(
