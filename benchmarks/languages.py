@@ -13,10 +13,12 @@ import argparse
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir
 import onnxruntime
 import script
 import timing
@@ -25,10 +27,11 @@ from PIL import Image
 
 from vit_edge.backends import Backend, module
 from vit_edge.bundle import Bundle
-from vit_edge.bundle.manifest import Manifest
+from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.errors import ImageError
+from vit_edge.graphs.preprocessing import preprocessing_graph
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import input_from_resized
+from vit_edge.images.preprocess import input_from_resized, pixels_from_resized
 from vit_edge.images.resize import resized_from_image
 from vit_edge.parity.logits import LogitComparison
 
@@ -44,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hostile", type=Path, nargs="*", default=[], metavar="DIR")
     parser.add_argument("--resize", type=Path, nargs="*", default=[], metavar="FILE.onnx",
                         help="other graphs of the same input and output")  # fmt: skip
+    parser.add_argument("--interpolation", help="time another filter than the bundle's")
     parser.add_argument("--rounds", type=int, default=30)
     return script.run(parser, run, argv)
 
@@ -61,16 +65,20 @@ def run(arguments: argparse.Namespace) -> int:
         for graph in (own, *arguments.resize):
             print(f"{folder.name}, {graph.name}: {compared(files, graph, manifest, backend)}")
     if arguments.rounds:
+        name = arguments.interpolation or manifest.preprocessing.interpolation
+        timed = replace(manifest.preprocessing, interpolation=name)
+        print(f"\nTime, {name}, float32")
         for size in SIZES:
             print(f"\n{size[0]} x {size[1]} px")
-            taken = timing.timings(both(size, own, manifest), arguments.rounds)
+            taken = timing.timings(both(size, timed), arguments.rounds)
             print(timing.report(taken, "Pillow", bar=2.0), flush=True)
     return 0
 
 
 def compared(files: Sequence[Path], graph: Path, manifest: Manifest, backend: Backend) -> str:
     """Sum up pixels and logits of all files that decode."""
-    ours, logits, largest, apart = from_graph(graph), LogitComparison(manifest.scores), 0.0, []
+    ours, logits, largest = from_graph(graph), LogitComparison(manifest.scores), 0.0
+    apart: list[bool] = []
     for image in decoded(files, manifest):
         expected = from_pillow(image, manifest)
         found = ours(np.asarray(image))
@@ -98,10 +106,10 @@ def from_pillow(image: Image.Image, manifest: Manifest) -> NDArray[Any]:
     return input_from_resized(resized_from_image(image, manifest.preprocessing)[None], manifest)
 
 
-def from_graph(path: Path) -> Pixels:
+def from_graph(graph: Path | bytes) -> Pixels:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"image": image})[0]
 
 
@@ -113,13 +121,14 @@ def level_of(manifest: Manifest) -> Any:
     return np.array(spec.std).reshape(3, 1, 1) / spec.rescale_factor
 
 
-def both(size: tuple[int, int], graph: Path, manifest: Manifest) -> dict[str, Callable[[], object]]:
+def both(size: tuple[int, int], spec: Preprocessing) -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(2)]
     pictures = [Image.fromarray(image) for image in images]
-    ours, turn, other = from_graph(graph), itertools.cycle(images), itertools.cycle(pictures)
+    model = onnx_ir.to_proto(preprocessing_graph(spec, "float32")).SerializeToString()
+    ours, turn, other = from_graph(model), itertools.cycle(images), itertools.cycle(pictures)
     return {
-        "Pillow": lambda: from_pillow(next(other), manifest),
+        "Pillow": lambda: pixels_from_resized(resized_from_image(next(other), spec)[None], spec),
         "preprocess.onnx": lambda: ours(next(turn)),
     }
 
