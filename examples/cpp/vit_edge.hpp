@@ -96,7 +96,10 @@ class Bundle {
 
   // the best classes, as `vit-edge predict` prints them
   std::vector<Ranked> classify(const uint8_t* rgb, int64_t height, int64_t width, size_t top_k = 5) {
-    const auto scores = scores_of(answer(pixels(rgb, height, width)).at("logits"));
+    const auto answers = answer(pixels(rgb, height, width));
+    if (answers.count("logits") == 0)
+      throw std::runtime_error("the bundle has no classes: it embeds images");
+    const auto scores = scores_of(answers.at("logits"));
     std::vector<size_t> order(scores.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(),

@@ -43,6 +43,7 @@ export class Bundle {
   /** The best classes: [{ label, score }], as `vit-edge predict` prints them. */
   async classify(rgb, height, width, topK = 5) {
     const { logits } = await this.answer(await this.pixels(rgb, height, width));
+    if (!logits) throw new Error("the bundle has no classes: it embeds images");
     const scores = scoresOf(logits, this.manifest.scores);
     const order = Array.from(scores.keys()).sort((a, b) => scores[b] - scores[a]);
     return order.slice(0, topK).map((c) => ({ label: this.labels[c], score: scores[c] }));
