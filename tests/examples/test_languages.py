@@ -30,7 +30,7 @@ from vit_edge import Predictor, probes
 from vit_edge.bundle import Bundle
 from vit_edge.images.preprocess import preprocess
 
-requires = ("onnx", "onnx_ir", "onnxruntime")
+requires = ("onnx", "onnx_ir", "onnxruntime", "jinja2", "matplotlib")
 
 HOLDS, FAILS = 0, 4
 HEADERS = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime")
