@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vit_edge.inspect import inspect
     from vit_edge.parity.api import parity
     from vit_edge.predictor import Failure, Prediction, Predictor, Ranked
+    from vit_edge.probes import probes
     from vit_edge.push import push
     from vit_edge.recommend.api import recommend
     from vit_edge.verify import verify
@@ -89,6 +90,7 @@ __all__ = [
     "export",
     "inspect",
     "parity",
+    "probes",
     "push",
     "quantize",
     "recommend",
@@ -98,8 +100,8 @@ __all__ = [
 
 # Packages that are called like functions (see callables.py); `python -m vit_edge.NAME` runs them.
 _VERBS = (
-    *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "push"),
-    *("quantize", "recommend", "verify"),
+    *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "probes"),
+    *("push", "quantize", "recommend", "verify"),
 )
 
 _MODULES = {

@@ -45,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
         "errors", "callables", "strict", "machine", "onnxfile", "bundle", "images", "backends",
         "predictor", "cli", "report",
     },
+    "probes": {"errors", "callables", "bundle", "images", "parity", "cli"},
     "evaluate": {
         "errors", "callables", "machine", "bundle", "images", "backends", "predictor", "parity",
         "cli",
