@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "predict": {"errors", "cli", "images", "predictor"},
     "__main__": {"cli", "predict"},
     "scale": {"errors", "machine", "bundle", "images", "predictor", "cli"},
+    "triton": {"errors", "callables", "machine", "bundle", "images", "backends", "cli"},
     "push": {"errors", "callables", "hub", "bundle", "cli"},
     "verify": {"callables", "bundle", "cli"},
     "inspect": {"callables", "bundle", "cli", "onnxfile"},
@@ -81,8 +82,8 @@ RUNTIMES = {"backends.ort", "backends.openvino", "backends.trt", "backends.eager
 WORKSHOP = {"models", "checkpoints", "graphs", "quantize", "export"}
 # What rooms of the device import beside the standard library; everything else they find by name.
 DEVICE_PACKAGES = {"numpy", "PIL", PACKAGE}
-# What one of them imports beyond that: tables are its subject.
-FOREIGN = {("scale", "pyarrow")}
+# What one of them imports beyond that: tables are its subject; Triton brings its own module.
+FOREIGN = {("scale", "pyarrow"), ("triton", "triton_python_backend_utils")}
 # pytest imports this one, nothing of ours does.
 PYTEST_PLUGIN = f"{PACKAGE}.parity.pytest_plugin"
 
