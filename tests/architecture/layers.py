@@ -28,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "backends": {"errors", "plugins", "machine", "bundle"},
     "answers": {"errors", "bundle"},
     "predictor": {"answers", "errors", "machine", "bundle", "images", "backends"},
+    "kserve": {"errors", "bundle", "images", "backends"},
     # old names of modules that have moved, for a release
     "labelled": {"images"},
     "preprocess": {"images"},
@@ -44,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "inspect": {"callables", "bundle", "cli", "onnxfile"},
     "parity": {
         "errors", "callables", "strict", "machine", "onnxfile", "bundle", "images", "backends",
-        "predictor", "cli", "report",
+        "predictor", "kserve", "cli", "report",
     },
     "evaluate": {
         "errors", "callables", "machine", "bundle", "images", "backends", "predictor", "parity",

@@ -16,9 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import vit_edge
 from tests.support import tritonserver
 from tests.support.tritonserver import Server, serving
-from vit_edge import Bundle, Predictor
+from vit_edge import BackendError, Bundle, Predictor
 from vit_edge.triton.config import Serving, config_from_bundle
 from vit_edge.triton.repository import triton
 from vit_edge.triton.text import text_from_message
@@ -152,6 +153,21 @@ def test_metadata_is_what_the_repository_says(server: Server) -> None:
         "logits": [-1, 10], "features": [-1, 192], "label": [-1, 5], "index": [-1, 5],
         "score": [-1, 5],
     }  # fmt: skip
+
+
+def test_parity_holds_and_another_models_golden_answers_are_refused(
+    server: Server, embedded_bundle: Bundle, testing_bundle: Bundle
+) -> None:
+    url = f"{server.url}/v2/models/cifar10"
+    (run,) = vit_edge.parity(embedded_bundle, against_url=url).runs
+    assert (run.verdict, run.problems) == ("pass", ())
+    assert run.facts["runtime"].startswith("triton ")
+    assert run.facts["transfer"] == "bytes"
+    assert "9 probe files, sent whole" in run.checks[0].detail
+    with pytest.raises(BackendError, match="not the bundle's model: features is"):
+        vit_edge.parity(testing_bundle, against_url=url)
+    with pytest.raises(BackendError, match="HTTP 400: Request for unknown model: 'onnxruntime'"):
+        vit_edge.parity(testing_bundle, against_url=f"{server.url}/v2/models/onnxruntime")
 
 
 def test_the_server_reads_configurations_of_backends_that_it_lacks(server: Server) -> None:
