@@ -48,12 +48,18 @@ class Server:
 
 
 def folder() -> Path | None:
-    """Where the wheel has put the server; None where it is not, or not for this Python."""
+    """Where the wheel has put the server; None where it is not, or not for this Python.
+
+    The stub is linked with Python's shared library, which some builds of Python lack.
+    """
+    library = str(sysconfig.get_config_var("INSTSONAME"))
+    if not (Path(str(sysconfig.get_config_var("LIBDIR"))) / library).is_file():
+        return None
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         return None
     place = Path(spec.submodule_search_locations[0]) / "tritonserver"
-    return place if _stub(place).is_file() else None
+    return place if ".so" in library and _stub(place).is_file() else None
 
 
 def _stub(place: Path) -> Path:

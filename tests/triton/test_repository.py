@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import numpy as np
 import pytest
 
 import vit_edge
-from tests.backends.trt.conftest import fake as fake
 from tests.support.bundles import TESTING, Exporter
 from vit_edge import BackendError, Bundle, BundleError, IntegrityError, Predictor, UsageError, cli
-from vit_edge.backends import trt
 from vit_edge.bundle.bundle import write_manifest
 from vit_edge.bundle.golden import Golden
 from vit_edge.images.preprocess import input_from_resized
@@ -307,56 +304,6 @@ def test_what_fails_on_the_way_leaves_the_old_repository(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(vit_edge.ResourceError, match="MB needed"):
         triton(testing_bundle, out=tmp_path / "else", names=["new"])
-
-
-@pytest.fixture
-def plan(fake: Any, bundle: Bundle) -> Callable[..., Bundle]:
-    """Builds a plan of the bundle on a GPU that is not there."""
-
-    def build(**options: Any) -> Bundle:
-        trt.build(bundle, **options)
-        return bundle
-
-    return build
-
-
-def test_tensorrt_gets_the_plan_that_was_built(plan: Callable[..., Bundle], tmp_path: Path) -> None:
-    bundle = plan()
-    written = triton(bundle, out=tmp_path / "m", names=["m"], backend="trt")
-    path, _ = trt.find(bundle)
-    assert path is not None
-    assert (tmp_path / "m/m/1/model.plan").read_bytes() == (path / "model.plan").read_bytes()
-    assert files(tmp_path / "m/m") == {"config.pbtxt", "labels.txt", "warmup/probe", "1/model.plan"}
-    text = config(tmp_path / "m/m")
-    assert 'backend: "tensorrt"' in text
-    assert "kind: KIND_GPU" in text
-    assert "max_batch_size: 4\n" in text
-    assert "profile" not in text
-    assert "it was built with: tensorrt 1" in written.notes[0]
-
-
-def test_a_plans_profiles_are_its_limits(plan: Callable[..., Bundle], tmp_path: Path) -> None:
-    bundle = plan(profiles="1,1,1 1,2,3", version_compatible=True)
-    written = triton(bundle, out=tmp_path / "m", names=["m"], backend="tensorrt", instances=2)
-    text = config(tmp_path / "m/m")
-    assert "max_batch_size: 3\n" in text
-    assert 'profile: [ "0", "1" ]' in text
-    assert "count: 2" in text
-    assert any("version-compatible=true" in note for note in written.notes)
-
-
-def test_without_a_plan_the_command_that_makes_one_is_said(
-    plan: Callable[..., Bundle], bundle: Bundle, tmp_path: Path
-) -> None:
-    with pytest.raises(vit_edge.EngineError, match="vit-edge build .* --backend trt"):
-        triton(bundle, out=tmp_path / "m", names=["m"], backend="tensorrt")
-    plan()
-    path, _ = trt.find(bundle)
-    assert path is not None
-    (path / "model.plan").write_bytes(b"native code of somebody else's")
-    with pytest.raises((vit_edge.EngineError, IntegrityError)):
-        triton(bundle, out=tmp_path / "m", names=["m"], backend="tensorrt")
-    assert not (tmp_path / "m").exists()
 
 
 def test_texts_survive_the_text_form() -> None:
