@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.altered import altered
 from tests.support.kserve_server import Answers, Model, serve
 from vit_edge import BackendError, Bundle, UsageError
 from vit_edge.backends import ort
@@ -196,6 +198,32 @@ def test_an_answer_that_is_none_is_refused(
         endpoint = Endpoint(testing_bundle, f"{url}/v2/models/m")
         with pytest.raises(BackendError, match=message):
             endpoint.run(pixels)
+
+
+WRONG: tuple[Any, ...] = (None, True, -1, 10**400, 1.5, "x", [], [[]], {}, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/models/m", "/v2/models/m/config", "/v2/models/m/infer"]
+)
+def test_whatever_a_server_says_is_an_answer_or_an_error_of_ours(
+    testing_bundle: Bundle, path: str
+) -> None:
+    model = Model(testing_bundle, max_batch=4)
+    pixels = input_from_resized(golden_images(testing_bundle, 1), testing_bundle.manifest)
+    said: dict[str, Any] = {
+        "/v2": {"name": "s", "version": "1", "extensions": ["binary_tensor_data"]},
+        "/v2/models/m": model.about(),
+        "/v2/models/m/config": {"max_batch_size": 4},
+        "/v2/models/m/infer": {"outputs": [LOGITS | {"parameters": {"a": 1}}, FEATURES]},
+    }
+    with serve(model) as url:
+        for wrong in WRONG:
+            for whole in (*altered(said[path], wrong), wrong):
+                model.reply = {path: (200, json.dumps(whole).encode())}
+                with contextlib.suppress(BackendError):
+                    Endpoint(testing_bundle, f"{url}/v2/models/m").run(pixels)
+    assert model.requests or path.endswith("infer")  # some of it is an answer
 
 
 def test_a_refusal_of_the_server_comes_with_its_message(testing_bundle: Bundle) -> None:

@@ -215,6 +215,8 @@ def test_one_image_at_a_time_is_not_batched(testing_bundle: Bundle, tmp_path: Pa
         ({"queue_us": 0.5}, "queue-us"),
         ({"threads": 0}, "threads"),
         ({"top_k": 0}, "top-k"),
+        ({"top_k": 3, "backend": "onnxruntime"}, "is for the Python backend"),
+        ({"threads": 2, "backend": "tensorrt"}, "is for CPUs"),
         ({"names": ["a", "b"]}, "one name for each of the 1 bundles"),
         ({"names": "a"}, "one name for each"),
         ({"names": ["a/b"]}, "no name for a model"),
@@ -253,6 +255,16 @@ def test_a_precision_that_a_runtime_cannot_serve_is_refused(
     with pytest.raises(BackendError, match=rf"cannot serve {precision}: .*--backend python"):
         triton(bundle, out=tmp_path / "m", backend="onnxruntime")
     triton(bundle, out=tmp_path / "m")
+
+
+def test_an_output_that_the_python_backend_adds_is_not_the_models_too(
+    testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    first, second = testing_bundle.manifest.outputs
+    renamed = dataclasses.replace(second, name="score")
+    bundle = altered(testing_bundle, tmp_path / "b", outputs=(first, renamed))
+    with pytest.raises(BackendError, match="its output score has the name of one"):
+        triton(bundle, out=tmp_path / "m")
 
 
 def test_scales_of_a_whole_batch_are_told(testing_bundle: Bundle, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import serving as serving_benchmark
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -168,6 +169,15 @@ def test_parity_holds_and_another_models_golden_answers_are_refused(
         vit_edge.parity(testing_bundle, against_url=url)
     with pytest.raises(BackendError, match="unknown model: 'onnxruntime' has no available"):
         vit_edge.parity(testing_bundle, against_url=f"{server.url}/v2/models/onnxruntime")
+
+
+def test_the_benchmark_runs(
+    server: Server, embedded_bundle: Bundle, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--bundle", str(embedded_bundle.path), "--photos", str(photos[0].parent)]
+    url = f"{server.url}/v2/models/cifar10"
+    assert serving_benchmark.main([*words, "--url", url, "--count", "8", "--rounds", "1"]) == 0
+    assert "Triton, 8 clients: " in capsys.readouterr().out
 
 
 def test_the_server_reads_configurations_of_backends_that_it_lacks(server: Server) -> None:

@@ -46,7 +46,7 @@ class Endpoint:
         self._bundle = bundle
         self._address = address_from_url(url)
         about = _table(self._address, "/v2")
-        extensions = about.get("extensions") or []
+        extensions = _listed(about, "extensions")
         self._binary = BINARY in extensions
         self._model = self._address.model or _model_of(self._address, bundle)
         version = self._address.version
@@ -174,6 +174,12 @@ def _table(address: Address, path: str) -> dict[str, Any]:
     return found
 
 
+def _listed(table: Mapping[str, Any], key: str) -> list[Any]:
+    """A list in what a server says; an empty one where it says something else, or nothing."""
+    value = table.get(key)
+    return value if isinstance(value, list) else []
+
+
 def _tensors(metadata: Mapping[str, Any], kind: str) -> dict[str, tuple[str, list[int]]]:
     """Name -> type and shape of what a server says of a model.
 
@@ -183,9 +189,9 @@ def _tensors(metadata: Mapping[str, Any], kind: str) -> dict[str, tuple[str, lis
     try:
         return {
             str(one["name"]): (str(one["datatype"]), [int(size) for size in one["shape"]])
-            for one in metadata.get(kind) or []
+            for one in _listed(metadata, kind)
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BackendError(f"the server's {kind} cannot be read: {error!r}") from None
 
 
@@ -215,5 +221,5 @@ def _model_of(address: Address, bundle: Bundle) -> str:
 
 
 def _newest(metadata: Mapping[str, Any]) -> str:
-    versions = [str(version) for version in metadata.get("versions") or []]
+    versions = [str(version) for version in _listed(metadata, "versions")]
     return max(versions, key=lambda text: (len(text), text), default="unknown")

@@ -69,7 +69,7 @@ def outputs_from_reply(
                 else np.frombuffer(part, _READ[datatype])
             )
             outputs[name] = values.astype(np.float32).reshape(shape)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BackendError(f"{where}: an output cannot be read: {error}") from None
     if missing := [name for name in names if name not in outputs]:
         raise BackendError(f"{where}: the answer lacks {', '.join(missing)}")

@@ -66,7 +66,6 @@ def parser() -> cli.Parser:
     options.add_argument(
         "--top-k",
         type=int,
-        default=5,
         metavar="K",
         help="classes that the Python backend ranks; default: 5",
     )

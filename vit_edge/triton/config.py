@@ -14,6 +14,7 @@ from vit_edge.triton.text import Word
 Backend: TypeAlias = Literal["python", "onnxruntime", "tensorrt", "openvino"]
 
 IMAGE = "image"  # the input of the Python backend: encoded files
+RANKED = {"label": "STRING", "index": "INT32", "score": "FP32"}  # what it adds of the best classes
 WARMUP_NAME = "probe"
 # What is in a version's folder; Triton's OpenVINO backend would look for model.xml.
 FILES: dict[Backend, str] = {
@@ -111,7 +112,7 @@ def _outputs(manifest: Manifest, serving: Serving) -> Iterator[dict[str, Any]]:
         yield _tensor(tensor, serving) | ({"label_filename": LABELS_NAME} if labelled else {})
     if serving.backend == "python" and manifest.num_classes:
         count = [min(serving.top_k, manifest.num_classes)]
-        for name, kind in (("label", "STRING"), ("index", "INT32"), ("score", "FP32")):
+        for name, kind in RANKED.items():
             yield {"name": name, "data_type": Word(f"TYPE_{kind}"), "dims": count}
 
 

@@ -21,11 +21,12 @@ from vit_edge.bundle.integrity import ensure_verified
 from vit_edge.errors import BackendError, EngineError, IntegrityError, UsageError
 from vit_edge.images.preprocess import input_from_resized
 from vit_edge.machine import cpus
-from vit_edge.triton.config import FILES, WARMUP_NAME, Backend, Serving, config_from_bundle
+from vit_edge.triton.config import FILES, RANKED, WARMUP_NAME, Backend, Serving, config_from_bundle
 from vit_edge.triton.text import text_from_message
 
 CONFIG_NAME = "config.pbtxt"
 DEFAULT_QUEUE_US = 2000
+_TOP_K = 5
 _WARMUP_FOLDER = "warmup"  # where Triton looks for it
 _HEADER = "# Written by vit-edge triton."
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # it stands in a URL: /v2/models/NAME/infer
@@ -89,7 +90,7 @@ def triton(
     instances: int = 1,
     queue_us: int = DEFAULT_QUEUE_US,
     threads: int | None = None,
-    top_k: int = 5,
+    top_k: int | None = None,
     force: bool = False,
 ) -> Repository:
     """Write a model repository that Triton serves.
@@ -103,10 +104,11 @@ def triton(
         names: Of the models, one for each bundle; by default the names of their directories. A
             name that comes again makes version 2 of its model, then 3.
         instances: How many of each model run at the same time.
-        queue_us: How many microseconds a request may wait for others to share a batch.
+        queue_us: How many microseconds a request may wait for others to share a batch; with
+            OpenVINO none does.
         threads: Of each instance. By default one instance takes every CPU of the server, and
-            several share those of this machine.
-        top_k: How many classes the outputs label, index and score hold; Python backend only.
+            several share those of this machine. TensorRT has none.
+        top_k: How many classes the Python backend's label, index and score hold; by default 5.
         force: Replace a repository that was written before.
 
     Returns:
@@ -122,10 +124,15 @@ def triton(
     chosen = _backend(backend)
     for option, value, least in (
         ("instances", instances, 1), ("queue-us", queue_us, 0), ("top-k", top_k, 1),
-        ("threads", 1 if threads is None else threads, 1),
+        ("threads", threads, 1),
     ):  # fmt: skip
-        if type(value) is not int or value < least:
+        optional = value is None and option in ("top-k", "threads")
+        if not optional and (type(value) is not int or value < least):
             raise UsageError(f"--{option} must be a whole number from {least} on, not {value!r}")
+    if top_k is not None and chosen != "python":
+        raise UsageError(f"--top-k is for the Python backend, and {chosen} gives logits")
+    if threads is not None and chosen == "tensorrt":
+        raise UsageError("--threads is for CPUs, and tensorrt has none; give --instances")
     opened = [Bundle.read(bundle) for bundle in listed]
     models = _named(opened, names)
     destination = Path(out)
@@ -139,7 +146,9 @@ def triton(
         name: [_version(chosen, bundle) for bundle in same] for name, same in models.items()
     }
     serving = {
-        name: Serving(chosen, instances, queue_us, threads, top_k, *_limits(name, same, chosen))
+        name: Serving(
+            chosen, instances, queue_us, threads, top_k or _TOP_K, *_limits(name, same, chosen)
+        )
         for name, same in versions.items()
     }
     every = [version for same in versions.values() for version in same]
@@ -201,6 +210,12 @@ def _version(backend: Backend, bundle: Bundle) -> _Version:
             f"{bundle.path}: Triton's {backend} backend cannot serve {precision}: "
             f"{_REFUSED[backend, precision]}. Serve it with --backend python, or lower the "
             "precision otherwise"
+        )
+    names = {tensor.name for tensor in bundle.manifest.outputs}
+    if backend == "python" and (both := names & set(RANKED)):
+        raise BackendError(
+            f"{bundle.path}: its output {sorted(both)[0]} has the name of one that the Python "
+            "backend adds; serve it with another backend"
         )
     ensure_verified(bundle, full=True)
     if backend != "tensorrt":
