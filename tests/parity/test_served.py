@@ -135,6 +135,25 @@ def test_what_is_for_backends_here_is_refused(
         vit_edge.parity(testing_bundle, against_url="http://h:1", **wrong)
 
 
+def test_another_bundles_answers_may_be_the_reference(testing_bundle: Bundle) -> None:
+    with serve(Model(testing_bundle)) as url:
+        result = vit_edge.parity(testing_bundle, against_url=url, against=testing_bundle)
+    assert result.against is not None
+    assert result.runs[0].verdict == "pass"
+    (row,) = [row for row in result.runs[0].comparisons if row.place == "logits, batch 1"]
+    assert row.summary["relative"] == 0  # the stand-in runs the same runtime
+
+
+def test_a_page_of_a_server_is_written(testing_bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "parity.html"
+    with serve(Model(testing_bundle)) as url:
+        words = ["parity", str(testing_bundle.path), "--against-url", url, "--html", str(page)]
+        assert cli.main(words) == 0
+    assert f"{url}/v2/models/m" in page.read_text("utf-8")
+
+
 def test_the_command_reports_a_server_as_a_backend(
     testing_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

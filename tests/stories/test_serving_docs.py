@@ -23,7 +23,7 @@ from vit_edge import Bundle, Predictor
 
 requires = ("onnxruntime",)
 
-_STARTING_S = 90.0
+_STARTING_S = 180.0
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_STARTING_S = 60.0
+_STARTING_S = 180.0
 
 
 @dataclass(frozen=True)
