@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import re
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
@@ -13,29 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from vit_edge import backends
-from vit_edge.bundle import Bundle, engines, staging, trust
+from vit_edge.bundle import Bundle, staging, trust
 from vit_edge.bundle.bundle import LABELS_NAME, MANIFEST_NAME, sha256_of
 from vit_edge.bundle.golden import Golden
-from vit_edge.bundle.integrity import ensure_verified
-from vit_edge.errors import BackendError, EngineError, IntegrityError, UsageError
+from vit_edge.errors import IntegrityError, UsageError
 from vit_edge.images.preprocess import input_from_resized
 from vit_edge.machine import cpus
-from vit_edge.triton.config import FILES, RANKED, WARMUP_NAME, Backend, Serving, config_from_bundle
+from vit_edge.triton.config import FILES, WARMUP_NAME, Backend, Serving, config_from_bundle
 from vit_edge.triton.text import text_from_message
+from vit_edge.triton.versions import (
+    Version,
+    built_with,
+    group_by_name,
+    prepare_version,
+    shared_limits,
+)
 
 CONFIG_NAME = "config.pbtxt"
 DEFAULT_QUEUE_US = 2000
 _TOP_K = 5
 _WARMUP_FOLDER = "warmup"  # where Triton looks for it
 _HEADER = "# Written by vit-edge triton."
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # it stands in a URL: /v2/models/NAME/infer
 ALIASES = {"ort": "onnxruntime", "trt": "tensorrt"}  # what they are called elsewhere here
-# What Triton's build of a runtime cannot be told, so that it would answer otherwise than ours.
-_REFUSED: dict[tuple[str, str], str] = {
-    ("onnxruntime", "bf16"): "its CPU provider has no BF16 MatMul",
-    ("onnxruntime", "fp8"): "float8 needs a session option that Triton does not pass on",
-}
 _NOTES: dict[str, str] = {
     "python": 'where Triton runs: pip install "vit-edge[cpu]"',
     "onnxruntime": "Triton's ONNX Runtime must be 1.23 or newer, for int8-weights 1.25",
@@ -64,21 +61,6 @@ class Repository:
     path: Path
     models: tuple[Served, ...]
     notes: tuple[str, ...]  # what whoever runs it has to know
-
-
-@dataclass(frozen=True)
-class _Version:
-    """A bundle, and the plan that was made of it where one is served."""
-
-    bundle: Bundle
-    engine: Path | None = None
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """What is copied as it is: name in the version's folder -> file."""
-        if self.engine is not None:
-            return {FILES["tensorrt"]: self.engine / FILES["tensorrt"]}
-        return {name: self.bundle.path / name for name in self.bundle.model_files}
 
 
 def triton(
@@ -134,7 +116,7 @@ def triton(
     if threads is not None and chosen == "tensorrt":
         raise UsageError("--threads is for CPUs, and tensorrt has none; give --instances")
     opened = [Bundle.read(bundle) for bundle in listed]
-    models = _named(opened, names)
+    models = group_by_name(opened, names)
     destination = Path(out)
     check = functools.partial(
         staging.check_destination, destination, force=force, what="model repository", ours=_is_ours
@@ -143,16 +125,14 @@ def triton(
     if threads is None and instances > 1:
         threads = max(1, cpus.default_threads() // instances)
     versions = {
-        name: [_version(chosen, bundle) for bundle in same] for name, same in models.items()
+        name: [prepare_version(chosen, bundle) for bundle in same] for name, same in models.items()
     }
-    serving = {
-        name: Serving(
-            chosen, instances, queue_us, threads, top_k or _TOP_K, *_limits(name, same, chosen)
-        )
-        for name, same in versions.items()
-    }
+    serving = {}
+    for name, same in versions.items():
+        limits = shared_limits(name, same, chosen)
+        serving[name] = Serving(chosen, instances, queue_us, threads, top_k or _TOP_K, *limits)
     every = [version for same in versions.values() for version in same]
-    needed = sum(file.stat().st_size for one in every for file in one.files.values())
+    needed = sum(one.needed_bytes for one in every)
     with staging.staged(destination, option="--out", check=check, needed_bytes=needed) as stage:
         for name, same in versions.items():
             _write(stage / name, name, same, serving[name])
@@ -168,108 +148,7 @@ def _backend(name: str) -> Backend:
     return backend
 
 
-def _named(bundles: Sequence[Bundle], names: Sequence[str] | None) -> dict[str, list[Bundle]]:
-    """Group bundles by the name of the model that they are versions of.
-
-    Raises:
-        UsageError: No bundle; names that are none, or not one a bundle; two bundles of one name.
-    """
-    if not bundles:
-        raise UsageError("name at least one bundle")
-    if names is not None and (isinstance(names, str) or len(names) != len(bundles)):
-        raise UsageError(f"--names {names!r}: give one name for each of the {len(bundles)} bundles")
-    models: dict[str, list[Bundle]] = {}
-    own = [bundle.path.resolve().name for bundle in bundles] if names is None else names
-    for name, bundle in zip(own, bundles, strict=True):
-        if not _NAME.fullmatch(name):
-            raise UsageError(
-                f"{name!r} is no name for a model, which stands in a URL: give another one with "
-                "--names, of letters, digits, dots, dashes and underscores"
-            )
-        models.setdefault(name, []).append(bundle)
-    for name, same in models.items():
-        if names is None and len(same) > 1:
-            raise UsageError(
-                f"{' and '.join(str(bundle.path) for bundle in same)} have one name; give other "
-                f"names with --names, or --names {','.join([name] * len(same))} to make them "
-                "versions of one model"
-            )
-    return models
-
-
-def _version(backend: Backend, bundle: Bundle) -> _Version:
-    """Check that a backend serves a bundle, and find what it needs for that.
-
-    Raises:
-        BackendError: It does not, or this machine cannot tell.
-        EngineError: There is no plan.
-    """
-    precision = bundle.manifest.precision
-    if (backend, precision) in _REFUSED:
-        raise BackendError(
-            f"{bundle.path}: Triton's {backend} backend cannot serve {precision}: "
-            f"{_REFUSED[backend, precision]}. Serve it with --backend python, or lower the "
-            "precision otherwise"
-        )
-    names = {tensor.name for tensor in bundle.manifest.outputs}
-    if backend == "python" and (both := names & set(RANKED)):
-        raise BackendError(
-            f"{bundle.path}: its output {sorted(both)[0]} has the name of one that the Python "
-            "backend adds; serve it with another backend"
-        )
-    ensure_verified(bundle, full=True)
-    if backend != "tensorrt":
-        return _Version(bundle)
-    path, reason = backends.module("trt").find(bundle, None)
-    if path is None:
-        raise EngineError(f"{bundle.path}: {reason}")
-    if not _built(path).get("runtime", "").startswith("tensorrt "):
-        raise BackendError(
-            f"{path}: {_built(path).get('runtime')} made it, and Triton opens plans of TensorRT "
-            "alone: install tensorrt, and build again"
-        )
-    return _Version(bundle, path)
-
-
-def _built(engine: Path) -> dict[str, str]:
-    """What an engine of ours depends on: the runtime, and options that are not the defaults."""
-    parts: dict[str, str] = json.loads((engine / engines.RECORD_NAME).read_text())["key"]
-    return parts
-
-
-def _limits(name: str, versions: Sequence[_Version], backend: Backend) -> tuple[int, int]:
-    """The largest batch that every version takes, and how many profiles plans have.
-
-    Raises:
-        UsageError: The versions have not the same tensors and labels: one configuration is for all.
-    """
-    first, profiles = versions[0].bundle, [_profiles(version) for version in versions]
-    for version in versions[1:]:
-        other = version.bundle
-        tensors = backend == "python" or other.manifest.input == first.manifest.input
-        if not tensors or other.manifest.outputs != first.manifest.outputs:
-            raise UsageError(
-                f"{first.path} and {other.path} have other inputs or outputs, and versions of a "
-                f"model share them: serve them as two models, with two --names instead of {name}"
-            )
-        if other.labels != first.labels:
-            raise UsageError(
-                f"{first.path} and {other.path} have other labels, and versions of a model share "
-                f"them: serve them as two models, with two --names instead of {name}"
-            )
-    if len({len(sizes) for sizes in profiles}) > 1:
-        raise UsageError(f"plans of {name} have different numbers of profiles; build them alike")
-    return min(max(sizes) for sizes in profiles), len(profiles[0])
-
-
-def _profiles(version: _Version) -> list[int]:
-    """The largest batch of each profile; of what is no plan, the bundle's."""
-    most = version.bundle.manifest.max_batch
-    text = "" if version.engine is None else _built(version.engine).get("profiles", "")
-    return [int(profile.split(",")[2]) for profile in text.split()] or [most]
-
-
-def _write(folder: Path, name: str, versions: Sequence[_Version], serving: Serving) -> None:
+def _write(folder: Path, name: str, versions: Sequence[Version], serving: Serving) -> None:
     first = versions[0].bundle
     warmup = _warmup(first, serving.backend)
     config = config_from_bundle(
@@ -300,7 +179,7 @@ def _copy_bundle(bundle: Bundle, target: Path) -> None:
         shutil.copyfile(bundle.path / file, target / file)
 
 
-def _copy_files(version: _Version, target: Path) -> None:
+def _copy_files(version: Version, target: Path) -> None:
     """Copy what a runtime opens.
 
     Raises:
@@ -337,7 +216,7 @@ def _is_ours(folder: Path) -> bool:
     return True
 
 
-def _served(name: str, versions: Sequence[_Version], serving: Serving) -> Served:
+def _served(name: str, versions: Sequence[Version], serving: Serving) -> Served:
     config = config_from_bundle(name, versions[0].bundle, serving)
     tensors = [
         {one["name"]: f"{one['data_type'][5:]} {one['dims']}" for one in config[kind]}
@@ -347,11 +226,11 @@ def _served(name: str, versions: Sequence[_Version], serving: Serving) -> Served
     return Served(name, serving.backend, bundles, serving.max_batch, *tensors)
 
 
-def _notes(backend: Backend, versions: Sequence[_Version]) -> Iterator[str]:
+def _notes(backend: Backend, versions: Sequence[Version]) -> Iterator[str]:
     """What whoever runs the server, or asks it, has to know."""
-    runtimes = sorted({_built(v.engine)["runtime"] for v in versions if v.engine is not None})
+    runtimes = sorted({built_with(v.engine)["runtime"] for v in versions if v.engine is not None})
     yield _NOTES[backend].format(runtime=", ".join(runtimes))
-    if any(v.engine and _built(v.engine).get("version_compatible") == "True" for v in versions):
+    if any(v.engine and built_with(v.engine).get("version_compatible") == "True" for v in versions):
         yield "start Triton with --backend-config=tensorrt,version-compatible=true"
     if backend != "python":
         yield "resizing images is the client's job, as the bundle's manifest says"
