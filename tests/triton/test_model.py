@@ -132,7 +132,7 @@ def test_a_bad_image_is_an_error_of_its_request_alone(model: Any, images: list[b
     assert last.tensors["logits"].shape == (2, 10)
     assert bad.error.code == mixed.error.code == TritonError.INVALID_ARG
     assert bad.error.message.startswith("ImageDecodeError: <bytes, 14 B>: not an image")
-    assert mixed.error.message.startswith("image 1 of 3: ImageDecodeError: <bytes, 0 B>")
+    assert mixed.error.message.startswith("image 2 of 3: ImageDecodeError: <bytes, 0 B>")
 
 
 def test_an_image_that_the_model_cannot_answer_takes_no_other_with_it(

@@ -136,7 +136,7 @@ def test_a_bad_image_is_a_400_of_its_own_request(server: Server, images: list[by
     (fours,) = [one["compute_infer"]["count"] for one in batches if one["batch_size"] == 4]
     assert fours == 2  # the warm-up's, and ours
     status, answer = infer(server, "patient", [images[0], b""], "logits")
-    assert (status, answer["error"].partition(":")[0]) == (400, "image 1 of 2")
+    assert (status, answer["error"].partition(":")[0]) == (400, "image 2 of 2")
 
 
 def test_every_version_is_served(server: Server, images: list[bytes]) -> None:

@@ -67,7 +67,7 @@ class TritonPythonModel:
             return _refusal(error, server.TritonError.INTERNAL)
 
     def _response(self, rows: list[Any], request: Any) -> Any:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows, 1):
             if isinstance(row, Failure):
                 where = f"image {number} of {len(rows)}: " if len(rows) > 1 else ""
                 return _refusal(row.error, server.TritonError.INVALID_ARG, where)
