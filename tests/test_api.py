@@ -22,7 +22,7 @@ requires = ("onnxruntime",)
 
 VERBS = (
     "bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "probes", "quantize",
-    "recommend", "verify",
+    "recommend", "triton", "verify",
 )  # fmt: skip
 LIGHT = tuple(verb for verb in VERBS if verb != "quantize")  # which needs the extra to be imported
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from vit_edge.probes import probes
     from vit_edge.push import push
     from vit_edge.recommend.api import recommend
+    from vit_edge.triton.repository import triton
     from vit_edge.verify import verify
 
 __version__ = "0.2.0"
@@ -94,6 +95,7 @@ __all__ = [
     "push",
     "quantize",
     "recommend",
+    "triton",
     "tune",
     "verify",
 ]
@@ -101,7 +103,7 @@ __all__ = [
 # Packages that are called like functions (see callables.py); `python -m vit_edge.NAME` runs them.
 _VERBS = (
     *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "probes"),
-    *("push", "quantize", "recommend", "verify"),
+    *("push", "quantize", "recommend", "triton", "verify"),
 )
 
 _MODULES = {

@@ -99,14 +99,30 @@ def staged_bundle(
     return staged(destination, option="--out", check=check, needed_bytes=needed_bytes)
 
 
-def check_destination(destination: Path, *, force: bool) -> None:
+def _is_bundle(folder: Path) -> bool:
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def check_destination(
+    destination: Path,
+    *,
+    force: bool,
+    what: str = "bundle",
+    ours: Callable[[Path], bool] = _is_bundle,
+) -> None:
     """Refuse to replace what is no bundle, and what is one without force.
+
+    Args:
+        destination: Where something shall be.
+        force: Replace what is there, if it is one.
+        what: What shall be there, if it is no bundle.
+        ours: Tells one from what is not to be replaced.
 
     Raises:
         UsageError: `destination` exists and may not be replaced.
     """
     if destination.name in ("", ".."):
-        raise UsageError(f"{destination}: give the bundle's directory a name, such as bundles/mine")
+        raise UsageError(f"{destination}: give the {what}'s directory a name, such as ./mine")
     if not os.path.lexists(destination):
         return
     here = Path.cwd()
@@ -115,8 +131,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
     if destination.is_symlink() or not destination.is_dir():
         raise UsageError(f"{destination}: exists and is no directory; choose another --out")
     if _content(destination):
-        if not (destination / MANIFEST_NAME).is_file():
-            raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
+        if not ours(destination):
+            raise UsageError(f"{destination}: exists and is no {what}; choose another --out")
         if not force:
             raise UsageError(f"{destination}: exists; --force replaces it")
 

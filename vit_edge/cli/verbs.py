@@ -17,6 +17,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "use it": {
         "predict": "classify images, or embed them",
         "batch": "answer millions of images, into shards of Parquet; on Ray, too",
+        "triton": "write a model repository of NVIDIA's Triton Inference Server",
         "inspect": "show what is in a bundle",
         "probes": "write the golden answers as plain files, for tests in other languages",
         "push": "put a bundle on the Hugging Face hub, with a model card",
