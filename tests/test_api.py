@@ -21,8 +21,8 @@ from vit_edge.bundle.bundle import ENGINES_NAME
 requires = ("onnxruntime",)
 
 VERBS = (
-    "bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "quantize", "recommend",
-    "verify",
+    "bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "probes", "quantize",
+    "recommend", "triton", "verify",
 )  # fmt: skip
 LIGHT = tuple(verb for verb in VERBS if verb != "quantize")  # which needs the extra to be imported
 

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from vit_edge.inspect import inspect
     from vit_edge.parity.api import parity
     from vit_edge.predictor import Failure, Prediction, Predictor, Ranked
+    from vit_edge.probes import probes
     from vit_edge.push import push
     from vit_edge.recommend.api import recommend
+    from vit_edge.triton.repository import triton
     from vit_edge.verify import verify
 
 __version__ = "0.2.0"
@@ -89,17 +91,19 @@ __all__ = [
     "export",
     "inspect",
     "parity",
+    "probes",
     "push",
     "quantize",
     "recommend",
+    "triton",
     "tune",
     "verify",
 ]
 
 # Packages that are called like functions (see callables.py); `python -m vit_edge.NAME` runs them.
 _VERBS = (
-    *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "push"),
-    *("quantize", "recommend", "verify"),
+    *("bench", "build", "doctor", "evaluate", "export", "inspect", "parity", "probes"),
+    *("push", "quantize", "recommend", "triton", "verify"),
 )
 
 _MODULES = {

@@ -7,16 +7,13 @@ imported by name: a device that asks no hub does without it.
 from __future__ import annotations
 
 import logging
-import queue
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from vit_edge.errors import MissingExtraError
 
@@ -62,6 +59,11 @@ def silence() -> str | None:
     huggingface_hub itself needs half a minute of retries to find out, which no setting of it
     shortens.
     """
+    # Imported here: with ssl they are a third of what a predictor imports of its own.
+    import queue
+    import socket
+    from urllib.request import getproxies
+
     constants = library(".constants")
     if constants.HF_HUB_OFFLINE or getproxies():
         return None

@@ -28,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "backends": {"errors", "plugins", "machine", "bundle"},
     "answers": {"errors", "bundle"},
     "predictor": {"answers", "errors", "machine", "bundle", "images", "backends"},
+    "kserve": {"errors", "bundle", "images", "backends"},
     # old names of modules that have moved, for a release
     "labelled": {"images"},
     "preprocess": {"images"},
@@ -38,13 +39,15 @@ ROOMS: dict[str, set[str]] = {
     "predict": {"errors", "cli", "images", "predictor"},
     "__main__": {"cli", "predict"},
     "scale": {"errors", "machine", "bundle", "images", "predictor", "cli"},
+    "triton": {"errors", "callables", "machine", "bundle", "images", "backends", "cli"},
     "push": {"errors", "callables", "hub", "bundle", "cli"},
     "verify": {"callables", "bundle", "cli"},
     "inspect": {"callables", "bundle", "cli", "onnxfile"},
     "parity": {
         "errors", "callables", "strict", "machine", "onnxfile", "bundle", "images", "backends",
-        "predictor", "cli", "report",
+        "predictor", "kserve", "cli", "report",
     },
+    "probes": {"errors", "callables", "bundle", "images", "parity", "cli"},
     "evaluate": {
         "errors", "callables", "machine", "bundle", "images", "backends", "predictor", "parity",
         "cli",
@@ -81,8 +84,8 @@ RUNTIMES = {"backends.ort", "backends.openvino", "backends.trt", "backends.eager
 WORKSHOP = {"models", "checkpoints", "graphs", "quantize", "export"}
 # What rooms of the device import beside the standard library; everything else they find by name.
 DEVICE_PACKAGES = {"numpy", "PIL", PACKAGE}
-# What one of them imports beyond that: tables are its subject.
-FOREIGN = {("scale", "pyarrow")}
+# What one of them imports beyond that: tables are its subject; Triton brings its own module.
+FOREIGN = {("scale", "pyarrow"), ("triton", "triton_python_backend_utils")}
 # pytest imports this one, nothing of ours does.
 PYTEST_PLUGIN = f"{PACKAGE}.parity.pytest_plugin"
 

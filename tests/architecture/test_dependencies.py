@@ -20,6 +20,8 @@ else:
 IMPORTED_AS = {"pillow": "PIL", "onnxruntime-gpu": "onnxruntime"}
 # Users do not install it: what only it declares, a user's environment may lack.
 NOT_FOR_USERS = "dev"
+# What is there where our code runs inside another program, and can be installed nowhere.
+FROM_THE_HOST = {"triton_python_backend_utils"}
 
 
 def imported_names(requirements: list[str]) -> set[str]:
@@ -33,7 +35,7 @@ def undeclared(root: Path, project: dict[str, Any]) -> list[str]:
 
     The workshop is installed by the extra `export` alone, so that one must hold all it imports.
     """
-    always = imported_names(project["dependencies"]) | {layers.PACKAGE}
+    always = imported_names(project["dependencies"]) | {layers.PACKAGE} | FROM_THE_HOST
     extras = {
         extra: imported_names(requirements)
         for extra, requirements in project["optional-dependencies"].items()

@@ -83,6 +83,20 @@ def test_no_runtime_imports_another_and_nobody_imports_the_workshop() -> None:
         assert not (room in layers.RUNTIMES and allowed & layers.RUNTIMES), room
 
 
+def test_the_predictor_starts_with_what_it_needs() -> None:
+    """What only a hub, a child process, a stream of images or a report needs is imported there."""
+    loaded = json.loads(
+        run(
+            "import json, sys, numpy, PIL.Image\nbefore = set(sys.modules)\n"
+            "from vit_edge import Predictor\nprint(json.dumps(sorted(set(sys.modules) - before)))"
+        )
+    )
+    late = {"urllib.request", "http", "ssl", "email", "socket", "subprocess", "secrets", "glob"}
+    assert not {"concurrent.futures", "ctypes", "multiprocessing", "asyncio"} & set(loaded)
+    assert not late & set(loaded)
+    assert len([name for name in loaded if name.startswith("vit_edge.")]) <= 43
+
+
 @pytest.mark.parametrize(
     ("module", "source", "culprit"),
     [

@@ -198,8 +198,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         tried.append(address)
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr(hub_client, "getproxies", dict)
-    monkeypatch.setattr(hub_client.socket, "create_connection", refuse)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("socket.create_connection", refuse)
     return tried
 
 
@@ -245,8 +245,8 @@ def test_a_name_server_that_is_silent_is_not_waited_for(
         silent.wait()
         raise OSError
 
-    monkeypatch.setattr(hub_client, "getproxies", dict)
-    monkeypatch.setattr(hub_client.socket, "create_connection", wait)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("socket.create_connection", wait)
     monkeypatch.setattr(hub_client, "_PROBE_TIMEOUT_S", 0.05)
     assert "the hub does not answer (nothing within" in refused()
     silent.set()
@@ -256,7 +256,7 @@ def test_a_name_server_that_is_silent_is_not_waited_for(
 def test_an_endpoint_that_is_no_address_is_said(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, endpoint: str
 ) -> None:
-    monkeypatch.setattr(hub_client, "getproxies", dict)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     message = refused()
     assert "the hub does not answer" in message
@@ -266,7 +266,7 @@ def test_an_endpoint_that_is_no_address_is_said(
 def test_behind_a_proxy_the_hub_is_not_tried_directly(
     hub: Hub, no_network: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_client, "getproxies", lambda: {"https": "http://proxy.example:3128"})
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy.example:3128"})
     assert hub_client.silence() is None
     assert no_network == []
 

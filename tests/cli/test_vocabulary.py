@@ -34,7 +34,7 @@ SHORT = {"-h": "--help", "-o": "--out", "-m": "--model", "-b": "--backend"}
 # what writes a file or a directory that the user names
 WRITERS = (
     "export", "build", "predict", "parity", "parity record", "parity merge", "bench",
-    "bench report", "recommend",
+    "bench report", "recommend", "probes",
 )  # fmt: skip
 OLD = {
     "export": {"--parity-target": "--target", "--golden-images": "--images"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -99,6 +100,24 @@ def test_the_tree_is_found_without_the_kernels_list_of_children(
 ) -> None:
     monkeypatch.setattr(processes, "_KERNEL_LISTS_CHILDREN", False)
     test_children_of_the_child_are_counted_and_shared_pages_only_once()
+
+
+def test_a_child_that_ends_while_it_is_read_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pages were shared: what it had before would count them a second time."""
+    listed = processes._kilobyte_lines
+
+    def ends_in_between(path: Path) -> dict[str, int]:
+        if path.parent.name == str(other.pid) and path.name == "smaps_rollup":
+            other.kill()
+            other.wait()
+        return listed(path)
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        monkeypatch.setattr(processes, "process_tree", lambda pid: [pid, other.pid])
+        monkeypatch.setattr(processes, "_kilobyte_lines", ends_in_between)
+        total_bytes, _, _ = processes.tree_memory_bytes(os.getpid())
+    ours = listed(Path("/proc/self/smaps_rollup"))["Pss"]
+    assert total_bytes < ours + 2 * MIB
 
 
 def test_a_child_beyond_its_limit_is_killed_and_the_limit_named() -> None:

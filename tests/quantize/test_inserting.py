@@ -135,6 +135,27 @@ def test_a_row_of_nothing_is_divided_by_something(
     np.testing.assert_allclose(found, array + np.arange(4), rtol=1e-6)
 
 
+def test_a_linear_that_stays_in_float_divides_no_rows(
+    testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inserting, "WORTH_NARROW_ROWS", 100.0)
+    every = [linear.name for linear in block_linears(onnx_ir.load(testing_bundle.model_path))]
+    stays = every[2]
+    settings = {"float_budget": 0, "sensitivity_images": 2, "keep_float": (stays,)}
+    made = quantized("int8", testing_bundle, tmp_path / "low", settings, images=8).model
+    divided = {name.split(".rescale")[0] for name in inserted_nodes(made, "Div")}
+    assert divided
+    assert stays not in divided
+    kept = next(linear for linear in block_linears(made) if linear.name == stays)
+    assert kept.undivided is kept.input
+    assert kept.add is not None
+    assert f"{stays}.rows/Mul" not in {node.name for node in made.graph}
+    unread = [
+        n.name for n in made.graph if not any(o.uses() or o.is_graph_output() for o in n.outputs)
+    ]
+    assert unread == []
+
+
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_rows_are_for_cpus(
     target: str, testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,14 @@ class FakeJudge:
     def __init__(self) -> None:
         self.measured: list[list[str]] = []
 
-    def noise(self, model: Sequence[str], images: int) -> float:
-        self.measured.append(list(model))
-        return sum(NOISE[name] for name in model)
+    def noises(self, base: Sequence[str], images: int) -> Callable[[Sequence[str]], float]:
+        assert base == []
+
+        def noise(model: Sequence[str]) -> float:
+            self.measured.append(list(model))
+            return sum(NOISE[name] for name in model)
+
+        return noise
 
     def summary(self, model: Sequence[str]) -> dict[str, Any]:
         lost = sum(NOISE[name] for name in model)

@@ -16,6 +16,8 @@ from vit_edge.variants import VARIANTS
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 DIAGRAMS = {"mermaid"}
+# Pages whose blocks a test beside this runs that is named after them.
+TESTED_BESIDE = {"ci", "bench", "checkpoints", "tutorial", "large-jobs", "python", "serving"}
 LINES = 150
 # What a reader waits for and a test need not: the same commands with less to measure.
 SHORTER = {" --tune": " --tune --batch 1 --backend ort"}
@@ -99,8 +101,7 @@ def test_no_block_goes_untested(readme: str, repository: Path) -> None:
     """A new language, and a page with blocks, needs a test of its own."""
     assert {language for language, _ in BLOCK.findall(readme)} == {"bash", "python"}
     for path in [*(repository / "docs").glob("*.md"), repository / "CONTRIBUTING.md"]:
-        # the tests beside this that are named after them run theirs
-        if path.stem in ("ci", "bench", "checkpoints", "tutorial", "large-jobs", "python"):
+        if path.stem in TESTED_BESIDE:
             continue
         languages = {language for language, _ in BLOCK.findall(path.read_text())}
         assert languages <= DIAGRAMS, f"{path.name} has a block nobody runs"

@@ -17,6 +17,8 @@ from vit_edge.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
 MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
+PREPROCESS_NAME = "preprocess.onnx"  # any RGB image -> the model's input; older bundles have none
+END_TO_END_NAME = "end-to-end.onnx"  # both in one, where the export was asked for it
 GOLDEN_NAME = "golden.npz"  # the reference's answers
 LABELS_NAME = "labels.txt"  # one label a line
 PARITY_NAME = "parity.json"  # what was compared, what was allowed, what was found
@@ -68,6 +70,16 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX file."""
         return self.path / MODEL_NAME
+
+    @property
+    def preprocess_path(self) -> Path | None:
+        """The ONNX file of the preprocessing; None in bundles of 0.2 and before."""
+        return self.path / PREPROCESS_NAME if PREPROCESS_NAME in self.manifest.files else None
+
+    @property
+    def end_to_end_path(self) -> Path | None:
+        """The ONNX file that answers RGB images; None where there is none."""
+        return self.path / END_TO_END_NAME if END_TO_END_NAME in self.manifest.files else None
 
     @property
     def golden_path(self) -> Path:

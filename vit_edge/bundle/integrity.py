@@ -6,6 +6,8 @@ the files are still those (see trust.py).
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vit_edge import onnxfile
 from vit_edge.bundle import Bundle, trust
 from vit_edge.errors import IntegrityError, ModelError
@@ -55,10 +57,10 @@ def check_model(bundle: Bundle) -> None:
             than the manifest's; all mismatches are listed.
     """
     path, manifest = bundle.model_path, bundle.manifest
-    facts = onnxfile.read_model(path)
-    onnxfile.check_external_data(path, facts)
-    onnxfile.check_operators(facts, MAX_OPSET, MAX_IR_VERSION)
-    onnxfile.check_finite(path, facts)
+    facts = _checked(path)
+    for other in (bundle.preprocess_path, bundle.end_to_end_path):
+        if other is not None:
+            _checked(other)
     places = {tensor.external.location for tensor in facts.tensors if tensor.external is not None}
     problems = [
         f"weights are in {place!r}, which the manifest does not list as part of the model"
@@ -84,3 +86,12 @@ def check_model(bundle: Bundle) -> None:
                 problems.append(f"{kind} {spec.name} is {list(shape)}, not {list(spec.shape)}")
     if problems:
         raise ModelError(f"{path}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+
+
+def _checked(path: Path) -> onnxfile.ModelFacts:
+    """Read an ONNX file, and insist that a runtime may have it."""
+    facts = onnxfile.read_model(path)
+    onnxfile.check_external_data(path, facts)
+    onnxfile.check_operators(facts, MAX_OPSET, MAX_IR_VERSION)
+    onnxfile.check_finite(path, facts)
+    return facts

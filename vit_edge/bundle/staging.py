@@ -7,10 +7,8 @@ import ctypes
 import errno
 import fcntl
 import functools
-import glob
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,14 +99,30 @@ def staged_bundle(
     return staged(destination, option="--out", check=check, needed_bytes=needed_bytes)
 
 
-def check_destination(destination: Path, *, force: bool) -> None:
+def _is_bundle(folder: Path) -> bool:
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def check_destination(
+    destination: Path,
+    *,
+    force: bool,
+    what: str = "bundle",
+    ours: Callable[[Path], bool] = _is_bundle,
+) -> None:
     """Refuse to replace what is no bundle, and what is one without force.
+
+    Args:
+        destination: Where something shall be.
+        force: Replace what is there, if it is one.
+        what: What shall be there, if it is no bundle.
+        ours: Tells one from what is not to be replaced.
 
     Raises:
         UsageError: `destination` exists and may not be replaced.
     """
     if destination.name in ("", ".."):
-        raise UsageError(f"{destination}: give the bundle's directory a name, such as bundles/mine")
+        raise UsageError(f"{destination}: give the {what}'s directory a name, such as ./mine")
     if not os.path.lexists(destination):
         return
     here = Path.cwd()
@@ -117,8 +131,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
     if destination.is_symlink() or not destination.is_dir():
         raise UsageError(f"{destination}: exists and is no directory; choose another --out")
     if _content(destination):
-        if not (destination / MANIFEST_NAME).is_file():
-            raise UsageError(f"{destination}: exists and is no bundle; choose another --out")
+        if not ours(destination):
+            raise UsageError(f"{destination}: exists and is no {what}; choose another --out")
         if not force:
             raise UsageError(f"{destination}: exists; --force replaces it")
 
@@ -126,7 +140,7 @@ def check_destination(destination: Path, *, force: bool) -> None:
 def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
     """A new directory, and the lock on it that tells a sweeper somebody is at work there."""
     while True:
-        stage = parent / f"{prefix}{secrets.token_hex(4)}"
+        stage = parent / f"{prefix}{os.urandom(4).hex()}"
         stage.mkdir()  # unlike mkdtemp, with the mode that the user's umask leaves
         try:
             lock = os.open(stage, _DIRECTORY)
@@ -140,7 +154,7 @@ def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
 
 def _sweep(parent: Path, prefix: str) -> None:
     """Remove stages whose process is gone: a live one holds the lock on its directory."""
-    for stage in parent.glob(glob.escape(prefix) + "*"):
+    for stage in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
         with contextlib.suppress(OSError):
             handle = os.open(stage, _DIRECTORY)
             try:

@@ -171,7 +171,8 @@ class _Draft:
             self._alone.append(item.text[0])
         elif item.action is not None:
             words = item.text if item.value is None else (item.key, item.value)
-            self._add(self._renewed_value(words))
+            known = item.action.choices or ()  # names of its own, such as Triton's of its backends
+            self._add(words if words[-1].lower() in known else self._renewed_value(words))
         else:
             self._mend(item, item.key)
 

@@ -173,9 +173,10 @@ FORMATS = {"onnx", "openvino", "engine", "tensorrt"}
 # verbs of other tools, and of ours that stand behind another
 VERB_HABITS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("quantize", "quantise", "int8", "ptq", "optimize"),
+        ("quantize", "int8", "ptq", "optimize"),
         ("export", "--precision", "int8", "--calibration", OWN_IMAGES),
     ),
+    "quantise": ("quantize",),
     **dict.fromkeys(("half", "fp16"), ("export", "--precision", "fp16")),
     **dict.fromkeys(("convert", "onnx", "torch2onnx", "toonnx", "main"), ("export",)),
     **dict.fromkeys(("trtexec", "engine", "compile", "tensorrt"), ("build", "--backend", "trt")),

@@ -17,7 +17,9 @@ GROUPS: dict[str, dict[str, str]] = {
     "use it": {
         "predict": "classify images, or embed them",
         "batch": "answer millions of images, into shards of Parquet; on Ray, too",
+        "triton": "write a model repository of NVIDIA's Triton Inference Server",
         "inspect": "show what is in a bundle",
+        "probes": "write the golden answers as plain files, for tests in other languages",
         "push": "put a bundle on the Hugging Face hub, with a model card",
         "verify": "read every byte of a bundle, and check that its model is safe to run",
     },
@@ -41,7 +43,7 @@ LINES = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()
 # verb -> the module whose `main` runs it
 VERBS = {
     verb: f"vit_edge.{verb}"
-    if verb in ("verify", "inspect", "push")
+    if verb in ("verify", "inspect", "probes", "push")
     else f"vit_edge.{verb}.__main__"
     for verb in LINES
     if " " not in verb

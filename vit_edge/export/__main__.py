@@ -180,6 +180,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "real images to prove parity on; default: the package's photos",
     },
+    "--include-preprocessing": {
+        "action": "store_true",
+        "help": "write end-to-end.onnx into the bundle as well: an RGB image of any size in, the "
+        "answers out; for CPUs",
+    },
     "--layout": {
         "metavar": "NAME",
         "help": "transformers.js: write a folder of that name into the bundle as well, which "
@@ -235,6 +240,7 @@ def _run(arguments: argparse.Namespace) -> int:
         calibration=None if folder is None else CalibrationRequest(folder, count, seed),
         out=arguments.out,
         force=arguments.force,
+        include_preprocessing=arguments.include_preprocessing,
         layout=arguments.layout,
         recipe=recipe.changed(opset=arguments.opset, quantization=arguments.set),
         outputs=arguments.outputs,

@@ -58,6 +58,7 @@ def export(
     input: Literal["float32", "uint8"] | None = None,
     target: str | None = None,
     golden_images: _Path | None = None,
+    include_preprocessing: bool = False,
     layout: str | None = None,
     request: Request | None = None,
 ) -> Bundle:
@@ -90,6 +91,8 @@ def export(
         input: "float32" pixels, or "uint8" images as they were resized.
         target: What must hold besides the precision's limit: "top1_agreement=0.99".
         golden_images: A folder of images to prove it on; by default the package's photos.
+        include_preprocessing: Write end-to-end.onnx as well: an RGB image of any size in, the
+            answers out. It is for CPUs.
         layout: "transformers.js" writes a folder of that name into the bundle, which
             transformers.js and optimum load.
         request: A Request of vit_edge.checkpoints, for what else can be asked of a checkpoint:
@@ -140,6 +143,7 @@ def export(
                 calibration=calibration,
                 out=None if out is None else Path(out),
                 force=force,
+                include_preprocessing=include_preprocessing,
                 layout=layout,
             )
         )

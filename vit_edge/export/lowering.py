@@ -54,6 +54,7 @@ def quantize(
     max_batch: int | None = None,
     target: str | None = None,
     golden_images: _Path | None = None,
+    include_preprocessing: bool = False,
     layout: str | None = None,
 ) -> Bundle:
     """Lower the precision of a float32 bundle, and prove that it keeps the reference's answers.
@@ -71,6 +72,8 @@ def quantize(
         target: What must hold besides the precision's limit: "top1_agreement=0.99".
         golden_images: A folder of images to prove it on, which the float32 graph answers; by
             default those in the bundle, with the reference's own answers.
+        include_preprocessing: Write end-to-end.onnx as well: an RGB image of any size in, the
+            answers out. It is for CPUs.
         layout: "transformers.js" writes a folder of that name into the bundle, which
             transformers.js and optimum load.
 
@@ -95,6 +98,7 @@ def quantize(
             calibration=calibration,
             out=None if out is None else Path(out),
             force=force,
+            include_preprocessing=include_preprocessing,
             layout=layout,
         )
     )

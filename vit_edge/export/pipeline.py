@@ -31,6 +31,11 @@ from vit_edge.export.foreign.source import open_foreign
 from vit_edge.export.golden_set import write_golden_set
 from vit_edge.export.layouts import check_expressible, write_layout
 from vit_edge.export.plan import ExportOptions, Plan, plan_export
+from vit_edge.export.preprocessing import (
+    check_preprocessing,
+    write_end_to_end,
+    write_preprocessing,
+)
 from vit_edge.export.recipe import Recipe, judged_scores, target_for
 from vit_edge.export.source import Source, SourceFacts, open_checkpoint
 from vit_edge.graphs.mapped import load_mapped
@@ -105,7 +110,8 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
     """From the float32 graph to everything a bundle holds, in `stage`.
 
     Raises:
-        ParityError: The float32 graph or the lowered one does not hold its limit.
+        ParityError: The float32 graph, the lowered one or the preprocessing's does not hold its
+            limit.
     """
     manifest, layout = draft.manifest, plan.options.layout
     write_answers(draft, stage)
@@ -118,6 +124,11 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
         manifest = lowered_manifest(plan, manifest, lowered)
         write_model(lowered.model, stage)
         parity = gate_lowered(stage, draft, manifest, lowered, target, scratch)
+    write_preprocessing(manifest, stage)
+    proven = check_preprocessing(stage, manifest, plan.golden, draft.folder)
+    parity = {**parity, "preprocessing": proven}
+    if plan.options.include_preprocessing:
+        parity["end_to_end"] = write_end_to_end(stage, manifest)
     (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
     write_manifest(stage, manifest)
     bundle = Bundle.read(stage)  # what cannot be read is not published

@@ -20,6 +20,7 @@ from vit_edge.checkpoints.live import LiveModule
 from vit_edge.errors import UsageError
 from vit_edge.export.golden_set import GoldenFiles, golden_files
 from vit_edge.export.layouts import check_layout
+from vit_edge.export.preprocessing import check_joinable
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.source import OUTPUTS, check_names
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
@@ -60,6 +61,7 @@ class ExportOptions:
     scores: Scores | None = None  # of the logits; None: as the checkpoint says
     out: Path | None = None  # None: bundles/<variant>-<precision>
     force: bool = False
+    include_preprocessing: bool = False  # write one graph from images to answers as well
     layout: str | None = None  # a folder that others load, see layouts.LAYOUTS
 
 
@@ -113,6 +115,8 @@ def plan_export(options: ExportOptions) -> Plan:
         check_destination(options.out, force=options.force)
     check_layout(options.layout)
     recipe = options.recipe
+    if options.include_preprocessing:
+        check_joinable(recipe)
     golden = golden_files(options.golden_images)
     calibration = None if recipe.precision == FLOAT else _calibration(options, golden)
     if options.foreign is None:

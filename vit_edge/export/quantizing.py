@@ -45,6 +45,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "images to prove it on, answered by the fp32 graph; default: those in the bundle",
     },
     "--max-batch": {"type": int, "metavar": "N", "help": "default: the fp32 bundle's"},
+    "--include-preprocessing": {
+        "action": "store_true",
+        "help": "write end-to-end.onnx into the bundle as well: an RGB image of any size in, the "
+        "answers out; for CPUs",
+    },
     "--layout": {
         "metavar": "NAME",
         "help": "transformers.js: write a folder of that name into the bundle as well, which "
@@ -87,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         calibration=None if folder is None else CalibrationRequest(folder, count, seed),
         out=arguments.out,
         force=arguments.force,
+        include_preprocessing=arguments.include_preprocessing,
         layout=arguments.layout,
         recipe=recipe.changed(quantization=arguments.set),
         max_batch=arguments.max_batch,

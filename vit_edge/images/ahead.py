@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Image = TypeVar("Image")
 Decoded = TypeVar("Decoded")
@@ -26,6 +28,8 @@ def decoded_batches(
         size: Of a batch; the last one may be smaller.
         threads: How many decode.
     """
+    from concurrent.futures import ThreadPoolExecutor  # a single image needs none
+
     source = iter(images)
     failure: Exception | None = None
     waiting: deque[Future[Decoded]] = deque()

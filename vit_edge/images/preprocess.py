@@ -99,7 +99,7 @@ def pixels_from_resized(resized: NDArray[np.uint8], spec: Preprocessing) -> NDAr
         ArrayError: `resized` is something else.
     """
     _check_resized(resized)
-    table = _levels(spec)
+    table = pixel_levels(spec)
     count, height, width, _ = resized.shape
     pixels = np.empty((count, 3, height, width), np.float32)
     for image, planes in zip(resized, pixels, strict=True):
@@ -133,7 +133,7 @@ def input_from_resized(resized: NDArray[np.uint8], manifest: Manifest) -> NDArra
 
 
 @lru_cache(maxsize=16)
-def _levels(spec: Preprocessing) -> NDArray[np.float32]:
+def pixel_levels(spec: Preprocessing) -> NDArray[np.float32]:
     """float32[3, 256]: what each level of each channel becomes.
 
     In the arithmetic of transformers (image_transforms.rescale and normalize): the product in

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -85,6 +83,8 @@ class MemoryGroup:
 
     def kill(self) -> None:
         """End every process in the group."""
+        import signal
+
         for pid in read(self.path / "cgroup.procs").split():
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
@@ -137,6 +137,8 @@ def _limit(path: Path, limit_bytes: int) -> bool:
 
 
 def _can_enter(group: MemoryGroup) -> bool:
+    import subprocess  # a predictor reads limits only
+
     return subprocess.run(group.command([]), check=False, capture_output=True).returncode == 0
 
 

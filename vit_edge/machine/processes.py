@@ -30,10 +30,11 @@ def tree_memory_bytes(pid: int) -> tuple[int, int, int]:
         status = tree[0][1]
         return status.get("VmRSS", 0), mark_bytes, status.get("RssAnon", 0)
     total_bytes = anonymous_bytes = 0
-    for member, status in tree:
+    for member, _ in tree:
         share = _kilobyte_lines(Path(f"/proc/{member}/smaps_rollup"))
-        total_bytes += share.get("Pss", status.get("VmRSS", 0))
-        anonymous_bytes += share.get("Pss_Anon", status.get("RssAnon", 0))
+        share = share or status_bytes(member)  # read again: one that has ended since has nothing
+        total_bytes += share.get("Pss", share.get("VmRSS", 0))
+        anonymous_bytes += share.get("Pss_Anon", share.get("RssAnon", 0))
     return total_bytes, mark_bytes, anonymous_bytes
 
 

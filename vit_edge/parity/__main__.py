@@ -46,12 +46,19 @@ def parser() -> cli.Parser:
         "whether an image's answer depends on when and beside what it is asked.",
         "vit-edge parity bundles/base-patch16-224-fp32 --backend ort,openvino\n"
         "         vit-edge parity bundles/base-patch16-224-int8 --html parity.html\n"
+        "         vit-edge parity bundles/cifar10 --against-url http://localhost:8000\n"
         "         vit-edge parity record BUNDLE --images DIR --out FILE   (--help)\n"
         "         vit-edge parity merge a.json b.json                     (--help)\n"
         "exit codes: 0 within the limits (or inconclusive, without --strict), 4 not",
     )
     options.add_argument(
         "-b", "--backend", default=backends.AUTO, metavar="NAME,...", help=cli.backend_help()
+    )
+    options.add_argument(
+        "--against-url",
+        metavar="URL",
+        help="ask a running server of KServe's protocol instead, such as Triton or MLServer: "
+        "http://HOST:PORT, or with /v2/models/NAME behind it",
     )
     options.add_argument(
         "--golden", type=Path, metavar="FILE", help="another golden file than the bundle's own"
@@ -117,6 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
     result = parity(
         bundle,
         backend=arguments.backend,
+        against_url=arguments.against_url,
         golden=arguments.golden,
         against=arguments.against,
         target=target,

@@ -18,6 +18,7 @@ def parity(
     bundle: str | os.PathLike[str] | Bundle,
     *,
     backend: str | Sequence[str] = backends.AUTO,
+    against_url: str | None = None,
     golden: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | Bundle | None = None,
     target: str | Target | None = None,
@@ -30,6 +31,8 @@ def parity(
     Args:
         bundle: The candidate: its directory, or a Bundle that was read.
         backend: One name, or several; "ort,openvino" is two.
+        against_url: A running server of KServe's protocol, such as Triton or MLServer: it is
+            compared, and no backend here. http://HOST:PORT, or with /v2/models/NAME behind it.
         golden: Images with the reference's answers; by default the bundle's own.
         against: Another bundle, whose answers to those images are the reference instead.
         target: What the logits must reach besides the precision's limit, such as
@@ -44,10 +47,19 @@ def parity(
     Raises:
         UsageError: No such backend, or a target that means nothing.
         BundleError: A bundle or the golden file cannot be used.
+        BackendError: The server does not answer, or serves another model.
     """
+    if against_url is not None:
+        given = {"backend": backend != backends.AUTO, "localize": localize,
+                 "memory-limit": memory_limit is not None}  # fmt: skip
+        if wrong := [option for option, is_given in given.items() if is_given]:
+            raise UsageError(
+                f"--{wrong[0]} is for what runs here, and --against-url asks a server: give one"
+            )
     return run.compare(
         bundle,
         backend_names=backend_names(backend),
+        against_url=against_url,
         golden=None if golden is None else Path(golden),
         against=against,
         target=target_from(target),

@@ -37,8 +37,7 @@ def check_invariance(
         manifest: How the input follows from them; the largest batch is tried.
         limit: What the precision allows between batches.
     """
-    bounds = limit.logits.as_dict()
-    allowed = bounds.get("batch_relative", bounds.get("relative", ROUNDING))
+    allowed = allowed_between_runs(limit)
     size = manifest.max_batch
     indices = [index % len(reference) for index in range(size)]
     batch = input_from_resized(reference.images(indices), manifest)
@@ -54,6 +53,17 @@ def check_invariance(
     return checks
 
 
+def allowed_between_runs(limit: Limit) -> float:
+    """How far two answers to one image may lie apart, of their largest value."""
+    bounds = limit.logits.as_dict()
+    return bounds.get("batch_relative", bounds.get("relative", ROUNDING))
+
+
+def largest_relative(first: Answers, second: Answers) -> float:
+    """The largest difference of two answers, of the largest value of the output that it is in."""
+    return max((_relative(first[output], second[output]) for output in first), default=math.inf)
+
+
 def _kept(answers: Answers) -> Answers:
     """A backend that reuses its buffers must not overwrite what it is compared with."""
     return {name: values.copy() for name, values in answers.items()}
@@ -62,7 +72,7 @@ def _kept(answers: Answers) -> Answers:
 def _check(
     name: str, words: str, first: Answers, second: Answers, allowed: float, size: int
 ) -> Check:
-    worst = max((_relative(first[output], second[output]) for output in first), default=math.inf)
+    worst = largest_relative(first, second)
     difference = f"{words}, batch {size}: differs by {worst:.2g} of the largest value"
     return Check(name, worst <= allowed, f"{difference}, allowed {allowed:.2g}")
 

@@ -25,6 +25,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.bundle.golden import Golden, GoldenWriter
 from vit_edge.errors import UsageError, VitEdgeError
+from vit_edge.kserve.endpoint import Endpoint
 from vit_edge.machine import child
 from vit_edge.machine.facts import machine_facts
 from vit_edge.parity import judge
@@ -57,6 +58,7 @@ from vit_edge.parity.result import (
     Seconds,
     StoredLimit,
 )
+from vit_edge.parity.served import PREPROCESSING, check_files
 from vit_edge.parity.targets import LOGITS, Target
 from vit_edge.parity.witness import Witness
 
@@ -71,6 +73,7 @@ class Question:
     backend: str
     golden: str
     target: Target | None
+    url: str | None = None  # of a server, which is asked instead of a backend here
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def compare(
     bundle: str | os.PathLike[str] | Bundle,
     *,
     backend_names: Sequence[str] = (AUTO,),
+    against_url: str | None = None,
     golden: Path | None = None,
     against: str | os.PathLike[str] | Bundle | None = None,
     target: Target | None = None,
@@ -97,6 +101,7 @@ def compare(
     Args:
         bundle: The candidate.
         backend_names: One child process each, in this order.
+        against_url: A server of KServe's protocol, which is asked instead of backends here.
         golden: Images with the reference's answers; by default the bundle's own.
         against: Another bundle, whose answers to those images are the reference instead.
         target: What the logits must reach besides the precision's limit.
@@ -111,8 +116,11 @@ def compare(
         VitEdgeError: The bundle, the golden file or the other bundle cannot be read or used.
     """
     candidate = Bundle.read(bundle)
-    for name in backend_names:
-        backends.module(name)  # refused before any runs
+    if against_url is None:
+        for name in backend_names:
+            backends.module(name)  # refused before any runs
+    else:
+        backend_names = [Endpoint(candidate, against_url).url]
     if localize and against is None:
         raise UsageError(
             "localizing needs the fp32 bundle of the same model to compare with step by step: "
@@ -132,7 +140,7 @@ def compare(
             sha256, dtype = sha256_of(asked), opened.reference_dtype
             golden_facts = GoldenFacts(asked.name, sha256, len(opened), dtype)
         runs = [
-            _run(Question(str(candidate.path), name, str(path), target), limits)
+            _run(Question(str(candidate.path), name, str(path), target, against_url), limits)
             for name in backend_names
         ]
         if localize and reference is not None:
@@ -233,7 +241,10 @@ def compare_here(question: Question) -> Run:
     manifest = bundle.manifest
     limit = limit_for(manifest.precision, manifest.scores)
     with Golden(Path(question.golden)) as golden:
-        backend = _Timed(backends.module(question.backend).load(bundle))
+        served = None if question.url is None else Endpoint(bundle, question.url)
+        backend = _Timed(served or backends.module(question.backend).load(bundle))
+        if served is not None:  # which may take smaller batches than the bundle
+            manifest = dataclasses.replace(manifest, max_batch=served.max_batch)
         probes = golden.probes()
         witness = Witness(len(golden), manifest.scores)
         comparison = compare_answers(
@@ -245,9 +256,14 @@ def compare_here(question: Question) -> Run:
             target=question.target,
             seen=witness.add,
         )
-        wrong = check_probes(probes, manifest.preprocessing)
+        if served is not None and served.encoded:
+            preprocessing = check_files(served, probes, manifest, limit)
+        else:
+            wrong = check_probes(probes, manifest.preprocessing)
+            words = "; ".join(wrong) or f"{len(probes)} probe files"
+            preprocessing = Check(PREPROCESSING, not wrong, words)
         checks = (
-            Check("preprocessing", not wrong, "; ".join(wrong) or f"{len(probes)} probe files"),
+            preprocessing,
             *check_invariance(backend, golden, manifest, limit),
         )
         names = golden.names

@@ -45,7 +45,7 @@ from vit_edge.quantize.formats.integers import (
     unrounded,
 )
 from vit_edge.quantize.linears import Linear, block_linears, check_names, constant
-from vit_edge.quantize.rescale.inserting import Inserted, smooth_every
+from vit_edge.quantize.rescale.inserting import Inserted, join_rows, smooth_every
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, written
 from vit_edge.quantize.rounding.gptq import gptq
 from vit_edge.quantize.rounding.moments import Moment, collect_moments, passes
@@ -264,7 +264,9 @@ def _corrected(
 def _apply(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format) -> onnx_ir.Model:
     """A copy of the model with these Linears quantized."""
     copy = model.clone()
-    linears = [linear for linear in block_linears(copy) if linear.name in rounded]
+    every = block_linears(copy)
+    join_rows([linear for linear in every if linear.name not in rounded])
+    linears = [linear for linear in every if linear.name in rounded]
     for linear in linears:
         linear.correct_bias(rounded[linear.name].bias)
     weights = {name: linear.weight for name, linear in rounded.items()}

@@ -243,6 +243,36 @@ def divide_rows(
     return divided.outputs[0]
 
 
+def join_rows(linears: list[Linear]) -> None:
+    """Take the division of rows away again where none of its Linears is quantized.
+
+    Args:
+        linears: Those of a graph that stay in float.
+    """
+    staying = {linear.node for linear in linears}
+    for linear in linears:
+        divided, undivided = linear.input, linear.undivided
+        if divided is undivided or any(use.node not in staying for use in divided.uses()):
+            continue
+        for node in [use.node for use in divided.uses()]:
+            node.replace_input_with(0, undivided)
+            made = node.outputs[0]
+            (back,) = (use.node for use in made.uses())
+            back.outputs[0].replace_all_uses_with(made)
+            back.graph.remove(back, safe=True)
+        _remove_unused(divided.producer())
+
+
+def _remove_unused(node: onnx_ir.Node | None) -> None:
+    """Remove a node whose outputs nothing reads, and what only it read."""
+    if node is None or node.graph is None or any(output.uses() for output in node.outputs):
+        return
+    read = [value.producer() for value in node.inputs if value is not None]
+    node.graph.remove(node, safe=True)
+    for producer in read:
+        _remove_unused(producer)
+
+
 def _describe(node: onnx_ir.Node, like: onnx_ir.Value, shape: onnx_ir.Shape | None) -> None:
     """Name the output of a node of ours, and say what it is."""
     node.outputs[0].name, node.outputs[0].shape = f"{node.name}:0", shape

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vit_edge.bundle.manifest import Scores
 from vit_edge.errors import ParityError
+from vit_edge.graphs.sections import SharedRuns
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import Target
@@ -115,10 +116,22 @@ class Judge:
         answers = self._workspace.answers(model, batches, self._output, self._entries)
         return np.concatenate(list(answers))
 
-    def noise(self, model: onnx_ir.Model, images: int) -> float:
-        """Mean square difference from the float graph."""
-        difference = self.answers(model, images) - self.reference[:images]
-        return float(np.square(difference, dtype=np.float64).mean())
+    def noises(self, base: onnx_ir.Model, images: int) -> Callable[[onnx_ir.Model], float]:
+        """Return what measures a variant: its mean square difference from the float graph.
+
+        Args:
+            base: The variant in which nothing is quantized. What others share with it runs once,
+                as long as they come in the order of the graph.
+            images: How many to measure by.
+        """
+        batches = list(self._calibration.first(images).batches(self._batch))
+        runs = SharedRuns(self._workspace, base, batches, self._entries)
+
+        def noise(model: onnx_ir.Model) -> float:
+            difference = runs.answers(model, self._output) - self.reference[:images]
+            return float(np.square(difference, dtype=np.float64).mean())
+
+        return noise
 
     def summary(self, model: onnx_ir.Model) -> dict[str, object]:
         """Every statistic over all calibration images."""
@@ -142,14 +155,15 @@ def shares(
     close to the whole. The cost of one Linear is seen without the others covering it.
     """
     with progress("sensitivity", len(names), "Linear") as bar:
+        noise = judge.noises(variant([]), images)
         for name in names:
             if name not in journal.values:
-                journal.add(name, judge.noise(variant([name]), images))
+                journal.add(name, noise(variant([name])))
             bar.update(1)
-    noise = {name: journal.values[name] for name in names}
-    total = sum(noise.values()) or 1.0
-    ranked = sorted(names, key=lambda name: -noise[name])
-    return [Share(name, noise[name], noise[name] / total) for name in ranked]
+    found = {name: journal.values[name] for name in names}
+    total = sum(found.values()) or 1.0
+    ranked = sorted(names, key=lambda name: -found[name])
+    return [Share(name, found[name], found[name] / total) for name in ranked]
 
 
 def by_cost(ranked: Sequence[Share], costs: Mapping[str, float]) -> list[Share]:
