@@ -327,7 +327,7 @@ def test_threads_reach_the_decoder_and_the_runtime(
             pools.append(workers)
             super().__init__(workers, name)
 
-    monkeypatch.setattr("vit_edge.images.ahead.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Pool)
     for backend in ("auto", "ort"):
         with Predictor(testing_bundle, backend, threads=3) as three:
             assert three.facts["threads"] == "3"

@@ -633,7 +633,7 @@ def test_workers_end_with_the_run_that_started_them(
         until(lambda: list(out.glob("part-*.parquet")))
         assert len(workers()) > 1
         running.send_signal(ended_by)
-        running.communicate()
+        running.communicate(timeout=60)  # its workers hold the pipe, too
     until(lambda: not workers())
     (tmp_path / "list.txt").write_text("\n".join(files[:5]))
     batch(testing_bundle, str(tmp_path / "list.txt"), out=out, shard_rows=1, resume=True)
