@@ -17,7 +17,9 @@ requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 DIAGRAMS = {"mermaid"}
 # Pages whose blocks a test beside this runs that is named after them.
-TESTED_BESIDE = {"ci", "bench", "checkpoints", "tutorial", "large-jobs", "python", "serving"}
+TESTED_BESIDE = {
+    "ci", "bench", "checkpoints", "tutorial", "languages", "large-jobs", "python", "serving",
+}  # fmt: skip
 LINES = 150
 # What a reader waits for and a test need not: the same commands with less to measure.
 SHORTER = {" --tune": " --tune --batch 1 --backend ort"}
@@ -105,6 +107,23 @@ def test_no_block_goes_untested(readme: str, repository: Path) -> None:
             continue
         languages = {language for language, _ in BLOCK.findall(path.read_text())}
         assert languages <= DIAGRAMS, f"{path.name} has a block nobody runs"
+
+
+def test_the_page_builds_the_sample_in_cpp_as_its_test_does(repository: Path) -> None:
+    """tests/examples/test_languages.py runs what is named here."""
+    page = (repository / "docs" / "languages.md").read_text()
+    sample = repository / "examples" / "cpp"
+    made, source = (sample / "CMakeLists.txt").read_text(), (sample / "main.cpp").read_text()
+    ((language, body),) = BLOCK.findall(page)
+    configure, build, *commands = body.strip().splitlines()
+    assert (language, build) == ("bash", "cmake --build build/cpp")
+    assert configure.startswith("cmake -S examples/cpp -B build/cpp ")
+    for option in re.findall(r"-D(\w+)=", configure):
+        assert option in made
+    for command in commands:
+        program, verb = command.split()[:2]
+        assert re.search(rf"\b{Path(program).name}\b", made)
+        assert f'"{verb}"' in source
 
 
 def test_the_table_of_variants_is_the_table(repository: Path) -> None:

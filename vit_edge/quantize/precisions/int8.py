@@ -265,7 +265,7 @@ def _apply(model: onnx_ir.Model, rounded: Mapping[str, Rounded], kind: Format) -
     """A copy of the model with these Linears quantized."""
     copy = model.clone()
     every = block_linears(copy)
-    join_rows([linear for linear in every if linear.name not in rounded])
+    join_rows(copy, [linear for linear in every if linear.name not in rounded])
     linears = [linear for linear in every if linear.name in rounded]
     for linear in linears:
         linear.correct_bias(rounded[linear.name].bias)

@@ -243,11 +243,12 @@ def divide_rows(
     return divided.outputs[0]
 
 
-def join_rows(linears: list[Linear]) -> None:
+def join_rows(model: onnx_ir.Model, linears: list[Linear]) -> None:
     """Take the division of rows away again where none of its Linears is quantized.
 
     Args:
-        linears: Those of a graph that stay in float.
+        model: Its nodes are removed.
+        linears: Those that stay in float.
     """
     staying = {linear.node for linear in linears}
     for linear in linears:
@@ -259,7 +260,7 @@ def join_rows(linears: list[Linear]) -> None:
             made = node.outputs[0]
             (back,) = (use.node for use in made.uses())
             back.outputs[0].replace_all_uses_with(made)
-            back.graph.remove(back, safe=True)
+            model.graph.remove(back, safe=True)
         _remove_unused(divided.producer())
 
 
