@@ -105,6 +105,50 @@ def test_a_runtime_gets_the_graph_and_takes_its_tensor(
     assert (folder / "warmup/probe").read_bytes() == pixels.tobytes()
 
 
+def test_an_ensemble_has_the_preprocessing_in_front(testing_bundle: Bundle, tmp_path: Path) -> None:
+    written = triton(
+        testing_bundle, out=tmp_path / "models", names=["m"], backend="ort", instances=2, threads=1,
+        ensemble=True,
+    )  # fmt: skip
+    assert files(tmp_path / "models") == {
+        "m/config.pbtxt", "m/labels.txt", "m/warmup/probe", "m/1/model.onnx",
+        "m_preprocess/config.pbtxt", "m_preprocess/1/preprocess.onnx",
+        "m_ensemble/config.pbtxt", "m_ensemble/labels.txt",
+    }  # fmt: skip
+    assert (tmp_path / "models/m_ensemble/1").is_dir()  # Triton wants a version of an ensemble, too
+    preprocess, both = (
+        config(tmp_path / "models" / f"m_{what}") for what in ("preprocess", "ensemble")
+    )
+    assert "dims: [ -1, -1, 3 ]" in preprocess
+    assert "dims: [ 1, 3, 64, 64 ]" in preprocess
+    assert "count: 2" in preprocess
+    assert 'platform: "ensemble"' in both
+    assert both.index('model_name: "m_preprocess"') < both.index('model_name: "m"')
+    assert 'label_filename: "labels.txt"' in both
+    assert "uint8[height, width, 3]" in " ".join(written.notes)
+    triton(testing_bundle, out=tmp_path / "models", names=["m"], force=True)  # they are ours
+
+
+def test_an_ensemble_that_cannot_be_is_refused(testing_bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    with pytest.raises(UsageError, match="the Python backend takes encoded images"):
+        triton(testing_bundle, out=out, ensemble=True)
+    old = altered(testing_bundle, tmp_path / "old")
+    (old.path / "preprocess.onnx").unlink()
+    write_manifest(old.path, old.manifest)
+    with pytest.raises(UsageError, match=r"old has no preprocess\.onnx; export it anew"):
+        triton(old.path, out=out, backend="onnxruntime", ensemble=True)
+    spec = dataclasses.replace(testing_bundle.manifest.preprocessing, interpolation="box")
+    other = altered(testing_bundle, tmp_path / "other", preprocessing=spec)
+    with pytest.raises(UsageError, match="the versions of m prepare images differently"):
+        triton([other, testing_bundle], out=out, names=["m", "m"], backend="ort", ensemble=True)
+    with pytest.raises(UsageError, match="m_ensemble is a model already"):
+        triton(
+            [testing_bundle] * 2, out=out, names=["m", "m_ensemble"], backend="ort", ensemble=True
+        )
+    assert not out.exists()
+
+
 def test_a_model_of_uint8_is_served_as_one(export_once: Exporter, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     bundle = export_once(*TESTING, "--input", "uint8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -34,6 +35,44 @@ OTHERS = {
     "tensorrt": Serving("tensorrt", 2, 0, None, 5, 4, profiles=2),
 }
 
+# Triton's ONNX Runtime is in no registry: the same files, run by its Python backend.
+STAND_IN = """
+import json
+from pathlib import Path
+
+import onnxruntime
+import triton_python_backend_utils as utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        folder = Path(args["model_repository"]) / args["model_version"]
+        (file,) = folder.glob("*.onnx")
+        self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        config = json.loads(args["model_config"])
+        self.inputs = [one["name"] for one in config["input"]]
+        self.outputs = [one["name"] for one in config["output"]]
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        tensors = [utils.get_input_tensor_by_name(request, name) for name in self.inputs]
+        given = {name: one.as_numpy() for name, one in zip(self.inputs, tensors)}
+        made = self.session.run(self.outputs, given)
+        return utils.InferenceResponse([utils.Tensor(*one) for one in zip(self.outputs, made)])
+"""
+
+
+def stand_in(repository: Path) -> None:
+    """Let the Python backend run what ONNX Runtime's would."""
+    for path in repository.glob("*/config.pbtxt"):
+        text = path.read_text()
+        if 'backend: "onnxruntime"' in text:
+            text = text.replace('backend: "onnxruntime"', 'backend: "python"')
+            path.write_text(re.sub(r'(default_model_filename: )".*"', r'\1"model.py"', text))
+            (path.parent / "1" / "model.py").write_text(STAND_IN)
+
 
 @pytest.fixture(scope="module")
 def repositories(
@@ -55,6 +94,8 @@ def repositories(
     shutil.copytree(folder / "d/onnxruntime", folder / "d/wrong")
     text = (folder / "d/wrong/config.pbtxt").read_text()
     (folder / "d/wrong/config.pbtxt").write_text(text.replace("data_type:", "datatype:"))
+    triton(embedded_bundle, out=folder / "e", names=["chain"], backend="onnxruntime", ensemble=True)
+    stand_in(folder / "e")
     return sorted(folder.iterdir())
 
 
@@ -148,6 +189,34 @@ def test_every_version_is_served(server: Server, images: list[bytes]) -> None:
         assert tensors(answer)["label"].shape == (2, 1)
 
 
+def test_an_ensemble_takes_images_of_any_size(
+    server: Server, embedded_bundle: Bundle, images: list[bytes]
+) -> None:
+    with Predictor(embedded_bundle) as predictor:
+        expected = list(predictor.run(images[:6], ("logits",)))
+    sizes = set()
+    for encoded, wanted in zip(images[:6], expected, strict=True):
+        with Image.open(io.BytesIO(encoded)) as opened:
+            image = np.asarray(opened.convert("RGB"))
+        sizes.add(image.shape)
+        parameters = {"binary_data_size": image.nbytes}
+        given = {
+            "name": "image",
+            "shape": image.shape,
+            "datatype": "UINT8",
+            "parameters": parameters,
+        }
+        head = json.dumps({"inputs": [given], "outputs": [{"name": "logits"}]}).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        path = "/v2/models/chain_ensemble/infer"
+        status, answer = server.ask("POST", path, head + image.tobytes(), headers)
+        assert status == 200, answer
+        got = tensors(answer)["logits"]
+        assert got.shape == (1, 10)
+        np.testing.assert_allclose(got[0], wanted.outputs["logits"], rtol=1e-4, atol=1e-4)
+    assert len(sizes) > 1
+
+
 def test_metadata_is_what_the_repository_says(server: Server) -> None:
     _, about = server.ask("GET", "/v2/models/cifar10")
     assert about["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}]
@@ -200,7 +269,10 @@ def test_configurations_are_messages_of_tritons_schema(repositories: list[Path])
         for path in folder.glob("*/config.pbtxt"):
             if path.parent.name != "wrong":
                 read[path.parent.name] = text_format.Parse(path.read_text(), schema.ModelConfig())
-    assert set(read) == {"cifar10", "patient", "versions", *OTHERS}
+    chain = {"chain", "chain_preprocess", "chain_ensemble"}
+    assert set(read) == {"cifar10", "patient", "versions", *chain, *OTHERS}
+    steps = read["chain_ensemble"].ensemble_scheduling.step
+    assert [step.model_name for step in steps] == ["chain_preprocess", "chain"]
     for name, message in read.items():
         assert message.name == name
     cifar10 = read["cifar10"]

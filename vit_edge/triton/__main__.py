@@ -69,6 +69,11 @@ def parser() -> cli.Parser:
         metavar="K",
         help="classes that the Python backend ranks; default: 5",
     )
+    options.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="write NAME_ensemble as well, which takes an RGB image of any size",
+    )
     options.add_argument("--force", action="store_true", help="replace a repository")
     return options
 
@@ -88,6 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         queue_us=arguments.queue_us,
         threads=arguments.threads,
         top_k=arguments.top_k,
+        ensemble=arguments.ensemble,
         force=arguments.force,
     )
     if arguments.json:

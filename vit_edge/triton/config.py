@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from vit_edge.bundle import Bundle
-from vit_edge.bundle.bundle import LABELS_NAME, MODEL_NAME
+from vit_edge.bundle.bundle import LABELS_NAME, MODEL_NAME, PREPROCESS_NAME
 from vit_edge.bundle.manifest import Manifest, TensorSpec
 from vit_edge.triton.text import Word
 
 Backend: TypeAlias = Literal["python", "onnxruntime", "tensorrt", "openvino"]
 
-IMAGE = "image"  # the input of the Python backend: encoded files
+IMAGE = "image"  # the input of the Python backend: encoded files; of preprocess.onnx: RGB
+PIXELS = "pixels"  # what preprocess.onnx makes
 RANKED = {"label": "STRING", "index": "INT32", "score": "FP32"}  # what it adds of the best classes
 WARMUP_NAME = "probe"
 # What is in a version's folder; Triton's OpenVINO backend would look for model.xml.
@@ -91,6 +92,78 @@ def config_from_bundle(
     return config
 
 
+def preprocess_config(name: str, bundle: Bundle, serving: Serving) -> dict[str, Any]:
+    """Write the message ModelConfig of preprocess.onnx: one image of any size, no batch.
+
+    Args:
+        name: The model's.
+        bundle: Of which it is.
+        serving: How the model behind it is served.
+    """
+    graph = bundle.manifest.input
+    return {
+        "name": name,
+        "backend": "onnxruntime",
+        "default_model_filename": PREPROCESS_NAME,
+        "max_batch_size": 0,
+        "input": [_image()],
+        "output": [_single(PIXELS, graph)],
+        "instance_group": [{"count": serving.instances, "kind": Word("KIND_CPU")}],
+        "parameters": [
+            {"key": "intra_op_thread_count", "value": {"string_value": str(serving.threads or 1)}}
+        ],
+    }
+
+
+def ensemble_config(name: str, bundle: Bundle, preprocess: str, model: str) -> dict[str, Any]:
+    """Write the message ModelConfig of both, one after the other: an image in, answers out.
+
+    Requests of the model are still batched: each has a batch of one.
+
+    Args:
+        name: The ensemble's.
+        bundle: Of the model.
+        preprocess: The model that `preprocess_config` names.
+        model: The model that `config_from_bundle` names.
+    """
+    manifest = bundle.manifest
+    outputs = {tensor.name: tensor.name for tensor in manifest.outputs}
+    steps = (
+        (preprocess, {IMAGE: IMAGE}, {PIXELS: PIXELS}),
+        (model, {manifest.input.name: PIXELS}, outputs),
+    )
+    return {
+        "name": name,
+        "platform": "ensemble",
+        "max_batch_size": 0,
+        "input": [_image()],
+        "output": [_labelled(_single(one.name, one), manifest) for one in manifest.outputs],
+        "ensemble_scheduling": {
+            "step": [
+                {
+                    "model_name": step, "model_version": -1,
+                    "input_map": _entries(given), "output_map": _entries(made),
+                }
+                for step, given, made in steps
+            ]
+        },
+    }  # fmt: skip
+
+
+def _entries(names: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in names.items()]
+
+
+def _image() -> dict[str, Any]:
+    return {"name": IMAGE, "data_type": Word("TYPE_UINT8"), "dims": [_ANY, _ANY, 3]}
+
+
+def _single(name: str, tensor: TensorSpec) -> dict[str, Any]:
+    """A tensor of one image, with the axis of the batch."""
+    dims = [_ANY if size is None else size for size in (1, *tensor.shape[1:])]
+    return {"name": name, "data_type": Word(_TYPES[tensor.dtype]), "dims": dims}
+
+
 def _warmups(tensor: Mapping[str, Any], serving: Serving) -> Iterator[dict[str, Any]]:
     """One image, and the largest batch of it."""
     dims = [1 if size == _ANY else size for size in tensor["dims"]]
@@ -108,12 +181,17 @@ def _input(manifest: Manifest, serving: Serving) -> dict[str, Any]:
 
 def _outputs(manifest: Manifest, serving: Serving) -> Iterator[dict[str, Any]]:
     for tensor in manifest.outputs:
-        labelled = tensor.name == "logits" and manifest.num_classes
-        yield _tensor(tensor, serving) | ({"label_filename": LABELS_NAME} if labelled else {})
+        yield _labelled(_tensor(tensor, serving), manifest)
     if serving.backend == "python" and manifest.num_classes:
         count = [min(serving.top_k, manifest.num_classes)]
         for name, kind in RANKED.items():
             yield {"name": name, "data_type": Word(f"TYPE_{kind}"), "dims": count}
+
+
+def _labelled(output: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """Name the file of labels where an output has a value for each class."""
+    has_classes = output["name"] == "logits" and manifest.num_classes
+    return output | ({"label_filename": LABELS_NAME} if has_classes else {})
 
 
 def _tensor(tensor: TensorSpec, serving: Serving) -> dict[str, Any]:

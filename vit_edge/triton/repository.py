@@ -6,18 +6,26 @@ import functools
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from vit_edge.bundle import Bundle, staging, trust
-from vit_edge.bundle.bundle import LABELS_NAME, MANIFEST_NAME, sha256_of
+from vit_edge.bundle.bundle import LABELS_NAME, MANIFEST_NAME, PREPROCESS_NAME, sha256_of
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import IntegrityError, UsageError
 from vit_edge.images.preprocess import input_from_resized
 from vit_edge.machine import cpus
-from vit_edge.triton.config import FILES, WARMUP_NAME, Backend, Serving, config_from_bundle
+from vit_edge.triton.config import (
+    FILES,
+    WARMUP_NAME,
+    Backend,
+    Serving,
+    config_from_bundle,
+    ensemble_config,
+    preprocess_config,
+)
 from vit_edge.triton.text import text_from_message
 from vit_edge.triton.versions import (
     Version,
@@ -33,6 +41,11 @@ _TOP_K = 5
 _WARMUP_FOLDER = "warmup"  # where Triton looks for it
 _HEADER = "# Written by vit-edge triton."
 ALIASES = {"ort": "onnxruntime", "trt": "tensorrt"}  # what they are called elsewhere here
+_PREPROCESS, _ENSEMBLE = "_preprocess", "_ensemble"  # behind a model's name
+_ENSEMBLE_NOTE = (
+    "an ensemble takes uint8[height, width, 3], RGB, upright, a request an image; decoding is the "
+    "client's job. Triton's ONNX Runtime must be there for it"
+)
 _NOTES: dict[str, str] = {
     "python": 'where Triton runs: pip install "vit-edge[cpu]"',
     "onnxruntime": "Triton's ONNX Runtime must be 1.23 or newer, for int8-weights 1.25",
@@ -73,6 +86,7 @@ def triton(
     queue_us: int = DEFAULT_QUEUE_US,
     threads: int | None = None,
     top_k: int | None = None,
+    ensemble: bool = False,
     force: bool = False,
 ) -> Repository:
     """Write a model repository that Triton serves.
@@ -91,6 +105,8 @@ def triton(
         threads: Of each instance. By default one instance takes every CPU of the server, and
             several share those of this machine. TensorRT has none.
         top_k: How many classes the Python backend's label, index and score hold; by default 5.
+        ensemble: Write NAME_ensemble beside each model, which takes an RGB image of any size: its
+            preprocessing runs on Triton's ONNX Runtime as NAME_preprocess.
         force: Replace a repository that was written before.
 
     Returns:
@@ -117,6 +133,8 @@ def triton(
         raise UsageError("--threads is for CPUs, and tensorrt has none; give --instances")
     opened = [Bundle.read(bundle) for bundle in listed]
     models = group_by_name(opened, names)
+    if ensemble:
+        _check_ensembles(models, chosen)
     destination = Path(out)
     check = functools.partial(
         staging.check_destination, destination, force=force, what="model repository", ours=_is_ours
@@ -136,8 +154,11 @@ def triton(
     with staging.staged(destination, option="--out", check=check, needed_bytes=needed) as stage:
         for name, same in versions.items():
             _write(stage / name, name, same, serving[name])
+            if ensemble:
+                _write_ensemble(stage, name, same[-1].bundle, serving[name])
     served = [_served(name, same, serving[name]) for name, same in versions.items()]
-    return Repository(destination, tuple(served), tuple(_notes(chosen, every)))
+    notes = [*_notes(chosen, every), *([_ENSEMBLE_NOTE] if ensemble else [])]
+    return Repository(destination, tuple(served), tuple(notes))
 
 
 def _backend(name: str) -> Backend:
@@ -171,6 +192,39 @@ def _write(folder: Path, name: str, versions: Sequence[Version], serving: Servin
             _copy_bundle(version.bundle, target / "bundle")
         else:
             _copy_files(version, target)
+
+
+def _check_ensembles(models: Mapping[str, Sequence[Bundle]], backend: Backend) -> None:
+    """Refuse what no preprocessing can stand in front of, before anything is written."""
+    if backend == "python":
+        raise UsageError("--ensemble is for tensors; the Python backend takes encoded images")
+    for name, versions in models.items():
+        for bundle in versions:
+            if bundle.preprocess_path is None:
+                raise UsageError(
+                    f"--ensemble: {bundle.path} has no {PREPROCESS_NAME}; export it anew"
+                )
+            if bundle.manifest.preprocessing != versions[-1].manifest.preprocessing:
+                raise UsageError(f"--ensemble: the versions of {name} prepare images differently")
+        for taken in (f"{name}{_PREPROCESS}", f"{name}{_ENSEMBLE}"):
+            if taken in models:
+                raise UsageError(f"--ensemble: {taken} is a model already; give other --names")
+
+
+def _write_ensemble(stage: Path, name: str, bundle: Bundle, serving: Serving) -> None:
+    """Write the preprocessing of a model, and what runs both."""
+    preprocess, both = f"{name}{_PREPROCESS}", f"{name}{_ENSEMBLE}"
+    configs = {
+        preprocess: preprocess_config(preprocess, bundle, serving),
+        both: ensemble_config(both, bundle, preprocess, name),
+    }
+    for model, config in configs.items():
+        (stage / model / "1").mkdir(parents=True)
+        text = f"{_HEADER}\n{text_from_message(config)}"
+        (stage / model / CONFIG_NAME).write_text(text, encoding="utf-8")
+    shutil.copyfile(bundle.path / PREPROCESS_NAME, stage / preprocess / "1" / PREPROCESS_NAME)
+    if bundle.labels:
+        shutil.copyfile(bundle.path / LABELS_NAME, stage / both / LABELS_NAME)
 
 
 def _copy_bundle(bundle: Bundle, target: Path) -> None:
