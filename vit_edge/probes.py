@@ -34,9 +34,9 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden, Probe
 from vit_edge.bundle.integrity import ensure_verified
 from vit_edge.bundle.manifest import Manifest, Preprocessing, TensorSpec
-from vit_edge.bundle.staging import staged
+from vit_edge.bundle.staging import check_destination, staged
 from vit_edge.callables import make_callable
-from vit_edge.errors import ParityError, UsageError
+from vit_edge.errors import ParityError
 from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized, pixel_levels
 from vit_edge.images.resize import resized_from_image
@@ -80,7 +80,10 @@ def probes(
     """
     opened, folder = Bundle.read(bundle), Path(out)
     ensure_verified(opened, full=True)
-    check = functools.partial(_check_destination, folder, force=force)
+    check = functools.partial(
+        check_destination, folder, force=force, what="probe folder", ours=_is_ours,
+        otherwise="holds no probes",
+    )  # fmt: skip
     with Golden(opened.golden_path) as golden, staged(folder, option="--out", check=check) as stage:
         wrong = check_probes(golden.probes(), opened.manifest.preprocessing)
         if wrong:
@@ -103,17 +106,8 @@ def probes(
     return PlainProbes(folder, index)
 
 
-def _check_destination(folder: Path, *, force: bool) -> None:
-    """Refuse to replace what is no folder of probes, and what is one without force."""
-    if not os.path.lexists(folder):
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        raise UsageError(f"{folder}: exists and is no directory; choose another --out")
-    if any(folder.iterdir()):
-        if not (folder / INDEX_NAME).is_file():
-            raise UsageError(f"{folder}: exists and holds no probes; choose another --out")
-        if not force:
-            raise UsageError(f"{folder}: exists; --force replaces it")
+def _is_ours(folder: Path) -> bool:
+    return (folder / INDEX_NAME).is_file()
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:

@@ -320,7 +320,7 @@ def test_no_folder_is_not_the_working_directory(
 def test_a_folder_named_ray_is_not_ray(
     testing_bundle: Bundle, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray itself makes /tmp/ray; who starts there has it on Python's path."""
+    """Ray itself makes a folder ray for its files; who starts beside it has it on Python's path."""
     (tmp_path / "ray").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:

@@ -109,6 +109,7 @@ def check_destination(
     force: bool,
     what: str = "bundle",
     ours: Callable[[Path], bool] = _is_bundle,
+    otherwise: str | None = None,
 ) -> None:
     """Refuse to replace what is no bundle, and what is one without force.
 
@@ -117,6 +118,7 @@ def check_destination(
         force: Replace what is there, if it is one.
         what: What shall be there, if it is no bundle.
         ours: Tells one from what is not to be replaced.
+        otherwise: How that is called, if not "is no ...".
 
     Raises:
         UsageError: `destination` exists and may not be replaced.
@@ -132,7 +134,8 @@ def check_destination(
         raise UsageError(f"{destination}: exists and is no directory; choose another --out")
     if _content(destination):
         if not ours(destination):
-            raise UsageError(f"{destination}: exists and is no {what}; choose another --out")
+            is_not = otherwise or f"is no {what}"
+            raise UsageError(f"{destination}: exists and {is_not}; choose another --out")
         if not force:
             raise UsageError(f"{destination}: exists; --force replaces it")
 

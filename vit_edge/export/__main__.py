@@ -13,6 +13,7 @@ from vit_edge.bundle.manifest import PositionMethod, Scores
 from vit_edge.errors import UsageError
 from vit_edge.export.api import export, require_extra
 from vit_edge.export.naming import named
+from vit_edge.export.options import PUBLISHING
 from vit_edge.export.printing import print_bundle
 from vit_edge.variants import matching, variant
 
@@ -180,17 +181,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "real images to prove parity on; default: the package's photos",
     },
-    "--include-preprocessing": {
-        "action": "store_true",
-        "help": "write end-to-end.onnx into the bundle as well: an RGB image of any size in, the "
-        "answers out; for CPUs",
-    },
-    "--layout": {
-        "metavar": "NAME",
-        "help": "transformers.js: write a folder of that name into the bundle as well, which "
-        "transformers.js and optimum load",
-    },
-    "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
+    **PUBLISHING,
 }
 
 

@@ -18,6 +18,7 @@ from vit_edge.bundle.bundle import END_TO_END_NAME, GOLDEN_NAME, MODEL_NAME, PRE
 from vit_edge.bundle.golden import Golden
 from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import ModelError, ParityError, UsageError
+from vit_edge.export.foreign.graph import open_session
 from vit_edge.export.golden_set import KEPT, GoldenFiles
 from vit_edge.export.recipe import Recipe
 from vit_edge.graphs.mapped import load_mapped
@@ -26,8 +27,6 @@ from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized, pixel_levels, pixels_from_resized
 from vit_edge.images.resize import resized_from_image
-from vit_edge.machine import cpus
-from vit_edge.machine.paths import path_for
 from vit_edge.parity.statistics import Difference
 
 # The graph computes Pillow's integers, so that a level is off only where a library's sine or
@@ -199,16 +198,6 @@ def checked_images(
     chosen = np.linspace(0, len(golden.files) - 1, KEPT).round().astype(int).tolist()
     for index in sorted(set(chosen)):
         yield golden.files[index].name, golden.files[index]
-
-
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Open a graph in ONNX Runtime's CPU provider."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cpus.default_threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        path_for("onnxruntime", path), options, ["CPUExecutionProvider"]
-    )
 
 
 def _answer(

@@ -10,6 +10,7 @@ from typing import Any
 from vit_edge import cli
 from vit_edge.bundle import Bundle
 from vit_edge.export.api import require_extra
+from vit_edge.export.options import PUBLISHING
 from vit_edge.export.printing import print_bundle
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -45,17 +46,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "images to prove it on, answered by the fp32 graph; default: those in the bundle",
     },
     "--max-batch": {"type": int, "metavar": "N", "help": "default: the fp32 bundle's"},
-    "--include-preprocessing": {
-        "action": "store_true",
-        "help": "write end-to-end.onnx into the bundle as well: an RGB image of any size in, the "
-        "answers out; for CPUs",
-    },
-    "--layout": {
-        "metavar": "NAME",
-        "help": "transformers.js: write a folder of that name into the bundle as well, which "
-        "transformers.js and optimum load",
-    },
-    "--force": {"action": "store_true", "help": "replace an existing bundle, in one step"},
+    **PUBLISHING,
 }
 
 

@@ -63,8 +63,7 @@ def waists(model: onnx_ir.Model) -> dict[int, onnx_ir.Value]:
     last = dict.fromkeys(model.graph.outputs, len(nodes))
     for position, node in enumerate(nodes):
         for value in _computed(node):
-            last.setdefault(value, position)
-            last[value] = max(last[value], position)
+            last[value] = max(last.get(value, position), position)
     found, alive = {}, [value for value in model.graph.inputs if value in last]
     for position, node in enumerate(nodes):
         alive = [value for value in (*alive, *node.outputs) if last.get(value, -1) > position]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -107,7 +107,7 @@ def preprocess_config(name: str, bundle: Bundle, serving: Serving) -> dict[str, 
         "default_model_filename": PREPROCESS_NAME,
         "max_batch_size": 0,
         "input": [_image()],
-        "output": [_single(PIXELS, graph)],
+        "output": [_tensor(PIXELS, graph, (1, *graph.shape[1:]))],
         "instance_group": [{"count": serving.instances, "kind": Word("KIND_CPU")}],
         "parameters": [
             {"key": "intra_op_thread_count", "value": {"string_value": str(serving.threads or 1)}}
@@ -137,7 +137,10 @@ def ensemble_config(name: str, bundle: Bundle, preprocess: str, model: str) -> d
         "platform": "ensemble",
         "max_batch_size": 0,
         "input": [_image()],
-        "output": [_labelled(_single(one.name, one), manifest) for one in manifest.outputs],
+        "output": [
+            _labelled(_tensor(one.name, one, (1, *one.shape[1:])), manifest)
+            for one in manifest.outputs
+        ],
         "ensemble_scheduling": {
             "step": [
                 {
@@ -158,12 +161,6 @@ def _image() -> dict[str, Any]:
     return {"name": IMAGE, "data_type": Word("TYPE_UINT8"), "dims": [_ANY, _ANY, 3]}
 
 
-def _single(name: str, tensor: TensorSpec) -> dict[str, Any]:
-    """A tensor of one image, with the axis of the batch."""
-    dims = [_ANY if size is None else size for size in (1, *tensor.shape[1:])]
-    return {"name": name, "data_type": Word(_TYPES[tensor.dtype]), "dims": dims}
-
-
 def _warmups(tensor: Mapping[str, Any], serving: Serving) -> Iterator[dict[str, Any]]:
     """One image, and the largest batch of it."""
     dims = [1 if size == _ANY else size for size in tensor["dims"]]
@@ -176,12 +173,12 @@ def _warmups(tensor: Mapping[str, Any], serving: Serving) -> Iterator[dict[str, 
 def _input(manifest: Manifest, serving: Serving) -> dict[str, Any]:
     if serving.backend == "python":
         return {"name": IMAGE, "data_type": Word("TYPE_STRING"), "dims": [1]}
-    return _tensor(manifest.input, serving)
+    return _served_tensor(manifest.input, serving)
 
 
 def _outputs(manifest: Manifest, serving: Serving) -> Iterator[dict[str, Any]]:
     for tensor in manifest.outputs:
-        yield _labelled(_tensor(tensor, serving), manifest)
+        yield _labelled(_served_tensor(tensor, serving), manifest)
     if serving.backend == "python" and manifest.num_classes:
         count = [min(serving.top_k, manifest.num_classes)]
         for name, kind in RANKED.items():
@@ -194,10 +191,13 @@ def _labelled(output: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
     return output | ({"label_filename": LABELS_NAME} if has_classes else {})
 
 
-def _tensor(tensor: TensorSpec, serving: Serving) -> dict[str, Any]:
-    shape = tensor.shape[1:] if serving.batches else tensor.shape
+def _served_tensor(tensor: TensorSpec, serving: Serving) -> dict[str, Any]:
+    return _tensor(tensor.name, tensor, tensor.shape[1:] if serving.batches else tensor.shape)
+
+
+def _tensor(name: str, tensor: TensorSpec, shape: Sequence[int | None]) -> dict[str, Any]:
     dims = [_ANY if size is None else size for size in shape]
-    return {"name": tensor.name, "data_type": Word(_TYPES[tensor.dtype]), "dims": dims}
+    return {"name": name, "data_type": Word(_TYPES[tensor.dtype]), "dims": dims}
 
 
 def _group(serving: Serving) -> dict[str, Any]:

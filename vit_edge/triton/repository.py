@@ -175,9 +175,7 @@ def _write(folder: Path, name: str, versions: Sequence[Version], serving: Servin
     config = config_from_bundle(
         name, first, serving, versions=len(versions), warmup=warmup is not None
     )
-    folder.mkdir()
-    text = f"{_HEADER}\n{text_from_message(config)}"
-    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    _write_config(folder, config)
     if first.labels:
         shutil.copyfile(first.path / LABELS_NAME, folder / LABELS_NAME)
     if warmup is not None:
@@ -192,6 +190,13 @@ def _write(folder: Path, name: str, versions: Sequence[Version], serving: Servin
             _copy_bundle(version.bundle, target / "bundle")
         else:
             _copy_files(version, target)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Make a model's folder, with its configuration."""
+    folder.mkdir()
+    text = f"{_HEADER}\n{text_from_message(config)}"
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 
 def _check_ensembles(models: Mapping[str, Sequence[Bundle]], backend: Backend) -> None:
@@ -219,9 +224,8 @@ def _write_ensemble(stage: Path, name: str, bundle: Bundle, serving: Serving) ->
         both: ensemble_config(both, bundle, preprocess, name),
     }
     for model, config in configs.items():
-        (stage / model / "1").mkdir(parents=True)
-        text = f"{_HEADER}\n{text_from_message(config)}"
-        (stage / model / CONFIG_NAME).write_text(text, encoding="utf-8")
+        _write_config(stage / model, config)
+        (stage / model / "1").mkdir()
     shutil.copyfile(bundle.path / PREPROCESS_NAME, stage / preprocess / "1" / PREPROCESS_NAME)
     if bundle.labels:
         shutil.copyfile(bundle.path / LABELS_NAME, stage / both / LABELS_NAME)
