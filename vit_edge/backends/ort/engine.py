@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import onnxfile
 from vit_edge.backends import Option
 from vit_edge.backends._options import build_names, takes
-from vit_edge.backends.ort import packed
 from vit_edge.backends.ort.options import PROVIDERS, BuildOptions, LoadOptions
 from vit_edge.backends.ort.session import SIMULATED, open_session, session_options
 from vit_edge.backends.ort.version import (
@@ -149,6 +146,10 @@ def _compact(bundle: Bundle, use: LoadOptions, stage: Path) -> None:
 
     How: see packed.py. It rests on how the runtime looks packed weights up, so it is tried.
     """
+    import tempfile
+
+    from vit_edge.backends.ort import packed  # who opens an engine packs nothing
+
     model, data = stage / MODEL_NAME, stage / WEIGHTS_NAME
     with tempfile.TemporaryDirectory(dir=stage) as name:
         scratch = Path(name)
@@ -234,4 +235,6 @@ def _check_fusion(path: Path, optimized: Path) -> None:
 
 
 def _count(path: Path, domain: str, operator: str) -> int:
+    from vit_edge import onnxfile
+
     return onnxfile.read_model(path).operators.get(domain, Counter())[operator]
