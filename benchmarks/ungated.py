@@ -13,17 +13,18 @@ import dataclasses
 import sys
 from unittest import mock
 
+from vit_edge.bundle.manifest import Scores
 from vit_edge.export import __main__ as export
 from vit_edge.export import pipeline
 from vit_edge.parity.limits import Limit, limit_for
 from vit_edge.parity.targets import Target
 
 
-def without_bounds(precision: str) -> Limit:
-    """The limit of a precision that only NaN and Inf exceed."""
+def without_bounds(precision: str, scores: Scores = "softmax") -> Limit:
+    """The limit of a precision that only NaN and Inf exceed; called as `limit_for` is."""
     nothing = Target(())
     return dataclasses.replace(
-        limit_for(precision), logits=nothing, others=nothing, top1_agreement=None
+        limit_for(precision, scores), logits=nothing, others=nothing, top1_agreement=None
     )
 
 

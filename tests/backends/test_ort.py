@@ -357,3 +357,13 @@ def test_options_do_not_change_the_answers(bundle: Bundle, options: dict[str, An
     expected = ort.load(bundle).run(pixels)
     for name, found in ort.load(bundle, **options).run(pixels).items():
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("arena", [True, False])
+def test_without_an_arena_a_tensor_gives_its_place_on_after_its_last_use(arena: bool) -> None:
+    import onnxruntime
+
+    use = ort.LoadOptions(arena=arena)
+    options = session.session_options(onnxruntime, use, "int8", optimize=False)
+    assert options.enable_mem_pattern is options.enable_mem_reuse is arena
+    assert options.enable_cpu_mem_arena  # whose blocks are given on without asking the system

@@ -105,14 +105,22 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     disk_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
     key = _key_parts(bundle, options)
     with engines.stage_engine(bundle, "ort", key, FILES, options.engines_dir, disk_bytes) as stage:
-        weight_only = bundle.manifest.precision in WEIGHT_ONLY
-        # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
-        _optimize(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
-        if weight_only:
+        prepack = _can_map(bundle, use)
+        _optimize(bundle, use, bundle.model_path, stage.path, prepack=prepack)
+        if bundle.manifest.precision in WEIGHT_ONLY:
             _check_fusion(bundle.model_path, stage.path / MODEL_NAME)
-        else:
+        if prepack:
             _compact(bundle, use, stage.path)
     return stage.target
+
+
+def _can_map(bundle: Bundle, use: LoadOptions) -> bool:
+    """True where the runtime computes with packed weights that are mapped from the disk.
+
+    MatMulNBits at level 4 does not: it writes scales into them when they are loaded, and crashes,
+    or answers something else. There the weights are packed at each load.
+    """
+    return bundle.manifest.precision not in WEIGHT_ONLY or use.accuracy_level == 0
 
 
 def _key_parts(bundle: Bundle, options: BuildOptions) -> dict[str, str]:
