@@ -232,11 +232,11 @@ def started(code: str, *arguments: str) -> Taken:
     """Run a fresh Python until it has answered."""
     argv = [sys.executable, "-c", code + ANSWERED, *arguments]
     begun = time.perf_counter()
-    done = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment())
-    assert done.stdout is not None
-    answered = done.stdout.readline()
-    wall_s = time.perf_counter() - begun
-    if done.wait() or not answered:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment()) as done:
+        assert done.stdout is not None
+        answered = done.stdout.readline()
+        wall_s = time.perf_counter() - begun
+    if done.returncode or not answered:
         raise BackendError(f"a start failed, exit code {done.returncode}; see above")
     return Taken(wall_s, float(answered))
 
