@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support import cpus
-from tests.support.bundles import TESTING, Exporter, exporter
+from tests.support.bundles import TESTING, Exporter, exporter, shared_folder
 from tests.support.dinov2 import make_dinov2
 from tests.support.foreign import foreign_files
 from tests.support.traces import patch_tracing
@@ -166,4 +166,5 @@ def ready_bundle(name: str, factory: pytest.TempPathFactory) -> Bundle | None:
 @pytest.fixture(scope="session")
 def foreign_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`FAMILY-EXPORTER-OPSET` -> an ONNX file of that kind."""
-    return foreign_files(tmp_path_factory.mktemp("foreign"))
+    shared = shared_folder(tmp_path_factory, "foreign")
+    return foreign_files(shared or tmp_path_factory.mktemp("foreign"))

@@ -280,3 +280,25 @@ def test_a_shared_trace_is_the_graph_that_tracing_anew_gives(form: Any, opset: i
         for trace in (trace_once, model_from_vit)
     )
     assert onnx_ir.to_proto(shared) == onnx_ir.to_proto(traced)
+
+
+def test_a_shared_trace_of_zero_biases_is_shared_by_equal_weights_alone() -> None:
+    """torch.onnx keeps one bias of zeros of each size, whichever they are."""
+    architecture = dataclasses.replace(TESTING, image_hw=(32, 32), depth=1)
+
+    def traced(*zeros: str) -> dict[str, Any]:
+        vit = random_vit(architecture, 3)
+        for name, parameter in vit.named_parameters():
+            if name.endswith(tuple(f"{kind}.bias" for kind in zeros)):
+                parameter.data.zero_()
+        model = trace_once(vit, ("logits",), opset=20, attention="decomposed")
+        return {name: value.const_value for name, value in model.graph.initializers.items()}
+
+    first, again, other = (
+        traced(*zeros) for zeros in (("fc2", "patch"),) * 2 + (("norm1", "norm2"),)
+    )
+    assert first.keys() == again.keys() != other.keys()
+    for name, value in first.items():
+        assert np.array_equal(value, again[name]), name
+    assert np.any(other["blocks.0.mlp.fc2.bias"])
+    assert np.any(other["embedding.patch.bias"])

@@ -58,7 +58,7 @@ class Exporter:
     def _borrow(self, arguments: tuple[str, ...]) -> Path:
         name = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16]
         folder = self.shared / name
-        with _locked(self.shared / f"{name}.lock"):
+        with locked(self.shared / f"{name}.lock"):
             if not folder.exists():
                 _export(arguments, folder)
         if self.own is None:
@@ -68,12 +68,17 @@ class Exporter:
 
 def exporter(factory: pytest.TempPathFactory) -> Exporter:
     """The exporter of this process."""
-    own = factory.mktemp("bundles")
+    own, shared = factory.mktemp("bundles"), shared_folder(factory, "bundles")
+    return Exporter(shared or own, own if shared else None)
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path | None:
+    """A folder that all workers see; None where there is one process only."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return Exporter(own, None)
-    shared = factory.getbasetemp().parent / "bundles"  # the parent is the same for all workers
-    shared.mkdir(exist_ok=True)
-    return Exporter(shared, own)
+        return None
+    folder = factory.getbasetemp().parent / name  # the parent is the same for all workers
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _export(arguments: tuple[str, ...], out: Path) -> None:
@@ -88,7 +93,8 @@ def _export(arguments: tuple[str, ...], out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Let one worker at a time do what several need."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,22 +1,34 @@
 """Tracing once a shape: torch.export takes longer than all else that a small export does.
 
 Two models of one architecture have the same graph with other initializers, whose names are those of
-their parameters. So the second gets the first one's graph and its own weights.
+their parameters. So the second gets the first one's graph and its own weights. Where torch.onnx has
+dropped a bias of zeros, or made one of two, only a model of the same weights gets that graph.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx_ir
+    from torch import Tensor
 
     from vit_edge.models.vit import ViT
 
 _SOURCE = "vit_edge.export.source"
 _traced: dict[str, onnx_ir.Model] = {}
+_UNLIKE: set[str] = set()  # architectures whose graph depends on their weights
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """What tells weights apart."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
@@ -26,15 +38,18 @@ def trace_once(vit: ViT, outputs: Sequence[str], **form: Any) -> onnx_ir.Model:
     from vit_edge.export.trace import ExportableViT, model_from_vit
 
     weights = ExportableViT(vit, outputs, form["attention"]).state_dict()
-    key = repr((vit.architecture, tuple(outputs), sorted(form.items())))
+    key = architecture = repr((vit.architecture, tuple(outputs), sorted(form.items())))
+    if architecture in _UNLIKE:
+        key += digest(weights)
     if key not in _traced:
         traced = model_from_vit(vit, outputs, **form)
-        if not weights.keys() <= set(traced.graph.initializers):
-            return traced  # torch.onnx drops a bias of zeros, or makes one of two
+        if architecture not in _UNLIKE and not weights.keys() <= set(traced.graph.initializers):
+            _UNLIKE.add(architecture)
+            key += digest(weights)
         _traced[key] = traced
     model = _traced[key].clone()
     for kept, weighted in ((_traced[key], {}), (model, weights)):
-        for name in weights:
+        for name in weights.keys() & set(kept.graph.initializers):
             tensor = weighted.get(name)
             value = kept.graph.initializers[name]
             value.const_value = None if tensor is None else tensor_adapters.TorchTensor(tensor)
