@@ -13,12 +13,14 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vit_edge.bundle import Bundle
+from vit_edge.machine.child import run_child
 
 TESTING = ("--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4")
 
@@ -79,6 +81,20 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path | None:
     folder = factory.getbasetemp().parent / name  # the parent is the same for all workers
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def base_export(factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """base-patch16-224 as a process of its own exports it, and that process's peak memory."""
+    folder = shared_folder(factory, "base") or factory.mktemp("base")
+    bundle, peak = folder / "bundle", folder / "peak_rss_bytes"
+    with locked(folder / "lock"):
+        if not peak.exists():
+            shutil.rmtree(bundle, ignore_errors=True)
+            arguments = ["--variant", "base-patch16-224", "--checkpoint", "seeded:0"]
+            command = [sys.executable, "-m", "vit_edge.export", *arguments, "--max-batch", "32"]
+            done = run_child([*command, "--out", str(bundle)]).check("export")
+            peak.write_text(str(done.peak_rss_bytes))
+    return bundle, int(peak.read_text())
 
 
 def _export(arguments: tuple[str, ...], out: Path) -> None:
