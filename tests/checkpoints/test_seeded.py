@@ -82,7 +82,7 @@ def test_logits_of_larger_variants_depend_on_the_image(name: str, files: list[Pa
 
 @pytest.mark.slow
 def test_features_of_headless_variants_depend_on_the_image(files: list[Path]) -> None:
-    features, _ = run(seeded("small-patch8-224"), files[:12])
+    features, _ = run(seeded("small-patch8-224"), files[:6])
     varying = (features - features.mean(dim=0)).square().mean()
     assert varying >= 0.4 * features.square().mean()
 

@@ -186,6 +186,20 @@ def test_a_suite_says_first_how_long_it_takes_and_later_how_long_it_took(
     assert called[-2:] == ["-k", "x"]
 
 
+def test_children_of_a_suite_read_compiled_modules(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the shell says: the tests start hundreds of them."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "env").write_text('#!/bin/sh\necho "${PYTHONDONTWRITEBYTECODE-compiled}"\n')
+    (tmp_path / "env").chmod(0o755)
+    code = f"source {repository}/scripts/common.sh; root={tmp_path}; run_suite quick {tmp_path}/env"
+    done = subprocess.run(
+        ["bash", "-euc", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "compiled"
+
+
 def test_a_suite_that_was_broken_off_is_not_what_the_next_one_takes(
     repository: Path, tmp_path: Path
 ) -> None:
