@@ -43,7 +43,8 @@ run_suite() {
     echo "This takes about $(minutes "$(suite_seconds "$suite")") on 2 cores; here are $cores."
   fi
   local start=$SECONDS
-  "$python" -m pytest --numprocesses "$((cores < 4 ? cores : 4))" --dist worksteal "$@" || status=$?
+  # Tests start hundreds of children: they read compiled modules, whatever the user's shell says.
+  env -u PYTHONDONTWRITEBYTECODE "$python" -m pytest --numprocesses "$((cores < 4 ? cores : 4))" --dist worksteal "$@" || status=$?
   # A run that was broken off, or that found nothing to run, says nothing about the next one.
   if ((status < 2)); then
     mkdir -p "${record%/*}"
@@ -64,3 +65,59 @@ suite_seconds() {
 minutes() {
   if (($1 < 90)); then echo "$1 seconds"; else echo "$((($1 + 30) / 60)) minutes"; fi
 }
+
+# Run lists of steps beside each other; each argument is a function that calls `step` for each.
+# A list ends with its first step that fails, and the others before their next; then this fails.
+beside() {
+  local list process failed=0
+  steps=$(mktemp -d)
+  set -m # a process group for each list: what is interrupted ends with all that it started
+  for list in "$@"; do
+    (
+      set +m
+      trap - EXIT
+      "$list"
+    ) &
+    lists+=($!)
+  done
+  set +m
+  for process in "${lists[@]}"; do wait "$process" || failed=1; done
+  lists=()
+  if ((failed)); then
+    echo "FAILED: $(paste -sd, "$steps/failed" 2>/dev/null || echo 'a list of steps')" >&2
+  fi
+  rm -rf "$steps"
+  return "$failed"
+}
+
+# Run a command as the step named $1 of a list. Its output is shown whole, when it ends.
+step() {
+  local name=$1 start=$SECONDS status log
+  shift
+  if [[ -s $steps/failed ]]; then exit 1; fi
+  log=$(mktemp "$steps/XXXXXX.log")
+  echo "== $name" >"$log"
+  set +e
+  (
+    set -e
+    "$@"
+  ) >>"$log" 2>&1
+  status=$?
+  set -e
+  echo "-- $((SECONDS - start)) s" >>"$log"
+  if ((status)); then echo "$name" >>"$steps/failed"; fi
+  flock "$steps" cat "$log"
+  rm "$log"
+  if ((status)); then exit "$status"; fi
+}
+
+# For the trap of EXIT: end the lists that still run, and show what their steps have said.
+end_lists() {
+  local process
+  for process in ${lists[@]+"${lists[@]}"}; do kill -- "-$process" 2>/dev/null || true; done
+  if ((${#lists[@]})); then
+    cat "$steps"/*.log 2>/dev/null || true
+    rm -rf "$steps"
+  fi
+}
+lists=()

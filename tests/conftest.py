@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.support import cpus
-from tests.support.bundles import TESTING, Exporter, exporter
+from tests.support import cpus, traces
+from tests.support.bundles import TESTING, Exporter, base_export, exporter, shared_folder
 from tests.support.dinov2 import make_dinov2
 from tests.support.foreign import foreign_files
-from tests.support.traces import patch_tracing
 from vit_edge.bundle import Bundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -34,6 +33,12 @@ def a_home_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("XDG_STATE_HOME", str(home / "state"))
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let workers share what they trace."""
+    traces.SHARED = shared_folder(tmp_path_factory, "traces")
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +108,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Trace an architecture once a process, but for tests that are about tracing."""
-    patch_tracing(item.get_closest_marker("traced_anew") is not None)
+    traces.patch_tracing(item.get_closest_marker("traced_anew") is not None)
 
 
 class AbsentModule(pytest.Module):
@@ -155,6 +160,12 @@ def embedded_bundle(export_once: Exporter, tmp_path_factory: pytest.TempPathFact
     return ready_bundle("embedded", tmp_path_factory) or export_once("--checkpoint", "embedded")
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A bundle of base-patch16-224, and the memory that its export took, in bytes."""
+    return base_export(tmp_path_factory)
+
+
 def ready_bundle(name: str, factory: pytest.TempPathFactory) -> Bundle | None:
     """A copy of what an environment that can export has made for one that cannot."""
     folder = os.environ.get("VIT_EDGE_TEST_BUNDLES")
@@ -166,4 +177,5 @@ def ready_bundle(name: str, factory: pytest.TempPathFactory) -> Bundle | None:
 @pytest.fixture(scope="session")
 def foreign_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`FAMILY-EXPORTER-OPSET` -> an ONNX file of that kind."""
-    return foreign_files(tmp_path_factory.mktemp("foreign"))
+    shared = shared_folder(tmp_path_factory, "foreign")
+    return foreign_files(shared or tmp_path_factory.mktemp("foreign"))

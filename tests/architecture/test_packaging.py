@@ -55,6 +55,16 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def installed(folder: Path, *what: str) -> Path:
+    """The python of a new environment with these in it, which is spared a pip of its own."""
+    venv.create(folder, system_site_packages=False, symlinks=True, with_pip=False)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    done = subprocess.run([*pip, *what], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return python
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_its_data_and_the_recipes(
     wheel: Path, repository: Path
@@ -86,10 +96,7 @@ def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
 def test_the_installed_wheel_imports_finds_its_data_and_has_a_console_script(
     wheel: Path, tmp_path: Path
 ) -> None:
-    venv.create(tmp_path / "env", system_site_packages=False, symlinks=True, with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run([python, *install], check=True, cwd=tmp_path)
+    python = installed(tmp_path / "env", "--no-deps", "--no-index", str(wheel))
     code = (
         "import vit_edge, importlib.resources as r; f = r.files('vit_edge');"
         "assert 'site-packages' in vit_edge.__file__, vit_edge.__file__;"
@@ -116,8 +123,9 @@ def test_the_installed_wheel_imports_finds_its_data_and_has_a_console_script(
 def test_the_wheel_predicts_where_only_numpy_pillow_and_onnxruntime_are(
     wheel: Path, tmp_path: Path, repository: Path, embedded_bundle: Bundle, photos: list[Path]
 ) -> None:
-    venv.create(tmp_path / "env", system_site_packages=False, symlinks=True, with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
+    minor = f"py{sys.version_info.major}{sys.version_info.minor}"
+    pins = str(repository / "constraints" / f"{minor}.txt")
+    python = installed(tmp_path / "env", "-c", pins, f"vit-edge[cpu] @ {wheel.as_uri()}")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
     def run(*arguments: str) -> str:
@@ -127,9 +135,6 @@ def test_the_wheel_predicts_where_only_numpy_pillow_and_onnxruntime_are(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    minor = f"py{sys.version_info.major}{sys.version_info.minor}"
-    pins = str(repository / "constraints" / f"{minor}.txt")
-    run("-m", "pip", "install", "--quiet", "-c", pins, f"vit-edge[cpu] @ {wheel.as_uri()}")
     code = "import importlib.util as u; print([n for n in ('torch', 'onnx') if u.find_spec(n)])"
     assert run("-c", code).strip() == "[]"
     bundle = str(tmp_path / "bundle")

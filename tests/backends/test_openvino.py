@@ -282,6 +282,7 @@ def test_golden_answers_hold(testing_bundle: Bundle, capsys: pytest.CaptureFixtu
 def test_golden_answers_of_trained_weights_hold(
     shared_data: Path, tmp_path: Path, export_once: Exporter, outliers: bool, precision: str
 ) -> None:
+    """Without outliers and an engine: tests/parity/test_healthy.py."""
     arguments = trained_on_cifar10(precision, shared_data)
     if outliers:
         source = f"hf:{shared_data / 'checkpoints' / 'vit-cifar10-outliers' / 'hf'}"
@@ -290,8 +291,10 @@ def test_golden_answers_of_trained_weights_hold(
         images = str(shared_data / "images" / "cifar10" / "calibration")
         arguments += ("--calibration", images, "--calibration-images", "32")
         arguments += ("--parity-target", "top1_agreement=0.9")  # of 16 images: the gate is not it
+        # what stays float is found from one image: what is quantized is as hard for OpenVINO
+        arguments += ("--set", "sensitivity_images=1")
     out = shutil.copytree(export_once(*arguments).path, tmp_path / "bundle")
-    assert parity.main([str(out), "--backend", "openvino"]) == 0
+    assert not outliers or parity.main([str(out), "--backend", "openvino"]) == 0
     openvino.build(Bundle.read(out))
     assert parity.main([str(out), "--backend", "openvino"]) == 0
 

@@ -77,12 +77,12 @@ def test_logits_of_tiny_depend_on_the_image(files: list[Path]) -> None:
     "name", ["base-patch16-224", "small-patch16-224-in21k", "deit-tiny-patch16-224"]
 )
 def test_logits_of_larger_variants_depend_on_the_image(name: str, files: list[Path]) -> None:
-    assert_depends_on_the_image(run(seeded(name), files[::2])[1], 20)
+    assert_depends_on_the_image(run(seeded(name), files[::3])[1], 20)
 
 
 @pytest.mark.slow
 def test_features_of_headless_variants_depend_on_the_image(files: list[Path]) -> None:
-    features, _ = run(seeded("small-patch8-224"), files[:12])
+    features, _ = run(seeded("small-patch8-224"), files[:6])
     varying = (features - features.mean(dim=0)).square().mean()
     assert varying >= 0.4 * features.square().mean()
 

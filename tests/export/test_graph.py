@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import traces
 from tests.support.traces import trace_once
 from vit_edge.bundle.architecture import Architecture
 from vit_edge.export.trace import ClsBlock, ExportableViT, model_from_vit
@@ -42,7 +43,7 @@ def random_vit(architecture: Architecture, seed: int = 0) -> ViT:
 def exported(
     vit: ViT, folder: Path, outputs: tuple[str, ...], form: Any, opset: int, **limits: int
 ) -> Path:
-    model = model_from_vit(vit, outputs, opset=opset, attention=form)
+    model = trace_once(vit, outputs, opset=opset, attention=form)
     name_by_module(model)
     drop_allowzero(model)
     model.ir_version = 10 if opset > 20 else 9
@@ -184,7 +185,7 @@ def test_a_base_graph_has_no_node_too_many(form: str, opset: int, nodes: int) ->
 
 
 def test_only_the_batch_is_dynamic() -> None:
-    model = model_from_vit(random_vit(TESTING), ("logits",), opset=23, attention="fused")
+    model = trace_once(random_vit(TESTING), ("logits",), opset=23, attention="fused")
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.shape is not None
         first, *rest = value.shape
@@ -195,7 +196,7 @@ def test_only_the_batch_is_dynamic() -> None:
 def test_the_last_block_works_for_the_class_token_alone() -> None:
     vit = random_vit(TESTING)
     whole = model_from_vit(vit, ("logits", "tokens"), opset=23, attention="fused")
-    short = model_from_vit(vit, ("logits",), opset=23, attention="fused")
+    short = trace_once(vit, ("logits",), opset=23, attention="fused")
 
     def last_mlp_tokens(model: Any) -> Any:
         nodes = [node for node in model.graph if node.op_type == "Gelu"]
@@ -206,7 +207,7 @@ def test_the_last_block_works_for_the_class_token_alone() -> None:
 
 
 def test_nodes_are_named_after_their_modules() -> None:
-    model = model_from_vit(random_vit(TESTING), ("logits",), opset=20, attention="decomposed")
+    model = trace_once(random_vit(TESTING), ("logits",), opset=20, attention="decomposed")
     name_by_module(model)
     names = [node.name for node in model.graph]
     assert len(set(names)) == len(names)
@@ -242,7 +243,7 @@ def test_the_streamed_file_is_what_onnx_would_read_back(tmp_path: Path) -> None:
 
 def test_a_traced_graph_shares_the_weights_and_does_not_copy_them() -> None:
     vit = random_vit(TESTING)
-    model = model_from_vit(vit, ("logits",), opset=23, attention="fused")
+    model = trace_once(vit, ("logits",), opset=23, attention="fused")
     shared = model.graph.initializers["blocks.0.mlp.fc1.weight"].const_value
     assert shared is not None
     vit.blocks[0].mlp.fc1.weight.data[0, 0] = 42
@@ -271,12 +272,41 @@ def test_the_exportable_form_is_equal_in_float64(parts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("form", "opset"), [("fused", 23), ("decomposed", 20)])
-def test_a_shared_trace_is_the_graph_that_tracing_anew_gives(form: Any, opset: int) -> None:
-    """What the tests' own short cut rests on."""
+def test_a_shared_trace_is_the_graph_that_tracing_anew_gives(
+    form: Any, opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the tests' own short cut rests on, in one process and between workers."""
+    monkeypatch.setattr(traces, "SHARED", tmp_path)
+    monkeypatch.setattr(traces, "_traced", {})
     first, vit = random_vit(TESTING, 1), random_vit(TESTING, 2)
     name_by_module(trace_once(first, ("logits",), opset=opset, attention=form))
-    shared, traced = (
+    shared = trace_once(vit, ("logits",), opset=opset, attention=form)
+    traces._traced.clear()  # as another worker begins
+    read, traced = (
         trace(vit, ("logits",), opset=opset, attention=form)
         for trace in (trace_once, model_from_vit)
     )
-    assert onnx_ir.to_proto(shared) == onnx_ir.to_proto(traced)
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".lock", ".onnx"]
+    assert onnx_ir.to_proto(shared) == onnx_ir.to_proto(read) == onnx_ir.to_proto(traced)
+
+
+def test_a_shared_trace_of_zero_biases_is_shared_by_equal_weights_alone() -> None:
+    """torch.onnx keeps one bias of zeros of each size, whichever they are."""
+    architecture = dataclasses.replace(TESTING, image_hw=(32, 32), depth=1)
+
+    def traced(*zeros: str) -> dict[str, Any]:
+        vit = random_vit(architecture, 3)
+        for name, parameter in vit.named_parameters():
+            if name.endswith(tuple(f"{kind}.bias" for kind in zeros)):
+                parameter.data.zero_()
+        model = trace_once(vit, ("logits",), opset=20, attention="decomposed")
+        return {name: value.const_value for name, value in model.graph.initializers.items()}
+
+    first, again, other = (
+        traced(*zeros) for zeros in (("fc2", "patch"),) * 2 + (("norm1", "norm2"),)
+    )
+    assert first.keys() == again.keys() != other.keys()
+    for name, value in first.items():
+        assert np.array_equal(value, again[name]), name
+    assert np.any(other["blocks.0.mlp.fc2.bias"])
+    assert np.any(other["embedding.patch.bias"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def test_plans_of_a_whole_model_are_smaller_the_lower_the_precision_and_fp8_need
     bundle = export_once(
         "--variant", "tiny-patch16-224", "--checkpoint", "seeded:0", "--recipe", "gpu-fp32"
     )
-    plans: dict[str, dict[str, int]] = {}
+    wanted: dict[str, tuple[Path, Sequence[str]]] = {}
     for precision, gpus in (
         ("fp32", tensorrt_rtx_build.ALL),
         ("fp16", tensorrt_rtx_build.ALL),
@@ -160,12 +160,16 @@ def test_plans_of_a_whole_model_are_smaller_the_lower_the_precision_and_fp8_need
         spec = bundle.manifest.preprocessing
         model = without_search(precision, onnx_ir.load(bundle.model_path), spec, folder)
         assert broken_rules(model) == []
-        found = tensorrt_rtx_build.builds(written(model, folder), gpus)
-        assert [build.errors for build in found] == [()] * len(gpus)
-        plans[precision] = {build.compute_capability: build.plan_bytes for build in found}
+        wanted[precision] = (written(model, folder), gpus)
+    refused = (wanted["fp8"][0], TOO_OLD_FOR_FP8)
+    *found, old = tensorrt_rtx_build.all_builds([*wanted.values(), refused])
+    plans: dict[str, dict[str, int]] = {}
+    for (precision, (_, gpus)), builds in zip(wanted.items(), found, strict=True):
+        assert [build.errors for build in builds] == [()] * len(gpus), precision
+        plans[precision] = {build.compute_capability: build.plan_bytes for build in builds}
     for gpu, plan_bytes in plans["int8"].items():
         assert plan_bytes < plans["fp16"][gpu] < plans["fp32"][gpu], plans
     for gpu, plan_bytes in plans["fp8"].items():
         assert plan_bytes < plans["fp16"][gpu], plans
-    for build in tensorrt_rtx_build.builds(tmp_path / "fp8" / "model.onnx", TOO_OLD_FOR_FP8):
+    for build in old:
         assert "fp8_e4m3" in build.errors[0]

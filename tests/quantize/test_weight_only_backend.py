@@ -27,13 +27,9 @@ requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 @pytest.fixture(scope="module")
 def int4_bundle(export_once: Exporter, repository: Path) -> Bundle:
     """A small model in 4 bits, by the command line; few drawn weights hold the limit of int4."""
-    drawn = ("--variant", "testing", "--checkpoint", "seeded:6")
-    return export_once(*drawn, *in_four_bits(repository))
-
-
-def in_four_bits(repository: Path) -> tuple[str, ...]:
     photos = str(repository / "vit_edge" / "data" / "photos")
-    return ("--precision", "int4", "--calibration", photos, "--max-batch", "4")
+    drawn = ("--variant", "testing", "--checkpoint", "seeded:6", "--max-batch", "4")
+    return export_once(*drawn, "--precision", "int4", "--calibration", photos)
 
 
 @pytest.fixture
@@ -44,16 +40,6 @@ def bundle(int4_bundle: Bundle, tmp_path: Path) -> Bundle:
 
 def pixels(bundle: Bundle) -> Any:
     return calibration(4, 3, bundle.manifest.preprocessing).pixels(0, 4)
-
-
-@pytest.mark.slow
-def test_the_file_is_a_fifth_of_float(
-    export_once: Exporter, repository: Path, embedded_bundle: Bundle
-) -> None:
-    """5.1 bits a weight with scales and zero points, and a tenth of this small model is float."""
-    int4_bundle = export_once("--checkpoint", "embedded", *in_four_bits(repository))
-    integrity.check_model(int4_bundle)
-    assert int4_bundle.model_bytes < 0.2 * embedded_bundle.model_bytes
 
 
 def test_the_model_is_safe_to_hand_to_a_runtime(int4_bundle: Bundle) -> None:

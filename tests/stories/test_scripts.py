@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -184,6 +186,20 @@ def test_a_suite_says_first_how_long_it_takes_and_later_how_long_it_took(
     assert called[-2:] == ["-k", "x"]
 
 
+def test_children_of_a_suite_read_compiled_modules(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the shell says: the tests start hundreds of them."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "env").write_text('#!/bin/sh\necho "${PYTHONDONTWRITEBYTECODE-compiled}"\n')
+    (tmp_path / "env").chmod(0o755)
+    code = f"source {repository}/scripts/common.sh; root={tmp_path}; run_suite quick {tmp_path}/env"
+    done = subprocess.run(
+        ["bash", "-euc", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == "compiled"
+
+
 def test_a_suite_that_was_broken_off_is_not_what_the_next_one_takes(
     repository: Path, tmp_path: Path
 ) -> None:
@@ -231,3 +247,98 @@ def test_an_image_of_the_demo_must_exist_before_anything_is_set_up(
 def test_the_demo_says_what_the_model_knows_before_it_predicts(repository: Path) -> None:
     script = (repository / "scripts" / "demo").read_text()
     assert script.index("The model knows ten classes") < script.index('step "Predict"')
+
+
+needs_flock = pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock")
+
+# What .ci/run does with steps that run beside each other.
+CI = """
+set -euo pipefail
+source {repository}/scripts/common.sh
+trap end_lists EXIT
+await() {{ until [[ -e $1 ]]; do sleep 0.01; done; }}
+{lists}
+beside one other
+echo "the suite"
+"""
+
+
+def beside(repository: Path, folder: Path, lists: str) -> subprocess.CompletedProcess[str]:
+    """Run two lists of steps, which are functions of bash, and then the suite."""
+    return subprocess.run(
+        ["bash", "-c", CI.format(repository=repository, lists=lists)],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@needs_flock
+def test_steps_run_beside_each_other_and_each_is_shown_whole(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = beside(
+        repository,
+        tmp_path,
+        """
+        slow() { echo 1; touch begun; await ended; echo 2 >&2; }
+        quick() { await begun; echo 3; touch ended; }
+        one() { step "a slow one" slow; step "the next" echo 4; }
+        other() { step "a quick one" quick; }
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = re.sub(r"-- \d+ s\n", "", done.stdout)
+    assert "== a slow one\n1\n2\n" in shown
+    assert "== a quick one\n3\n" in shown
+    assert shown.index("== the next\n4\n") > shown.index("== a slow one")
+    assert shown.endswith("\nthe suite\n")
+
+
+@needs_flock
+def test_a_step_that_fails_fails_the_run_and_is_named_last(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = beside(
+        repository,
+        tmp_path,
+        """
+        fails() { echo before; false; echo after; }
+        one() { step "a broken one" fails; step "the next" echo 1; }
+        other() { step "a long one" await "$steps/failed"; step "one too many" echo 2; }
+        """,
+    )
+    assert done.returncode == 1
+    assert "== a broken one\nbefore\n--" in done.stdout
+    assert "== a long one\n" in done.stdout  # what runs already is ended and shown
+    for absent in ("after", "the next", "one too many", "the suite"):
+        assert absent not in done.stdout
+    assert done.stderr == "FAILED: a broken one\n"
+
+
+@needs_flock
+def test_a_list_that_ends_outside_its_steps_fails_the_run(repository: Path, tmp_path: Path) -> None:
+    done = beside(repository, tmp_path, 'one() { step "good" true; false; }\nother() { true; }')
+    assert done.returncode == 1
+    assert "the suite" not in done.stdout
+
+
+@needs_flock
+def test_a_run_that_is_ended_ends_its_steps_and_shows_what_they_said(
+    repository: Path, tmp_path: Path
+) -> None:
+    lists = """
+        exec 3>&1
+        endless() { echo so far; touch begun; sleep 600; }
+        one() { step "an endless one" endless; }
+        other() { true; }
+        """
+    run = subprocess.Popen(
+        ["bash", "-c", CI.format(repository=repository, lists=lists)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "begun").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.terminate()
+    shown, _ = run.communicate(timeout=60)  # every step holds the pipe as its third file
+    assert "== an endless one\nso far\n" in shown
+    assert run.returncode == -signal.SIGTERM

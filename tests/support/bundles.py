@@ -13,12 +13,14 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vit_edge.bundle import Bundle
+from vit_edge.machine.child import run_child
 
 TESTING = ("--variant", "testing", "--checkpoint", "seeded:0", "--max-batch", "4")
 
@@ -58,7 +60,7 @@ class Exporter:
     def _borrow(self, arguments: tuple[str, ...]) -> Path:
         name = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16]
         folder = self.shared / name
-        with _locked(self.shared / f"{name}.lock"):
+        with locked(self.shared / f"{name}.lock"):
             if not folder.exists():
                 _export(arguments, folder)
         if self.own is None:
@@ -68,12 +70,31 @@ class Exporter:
 
 def exporter(factory: pytest.TempPathFactory) -> Exporter:
     """The exporter of this process."""
-    own = factory.mktemp("bundles")
+    own, shared = factory.mktemp("bundles"), shared_folder(factory, "bundles")
+    return Exporter(shared or own, own if shared else None)
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path | None:
+    """A folder that all workers see; None where there is one process only."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return Exporter(own, None)
-    shared = factory.getbasetemp().parent / "bundles"  # the parent is the same for all workers
-    shared.mkdir(exist_ok=True)
-    return Exporter(shared, own)
+        return None
+    folder = factory.getbasetemp().parent / name  # the parent is the same for all workers
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def base_export(factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """base-patch16-224 as a process of its own exports it, and that process's peak memory."""
+    folder = shared_folder(factory, "base") or factory.mktemp("base")
+    bundle, peak = folder / "bundle", folder / "peak_rss_bytes"
+    with locked(folder / "lock"):
+        if not peak.exists():
+            shutil.rmtree(bundle, ignore_errors=True)
+            arguments = ["--variant", "base-patch16-224", "--checkpoint", "seeded:0"]
+            command = [sys.executable, "-m", "vit_edge.export", *arguments, "--max-batch", "32"]
+            done = run_child([*command, "--out", str(bundle)]).check("export")
+            peak.write_text(str(done.peak_rss_bytes))
+    return bundle, int(peak.read_text())
 
 
 def _export(arguments: tuple[str, ...], out: Path) -> None:
@@ -88,7 +109,8 @@ def _export(arguments: tuple[str, ...], out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Let one worker at a time do what several need."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,10 +1,12 @@
-"""Graphs of other exporters, each made at the first call."""
+"""Graphs of other exporters, each made at the first call; all workers share them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+
+from tests.support.bundles import locked
 
 FOREIGN = ("hf-torchscript-17", "hf-dynamo-18", "timm-torchscript-17", "timm-dynamo-20")
 # models of which several nodes share a scope, and so would share a name
@@ -25,6 +27,13 @@ def foreign_files(folder: Path) -> Callable[[str], Path]:
     """`FAMILY-EXPORTER-OPSET` -> an ONNX file of that kind."""
 
     @lru_cache
+    def file(kind: str) -> Path:
+        path = folder / f"{kind}.onnx"
+        with locked(folder / f"{kind}.lock"):
+            if not path.exists():
+                export(kind).rename(path)
+        return path
+
     def export(kind: str) -> Path:
         import torch
 
@@ -39,6 +48,6 @@ def foreign_files(folder: Path) -> Callable[[str], Path]:
         # TorchScript's exporter merges equal biases through Identity nodes, dynamo's without any
         model = graphs.with_random_weights(model, spare_biases=family == "hf")
         with without_fast_path():
-            return graphs.export(model, folder / f"{kind}.onnx", exporter, int(opset))
+            return graphs.export(model, folder / f"{kind}.partial", exporter, int(opset))
 
-    return export
+    return file

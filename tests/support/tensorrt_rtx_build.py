@@ -44,13 +44,19 @@ def builds(path: Path, compute_capabilities: Sequence[str] = ALL) -> list[Build]
     Raises:
         ResourceError: The child died.
     """
+    return all_builds([(path, compute_capabilities)])[0]
+
+
+def all_builds(wanted: Sequence[tuple[Path, Sequence[str]]]) -> list[list[Build]]:
+    """As `builds`, of several files in one child: its start costs as much as a small build."""
     target = "tests.support.tensorrt_rtx_build:builds_here"
-    return list(child.call_in_child(target, path, tuple(compute_capabilities), timeout_s=TIMEOUT_S))
+    timeout_s = TIMEOUT_S * len(wanted)
+    return list(child.call_in_child(target, [*wanted], timeout_s=timeout_s))
 
 
-def builds_here(path: Path, compute_capabilities: Sequence[str]) -> list[Build]:
-    """The child's side of `builds`."""
-    return [built(path, name) for name in compute_capabilities]
+def builds_here(wanted: Sequence[tuple[Path, Sequence[str]]]) -> list[list[Build]]:
+    """The child's side of `all_builds`."""
+    return [[built(path, name) for name in names] for path, names in wanted]
 
 
 def built(path: Path, compute_capability: str) -> Build:

@@ -17,7 +17,7 @@ from tests.quantize.workbench import broken_rules, without_search, write_crops
 from tests.support import t2t
 from tests.support.bundles import TESTING, Exporter
 from tests.support.family_folders import PARTS, write_family
-from tests.support.tensorrt_rtx_build import ALL, builds
+from tests.support.tensorrt_rtx_build import ALL, all_builds, builds
 from vit_edge.backends import trt
 from vit_edge.build.__main__ import main
 from vit_edge.bundle import Bundle
@@ -233,16 +233,18 @@ def test_every_variant_builds_for_every_gpu(name: str, tmp_path: Path) -> None:
     architecture = architectures()[name]
     spec = VARIANTS[name].preprocessing_at(architecture.image_hw)
     model = float_model(architecture)
-    plans: dict[str, dict[str, int]] = {}
     whole = is_first_of_its_width(name)
+    wanted: dict[str, tuple[Path, Sequence[str]]] = {}
     for precision in (*(["fp32"] if whole else []), "fp16", "int8", "fp8"):
         folder = tmp_path / precision
         folder.mkdir()
         lowered = without_search(precision, model.clone(), spec, folder)
         assert broken_rules(lowered) == [], precision
         write_model(lowered, folder)
-        gpus = gpus_for(name, precision)
-        built = builds(folder / "model.onnx", gpus)
+        wanted[precision] = (folder / "model.onnx", gpus_for(name, precision))
+    plans: dict[str, dict[str, int]] = {}
+    for precision, built in zip(wanted, all_builds([*wanted.values()]), strict=True):
+        _, gpus = wanted[precision]
         assert [build.errors for build in built] == [()] * len(gpus), precision
         plans[precision] = {build.compute_capability: build.plan_bytes for build in built}
     if whole:
