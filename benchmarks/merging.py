@@ -26,6 +26,7 @@ from vit_edge import cli
 from vit_edge.backends import ort
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ParityError
+from vit_edge.images.preprocess import input_from_resized
 from vit_edge.quantize.calibration import CalibrationRequest
 
 COLUMNS = ("merged", "left", "time", "95 %", "agreement", "SQNR dB", "top-1", "drop")
@@ -56,10 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
             except ParityError as error:
                 refused[asked] = str(error).splitlines()[1].strip()
         taken = timed(bundles, arguments.batch, arguments.rounds)
-    base = taken["none"]
-    rows = [COLUMNS, *(row(asked, bundles[asked], times, base) for asked, times in taken.items())]
+        lines = [row(asked, bundles[asked], times, taken["none"]) for asked, times in taken.items()]
     print(script.machine())
-    print(cli.table(rows))
+    print(cli.table([COLUMNS, *lines]))
     for asked, problem in refused.items():
         print(f"{asked}: refused, {problem}")
     return 0
@@ -85,8 +85,9 @@ def timed(bundles: dict[str, Bundle], batch: int, rounds: int) -> dict[str, list
     """Seconds of each bundle on one thread of ONNX Runtime, in turn."""
     calls = {}
     for asked, bundle in bundles.items():
-        shape = (batch, *bundle.manifest.input.shape[1:])
-        pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        spec = bundle.manifest.preprocessing
+        images = np.random.default_rng(0).integers(0, 256, (batch, *spec.crop_hw, 3), np.uint8)
+        pixels = input_from_resized(images, bundle.manifest)
         backend = ort.load(bundle, threads=1)
         calls[asked] = partial(backend.run, pixels)
     return timings(calls, rounds)

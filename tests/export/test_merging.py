@@ -21,6 +21,7 @@ from vit_edge.export.recipe import find_recipe
 from vit_edge.export.schedule import choose, parse_merging, predicted_agreement, shared
 from vit_edge.inspect import inspect
 from vit_edge.models.vit import vit_from_weights
+from vit_edge.parity.limits import merging_judged
 from vit_edge.parity.localize.taps import boundaries, inside, present, tapped
 from vit_edge.parity.run import compare
 from vit_edge.parity.targets import Target, parse_target
@@ -32,6 +33,7 @@ TESTING = variant("testing").architecture
 MERGED = (2, 1) + (0,) * (TESTING.depth - 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "opset"), [("fused", 23), ("decomposed", 18)])
 def test_the_graph_merges_as_the_reference_does(form: str, opset: int, tmp_path: Path) -> None:
     shape = dataclasses.replace(TESTING, merged_tokens=MERGED, pooling="class+mean")
@@ -44,8 +46,9 @@ def test_the_graph_merges_as_the_reference_does(form: str, opset: int, tmp_path:
     assert not nodes["Shape"]
 
 
-@pytest.mark.parametrize("shape", [{"prefix_tokens": 4}, {"qk_norm": True}, {"pooling": "mean"}])
-def test_families_merge_in_the_graph_too(shape: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_registers_and_normalised_keys_merge_too(tmp_path: Path) -> None:
+    shape = {"prefix_tokens": 4, "qk_norm": True}
     vit = random_vit(dataclasses.replace(TESTING, merged_tokens=MERGED, **shape))
     path = exported(vit, tmp_path, ("logits",), "fused", 23)
     assert relative_difference(path, vit, ("logits",), 2) < 1e-5
@@ -96,8 +99,7 @@ def test_parity_splits_what_merging_changes_from_what_the_backend_does(
     found = run.comparisons[0].summary["sqnr_centred_db"]
     expected = merged.parity()["merging"]["by_merging_alone"]["logits"]["sqnr_centred_db"]
     assert found == pytest.approx(expected, abs=0.01)
-    back = compare(unmerged, backend_names=["ort"], against=merged)
-    assert back.runs[0].verdict == "fail"  # fp32 that merges nothing has no such excuse
+    assert not merging_judged(unmerged.manifest, merged.manifest)
 
 
 @pytest.mark.slow
@@ -127,9 +129,7 @@ def test_a_merged_bundle_is_lowered_and_keeps_its_record(merged: Bundle, tmp_pat
 
 @pytest.mark.slow
 def test_what_merging_breaks_is_not_published(tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match="with its tokens merged"):
-        vit_edge.export("embedded", merge_tokens=16, out=tmp_path / "bundle")
-    with pytest.raises(ParityError, match="centred SQNR is .* at least 40"):
+    with pytest.raises(ParityError, match="(?s)with its tokens merged.*SQNR is .* at least 40"):
         vit_edge.export(
             "embedded", merge_tokens=3, target="sqnr_centred_db=40", out=tmp_path / "bundle"
         )
