@@ -216,10 +216,10 @@ def judge(made: Made, draft: Draft, scratch: Path) -> dict[str, Any]:
     answer = opened(made, Workspace(scratch / "judge"), output)
     found = np.concatenate([answer(pixels) for pixels in batches(draft, len(golden))])
     if output != "logits":
-        comparison = Difference()
-        comparison.add(np.arange(len(golden)), found, expected)
+        difference = Difference()
+        difference.add(np.arange(len(golden)), found, expected)
         cosines = np.quantile(cosine(flat(found), flat(expected)), [0.5, 0.05, 0])
-        return {**comparison.summary(), "cosines": cosines.tolist()}
+        return {**difference.summary(), "cosines": cosines.tolist()}
     comparison = LogitComparison()
     comparison.add(np.arange(len(golden)), found, expected, golden.classes)
     return {**comparison.summary(), "expected_agreement": expected_agreement(found, expected)}
