@@ -24,6 +24,7 @@ from vit_edge.errors import ResourceError
 FORMS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "low memory": {"arena": False, "micro_batch": 1},
+    "least memory": {"trim": True, "micro_batch": 1},
 }
 LIMITS_MB = "300,250,200,180,160,140,120,100,90,80,72,64,56"
 FULL_SPEED = 1.1

@@ -13,20 +13,21 @@ import dataclasses
 import sys
 from unittest import mock
 
+from vit_edge.bundle.manifest import Manifest
 from vit_edge.export import __main__ as export
 from vit_edge.export import pipeline
-from vit_edge.parity.limits import Limit, limit_for
+from vit_edge.parity.limits import Limit, limit_of
 from vit_edge.parity.targets import Target
 
 
-def without_bounds(precision: str) -> Limit:
-    """The limit of a precision that only NaN and Inf exceed."""
+def without_bounds(manifest: Manifest) -> Limit:
+    """The limit of a bundle that only NaN and Inf exceed."""
     nothing = Target(())
     return dataclasses.replace(
-        limit_for(precision), logits=nothing, others=nothing, top1_agreement=None
+        limit_of(manifest), logits=nothing, others=nothing, top1_agreement=None
     )
 
 
 if __name__ == "__main__":
-    with mock.patch.object(pipeline, "limit_for", without_bounds):
+    with mock.patch.object(pipeline, "limit_of", without_bounds):
         sys.exit(export.main())

@@ -18,6 +18,8 @@ from vit_edge.bundle.bundle import ENGINES_NAME
 from vit_edge.bundle.manifest import Manifest
 from vit_edge.callables import make_callable
 
+_OF_PARITY = ("passed", "limit", "target", "simulated", "facts", "merging")
+
 
 @dataclass(frozen=True)
 class Description:
@@ -57,7 +59,7 @@ def inspect(bundle: str | os.PathLike[str] | Bundle) -> Description:
         opened,
         {domain: dict(types.most_common()) for domain, types in facts.operators.items()},
         sum(math.prod(tensor.dims) for tensor in facts.initializers),
-        {key: parity.get(key) for key in ("passed", "limit", "target", "simulated", "facts")},
+        {key: parity.get(key) for key in _OF_PARITY},
         tuple(sorted(e.name for e in engines.iterdir()) if engines.is_dir() else ()),
     )
 
@@ -98,6 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{manifest.checkpoint.source}, {description['parameters'] / 1e6:.1f} M values",
         ),
         ("shape", _shape(manifest)),
+        *_merging(manifest),
         ("positions", _positions(manifest)),
         (
             "images",
@@ -135,6 +138,15 @@ def _shape(manifest: Manifest) -> str:
         f"width {shape.width}, depth {shape.depth}, heads {shape.heads}, mlp {shape.mlp_dim}, "
         f"patch {shape.patch_px} px{tokens}, image {height}x{width} px{projected}"
     )
+
+
+def _merging(manifest: Manifest) -> list[tuple[str, str]]:
+    """How many tokens each block merges, where any does."""
+    shape = manifest.architecture
+    if shape is None or not shape.merged_tokens:
+        return []
+    counts = ", ".join(map(str, shape.merged_tokens))
+    return [("merging", f"{counts} tokens in the blocks; {shape.block_tokens[-1]} are left")]
 
 
 def _classes(manifest: Manifest) -> str:

@@ -41,7 +41,7 @@ from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized, pixel_levels
 from vit_edge.images.resize import resized_from_image
 from vit_edge.parity.compare import check_probes
-from vit_edge.parity.limits import limit_for
+from vit_edge.parity.limits import limit_of
 from vit_edge.parity.targets import LOGITS
 
 SCHEMA_VERSION = 1
@@ -134,7 +134,7 @@ def _described(tensor: TensorSpec) -> dict[str, Any]:
 
 def _least_db(manifest: Manifest, output: str) -> float:
     """What the answers to all golden images must reach, taken together."""
-    limit = limit_for(manifest.precision, manifest.scores)
+    limit = limit_of(manifest)
     bounds = (limit.logits if output == LOGITS else limit.others).as_dict()
     return float(bounds.get("sqnr_centred_db", _FLOAT_DB))
 

@@ -93,8 +93,9 @@ def test_the_predictor_starts_with_what_it_needs() -> None:
     )
     late = {"urllib.request", "http", "ssl", "email", "socket", "subprocess", "secrets", "glob"}
     assert not {"concurrent.futures", "ctypes", "multiprocessing", "asyncio"} & set(loaded)
+    late |= {"vit_edge.hub", "vit_edge.onnxfile", "vit_edge.bundle.staging"}
     assert not late & set(loaded)
-    assert len([name for name in loaded if name.startswith("vit_edge.")]) <= 43
+    assert len([name for name in loaded if name.startswith("vit_edge.")]) <= 30
 
 
 @pytest.mark.parametrize(
@@ -214,3 +215,34 @@ def test_the_public_names_are_sorted_and_all_there() -> None:
     assert set(vit_edge.__all__) <= set(dir(vit_edge))
     with pytest.raises(AttributeError):
         vit_edge.nonesuch  # noqa: B018
+
+
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("name", ["Predictor", "UsageError", "export"])
+def test_garbage_is_not_looked_for_while_a_public_name_loads(name: str, collects: bool) -> None:
+    code = f"""
+import gc, importlib, sys
+import vit_edge
+class Witness:
+    seen = set()
+    def find_spec(self, name, path=None, target=None):
+        self.seen.add(gc.isenabled())
+sys.meta_path.insert(0, Witness())
+{"" if collects else "gc.disable()"}
+getattr(vit_edge, {name!r})
+print(Witness.seen, gc.isenabled())
+"""
+    assert run(code).strip() == f"{{False}} {collects}"
+
+
+def test_garbage_is_looked_for_again_after_a_name_that_does_not_load() -> None:
+    code = """
+import gc, sys
+import vit_edge
+sys.modules["vit_edge.predictor"] = None
+try:
+    vit_edge.Predictor
+except ImportError:
+    print(gc.isenabled())
+"""
+    assert run(code).strip() == "True"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import logging
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -350,10 +353,67 @@ def test_an_engine_that_would_answer_otherwise_is_not_made_smaller(
     np.testing.assert_allclose(found, expected.run(pixels)["logits"], atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"micro_batch": 1}, {"micro_batch": 2}, {"arena": False}])
-def test_options_do_not_change_the_answers(bundle: Bundle, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"micro_batch": 1}, {"micro_batch": 2}, {"arena": False}, {"trim": True}]
+)
+def test_options_do_not_change_the_answers(
+    bundle: Bundle, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "return_large_blocks", lambda: None)  # it is for a whole process
     shape = (4, *bundle.manifest.input.shape[1:])
     pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     expected = ort.load(bundle).run(pixels)
     for name, found in ort.load(bundle, **options).run(pixels).items():
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("use", "shared", "arena"),
+    [({}, True, True), ({"arena": False}, False, True), ({"trim": True}, False, False)],
+)
+def test_in_less_memory_a_tensor_gives_its_place_on_after_its_last_use(
+    use: dict[str, Any], shared: bool, arena: bool
+) -> None:
+    import onnxruntime
+
+    asked = ort.LoadOptions(**use)
+    options = session.session_options(onnxruntime, asked, "int8", optimize=False)
+    assert options.enable_mem_pattern is options.enable_mem_reuse is shared
+    assert options.enable_cpu_mem_arena is arena
+
+
+LARGE_BLOCKS = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+if sys.argv[1] == "trimmed":
+    from vit_edge.backends.ort.session import return_large_blocks
+    return_large_blocks()
+class Info(ctypes.Structure):
+    _fields_ = [(f"field{at}", ctypes.c_int) for at in range(10)]
+libc.mallinfo.restype = Info
+libc.free(libc.malloc(1 << 23))  # raises the threshold, unless it was set
+before = libc.mallinfo().field3  # hblks: blocks that are mapped by themselves
+kept = libc.malloc(1 << 22)
+print(libc.mallinfo().field3 - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo"), reason="glibc's malloc is not here")
+@pytest.mark.parametrize(("setting", "mapped"), [("trimmed", 1), ("plain", 0)])
+def test_large_blocks_are_handed_back_where_that_was_asked_for(setting: str, mapped: int) -> None:
+    argv = [sys.executable, "-c", LARGE_BLOCKS, setting]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert int(done.stdout) == mapped
+
+
+def test_trimming_is_asked_of_malloc_once_and_told(
+    testing_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(ort, "return_large_blocks", lambda: asked.append(True))
+    assert ort.load(testing_bundle).facts["arena"] == "on"
+    assert not asked
+    assert ort.load(testing_bundle, trim=True).facts["arena"] == "trimmed"
+    assert asked == [True]

@@ -16,7 +16,7 @@ import pytest
 from tests.quantize.workbench import calibration
 from tests.support.bundles import Exporter
 from vit_edge.backends import ort
-from vit_edge.backends.ort import version
+from vit_edge.backends.ort import packed, version
 from vit_edge.backends.ort.session import session_options
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.errors import BackendError, UsageError
@@ -119,6 +119,18 @@ def test_level_0_computes_in_float_and_level_4_does_not(bundle: Bundle) -> None:
 
     assert off(0) < 1e-5
     assert 1e-4 < off(4) < 0.1
+
+
+def test_level_0_maps_its_packed_weights_and_answers_the_same_to_the_bit(bundle: Bundle) -> None:
+    expected = ort.load(bundle, engine="never", accuracy_level=0).run(pixels(bundle))
+    linears = 8
+    for level, mapped in ((0, linears), (4, 0)):  # level 4 writes into what it would map
+        external = packed.external_data(ort.build(bundle, accuracy_level=level) / "model.onnx")
+        keys = [key for entry in external.values() for key, _ in packed.blobs(entry).values()]
+        assert sum(key.startswith("MatMulNBits") for key in keys) == mapped
+    backend = ort.load(bundle, engine="required", accuracy_level=0, arena=False)
+    for name, found in backend.run(pixels(bundle)).items():
+        np.testing.assert_array_equal(found, expected[name])
 
 
 def test_a_pickled_backend_keeps_its_accuracy_level(bundle: Bundle) -> None:

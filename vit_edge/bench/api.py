@@ -15,7 +15,7 @@ from vit_edge.bench.run import built
 from vit_edge.bench.run.plan import Sampling, Scenario, Stage, Suite, default_batch, product
 from vit_edge.bench.run.runner import Save, Terminated, command_line, run, terminable
 from vit_edge.bundle import Bundle
-from vit_edge.bundle.hub import local_folder
+from vit_edge.bundle.bundle import local_folder
 from vit_edge.errors import UsageError
 
 _Path = str | os.PathLike[str]

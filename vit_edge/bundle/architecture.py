@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from vit_edge.strict import unmet
@@ -36,6 +38,7 @@ ADDED_IN_0_2 = {
     "decoder_stride": None,
     "tokenizer": "patches",
     "token_dim": 64,
+    "merged_tokens": [],
 }
 
 
@@ -66,6 +69,7 @@ class Architecture:
     decoder_stride: int | None = None  # pixels a side that a decoder makes of a patch (SimMIM)
     tokenizer: Tokenizer = "patches"  # what makes tokens of pixels
     token_dim: int = 64  # channels between the layers of T2T-ViT's tokenizer
+    merged_tokens: tuple[int, ...] = ()  # patches that each block merges (ToMe); empty: none does
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -73,9 +77,20 @@ class Architecture:
         return self.image_hw[0] // self.patch_px, self.image_hw[1] // self.patch_px
 
     @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return self.grid_hw[0] * self.grid_hw[1]
+
+    @property
     def tokens(self) -> int:
         """Patches and what stands in front of them."""
-        return self.grid_hw[0] * self.grid_hw[1] + self.prefix_tokens
+        return self.patches + self.prefix_tokens
+
+    @property
+    def block_tokens(self) -> tuple[int, ...]:
+        """Tokens that enter each block, and those that leave the last."""
+        merged = self.merged_tokens or (0,) * self.depth
+        return tuple(accumulate(merged, operator.sub, initial=self.tokens))
 
     @property
     def pooled_dim(self) -> int:
@@ -137,9 +152,23 @@ class Architecture:
                 f"tokenizer {self.tokenizer!r} needs patch_px {T2T_PATCH_PX} and an image of whole "
                 f"patches, not {self.patch_px} and {list(self.image_hw)}"
             )
+        problems += self._merging_problems()
         for axis, size_px in zip(("height", "width"), self.image_hw, strict=True):
             if size_px < self.patch_px:
                 problems.append(
                     f"image {axis} {size_px} px is less than the patch size {self.patch_px} px"
                 )
         return problems
+
+    def _merging_problems(self) -> list[str]:
+        if not self.merged_tokens:
+            return []
+        if len(self.merged_tokens) != self.depth:
+            return [f"merged_tokens must be one number a block, {self.depth}, or none at all"]
+        patches = [tokens - self.prefix_tokens for tokens in self.block_tokens]
+        return [
+            f"merged_tokens: block {block} has {there} patches left and merges {count}; it can "
+            "merge none, or up to half of them"
+            for block, (count, there) in enumerate(zip(self.merged_tokens, patches, strict=False))
+            if not 0 <= count <= there // 2
+        ]

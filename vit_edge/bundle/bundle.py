@@ -10,11 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from vit_edge.bundle.hub import local_folder
 from vit_edge.bundle.lfs import another_size
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
 
+HUB_PREFIX = "hf:"  # of a bundle that is on the Hugging Face hub
 MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
 MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
 PREPROCESS_NAME = "preprocess.onnx"  # any RGB image -> the model's input; older bundles have none
@@ -26,6 +26,15 @@ ENGINES_NAME = "engines"  # made on the device by `build`; no part of the bundle
 
 _MANIFEST_LIMIT_BYTES = 16 * 2**20  # a manifest is a few KB; more is no manifest
 _TEXT_LIMIT_BYTES = 64 * 2**20  # labels of a million classes, or a gate's whole report
+
+
+def local_folder(path: str | os.PathLike[str]) -> Path:
+    """Return a bundle's folder on this machine; one of the hub's is brought first."""
+    if not (reference := os.fspath(path)).startswith(HUB_PREFIX):
+        return Path(path)
+    from vit_edge.bundle.hub import fetch_bundle  # a folder needs none of it
+
+    return fetch_bundle(reference)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from vit_edge.bundle import Bundle, staging, trust
+from vit_edge.bundle import Bundle, trust
 from vit_edge.bundle.bundle import ENGINES_NAME
 from vit_edge.errors import IntegrityError, ResourceError, UsageError
 from vit_edge.machine import cgroups, cpus
@@ -90,6 +89,8 @@ def stage_engine(
     Raises:
         ResourceError: No place to write to, or too little of it.
     """
+    from vit_edge.bundle import staging  # who opens an engine makes none
+
     target = writable_folder(bundle, engines_dir) / f"{backend}-{key_of(parts)}"
     with staging.staged(target, option="--out", needed_bytes=needed_bytes) as path:
         yield Stage(path, target)
@@ -232,6 +233,8 @@ def writable_folder(bundle: Bundle, engines_dir: Path | None) -> Path:
     Raises:
         ResourceError: None can.
     """
+    import tempfile
+
     reasons = []
     for folder in folders(bundle, engines_dir):
         try:

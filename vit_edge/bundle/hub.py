@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -22,14 +21,7 @@ from vit_edge.machine import userdirs
 
 _LOG = logging.getLogger(__name__)
 
-PREFIX = "hf:"
 _REFERENCE = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
-
-
-def local_folder(path: str | os.PathLike[str]) -> Path:
-    """Return a bundle's folder on this machine; one of the hub's is brought first."""
-    reference = os.fspath(path)
-    return fetch_bundle(reference) if reference.startswith(PREFIX) else Path(path)
 
 
 def fetch_bundle(reference: str) -> Path:

@@ -7,10 +7,13 @@ the files are still those (see trust.py).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vit_edge import onnxfile
 from vit_edge.bundle import Bundle, trust
 from vit_edge.errors import IntegrityError, ModelError
+
+if TYPE_CHECKING:
+    from vit_edge.onnxfile import ModelFacts
 
 # What the newest runtime we know reads (onnxruntime 1.31: opset 26, IR 14); the bundle's own
 # numbers are far below, and each backend refuses what its version cannot read.
@@ -88,8 +91,10 @@ def check_model(bundle: Bundle) -> None:
         raise ModelError(f"{path}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
 
 
-def _checked(path: Path) -> onnxfile.ModelFacts:
+def _checked(path: Path) -> ModelFacts:
     """Read an ONNX file, and insist that a runtime may have it."""
+    from vit_edge import onnxfile  # a start after the first reads none
+
     facts = onnxfile.read_model(path)
     onnxfile.check_external_data(path, facts)
     onnxfile.check_operators(facts, MAX_OPSET, MAX_IR_VERSION)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +94,8 @@ def record(folder: Path, known: Mapping[str, Fingerprint]) -> None:
         _LOG.warning("no home directory: files are hashed at every start; set XDG_STATE_HOME")
         return
     content = {"folder": str(folder.resolve()), "files": known}
+    import tempfile  # once for each file; a start only reads
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_edge import backends
-from vit_edge.bundle.hub import local_folder
+from vit_edge.bundle.bundle import local_folder
 from vit_edge.doctor.bundles import bundles_in, examine
 from vit_edge.doctor.findings import PROBE_TIMEOUT_S, Finding, Probe, find_out
 from vit_edge.doctor.probes import PROBES

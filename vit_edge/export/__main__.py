@@ -140,6 +140,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "what must hold, such as top1_agreement=0.99 or sqnr_centred_db=30,kl_median=1e-3: "
         "the Linears that hurt most stay in float until it does; default: the recipe's",
     },
+    "--merge-tokens": {
+        "metavar": "R",
+        "help": "make the model faster by letting each block merge the R patches that are most "
+        "alike (ToMe); one number a block, such as 0,0,8,8; or auto: as many as --target allows "
+        "(default: top1_agreement=0.99) on the --calibration images",
+    },
     "--set": {
         "action": "append",
         "default": [],
@@ -239,6 +245,7 @@ def _run(arguments: argparse.Namespace) -> int:
         max_batch=arguments.max_batch,
         input=arguments.input,
         target=arguments.parity_target,
+        merge_tokens=arguments.merge_tokens,
         golden_images=arguments.golden_images,
         request=Request(
             variant=row,

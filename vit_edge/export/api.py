@@ -57,6 +57,7 @@ def export(
     max_batch: int | None = None,
     input: Literal["float32", "uint8"] | None = None,
     target: str | None = None,
+    merge_tokens: int | str | Sequence[int] | None = None,
     golden_images: _Path | None = None,
     include_preprocessing: bool = False,
     layout: str | None = None,
@@ -90,6 +91,9 @@ def export(
         max_batch: The largest batch that is proven and allowed; by default the recipe's.
         input: "float32" pixels, or "uint8" images as they were resized.
         target: What must hold besides the precision's limit: "top1_agreement=0.99".
+        merge_tokens: How many patches each block merges (ToMe), which makes the model faster and
+            changes its answers: one number, one a block, or "auto", as many as the target allows
+            on the calibration images.
         golden_images: A folder of images to prove it on; by default the package's photos.
         include_preprocessing: Write end-to-end.onnx as well: an RGB image of any size in, the
             answers out. It is for CPUs.
@@ -137,7 +141,12 @@ def export(
         return export_bundle(
             dataclasses.replace(
                 options,
-                recipe=recipe.changed(max_batch=max_batch, input=input, parity_target=target),
+                recipe=recipe.changed(
+                    max_batch=max_batch,
+                    input=input,
+                    parity_target=target,
+                    merge_tokens=_merging_text(merge_tokens),
+                ),
                 scores=scores,
                 golden_images=None if golden_images is None else Path(golden_images),
                 calibration=calibration,
@@ -263,6 +272,13 @@ def _names(outputs: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if outputs is None:
         return None
     return tuple(outputs.split(",") if isinstance(outputs, str) else map(str, outputs))
+
+
+def _merging_text(asked: int | str | Sequence[int] | None) -> str | None:
+    """What was asked for, as it is typed."""
+    if asked is None or isinstance(asked, str):
+        return asked
+    return ",".join(map(str, [asked] if isinstance(asked, int) else asked))
 
 
 def check_words(**words: object) -> None:

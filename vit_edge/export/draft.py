@@ -22,6 +22,7 @@ import vit_edge
 from vit_edge.bundle.manifest import Manifest
 from vit_edge.errors import ModelError
 from vit_edge.export.golden_set import GoldenSet, golden_images
+from vit_edge.export.merged import Merged
 from vit_edge.export.plan import Plan
 from vit_edge.export.source import Source, SourceFacts
 from vit_edge.graphs.write import skeleton, write_model
@@ -38,6 +39,7 @@ class Draft:
     labels: tuple[str, ...]
     golden: GoldenSet
     folder: Path  # holds model.onnx
+    merged: Merged | None = None  # what merging tokens changed; None: none are merged
 
 
 def answer_golden_images(plan: Plan, source: Source, folder: Path) -> GoldenSet:
@@ -50,12 +52,19 @@ def answer_golden_images(plan: Plan, source: Source, folder: Path) -> GoldenSet:
     with progress("golden images", len(golden.files)) as bar:
         names, resized = golden_images(golden, facts.preprocessing, folder, bar.update)
     classes = classes_from_folders(golden.folder, facts.labels)
-    with progress(f"reference in {facts.reference_dtype}", len(names)) as bar:
-        expected = source.answers(resized, folder, bar.update)
-    return GoldenSet(names, resized, expected, classes)
+    return reference_answers(source, GoldenSet(names, resized, {}, classes), folder)
 
 
-def write_draft(plan: Plan, source: Source, golden: GoldenSet, folder: Path) -> Draft:
+def reference_answers(source: Source, golden: GoldenSet, folder: Path) -> GoldenSet:
+    """Ask the source for its answers to images, mapped from files in `folder`."""
+    with progress(f"reference in {source.facts.reference_dtype}", len(golden)) as bar:
+        expected = source.answers(golden.resized, folder, bar.update)
+    return dataclasses.replace(golden, expected=expected)
+
+
+def write_draft(
+    plan: Plan, source: Source, golden: GoldenSet, folder: Path, merged: Merged | None = None
+) -> Draft:
     """Write the float32 graph into `folder`. The source's weights are gone afterwards.
 
     Raises:
@@ -87,7 +96,7 @@ def write_draft(plan: Plan, source: Source, golden: GoldenSet, folder: Path) -> 
         scores=facts.scores,
         labels_invented=facts.labels_invented,
     )
-    return Draft(manifest, facts.labels, golden, folder)
+    return Draft(manifest, facts.labels, golden, folder, merged)
 
 
 def finish_graph(model: onnx_ir.Model, facts: SourceFacts) -> None:

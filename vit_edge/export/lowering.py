@@ -25,6 +25,7 @@ from vit_edge.export.api import check_words
 from vit_edge.export.draft import answer_golden_images, write_draft
 from vit_edge.export.golden_set import GoldenSet, Progress
 from vit_edge.export.layouts import check_expressible
+from vit_edge.export.merged import Merged
 from vit_edge.export.pipeline import finish_bundle, open_folders
 from vit_edge.export.plan import ExportOptions, plan_export
 from vit_edge.export.recipe import Recipe, find_recipe, recipe_names
@@ -111,7 +112,9 @@ def quantize(
             _refuse_seen(golden, plan.calibration, source.facts)
         else:
             golden = answer_golden_images(plan, source, folders.draft)
-        draft = write_draft(plan, source, golden, folders.draft)
+        record = given.parity().get("merging")
+        merged = None if record is None else Merged(record, None)
+        draft = write_draft(plan, source, golden, folders.draft, merged)
         finish_bundle(plan, draft, folders.stage, folders.scratch)
     return Bundle.read(folders.out)
 

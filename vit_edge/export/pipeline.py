@@ -26,10 +26,18 @@ from vit_edge.bundle.bundle import (
 from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.bundle.staging import staged_bundle
 from vit_edge.errors import ParityError
-from vit_edge.export.draft import Draft, answer_golden_images, check_standard, progress, write_draft
+from vit_edge.export.draft import (
+    Draft,
+    answer_golden_images,
+    check_standard,
+    progress,
+    reference_answers,
+    write_draft,
+)
 from vit_edge.export.foreign.source import open_foreign
-from vit_edge.export.golden_set import write_golden_set
+from vit_edge.export.golden_set import GoldenSet, write_golden_set
 from vit_edge.export.layouts import check_expressible, write_layout
+from vit_edge.export.merged import Merged, merge_tokens
 from vit_edge.export.plan import ExportOptions, Plan, plan_export
 from vit_edge.export.preprocessing import (
     check_preprocessing,
@@ -37,16 +45,17 @@ from vit_edge.export.preprocessing import (
     write_preprocessing,
 )
 from vit_edge.export.recipe import Recipe, judged_scores, target_for
-from vit_edge.export.source import Source, SourceFacts, open_checkpoint
+from vit_edge.export.schedule import Merging, shared
+from vit_edge.export.source import CheckpointSource, Source, SourceFacts, open_checkpoint
 from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.uint8_input import take_uint8, uint8_images
 from vit_edge.graphs.write import write_model
 from vit_edge.machine import userdirs
 from vit_edge.parity.compare import as_json, compare_answers, compared_images, gate_batches
-from vit_edge.parity.limits import limit_for
+from vit_edge.parity.limits import limit_of
 from vit_edge.parity.targets import Target
 from vit_edge.quantize import Quantized, Task
-from vit_edge.quantize.calibration import Calibration, load_calibration
+from vit_edge.quantize.calibration import Calibration, CalibrationFiles, load_calibration
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,11 +77,40 @@ def export_bundle(options: ExportOptions) -> Bundle:
     plan = plan_export(options)
     with open_source(plan) as source, open_folders(plan, source.facts) as folders:
         check_expressible(options.layout, source.facts, plan.recipe)
-        golden = answer_golden_images(plan, source, folders.draft)
-        draft = write_draft(plan, source, golden, folders.draft)
+        golden, merged = answer_golden_images(plan, source, folders.draft), None
+        if plan.merging is not None:
+            golden, merged = merge(plan, plan.merging, source, golden, folders.scratch)
+        draft = write_draft(plan, source, golden, folders.draft, merged)
         finish_bundle(plan, draft, folders.stage, folders.scratch)
     _LOG.info("published %s", folders.out)
     return Bundle.read(folders.out)
+
+
+def merge(
+    plan: Plan, merging: Merging, source: Source, golden: GoldenSet, scratch: Path
+) -> tuple[GoldenSet, Merged]:
+    """Let the source merge tokens; see merged.merge_tokens."""
+    if not isinstance(source, CheckpointSource):
+        raise AssertionError("the plan refuses other exporters' graphs")
+    calibration, target = None, plan.recipe.target_bounds
+    if plan.calibration is not None and merging.counts is None:
+        calibration = _loaded(plan.calibration, source.facts.preprocessing, scratch)
+    if target is not None and plan.quantizer is not None:
+        target = shared(target)
+    return merge_tokens(
+        source,
+        merging,
+        plan.recipe.merge_tokens,
+        target,
+        calibration,
+        golden,
+        lambda: reference_answers(source, golden, scratch),
+    )
+
+
+def _loaded(files: CalibrationFiles, preprocessing: Preprocessing, scratch: Path) -> Calibration:
+    with progress("calibration images", len(files)) as bar:
+        return load_calibration(files, preprocessing, scratch, bar.update)
 
 
 @contextmanager
@@ -115,9 +153,10 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
     """
     manifest, layout = draft.manifest, plan.options.layout
     write_answers(draft, stage)
-    parity = gate(draft.folder, draft, manifest)
+    target = target_for(plan.recipe, manifest)
+    last = plan.publishes_draft
+    parity = gate(draft.folder, draft, manifest, target if last else None, last=last)
     if not plan.publishes_draft:
-        target = target_for(plan.recipe, manifest)
         lowered = lower(plan, draft, target, scratch)
         if plan.recipe.input == "uint8":
             take_uint8_images(lowered, manifest.preprocessing, plan.recipe)
@@ -157,15 +196,12 @@ def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Qua
         return Quantized(model, {})
     recipe, calibration = plan.recipe, None
     if plan.calibration is not None:
-        with progress("calibration images", len(plan.calibration)) as bar:
-            calibration = load_calibration(
-                plan.calibration, draft.manifest.preprocessing, scratch, bar.update
-            )
+        calibration = _loaded(plan.calibration, draft.manifest.preprocessing, scratch)
     task = Task(
         model=model,
         target=recipe.target,
         calibration=calibration,
-        parity_target=target,
+        parity_target=target if target is None or draft.merged is None else shared(target),
         scores=judged_scores(draft.manifest),
         scratch=scratch,
         journal=_journal(draft, recipe, calibration),
@@ -258,18 +294,25 @@ def gate(
     manifest: Manifest,
     target: Target | None = None,
     simulated: str | None = None,
+    *,
+    last: bool = True,
 ) -> Mapping[str, Any]:
     """Compare ONNX Runtime with the reference on every golden image.
+
+    Where tokens are merged, the last graph is compared with the model that merges none as well; it
+    is that comparison that the target is for.
 
     Returns:
         The content of parity.json.
 
     Raises:
-        ParityError: They differ by more than the precision's limit.
+        ParityError: They differ by more than the precision's limit, or by more than merging may.
     """
     bundle = Bundle(folder, dataclasses.replace(manifest, files=file_records(folder)), draft.labels)
     integrity.check_model(bundle)
     backend = ort.OrtBackend(bundle, None, "export gate", ort.LoadOptions())
+    merged = draft.merged if last else None
+    judges = merged is not None and merged.unmerged is not None
     batches = gate_batches(manifest.max_batch)
     golden = draft.golden
     what = f"parity of {manifest.precision}"
@@ -280,11 +323,10 @@ def gate(
             golden,
             manifest,
             batches=batches,
-            limit=limit_for(manifest.precision, manifest.scores),
-            target=target,
+            limit=limit_of(manifest),
+            target=None if judges else target,
             progress=bar.update,
         )
-    backend.close()
     if comparison.problems:
         raise ParityError(
             f"the {manifest.precision} graph does not compute the reference's answers; nothing was "
@@ -293,4 +335,8 @@ def gate(
     facts = dict(backend.facts)
     if simulated is not None:
         facts["simulated"] = simulated
-    return as_json(comparison, facts)
+    parity = as_json(comparison, facts)
+    if merged is not None:
+        parity["merging"] = merged.judge(backend, manifest, target, facts)
+    backend.close()
+    return parity

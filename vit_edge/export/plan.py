@@ -22,6 +22,7 @@ from vit_edge.export.golden_set import GoldenFiles, golden_files
 from vit_edge.export.layouts import check_layout
 from vit_edge.export.preprocessing import check_joinable
 from vit_edge.export.recipe import Recipe
+from vit_edge.export.schedule import AUTO, Merging
 from vit_edge.export.source import OUTPUTS, check_names
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.quantize import FLOAT, QuantizerModule
@@ -81,13 +82,18 @@ class Plan:
     options: ExportOptions
     quantizer: Quantizer | None  # None: fp32
     golden: GoldenFiles  # what the graphs are judged by
-    calibration: CalibrationFiles | None  # what scales and ranges are chosen on
+    calibration: CalibrationFiles | None  # what scales, ranges and schedules are chosen on
     single_file_limit: int  # bytes of float32 weights from which on they get a file of their own
 
     @property
     def recipe(self) -> Recipe:
         """The recipe that the export follows."""
         return self.options.recipe
+
+    @property
+    def merging(self) -> Merging | None:
+        """How tokens are merged; None: they are not."""
+        return self.recipe.merging
 
     @property
     def publishes_draft(self) -> bool:
@@ -118,7 +124,12 @@ def plan_export(options: ExportOptions) -> Plan:
     if options.include_preprocessing:
         check_joinable(recipe)
     golden = golden_files(options.golden_images)
-    calibration = None if recipe.precision == FLOAT else _calibration(options, golden)
+    if recipe.merging is not None and options.foreign is not None:
+        raise UsageError(
+            "--merge-tokens: the graph of another exporter is taken as it is; give the checkpoint "
+            "that it was made from"
+        )
+    calibration = _calibration(options, golden)
     if options.foreign is None:
         check_names(options.outputs, OUTPUTS)
     # Whatever becomes of a float32 graph starts with its weights in a file beside it, so that
@@ -140,12 +151,14 @@ def _quantizer(recipe: Recipe) -> Quantizer | None:
 
 
 def _calibration(options: ExportOptions, golden: GoldenFiles) -> CalibrationFiles | None:
-    precision = options.recipe.precision
-    use = quantize.module(precision).CALIBRATION
-    if options.calibration is None:
-        if use == "required":
+    precision, merging = options.recipe.precision, options.recipe.merging
+    chosen = merging is not None and merging.counts is None
+    use = "unused" if precision == FLOAT else quantize.module(precision).CALIBRATION
+    if options.calibration is None or (precision == FLOAT and not chosen):
+        if use == "required" or chosen:
+            what = f"--merge-tokens {AUTO}" if chosen else precision
             raise UsageError(
-                f"{precision} needs to see what the model sees: give a folder with 100 images or "
+                f"{what} needs to see what the model sees: give a folder with 100 images or "
                 "more of the kind that it will meet, --calibration DIR (--calibration "
                 f"{RANDOM} takes noise instead, which fits no real image)"
             )
@@ -155,7 +168,7 @@ def _calibration(options: ExportOptions, golden: GoldenFiles) -> CalibrationFile
         _LOG.warning("calibrating on random noise, as asked for: expect the ranges to be wrong")
     else:
         _refuse_overlap(golden, calibration)
-    return None if use == "unused" else calibration
+    return None if use == "unused" and not chosen else calibration
 
 
 def _refuse_overlap(golden: GoldenFiles, calibration: CalibrationFiles) -> None:

@@ -33,7 +33,25 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
         print(cli.table(quantization["table"]) + "\n")
     print(f"bundle   {bundle.path} ({size / 1e6:.1f} MB)")
     print(f"model    {bundle.manifest.variant} from {bundle.manifest.checkpoint.source}")
+    if "merging" in parity:
+        print(f"merging  {merging_verdict(parity['merging'])}")
     print(f"parity   {verdict(parity)}")
+
+
+def merging_verdict(merging: Mapping[str, Any]) -> str:
+    """Sum up what merging tokens changed, in a line."""
+    rows = merging.get("against_unmerged", {}).get("comparisons", [])
+    row = rows[0] if rows else next(iter(merging["by_merging_alone"].values()))
+    found = [
+        f"{statistic.words} {statistic.written(row[name])}"
+        for name, statistic in STATISTICS.items()
+        if name in ("top1_agreement", "sqnr_centred_db") and row.get(name) is not None
+    ]
+    return (
+        f"{sum(merging['merged_tokens'])} of {merging['tokens'][0]} tokens go, "
+        f"{merging['saved_part_of_blocks']:.0%} of the blocks' work; against the model without: "
+        + ", ".join(found)
+    )
 
 
 def verdict(parity: Mapping[str, Any]) -> str:

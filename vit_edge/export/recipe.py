@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import vit_edge.quantize as quantize
 from vit_edge.build.options import option_problems
 from vit_edge.bundle.manifest import Manifest, Scores
 from vit_edge.errors import RecipeError, UsageError
+from vit_edge.export.schedule import Merging, parse_merging
 from vit_edge.export.trace import AttentionForm
 from vit_edge.graphs.versions import FUSED_OPSET, MINIMUM_IR, NEWEST_OPSET, OLDEST_EXPORTED_OPSET
 from vit_edge.parity.targets import Target, parse_target
@@ -44,6 +45,7 @@ class Recipe:
     max_batch: int
     input: Literal["float32", "uint8"] = "float32"  # pixels, or images as they were resized
     parity_target: str = ""  # such as top1_agreement=0.99; empty: the precision's limit alone
+    merge_tokens: str = ""  # how many each block merges: "8", "0,0,8,8", "auto"; empty: none
     also: list[str] = dataclasses.field(default_factory=list)  # precisions worth trying as well
     quantization: dict[str, Any] = dataclasses.field(default_factory=dict)  # see the quantizer
     build: dict[str, Any] = dataclasses.field(default_factory=dict)  # backend -> options
@@ -52,6 +54,11 @@ class Recipe:
     def target_bounds(self) -> Target | None:
         """The parity target, read."""
         return parse_target(self.parity_target) if self.parity_target else None
+
+    @property
+    def merging(self) -> Merging | None:
+        """How tokens are merged, read."""
+        return parse_merging(self.merge_tokens) if self.merge_tokens else None
 
     def problems(self) -> list[str]:
         """List everything that cannot be followed; empty if nothing."""
@@ -76,23 +83,23 @@ class Recipe:
             known = quantize.names()
             problems.append(f"precision must be one of {known}, not {self.precision!r}")
         elif self.precision == quantize.FLOAT:
-            if self.quantization or self.parity_target:
-                problems.append("fp32 is not quantized: it takes no [quantization] and no target")
+            if self.quantization:
+                problems.append("fp32 is not quantized: it takes no [quantization]")
+            if self.parity_target and not self.merge_tokens:
+                problems.append("fp32 takes no target: nothing changes that could miss it")
+            problems += self._target_problems()
         else:
             problems += self._quantization_problems()
         return problems + self._also_problems() + self._build_problems()
 
     def _quantization_problems(self) -> list[str]:
-        problems = []
-        for check in (
-            lambda: quantize.settings_from_table(self.precision, self.quantization, "quantization"),
-            lambda: self.target_bounds,
-        ):
-            try:
-                check()
-            except (RecipeError, UsageError) as error:
-                problems.append(str(error))
-        return problems
+        settings = _problem(
+            lambda: quantize.settings_from_table(self.precision, self.quantization, "quantization")
+        )
+        return settings + self._target_problems()
+
+    def _target_problems(self) -> list[str]:
+        return _problem(lambda: self.target_bounds) + _problem(lambda: self.merging)
 
     def _also_problems(self) -> list[str]:
         names = recipe_names()
@@ -132,6 +139,7 @@ class Recipe:
         max_batch: int | None = None,
         input: Literal["float32", "uint8"] | None = None,
         parity_target: str | None = None,
+        merge_tokens: str | None = None,
         quantization: Sequence[str] = (),
     ) -> Recipe:
         """The recipe with what the command line overrides.
@@ -141,6 +149,7 @@ class Recipe:
             max_batch: Another limit of the batch.
             input: What the model takes.
             parity_target: Another target.
+            merge_tokens: How many tokens each block merges.
             quantization: Settings of the quantizer, as NAME=VALUE.
 
         Raises:
@@ -156,6 +165,8 @@ class Recipe:
             changes["input"] = input
         if parity_target is not None:
             changes["parity_target"] = parity_target
+        if merge_tokens is not None:
+            changes["merge_tokens"] = merge_tokens
         if quantization:
             if self.precision == quantize.FLOAT:
                 raise RecipeError("--set is for quantizers, and fp32 has none; give --precision")
@@ -238,7 +249,7 @@ def load_recipe(name_or_file: str) -> Recipe:
 def _recipe_from_table(path: Path, data: dict[str, Any]) -> Recipe:
     hints = {n: h for n, h in typing.get_type_hints(Recipe).items() if n != "name"}
     problems = [f"{key}: unknown key" for key in sorted(data.keys() - hints.keys())]
-    optional = {"input", "parity_target", "also", "quantization", "build"}
+    optional = {"input", "parity_target", "merge_tokens", "also", "quantization", "build"}
     for key, hint in hints.items():
         allowed = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         hint = typing.get_origin(hint) or hint
@@ -257,6 +268,15 @@ def _recipe_from_table(path: Path, data: dict[str, Any]) -> Recipe:
 def _refuse(where: str, problems: list[str]) -> None:
     if problems:
         raise RecipeError(f"{where}: {len(problems)} problem(s):\n  " + "\n  ".join(problems))
+
+
+def _problem(check: Callable[[], object]) -> list[str]:
+    """What a check that raises finds."""
+    try:
+        check()
+    except (RecipeError, UsageError) as error:
+        return [str(error)]
+    return []
 
 
 def target_for(recipe: Recipe, manifest: Manifest) -> Target | None:

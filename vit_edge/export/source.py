@@ -166,6 +166,27 @@ class CheckpointSource:
             progress(len(pixels))
         return answers
 
+    def merge_tokens(self, counts: tuple[int, ...]) -> None:
+        """Merge so many tokens in each block from now on.
+
+        Raises:
+            UsageError: An output has a row for each patch, which merging leaves none.
+        """
+        per_patch = [name for name in ("tokens", "reconstruction") if name in self._outputs]
+        if per_patch:
+            raise UsageError(
+                f"--merge-tokens: {', '.join(per_patch)} answer for every patch, and merging "
+                "leaves fewer tokens than patches; take it off --outputs"
+            )
+        architecture = dataclasses.replace(self._vit.architecture, merged_tokens=counts)
+        self.facts = dataclasses.replace(self.facts, architecture=architecture)
+        self._vit = vit_from_weights(architecture, dict(self._vit.state_dict()))
+
+    @property
+    def vit(self) -> ViT:
+        """The reference itself."""
+        return self._vit
+
     @contextmanager
     def graph(self, recipe: Recipe, least_opset: int, scratch: Path) -> Iterator[onnx_ir.Model]:
         """Trace the graph in the recipe's operator set; see Source."""

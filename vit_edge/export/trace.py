@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vit_edge.export.merging import ExportMerging, size_bias
 from vit_edge.export.soft_split import ExportTokensToToken
 from vit_edge.models.layers import Linear
+from vit_edge.models.merging import Tokens
 from vit_edge.models.t2t import TokensToToken
 from vit_edge.models.vit import (
     Block,
@@ -60,8 +62,12 @@ class Attention(Protocol):
         """Apply a LayerNorm to the channels of each head of q or k."""
         ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """-> float32[N, query tokens, D]."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+        """-> float32[N, query tokens, D]; the bias, [N, 1, 1, tokens], is of the scores."""
+        ...
+
+    def mean_key(self, k: Tensor, heads: int) -> Tensor:
+        """-> float32[N, tokens, head_dim], the mean over the heads."""
         ...
 
 
@@ -75,9 +81,16 @@ class FusedAttention:
         y: Tensor = norm(x.reshape(*x.shape[:2], heads, -1))
         return y.flatten(-2)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        y: Tensor = torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0]
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+        if bias is not None:  # one row for all queries is not among what runtimes take
+            bias = bias.expand(-1, 1, q.shape[1], -1)
+        y: Tensor = torch.onnx.ops.attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads)[
+            0
+        ]
         return y
+
+    def mean_key(self, k: Tensor, heads: int) -> Tensor:
+        return k.reshape(*k.shape[:2], heads, -1).mean(dim=2)
 
 
 class DecomposedAttention:
@@ -90,8 +103,13 @@ class DecomposedAttention:
         y: Tensor = norm(x)
         return y
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        return merge_heads((q @ k.transpose(-2, -1)).softmax(dim=-1) @ v)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+        scores = q @ k.transpose(-2, -1)
+        scores = scores if bias is None else scores + bias
+        return merge_heads(scores.softmax(dim=-1) @ v)
+
+    def mean_key(self, k: Tensor, heads: int) -> Tensor:
+        return k.mean(dim=1)
 
 
 _FORMS: dict[AttentionForm, Attention] = {
@@ -174,13 +192,17 @@ class ExportAttention(nn.Module):
             self.qkv = scaled_query(attention.qkv, self.heads)
         self.form = _FORMS[form]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         q, k, v = self.form.split(self.qkv(x), self.heads)
         if self.q_norm is not None and self.k_norm is not None:
             q = self.form.normalise(q, self.q_norm, self.heads)
             k = self.form.normalise(k, self.k_norm, self.heads)
-        y: Tensor = self.out(self.form.attend(q, k, v, self.heads))
-        return y
+        bias = None if sizes is None else size_bias(sizes)[:, None]
+        return self.out(self.form.attend(q, k, v, self.heads, bias)), k
+
+    def mean_key(self, k: Tensor) -> Tensor:
+        """-> float32[N, tokens, head_dim], the mean over the heads."""
+        return self.form.mean_key(k, self.heads)
 
 
 class ClsAttention(nn.Module):
@@ -205,26 +227,30 @@ class ClsAttention(nn.Module):
             value_bias = attention.qkv.bias[2 * width :]
             self.out.bias = constant(self.out.bias + value_bias @ self.out.weight)
 
-    def forward(self, y: Tensor) -> Tensor:
+    def forward(self, y: Tensor, sizes: Tensor | None) -> Tensor:
         heads, head_dim, width = self.key.shape
         q = self.q(y[:, :1]).reshape(-1, heads, 1, head_dim)
         scores = (q @ self.key).reshape(-1, heads, width) @ y.transpose(1, 2)
+        scores = scores if sizes is None else scores + size_bias(sizes)
         mixed = (scores.softmax(dim=-1) @ y).reshape(-1, heads, 1, width)
         return self.out((mixed @ self.value).reshape(-1, 1, width))  # type: ignore[no-any-return]
 
 
 class ExportBlock(nn.Module):
-    """Eq. 2 and 3, for all tokens."""
+    """Eq. 2 and 3, for all tokens; and the merging between them."""
 
     def __init__(self, block: Block, form: AttentionForm) -> None:
         super().__init__()
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         self.attention = ExportAttention(block.attention, form)
+        self.merging = ExportMerging(block.merged, block.prefix) if block.merged else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
+    def forward(self, tokens: Tokens) -> Tokens:
+        answer, k = self.attention(self.norm1(tokens.x), tokens.sizes)
+        tokens = tokens._replace(x=tokens.x + answer)
+        if self.merging is not None:
+            tokens = self.merging(tokens, self.attention.mean_key(k))
+        return tokens._replace(x=tokens.x + self.mlp(self.norm2(tokens.x)))
 
 
 class ClsBlock(nn.Module):
@@ -235,10 +261,10 @@ class ClsBlock(nn.Module):
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         self.attention = ClsAttention(block.attention)
 
-    def forward(self, x: Tensor) -> Tensor:
-        cls = x[:, :1] + self.attention(self.norm1(x))
-        y: Tensor = cls + self.mlp(self.norm2(cls))
-        return y
+    def forward(self, tokens: Tokens) -> Tokens:
+        x, sizes = tokens
+        cls = x[:, :1] + self.attention(self.norm1(x), sizes)
+        return Tokens(cls + self.mlp(self.norm2(cls)))
 
 
 class UnitHead(nn.Module):
@@ -275,10 +301,10 @@ class ExportableViT(nn.Module):
         self.outputs = tuple(outputs)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        x = self.embedding(pixels)
+        tokens = Tokens(self.embedding(pixels))
         for block in self.blocks:
-            x = block(x)
-        answers = self.readout(x)._asdict()
+            tokens = block(tokens)
+        answers = self.readout(tokens)._asdict()
         return tuple(answers[name] for name in self.outputs)
 
 

@@ -23,10 +23,8 @@ from vit_edge.errors import (
     UnsupportedImageError,
     VitEdgeError,
 )
-from vit_edge.images.bmp import unpack_runs
 from vit_edge.images.files import ImageLimits
 from vit_edge.images.formats import HEAD_BYTES, appearance, decoded_format, refused_format
-from vit_edge.images.pnm import read_header, simplified
 from vit_edge.images.reduced import Picture, ask_for_less, whole
 
 # format -> its reader in Pillow. Used directly, not through Image.open: only the one plugin is
@@ -73,9 +71,12 @@ def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = N
     form = _required_format(data, name)
     if form == "JPEG":
         _require_scans(data, name, limits)
-    if form == "PPM" and (header := read_header(data, name)) is not None:
-        require_pixels(header.size, name, limits)
-        data = simplified(data, header, name)
+    if form == "PPM":
+        from vit_edge.images import pnm  # each format when it is met
+
+        if (header := pnm.read_header(data, name)) is not None:
+            require_pixels(header.size, name, limits)
+            data = pnm.simplified(data, header, name)
     module_name, class_name = _READERS[form]
     reader = getattr(importlib.import_module(f"PIL.{module_name}"), class_name)
     image: ImageFile.ImageFile = reader(_Complete(data, form), "")
@@ -83,6 +84,8 @@ def decode(data: bytes, name: str, limits: ImageLimits, least_px: int | None = N
     if form == "TIFF":
         _require_no_camera_raw(image, name)
     if form == "BMP":
+        from vit_edge.images.bmp import unpack_runs
+
         unpack_runs(image, data, name)
     smaller = ask_for_less(image, least_px) if form == "JPEG" and least_px is not None else None
     image.load()

@@ -16,7 +16,6 @@ from PIL import Image
 from vit_edge.errors import UnsupportedImageError
 from vit_edge.images.arrays import image_from_array
 from vit_edge.images.decode import decode, load_opened, pillow_at_work
-from vit_edge.images.deep import eight_bit_from_deep
 from vit_edge.images.files import DEFAULT_LIMITS, ImageLike, ImageLimits, describe, read_source
 from vit_edge.images.orientation import upright_from
 from vit_edge.images.reduced import Picture, turned, whole
@@ -111,6 +110,8 @@ def _say_frames(image: Image.Image, name: str) -> None:
 def _rgb_from_image(image: Image.Image, name: str, background: tuple[int, int, int]) -> Image.Image:
     """Convert a loaded image of any mode to RGB; the image itself stays as it is."""
     if image.mode == "F" or image.mode.startswith("I"):
+        from vit_edge.images.deep import eight_bit_from_deep  # photos do not need it
+
         image = eight_bit_from_deep(image, name)
     if image.has_transparency_data:
         return _composite(image, background)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vit_edge.models.merging import Tokens
 from vit_edge.models.vit import Outputs, ViT
 
 ReferenceDtype = Literal["float64", "float32"]
@@ -30,11 +31,13 @@ def reference_outputs(vit: ViT, pixels: NDArray[np.float32], dtype: ReferenceDty
     kind = torch.float64 if dtype == "float64" else torch.float32
     with torch.inference_mode():
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(kind)
-        for module in (vit.embedding, *vit.blocks):
-            with converted(module, kind):
-                x = module(x)
+        with converted(vit.embedding, kind):
+            tokens = Tokens(vit.embedding(x))
+        for block in vit.blocks:
+            with converted(block, kind):
+                tokens = block(tokens)
         with converted(vit.readout, kind):
-            outputs: Outputs = vit.readout(x)
+            outputs: Outputs = vit.readout(tokens)
     return outputs
 
 

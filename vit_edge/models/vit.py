@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vit_edge.bundle.architecture import Architecture
 from vit_edge.models.layers import MLP, Linear
+from vit_edge.models.merging import Tokens, merge
 from vit_edge.models.t2t import TokensToToken
 
 
@@ -48,13 +49,15 @@ class SelfAttention(nn.Module):
             self.q_norm = nn.LayerNorm(architecture.head_dim, eps=eps)
             self.k_norm = nn.LayerNorm(architecture.head_dim, eps=eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[N, tokens, D] -> the answer, and the keys' mean over the heads."""
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         scores = q @ k.transpose(-2, -1) / k.shape[-1] ** 0.5
-        y: Tensor = self.out(merge_heads(scores.softmax(dim=-1) @ v))
-        return y
+        if sizes is not None:
+            scores = scores + sizes.log().transpose(1, 2)[:, None]
+        return self.out(merge_heads(scores.softmax(dim=-1) @ v)), k.mean(dim=1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -68,20 +71,23 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """One encoder block: Eq. 2 and 3."""
+    """One encoder block: Eq. 2 and 3, and between them the merging of tokens, if there is any."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, merged: int = 0) -> None:
         super().__init__()
         eps = architecture.layer_norm_eps
+        self.merged, self.prefix = merged, architecture.prefix_tokens
         self.norm1 = nn.LayerNorm(architecture.width, eps=eps)
         self.attention = SelfAttention(architecture)
         self.norm2 = nn.LayerNorm(architecture.width, eps=eps)
         self.mlp = MLP(architecture)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
+    def forward(self, tokens: Tokens) -> Tokens:
+        answer, keys = self.attention(self.norm1(tokens.x), tokens.sizes)
+        tokens = tokens._replace(x=tokens.x + answer)
+        if self.merged:
+            tokens = merge(tokens, keys, self.merged, self.prefix)
+        return tokens._replace(x=tokens.x + self.mlp(self.norm2(tokens.x)))
 
 
 class Embedding(nn.Module):
@@ -170,6 +176,7 @@ class Readout(nn.Module):
             self.norm = nn.LayerNorm(architecture.width, eps=architecture.layer_norm_eps)
         self.norm_after_pooling = architecture.norm_after_pooling
         self.pooling, self.prefix = architecture.pooling, architecture.prefix_tokens
+        self.patches = architecture.patches
         # The original in21k checkpoints have a tanh layer here; Hugging Face calls it the pooler.
         self.pre_logits: Linear | None = None
         if architecture.pre_logits_dim is not None:
@@ -184,12 +191,13 @@ class Readout(nn.Module):
         if architecture.decoder_stride is not None:
             self.decoder = Decoder(architecture, architecture.decoder_stride)
 
-    def forward(self, x: Tensor) -> Outputs:
+    def forward(self, last: Tokens) -> Outputs:
+        x, sizes = last
         if self.norm_after_pooling:
-            tokens, features = x, self.norm(self.pool(x))
+            tokens, features = x, self.norm(self.pool(x, sizes))
         else:
             tokens = self.norm(x)
-            features = self.pool(tokens)
+            features = self.pool(tokens, sizes)
         if self.projection is not None:
             features = self.projection(features)
         pre_logits = features if self.pre_logits is None else self.pre_logits(features).tanh()
@@ -197,13 +205,17 @@ class Readout(nn.Module):
         reconstruction = None if self.decoder is None else self.decoder(tokens)
         return Outputs(tokens, features, pre_logits, logits, reconstruction)
 
-    def pool(self, tokens: Tensor) -> Tensor:
+    def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
         """[N, prefix + patches, D] -> [N, D], or [N, 2 D] of two tokens side by side."""
         if self.pooling == "class":
             return tokens[:, 0]
         if self.pooling == "class+distilled":
             return tokens[:, :2].flatten(1)
-        mean = tokens[:, self.prefix :].mean(dim=1)
+        patches = tokens[:, self.prefix :]
+        if sizes is None:
+            mean = patches.mean(dim=1)
+        else:  # over the patches, however many of them a token stands for
+            mean = (patches * sizes[:, self.prefix :]).sum(dim=1) / self.patches
         return mean if self.pooling == "mean" else torch.cat([tokens[:, 0], mean], dim=-1)
 
 
@@ -214,14 +226,15 @@ class ViT(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.embedding = Embedding(architecture)
-        self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.depth))
+        merged = architecture.merged_tokens or (0,) * architecture.depth
+        self.blocks = nn.ModuleList(Block(architecture, count) for count in merged)
         self.readout = Readout(architecture)
 
     def forward(self, pixels: Tensor) -> Outputs:
-        x = self.embedding(pixels)
+        tokens = Tokens(self.embedding(pixels))
         for block in self.blocks:
-            x = block(x)
-        outputs: Outputs = self.readout(x)
+            tokens = block(tokens)
+        outputs: Outputs = self.readout(tokens)
         return outputs
 
 

@@ -13,7 +13,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.golden import Golden
 from vit_edge.errors import VitEdgeError
 from vit_edge.parity.api import parity
-from vit_edge.parity.limits import limit_for
+from vit_edge.parity.limits import Limit
 from vit_edge.parity.result import (
     DIED,
     FAIL,
@@ -173,6 +173,13 @@ def _json(result: Result) -> str:
     return json.dumps(json_from_record(result), indent=2, allow_nan=False)
 
 
+def _limit(entry: Run) -> Limit:
+    """The limit that a run was held against."""
+    stored = entry.limit
+    logits, others = Target(tuple(stored.logits.items())), Target(tuple(stored.others.items()))
+    return Limit(logits, others, stored.reason, stored.top1_agreement_surely_below)
+
+
 def _run_lines(bundle: Bundle, result: Result, entry: Run, target: Target | None) -> Iterator[str]:
     """One backend's findings as text."""
     facts = entry.facts
@@ -192,11 +199,10 @@ def _run_lines(bundle: Bundle, result: Result, entry: Run, target: Target | None
     if not rows:
         yield _VERDICTS[entry.verdict]
         return
-    precision = bundle.manifest.precision
-    if precision == "fp32" and target is None:
+    if target is None and all(row.summary["allowed_relative"] is not None for row in rows):
         yield from exact_table(rows)
     else:
-        yield from statistics_table(rows, limit_for(precision, bundle.manifest.scores), target)
+        yield from statistics_table(rows, _limit(entry), target)
     yield from (f"FAILED: {problem}" for problem in entry.problems)
     yield from (f"OPEN: {question}" for question in entry.open_questions)
     if entry.localized is not None:

@@ -16,7 +16,7 @@ from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized
 from vit_edge.images.resize import resized_from_image
 from vit_edge.parity import judge
-from vit_edge.parity.limits import Limit, limit_for
+from vit_edge.parity.limits import Limit, limit_of
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.result import Row
 from vit_edge.parity.statistics import Difference, Floats, Repeats
@@ -171,7 +171,7 @@ def check_golden(golden: Golden, manifest: Manifest) -> None:
             f"{golden.path}: holds {len(golden)} images with {golden.outputs}, "
             f"the manifest has {list(expected)}: a golden file of another model, or none"
         )
-    centred = "sqnr_centred_db" in limit_for(manifest.precision, manifest.scores).logits.as_dict()
+    centred = "sqnr_centred_db" in limit_of(manifest).logits.as_dict()
     if centred and len(golden) < 2:
         raise BundleError(
             f"{golden.path}: one image cannot judge {manifest.precision}, whose limit is on what "

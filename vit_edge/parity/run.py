@@ -38,7 +38,7 @@ from vit_edge.parity.compare import (
     write_answers,
 )
 from vit_edge.parity.invariance import check_invariance, failed
-from vit_edge.parity.limits import limit_for
+from vit_edge.parity.limits import limit_of, merging_judged, merging_limit
 from vit_edge.parity.localize.localize import check_pair
 from vit_edge.parity.localize.localize import localize as localize_failure
 from vit_edge.parity.logits import LogitComparison
@@ -74,6 +74,7 @@ class Question:
     golden: str
     target: Target | None
     url: str | None = None  # of a server, which is asked instead of a backend here
+    unmerged: bool = False  # the answers are of the model whose tokens are not merged
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def compare(
     reference = None if against is None else Bundle.read(against)
     if localize and reference is not None:
         check_pair(candidate, reference)
+    unmerged = reference is not None and merging_judged(candidate.manifest, reference.manifest)
     limits = ChildLimits(memory_limit_bytes, timeout_s)
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     asked = path = golden or candidate.golden_path
@@ -140,7 +142,10 @@ def compare(
             sha256, dtype = sha256_of(asked), opened.reference_dtype
             golden_facts = GoldenFacts(asked.name, sha256, len(opened), dtype)
         runs = [
-            _run(Question(str(candidate.path), name, str(path), target, against_url), limits)
+            _run(
+                Question(str(candidate.path), name, str(path), target, against_url, unmerged),
+                limits,
+            )
             for name in backend_names
         ]
         if localize and reference is not None:
@@ -239,7 +244,7 @@ def compare_here(question: Question) -> Run:
     """
     bundle = Bundle.read(question.bundle)
     manifest = bundle.manifest
-    limit = limit_for(manifest.precision, manifest.scores)
+    limit = merging_limit(manifest.scores) if question.unmerged else limit_of(manifest)
     with Golden(Path(question.golden)) as golden:
         served = None if question.url is None else Endpoint(bundle, question.url)
         backend = _Timed(served or backends.module(question.backend).load(bundle))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from vit_edge.bundle import Bundle
-from vit_edge.bundle.hub import PREFIX
+from vit_edge.bundle.bundle import HUB_PREFIX
 from vit_edge.errors import PredictionError, UsageError, VitEdgeError
 from vit_edge.machine import child
 from vit_edge.predictor import DEFAULT_TOP_K, TOP, Answer, Failure, Predictor
@@ -225,7 +225,7 @@ class Classifier:
 def everywhere(bundle: str | os.PathLike[str]) -> str:
     """The path of a bundle for a process with another working directory; `hf:` stays as it is."""
     text = os.fspath(bundle)
-    return text if text.startswith(PREFIX) else str(Path(text).absolute())
+    return text if text.startswith(HUB_PREFIX) else str(Path(text).absolute())
 
 
 def added_fields(bundle: Bundle, columns: Sequence[str], prefix: str = "") -> list[pa.Field]:

@@ -73,7 +73,7 @@ def configurations(bundle: Bundle) -> Sequence[Mapping[str, Option]]:
 def full_blocks(bundle: Bundle) -> int | None:
     """Return where full blocks of tokens end, as the few after them cost most; None: nowhere."""
     architecture = bundle.manifest.architecture
-    if architecture is None:
+    if architecture is None or architecture.merged_tokens:
         return None
     rest = architecture.tokens % _BLOCK_ROWS
     return architecture.tokens - rest if 0 < rest < architecture.tokens else None

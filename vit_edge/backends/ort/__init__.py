@@ -21,7 +21,12 @@ from vit_edge.backends.ort.engine import (
     key,
 )
 from vit_edge.backends.ort.options import BuildOptions, LoadOptions
-from vit_edge.backends.ort.session import open_session, precision_facts, session_options
+from vit_edge.backends.ort.session import (
+    open_session,
+    precision_facts,
+    return_large_blocks,
+    session_options,
+)
 from vit_edge.backends.ort.version import available, check_runnable
 from vit_edge.bundle import Bundle, integrity
 from vit_edge.bundle.bundle import MODEL_NAME
@@ -75,6 +80,8 @@ class OrtBackend:
         self._micro_batch = options.micro_batch or bundle.manifest.max_batch
         precision = bundle.manifest.precision
         gpu_facts: Mapping[str, str] = {}
+        if options.trim:
+            return_large_blocks()
         self._binding: Binding | None = None
         if options.provider == "cpu":
             path = bundle.model_path if engine is None else engine / MODEL_NAME
@@ -94,7 +101,7 @@ class OrtBackend:
             "precision": precision,
             "threads": str(options.thread_count),
             "spinning": "on" if options.spinning else "off",
-            "arena": "on" if options.arena else "off",
+            "arena": "trimmed" if options.trim else "on" if options.arena else "off",
             "micro_batch": str(options.micro_batch or "none"),
             "engine": f"none ({reason.partition(';')[0]})" if engine is None else engine.name,
             **precision_facts(precision, options),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge import onnxfile
 from vit_edge.backends import Option
 from vit_edge.backends._options import build_names, takes
-from vit_edge.backends.ort import packed
 from vit_edge.backends.ort.options import PROVIDERS, BuildOptions, LoadOptions
 from vit_edge.backends.ort.session import SIMULATED, open_session, session_options
 from vit_edge.backends.ort.version import (
@@ -108,14 +105,22 @@ def build(bundle: Bundle, options: BuildOptions) -> Path:
     disk_bytes = 3 * bundle.model_bytes  # weights as they are and packed, then packed alone
     key = _key_parts(bundle, options)
     with engines.stage_engine(bundle, "ort", key, FILES, options.engines_dir, disk_bytes) as stage:
-        weight_only = bundle.manifest.precision in WEIGHT_ONLY
-        # onnxruntime 1.31 crashes in MatMulNBits on packed weights that it maps: packed at load
-        _optimize(bundle, use, bundle.model_path, stage.path, prepack=not weight_only)
-        if weight_only:
+        prepack = _can_map(bundle, use)
+        _optimize(bundle, use, bundle.model_path, stage.path, prepack=prepack)
+        if bundle.manifest.precision in WEIGHT_ONLY:
             _check_fusion(bundle.model_path, stage.path / MODEL_NAME)
-        else:
+        if prepack:
             _compact(bundle, use, stage.path)
     return stage.target
+
+
+def _can_map(bundle: Bundle, use: LoadOptions) -> bool:
+    """True where the runtime computes with packed weights that are mapped from the disk.
+
+    MatMulNBits at level 4 does not: it writes scales into them when they are loaded, and crashes,
+    or answers something else. There the weights are packed at each load.
+    """
+    return bundle.manifest.precision not in WEIGHT_ONLY or use.accuracy_level == 0
 
 
 def _key_parts(bundle: Bundle, options: BuildOptions) -> dict[str, str]:
@@ -149,6 +154,10 @@ def _compact(bundle: Bundle, use: LoadOptions, stage: Path) -> None:
 
     How: see packed.py. It rests on how the runtime looks packed weights up, so it is tried.
     """
+    import tempfile
+
+    from vit_edge.backends.ort import packed  # who opens an engine packs nothing
+
     model, data = stage / MODEL_NAME, stage / WEIGHTS_NAME
     with tempfile.TemporaryDirectory(dir=stage) as name:
         scratch = Path(name)
@@ -234,4 +243,6 @@ def _check_fusion(path: Path, optimized: Path) -> None:
 
 
 def _count(path: Path, domain: str, operator: str) -> int:
+    from vit_edge import onnxfile
+
     return onnxfile.read_model(path).operators.get(domain, Counter())[operator]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # what the runtime says of operator sets, operators and files that came after it
 _NEWER = ("opset", "ir version", "ir_version", "not a registered", "not_implemented")
+_M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 SIMULATED = {"fp8": "float8 values rounded, products computed in float32 (disable_quant_qdq)"}
 
 
@@ -41,7 +42,10 @@ def session_options(
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = use.thread_count
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = use.arena
+    # Places that are laid out for a whole run, or shared by plan, stay taken throughout it. Without
+    # both, the runtime's arena gives a tensor's place on after its last use: as fast, in less.
+    options.enable_mem_pattern = options.enable_mem_reuse = use.arena and not use.trim
+    options.enable_cpu_mem_arena = not use.trim
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     # onnxruntime_session_options_config_keys.h has them all
@@ -128,6 +132,16 @@ def _refuse_full_disk(output: str) -> None:
     """The runtime does not say why it could not write its output."""
     if output and shutil.disk_usage(Path(output).parent).free < 2**20:
         raise ResourceError(f"{Path(output).parent}: the disk is full; use another --out")
+
+
+def return_large_blocks() -> None:
+    """Have malloc hand blocks from 128 KiB on back to the system once freed, in this process.
+
+    glibc raises that threshold with each larger block that is freed, unless it is set: mallopt(3).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
 
 
 def _return_freed_memory() -> None:

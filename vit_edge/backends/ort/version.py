@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from pathlib import Path
 
 from vit_edge.backends import Availability
 from vit_edge.backends.ort.options import Provider
@@ -16,9 +18,22 @@ COMPARES_PACKED = (1, 32)
 # The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.
 WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}
 
+_METADATA = re.compile(r"onnxruntime(?:_gpu)?-(.+)\.dist-info")
+
 
 def installed_version() -> str:
-    """The version of onnxruntime, without importing it where that can be had."""
+    """The version of onnxruntime, without importing it where that can be had.
+
+    The folder of a wheel's metadata bears it (PEP 376). importlib.metadata reads the files in it,
+    and imports Python's parser of e-mails for that: as long as all that a predictor imports of us.
+    """
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is not None and spec.origin:
+        folders = Path(spec.origin).parents[1].glob("onnxruntime*.dist-info")
+        named = [_METADATA.fullmatch(folder.name) for folder in folders]
+        versions = [match[1] for match in named if match]
+        if len(versions) == 1:
+            return versions[0]
     from importlib import metadata
 
     for name in ("onnxruntime", "onnxruntime-gpu"):

@@ -50,11 +50,11 @@ def compare_golden(
         images: A golden file; the bundle's own by default.
     """
     from vit_edge.parity.compare import check_golden, compare_answers
-    from vit_edge.parity.limits import limit_for
+    from vit_edge.parity.limits import limit_of
 
     with Golden(images or bundle.golden_path) as golden:
         check_golden(golden, bundle.manifest)
         return compare_answers(
             backend, golden, bundle.manifest, batches=batches,
-            limit=limit_for(bundle.manifest.precision, bundle.manifest.scores), target=target,
+            limit=limit_of(bundle.manifest), target=target,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from vit_edge.bundle.architecture import Architecture
@@ -14,15 +15,17 @@ def multiply_adds(shape: Architecture) -> int:
     token only: 7 % of 12 blocks) counts as done. Normalization, softmax and GELU are not counted,
     as is usual (arXiv:2010.11929 counts the same, with a fused multiply-add as one).
     """
-    attention = 2 * shape.tokens * shape.tokens * shape.width
-    linears = shape.tokens * shape.width * (4 * shape.width + 2 * shape.mlp_dim)
+    blocks = 0
+    for entering, leaving in itertools.pairwise(shape.block_tokens):  # fewer, where they are merged
+        blocks += 2 * entering * entering * shape.width
+        blocks += shape.width * (4 * entering * shape.width + 2 * leaving * shape.mlp_dim)
     patches = math.prod(shape.grid_hw) * shape.width * shape.channels * shape.patch_px**2
     if shape.tokenizer != "patches":
         patches = _tokens_to_token(shape)
     head = (shape.pre_logits_dim or shape.features_dim) * shape.num_classes
     head += shape.features_dim * (shape.pre_logits_dim or 0)
     head += shape.pooled_dim * (shape.projection_dim or 0)
-    return shape.depth * (linears + attention) + patches + head
+    return blocks + patches + head
 
 
 def _tokens_to_token(shape: Architecture) -> int:

@@ -30,7 +30,7 @@ from vit_edge.images.preprocess import input_from_resized
 from vit_edge.machine import child
 from vit_edge.onnxfile.edit import with_values
 from vit_edge.parity.compare import write_answers
-from vit_edge.parity.limits import limit_for
+from vit_edge.parity.limits import limit_of
 from vit_edge.parity.localize.taps import Apart, Tap, boundaries, edited, inside, present, tapped
 from vit_edge.parity.result import Block
 from vit_edge.parity.statistics import Floats, Noise, rows
@@ -315,7 +315,7 @@ def _depth(bundle: Bundle) -> int:
 def _ceiling_db(bundle: Bundle) -> float:
     """Where the noise of a sound graph of this precision begins."""
     manifest = bundle.manifest
-    bounds = limit_for(manifest.precision, manifest.scores).logits.as_dict()
+    bounds = limit_of(manifest).logits.as_dict()
     return bounds.get("sqnr_centred_db", _EXACT_DB) + _SOUND_DB
 
 

@@ -34,6 +34,7 @@ class Tap:
     scaled: bool = False  # compared up to a factor and an offset per channel
     width: Literal["width", "qkv", "mlp"] = "width"
     block: int = -1  # whose step it is, after its attention has gathered all tokens
+    depth: int = 0  # how many blocks have merged their tokens there
 
     @property
     def output(self) -> str:
@@ -46,7 +47,8 @@ def boundaries(depth: int) -> list[Tap]:
     taps = [Tap("embedding/Add:0", "the patch embedding")]
     for block in range(depth):
         before = (taps[-1].tensor,)
-        taps.append(Tap(f"blocks.{block}/Add_1:0", f"block {block}", before, block=block))
+        end, words = f"blocks.{block}/Add_1:0", f"block {block}"
+        taps.append(Tap(end, words, before, block=block, depth=block + 1))
     return taps
 
 
@@ -59,13 +61,14 @@ def inside(block: int) -> list[Tap]:
     middle, end = f"{name}/Add:0", f"{name}/Add_1:0"
     fc1, fc2 = (f"{name}.mlp.{part}/Add:0" for part in ("fc1", "fc2"))
     gelu = f"{name}.mlp/Gelu:0"
-    after = partial(Tap, block=block)
+    entering = partial(Tap, depth=block)
+    after = partial(Tap, block=block, depth=block + 1)
     return [
-        Tap(before, f"what enters {words}"),
-        Tap(norm1, f"{words}, norm1", (before,), scaled=True),
-        Tap(qkv, f"{words}, qkv", (norm1,), scaled=True, width="qkv"),
-        after(out, f"{words}, attention", (qkv,)),
-        after(middle, f"{words}, the sum after attention", (before, out)),
+        entering(before, f"what enters {words}"),
+        entering(norm1, f"{words}, norm1", (before,), scaled=True),
+        entering(qkv, f"{words}, qkv", (norm1,), scaled=True, width="qkv"),
+        entering(out, f"{words}, attention", (qkv,), block=block),
+        entering(middle, f"{words}, the sum after attention", (before, out), block=block),
         after(norm2, f"{words}, norm2", (middle,), scaled=True),
         after(fc1, f"{words}, fc1", (norm2,), width="mlp"),
         after(gelu, f"{words}, GELU", (fc1,), width="mlp"),
@@ -120,7 +123,7 @@ def _shape(tap: Tap, bundle: Bundle, names: set[str]) -> tuple[int, int]:
     widths = {"width": shape.width, "qkv": 3 * shape.width, "mlp": shape.mlp_dim}
     # where a query of its own is computed, the class token alone leaves the block
     alone = f"blocks.{tap.block}.attention.q/Add:0" in names
-    return 1 if alone else shape.tokens, widths[tap.width]
+    return 1 if alone else shape.block_tokens[tap.depth], widths[tap.width]
 
 
 def edited(bundle: Bundle, model: bytes, folder: Path) -> Bundle:

@@ -91,6 +91,8 @@ def _found(model: onnx_ir.Model) -> Iterator[_Found]:
         if node.op_type != "Softmax" or node.domain:
             continue
         scores = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if scores is not None and scores.op_type == "Add" and scores.inputs[0] is not None:
+            scores = scores.inputs[0].producer()  # a bias of the scores: of merged tokens
         uses = tuple(node.outputs[0].uses())
         if scores is None or not _multiplies_activations(scores) or len(uses) != 1:
             continue

@@ -1,0 +1,119 @@
+"""What merging tokens saves and changes: time, agreement and accuracy for several numbers.
+
+    python benchmarks/merging.py --checkpoint HF_DIR --images DIR --merge 2,4,8,auto \\
+        --calibration DIR [--precision int8]
+
+Each row is an export with --merge-tokens, judged by its gate on all `--images` (a folder for each
+class) against the model that merges nothing. Times are of one thread, taken in turn in one run with
+the same precision unmerged. With --list, `--merge` takes schedules with a number for every block,
+separated by semicolons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import script
+from timing import ratio, timings
+
+import vit_edge
+from vit_edge import cli
+from vit_edge.backends import ort
+from vit_edge.bundle import Bundle
+from vit_edge.errors import ParityError
+from vit_edge.quantize.calibration import CalibrationRequest
+
+COLUMNS = ("merged", "left", "time", "95 %", "agreement", "SQNR dB", "top-1", "drop")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = script.parser(__doc__)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--merge", required=True, help="numbers, and auto, separated by commas")
+    parser.add_argument("--list", action="store_true", help="they are schedules, see above")
+    parser.add_argument("--calibration")
+    parser.add_argument("--count", type=int, default=128, help="calibration images; default: 128")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--target", help="what must hold, as for vit-edge export")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=30)
+    return script.run(parser, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = {"none": made(arguments, None, Path(folder) / "none")}
+        refused: dict[str, str] = {}
+        for asked in arguments.merge.split(";" if arguments.list else ","):
+            try:
+                bundles[asked] = made(arguments, asked, Path(folder) / asked)
+            except ParityError as error:
+                refused[asked] = str(error).splitlines()[1].strip()
+        taken = timed(bundles, arguments.batch, arguments.rounds)
+    base = taken["none"]
+    rows = [COLUMNS, *(row(asked, bundles[asked], times, base) for asked, times in taken.items())]
+    print(script.machine())
+    print(cli.table(rows))
+    for asked, problem in refused.items():
+        print(f"{asked}: refused, {problem}")
+    return 0
+
+
+def made(arguments: argparse.Namespace, merge: str | None, out: Path) -> Bundle:
+    """Export, and judge on all images."""
+    folder = arguments.calibration
+    wanted = folder is not None and (arguments.precision != "fp32" or merge == "auto")
+    return vit_edge.export(
+        arguments.checkpoint,
+        precision=arguments.precision,
+        merge_tokens=merge,
+        calibration=CalibrationRequest(folder, arguments.count) if wanted else None,
+        golden_images=arguments.images if merge is not None else None,
+        target=arguments.target if merge is not None else None,
+        outputs="logits",
+        out=out,
+    )
+
+
+def timed(bundles: dict[str, Bundle], batch: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each bundle on one thread of ONNX Runtime, in turn."""
+    calls = {}
+    for asked, bundle in bundles.items():
+        shape = (batch, *bundle.manifest.input.shape[1:])
+        pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        backend = ort.load(bundle, threads=1)
+        calls[asked] = partial(backend.run, pixels)
+    return timings(calls, rounds)
+
+
+def row(asked: str, bundle: Bundle, times: list[float], base: list[float]) -> tuple[str, ...]:
+    """One line of the table."""
+    took = ratio(times, base)
+    span = f"{took.low:.3f} to {took.high:.3f}"
+    record: dict[str, Any] = bundle.parity().get("merging", {})
+    if not record:
+        return asked, "", f"{took.value:.3f}", span, "", "", "", ""
+    found = record["against_unmerged"]["comparisons"][0]
+    labelled = ("-", "-")
+    if found.get("accuracy") is not None:
+        labelled = (f"{found['accuracy']:.2%}", f"{found['accuracy_drop']:+.2%}")
+    counts = ",".join(map(str, record["merged_tokens"]))
+    return (
+        f"auto: {counts}" if asked == "auto" else asked,
+        f"{record['tokens'][-1]}/{record['tokens'][0]}",
+        f"{took.value:.3f}",
+        span,
+        f"{found['top1_agreement']:.2%}",
+        f"{found['sqnr_centred_db']:.1f}",
+        *labelled,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,233 @@
+"""Bundles whose model merges tokens: graph, schedule, gate, and everyone who reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import pytest
+import torch
+
+import vit_edge
+from tests.export.test_graph import exported, random_vit, relative_difference
+from vit_edge import ParityError, UsageError, VitEdgeError, backends
+from vit_edge.bundle import Bundle
+from vit_edge.bundle.architecture import Architecture
+from vit_edge.export.recipe import find_recipe
+from vit_edge.export.schedule import choose, parse_merging, predicted_agreement, shared
+from vit_edge.inspect import inspect
+from vit_edge.models.vit import vit_from_weights
+from vit_edge.parity.localize.taps import boundaries, inside, present, tapped
+from vit_edge.parity.run import compare
+from vit_edge.parity.targets import Target, parse_target
+from vit_edge.variants import variant
+
+requires = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+TESTING = variant("testing").architecture
+MERGED = (2, 1) + (0,) * (TESTING.depth - 2)
+
+
+@pytest.mark.parametrize(("form", "opset"), [("fused", 23), ("decomposed", 18)])
+def test_the_graph_merges_as_the_reference_does(form: str, opset: int, tmp_path: Path) -> None:
+    shape = dataclasses.replace(TESTING, merged_tokens=MERGED, pooling="class+mean")
+    vit = random_vit(shape)
+    path = exported(vit, tmp_path, ("logits", "features"), form, opset)
+    for batch in (1, 3):
+        assert relative_difference(path, vit, ("logits", "features"), batch) < 1e-5
+    nodes = Counter(node.op_type for node in onnx_ir.load(path).graph)
+    assert nodes["TopK"] == 2
+    assert not nodes["Shape"]
+
+
+@pytest.mark.parametrize("shape", [{"prefix_tokens": 4}, {"qk_norm": True}, {"pooling": "mean"}])
+def test_families_merge_in_the_graph_too(shape: dict[str, Any], tmp_path: Path) -> None:
+    vit = random_vit(dataclasses.replace(TESTING, merged_tokens=MERGED, **shape))
+    path = exported(vit, tmp_path, ("logits",), "fused", 23)
+    assert relative_difference(path, vit, ("logits",), 2) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def unmerged(export_once: Any) -> Bundle:
+    bundle: Bundle = export_once("--checkpoint", "embedded")
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return vit_edge.export(
+        "embedded", merge_tokens=3, out=tmp_path_factory.mktemp("merged") / "bundle"
+    )
+
+
+@pytest.mark.slow
+def test_a_bundle_says_what_was_merged(merged: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    from vit_edge.inspect import main
+
+    shape = merged.manifest.architecture
+    assert shape is not None
+    assert shape.merged_tokens == (3,) * 7 + (0,)
+    record = merged.parity()["merging"]
+    assert record["tokens"] == [65, 62, 59, 56, 53, 50, 47, 44, 44]
+    alone = record["by_merging_alone"]["logits"]
+    graph = record["against_unmerged"]["comparisons"][0]
+    assert 20 < alone["sqnr_centred_db"] < 40
+    assert graph["sqnr_centred_db"] == pytest.approx(alone["sqnr_centred_db"], abs=0.01)
+    assert main([str(merged.path)]) == 0
+    assert "3, 3, 3, 3, 3, 3, 3, 0 tokens in the blocks; 44 are left" in capsys.readouterr().out
+    assert inspect(merged).parity["merging"] == record
+
+
+@pytest.mark.slow
+def test_parity_splits_what_merging_changes_from_what_the_backend_does(
+    merged: Bundle, unmerged: Bundle
+) -> None:
+    with_itself = compare(merged, backend_names=["ort", "eager"])
+    assert [run.verdict for run in with_itself.runs] == ["pass", "pass"]
+    for run in with_itself.runs:
+        assert run.comparisons[0].summary["sqnr_centred_db"] > 100
+    with_the_other = compare(merged, backend_names=["eager"], against=unmerged)
+    [run] = with_the_other.runs
+    assert run.verdict == "pass"
+    found = run.comparisons[0].summary["sqnr_centred_db"]
+    expected = merged.parity()["merging"]["by_merging_alone"]["logits"]["sqnr_centred_db"]
+    assert found == pytest.approx(expected, abs=0.01)
+    back = compare(unmerged, backend_names=["ort"], against=merged)
+    assert back.runs[0].verdict == "fail"  # fp32 that merges nothing has no such excuse
+
+
+@pytest.mark.slow
+def test_a_step_can_be_compared_though_fewer_tokens_leave_the_block(
+    merged: Bundle, tmp_path: Path
+) -> None:
+    taps = [*boundaries(8), *inside(3)[1:-1]]
+    shown = tapped(merged, present(taps, merged), tmp_path)
+    tokens = {
+        tap.place: out.shape[1]
+        for tap, out in zip(present(taps, merged), shown.manifest.outputs[2:], strict=True)
+    }
+    assert tokens["block 3, the sum after attention"] == 56
+    assert tokens["block 3, GELU"] == tokens["block 3"] == 53
+    answers = backends.module("ort").load(shown).run(np.zeros((1, 3, 32, 32), np.float32))
+    assert {answers[out.name].shape[1:] for out in shown.manifest.outputs[2:]} == {
+        out.shape[1:] for out in shown.manifest.outputs[2:]
+    }
+
+
+@pytest.mark.slow
+def test_a_merged_bundle_is_lowered_and_keeps_its_record(merged: Bundle, tmp_path: Path) -> None:
+    made = vit_edge.quantize(merged, "bf16", out=tmp_path / "bf16")
+    assert made.parity()["merging"] == merged.parity()["merging"]
+    assert made.manifest.architecture == merged.manifest.architecture
+
+
+@pytest.mark.slow
+def test_what_merging_breaks_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="with its tokens merged"):
+        vit_edge.export("embedded", merge_tokens=16, out=tmp_path / "bundle")
+    with pytest.raises(ParityError, match="centred SQNR is .* at least 40"):
+        vit_edge.export(
+            "embedded", merge_tokens=3, target="sqnr_centred_db=40", out=tmp_path / "bundle"
+        )
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"merge_tokens": "many"}, "neither auto, nor"),
+        ({"merge_tokens": "0,0"}, "nothing would be merged"),
+        ({"merge_tokens": ""}, None),
+        ({"merge_tokens": [1, 2, 3]}, "must be one number a block"),
+        ({"merge_tokens": [99] + [0] * (TESTING.depth - 1)}, "block 0 has"),
+        ({"merge_tokens": "auto"}, "merge_tokens auto needs to see what the model sees"),
+        ({"merge_tokens": 1, "outputs": "logits,tokens"}, "tokens answer for every patch"),
+        ({"target": "top1_agreement=0.9"}, "fp32 takes no target"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(
+    asked: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    if words is None:
+        assert not find_recipe(None, None).changed(**asked).merge_tokens
+        return
+    with pytest.raises(VitEdgeError, match=words):
+        vit_edge.export("seeded:0", variant="testing", out=tmp_path / "bundle", **asked)
+
+
+def test_another_exporters_graph_is_not_merged(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(UsageError, match="give the checkpoint"):
+        vit_edge.export(tmp_path / "model.onnx", processor="google-vit", merge_tokens=1)
+
+
+def test_one_number_is_for_every_block_that_gains() -> None:
+    assert parse_merging("2").resolved(TESTING) == expected_everywhere(TESTING, 2, last=False)
+    mean = dataclasses.replace(TESTING, pooling="mean")
+    assert parse_merging("2").resolved(mean) == expected_everywhere(mean, 2, last=True)
+
+
+def expected_everywhere(shape: Architecture, count: int, *, last: bool) -> tuple[int, ...]:
+    counts, patches = [], shape.patches
+    for _ in range(shape.depth - (not last)):
+        counts.append(min(count, patches // 2))
+        patches -= counts[-1]
+    return (*counts, *[0] * (not last))
+
+
+def pixels(count: int, shape: Architecture = TESTING) -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return [
+        rng.standard_normal((8, shape.channels, *shape.image_hw), np.float32)
+        for _ in range(count // 8)
+    ]
+
+
+def test_the_schedule_is_the_largest_that_holds_the_target() -> None:
+    shape = dataclasses.replace(TESTING, depth=4, image_hw=(128, 128))
+    vit, images = random_vit(shape), pixels(16, shape)
+    saved = []
+    for db in (25.0, 20.0):
+        found = choose(vit, images, Target((("sqnr_centred_db", db),)), "softmax")
+        merged = vit_from(vit, found.counts)
+        with torch.inference_mode():
+            plain, others = (
+                np.concatenate([each(torch.from_numpy(x)).logits.numpy() for x in images])
+                for each in (vit, merged)
+            )
+        noise = (others - plain) - (others - plain).mean(axis=1, keepdims=True)
+        signal = plain - plain.mean(axis=1, keepdims=True)
+        assert 10 * np.log10((signal**2).sum() / (noise**2).sum()) > db - 1
+        saved.append(sum(found.counts))
+    assert 0 < saved[0] <= saved[1]
+    assert all(block.merged == 0 for block in vit.blocks)
+
+
+def vit_from(vit: Any, counts: tuple[int, ...]) -> Any:
+    shape = dataclasses.replace(vit.architecture, merged_tokens=counts)
+    return vit_from_weights(shape, dict(vit.state_dict()))
+
+
+def test_a_target_that_no_schedule_holds_is_refused() -> None:
+    with pytest.raises(UsageError, match="this model needs its tokens"):
+        choose(random_vit(TESTING), pixels(8), Target((("sqnr_centred_db", 250.0),)), "softmax")
+
+
+def test_half_of_a_target() -> None:
+    halved = shared(parse_target("top1_agreement=0.98,sqnr_centred_db=20,kl_median=0.01"))
+    assert halved.as_dict() == pytest.approx(
+        {"top1_agreement": 0.99, "sqnr_centred_db": 23.01, "kl_median": 0.005}, abs=1e-3
+    )
+
+
+def test_agreement_is_predicted_from_noise_and_margins() -> None:
+    rng = np.random.default_rng(0)
+    expected = np.zeros((20_000, 2), np.float32)
+    expected[:, 0] = rng.uniform(0, 4, 20_000)
+    found = expected + rng.standard_normal(expected.shape).astype(np.float32)
+    counted = (found.argmax(axis=1) == expected.argmax(axis=1)).mean()
+    assert predicted_agreement(found, expected) == pytest.approx(counted, abs=0.02)

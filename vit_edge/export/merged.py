@@ -1,0 +1,173 @@
+"""The step of an export that merges tokens, and what it does to the answers.
+
+The bundle's reference is the model that merges. Against it every backend is compared, there and on
+the device. What merging itself changes is measured here, once, against the model without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vit_edge.bundle.architecture import Architecture
+from vit_edge.bundle.manifest import Manifest, Scores
+from vit_edge.errors import ParityError
+from vit_edge.export.golden_set import GoldenSet
+from vit_edge.export.schedule import (
+    BATCH,
+    DEFAULT_TARGET,
+    Merging,
+    choose,
+    tries_images,
+)
+from vit_edge.export.source import CheckpointSource
+from vit_edge.parity.compare import Runs, as_json, compare_answers
+from vit_edge.parity.limits import merging_limit
+from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.statistics import Difference
+from vit_edge.parity.targets import LOGITS, Target, parse_target
+from vit_edge.quantize.calibration import Calibration
+
+_LOG = logging.getLogger(__name__)
+
+# Of the blocks' tokens: what merging has to save at least to pay for its own steps.
+LEAST_SAVED = 0.05
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was merged, and what that changed."""
+
+    record: Mapping[str, Any]  # for parity.json
+    unmerged: GoldenSet | None  # answers without it; None: a bundle was lowered that has only that
+
+    def judge(
+        self, backend: Runs, manifest: Manifest, target: Target | None, facts: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Compare the finished graph with the model that does not merge.
+
+        Returns:
+            The record, with what was found.
+
+        Raises:
+            ParityError: More changed than is allowed, or than the target does.
+        """
+        if self.unmerged is None:
+            return dict(self.record)
+        limit = merging_limit(_scores(manifest))
+        comparison = compare_answers(
+            backend,
+            self.unmerged,
+            manifest,
+            batches=[manifest.max_batch],
+            limit=limit,
+            target=target,
+        )
+        if comparison.problems:
+            raise ParityError(
+                "with its tokens merged the model answers something else than without; nothing "
+                "was published:\n  " + "\n  ".join(comparison.problems)
+            )
+        return {**self.record, "against_unmerged": as_json(comparison, facts)}
+
+
+def merge_tokens(
+    source: CheckpointSource,
+    merging: Merging,
+    asked: str,
+    target: Target | None,
+    calibration: Calibration | None,
+    golden: GoldenSet,
+    answers: Callable[[], GoldenSet],
+) -> tuple[GoldenSet, Merged]:
+    """Let the source merge tokens, and measure what that changes.
+
+    Args:
+        source: The model, merging nothing; it does from here on.
+        merging: How many, or that it is to be chosen.
+        asked: The words.
+        target: What must hold against the model without; None: the default, where it is chosen.
+        calibration: The images to choose by.
+        golden: The model's answers before.
+        answers: Asks the source for its answers to the same images.
+
+    Returns:
+        The answers with merging, and what they are worth.
+
+    Raises:
+        UsageError: It cannot merge so many, or no schedule holds the target.
+    """
+    architecture = source.vit.architecture
+    chosen: dict[str, Any] = {}
+    if merging.counts is None:
+        if calibration is None:
+            raise AssertionError("the plan asks for images")
+        counts, chosen = _choose(source, target or parse_target(DEFAULT_TARGET), calibration)
+    else:
+        counts = merging.resolved(architecture)
+    source.merge_tokens(counts)
+    saved = saved_part(source.vit.architecture)
+    _LOG.info("merging %d of %d patches: %s", sum(counts), architecture.patches, list(counts))
+    if saved < LEAST_SAVED:
+        _LOG.warning(
+            "merging saves %.0f %% of the blocks' work, and its own steps take about as much: "
+            "measure whether it pays, vit-edge bench",
+            100 * saved,
+        )
+    merged = answers()
+    record = {
+        "asked": asked,
+        "merged_tokens": list(counts),
+        "tokens": list(source.vit.architecture.block_tokens),
+        "saved_part_of_blocks": round(saved, 4),
+        "by_merging_alone": _changes(merged, golden, source.facts.scores),
+        **chosen,
+    }
+    return merged, Merged(record, golden)
+
+
+def saved_part(architecture: Architecture) -> float:
+    """The part of the blocks' work on tokens that merging saves; of attention's squares none."""
+    entering = architecture.block_tokens
+    return 1 - sum(entering[1:]) / (architecture.depth * architecture.tokens)
+
+
+def _choose(
+    source: CheckpointSource, target: Target, calibration: Calibration
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    pixels = list(calibration.batches(BATCH))
+    total = tries_images(source.vit.architecture, len(calibration))
+    _LOG.info("choosing what is merged on %d images", len(calibration))
+    with tqdm(total=total, desc="merging", unit="image", leave=False, disable=None) as bar:
+        found = choose(source.vit, pixels, target, source.facts.scores, bar.update)
+    record = {
+        "target": target.as_dict(),
+        "calibration": calibration.as_dict(),
+        "on_calibration": found.summary,
+    }
+    return found.counts, {"chosen": record}
+
+
+def _scores(manifest: Manifest) -> Scores:
+    return "none" if manifest.output(LOGITS) is None else manifest.scores
+
+
+def _changes(merged: GoldenSet, golden: GoldenSet, scores: Scores) -> dict[str, Any]:
+    """Compare the reference's answers with and without merging, output by output."""
+    found = {}
+    for output, expected in golden.expected.items():
+        indices = np.arange(len(golden))
+        if output == LOGITS:
+            logits = LogitComparison(scores)
+            logits.add(indices, merged.expected[output], expected, golden.classes)
+            found[output] = logits.summary()
+        else:
+            plain = Difference()
+            plain.add(indices, merged.expected[output], expected)
+            found[output] = plain.summary()
+    return found
