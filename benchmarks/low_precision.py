@@ -77,7 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def drafts(
-    arguments: argparse.Namespace, scratch: Path, count: int | None = None
+    arguments: argparse.Namespace,
+    scratch: Path,
+    count: int | None = None,
+    output: str = "logits",
 ) -> dict[str, Draft]:
     """The float32 graph in the form of each target, with the reference's answers.
 
@@ -85,14 +88,15 @@ def drafts(
         arguments: The checkpoint and the images.
         scratch: A folder for the graphs and the images.
         count: How many of the images are drawn and answered; all where there is no number.
+        output: What the graph answers.
     """
     found: dict[str, Draft] = {}
     for target in ("cpu", "gpu"):
         folder = scratch / target
         folder.mkdir()
-        source = open_checkpoint(arguments.checkpoint, Request(), ("logits",))
+        source = open_checkpoint(arguments.checkpoint, Request(), (output,))
         recipe = find_recipe(f"{target}-fp32", None)
-        options = ExportOptions(recipe, outputs=("logits",), golden_images=arguments.images)
+        options = ExportOptions(recipe, outputs=(output,), golden_images=arguments.images)
         plan = dataclasses.replace(plan_export(options), single_file_limit=0)
         drawn = np.sort(np.random.default_rng(0).permutation(len(plan.golden.files))[:count])
         files = tuple(plan.golden.files[index] for index in drawn)

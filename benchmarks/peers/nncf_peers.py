@@ -1,7 +1,11 @@
-"""Intel NNCF's post-training quantization, on and for OpenVINO."""
+"""Intel NNCF's post-training quantization, on and for OpenVINO.
+
+python nncf_peers.py FP32.onnx PIXELS.npy OUT.xml     the setting for transformers, by itself
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -81,3 +85,9 @@ def _top1(model: Any, validation: Iterable[Any]) -> tuple[float, list[float]]:
 
 def _save(model: Any, out: Path) -> None:
     openvino.save_model(model, out, compress_to_fp16=False)
+
+
+if __name__ == "__main__":
+    source, images, result = map(Path, sys.argv[1:])
+    calibration = np.load(images)
+    _default(source, Images(calibration, np.zeros(len(calibration), np.int64)), result)

@@ -13,6 +13,7 @@ from tests.quantize.workbench import (
     answers,
     calibration,
     compared,
+    no_progress,
     optimized,
     outside,
     quantized,
@@ -20,10 +21,13 @@ from tests.quantize.workbench import (
 )
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
+from vit_edge.graphs.workspace import Workspace
 from vit_edge.graphs.write import write_model
 from vit_edge.quantize.linears import all_linears, block_linears, constant
 from vit_edge.quantize.precisions import int8_dynamic
 from vit_edge.quantize.rescale.folding import groups
+from vit_edge.quantize.rounding.moments import collect_moments
+from vit_edge.quantize.rounding.weights import output_error
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
@@ -134,3 +138,44 @@ def test_a_linear_can_be_kept_and_an_unknown_one_is_refused(
 def test_tensorrt_is_no_target(decomposed_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="TensorRT reads neither"):
         quantized("int8-dynamic", decomposed_bundle, tmp_path, {}, target="gpu")
+
+
+def test_weights_make_up_for_each_other(testing_bundle: Bundle, tmp_path: Path) -> None:
+    model = onnx_ir.load(testing_bundle.model_path)
+    linears = block_linears(model)
+    images = calibration(32, 0, testing_bundle.manifest.preprocessing).varied()
+    workspace = Workspace(tmp_path)
+    moments = collect_moments(workspace, workspace.settle(model), linears, images, no_progress)
+    exact = block_linears(onnx_ir.load(testing_bundle.model_path))
+    errors: dict[str, list[float]] = {}
+    for rounding in ("nearest", "gptq"):
+        chosen = {"rounding": rounding, "smoothing": False}
+        made = quantized("int8-dynamic", testing_bundle, tmp_path / rounding, chosen).model
+        for linear in exact:
+            stem, moment = str(linear.weight.name), moments[str(linear.input.name)]
+            levels, scale = (
+                constant(made.graph.initializers[f"{stem}{end}"])
+                for end in ("_quantized", "_scale")
+            )
+            wrong = linear.matrix() - levels.astype(np.float32) * scale
+            errors.setdefault(rounding, []).append(output_error(wrong, moment.covariance))
+            if linear.bias is not None:  # the mean is kept, too
+                bias = constant(made.graph.initializers[str(linear.bias.name)])
+                lost = moment.mean @ wrong if rounding == "gptq" else 0.0
+                np.testing.assert_allclose(bias, constant(linear.bias) + lost, atol=1e-4)
+    assert (np.array(errors["gptq"]) < 0.9 * np.array(errors["nearest"])).all(), errors
+
+
+def test_ranges_are_those_of_the_images_not_of_their_copies(
+    testing_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Altered copies reach further than any batch: scales that serve them cost the others."""
+    alphas = []
+    for copies in (0, 32):
+        monkeypatch.setattr("vit_edge.quantize.calibration.COPIES", copies)
+        made = quantized("int8-dynamic", testing_bundle, tmp_path / str(copies), {}, images=8)
+        weights = [v for v in made.model.graph.initializers.values() if "rescale.mul" in v.name]
+        alphas.append([constant(value) for value in weights])
+    assert alphas[0]
+    for plain, beside in zip(*alphas, strict=True):
+        np.testing.assert_array_equal(plain, beside)

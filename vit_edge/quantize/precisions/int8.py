@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from vit_edge.graphs.workspace import Workspace
 from vit_edge.quantize import CalibrationUse, Quantized, Task
-from vit_edge.quantize.formats.blocks import WholeFormat
 from vit_edge.quantize.formats.half import rounded_scale
 from vit_edge.quantize.formats.integers import (
     INT8,
@@ -47,7 +46,7 @@ from vit_edge.quantize.formats.integers import (
 from vit_edge.quantize.linears import Linear, block_linears, check_names, constant
 from vit_edge.quantize.rescale.inserting import Inserted, join_rows, smooth_every
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, written
-from vit_edge.quantize.rounding.gptq import gptq
+from vit_edge.quantize.rounding.gptq import LEAVES, by_output
 from vit_edge.quantize.rounding.moments import Moment, collect_moments, passes
 from vit_edge.quantize.rounding.ranges import Parameters, RangeMethod, parameters
 from vit_edge.quantize.rounding.samples import Sample, collect_samples
@@ -66,9 +65,6 @@ from vit_edge.quantize.search.sensitivity import (
 
 CALIBRATION: CalibrationUse = "required"
 LEAST_OPSET = {"cpu": 17, "gpu": 19}  # 19 brought FP16 scales
-# Of the weights' error, as an amplitude. On tokens that GPTQ did not see it takes 1 to 17 dB off
-# (DINOv2-small); this is 4.4 dB.
-GPTQ_LEAVES = 0.6
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,7 @@ def _smooth_and_round(
     samples = collect_samples(workspace, model, linears, images, task.progress)
     choices: dict[str, Choice] = {}
     if settings.smoothing:
-        left = GPTQ_LEAVES if settings.rounding == "gptq" else 1.0
+        left = LEAVES if settings.rounding == "gptq" else 1.0
         error = rounding_error(kind, _largest_weight(settings), left)
         inserted = _inserted(task, settings)
         choices = smooth_every(
@@ -226,9 +222,7 @@ def _round(
             corrected = settings.bias_correction and linear.bias is not None
             if moment is not None:
                 counted = moment.covariance if corrected else moment.second
-                whole = WholeFormat(8, True, len(matrix), _largest_weight(settings))
-                levels = gptq(matrix, counted, whole.grid(weight.scale), whole).levels
-                weight = QuantizedWeight(levels, weight.scale)
+                weight = by_output(matrix, counted, weight.scale, _largest_weight(settings))
             left = weight.dequantize()
             scale, zero_point = parameters(settings.ranges, sample, left, kind)
             activation = (np.float32(scale_type(np.array([scale]))[0]), zero_point)

@@ -2,8 +2,9 @@
 
 The Linears of the blocks become DynamicQuantizeLinear and MatMulInteger, standard operators that
 ONNX Runtime's CPU provider makes one DynamicQuantizeMatMul of. Weights are symmetric, one scale for
-each output. It needs no calibration; with images, activations are smoothed first, without which
-outliers spoil it as they spoil static INT8.
+each output. It needs no calibration. With images, activations are smoothed first, without which
+outliers spoil it as they spoil static INT8, and weights rounded so that they make up for each
+other.
 
 One minimum and maximum are taken over the whole batch, so an image's answer depends on which other
 images it is sent with. `int8` does not have that, and is no slower. What this has instead is room
@@ -32,10 +33,13 @@ from vit_edge.quantize.formats.integers import (
     QuantizedWeight,
     quantized_weight,
 )
-from vit_edge.quantize.linears import Linear, block_linears, check_names
+from vit_edge.quantize.linears import Linear, block_linears, check_names, constant
 from vit_edge.quantize.rescale.inserting import Inserted, smooth_every
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, written
+from vit_edge.quantize.rounding.gptq import LEAVES, by_output
+from vit_edge.quantize.rounding.moments import collect_moments, passes
 from vit_edge.quantize.rounding.samples import collect_samples
+from vit_edge.quantize.rounding.weights import Rounding
 
 CALIBRATION: CalibrationUse = "optional"
 LEAST_OPSET = {"cpu": 17, "gpu": 17}
@@ -55,6 +59,7 @@ class Settings:
         smoothing: Rescale activations first where that is exact; only with calibration images.
         shift: Let smoothing move channels as well.
         insert_scales: Multiply what no layer in front can scale, as what GELU leaves.
+        rounding: How each weight finds its level; without calibration images the nearest.
         reduce_range: 7 bits for weights, for x86 without VNNI.
         keep_float: Linears that are not quantized.
     """
@@ -62,6 +67,7 @@ class Settings:
     smoothing: bool = True
     shift: bool = True
     insert_scales: bool = True
+    rounding: Rounding = "gptq"
     reduce_range: bool = False
     keep_float: tuple[str, ...] = ()
 
@@ -90,39 +96,79 @@ def quantize(task: Task, settings: Settings) -> Quantized:
             "MatMulInteger. Use --precision int8 with a recipe for GPUs"
         )
     largest = LARGEST_REDUCED if settings.reduce_range else LARGEST
+    workspace = Workspace(task.scratch / "int8-dynamic")
     model = task.model
     choices: dict[str, Choice] = {}
+    if task.calibration is not None:
+        model = workspace.settle(model)
     if settings.smoothing and task.calibration is None:
         _LOG.warning("no calibration images: activations are not smoothed, outliers may hurt")
     elif settings.smoothing:
-        model, choices = _smooth(task, settings, largest)
+        choices = _smooth(workspace, model, task, settings, largest)
+        model = workspace.settle(model)
     linears = block_linears(model)
     check_names(settings.keep_float, [linear.name for linear in linears])
     chosen = [linear for linear in linears if linear.name not in settings.keep_float]
+    weights = {each.name: quantized_weight(_matrix(each), largest) for each in chosen}
+    if settings.rounding == "gptq" and task.calibration is not None:
+        weights |= _round(workspace, model, chosen, weights, task, largest)
     names = Names.of(model)
     ranges: dict[onnx_ir.Value, onnx_ir.Node] = {}
     for linear in chosen:
-        weight = quantized_weight(linear.matrix().astype(np.float32), largest)
-        _replace(model, names, linear, weight, ranges)
+        _replace(model, names, linear, weights[linear.name], ranges)
     return Quantized(
         model, _record(task, settings, linears, choices), _table(linears, settings, choices)
     )
 
 
+def _matrix(linear: Linear) -> NDArray[np.float32]:
+    return linear.matrix().astype(np.float32)
+
+
 def _smooth(
-    task: Task, settings: Settings, largest: int
-) -> tuple[onnx_ir.Model, dict[str, Choice]]:
-    """Smooth for the range of the calibration images, which that of a batch will resemble."""
-    workspace = Workspace(task.scratch / "int8-dynamic")
-    model = workspace.settle(task.model)
-    linears, images = block_linears(model), task.images.varied()
-    samples = collect_samples(workspace, model, linears, images, task.progress)
-    error = rounding_error(UINT8, largest)
+    workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Settings, largest: int
+) -> dict[str, Choice]:
+    """Smooth for the range of the calibration images, which that of a batch will resemble.
+
+    Altered copies would widen it: they reach further than any batch, and scales would serve them.
+    """
+    linears = block_linears(model)
+    samples = collect_samples(workspace, model, linears, task.images, task.progress)
+    left = LEAVES if settings.rounding == "gptq" else 1.0
+    error = rounding_error(UINT8, largest, left)
     inserted: Inserted = "scale" if settings.insert_scales else "none"
-    choices = smooth_every(
+    return smooth_every(
         workspace, model, samples, task, error, shift=settings.shift, inserted=inserted
     )
-    return model, choices
+
+
+def _round(
+    workspace: Workspace,
+    model: onnx_ir.Model,
+    linears: list[Linear],
+    nearest: dict[str, QuantizedWeight],
+    task: Task,
+    largest: int,
+) -> dict[str, QuantizedWeight]:
+    """Round weights so that they make up for each other; biases take the mean of what is lost."""
+    rounded: dict[str, QuantizedWeight] = {}
+    biases: dict[str, NDArray[np.float32]] = {}  # corrected when all images have been run
+    images = task.images.varied()
+    for run in passes(linears, ()):
+        moments = collect_moments(workspace, model, run, images, task.progress)
+        with task.progress("rounding", len(run), "Linear") as bar:
+            for linear in run:
+                matrix, moment = _matrix(linear), moments[str(linear.undivided.name)]
+                counted = moment.second if linear.bias is None else moment.covariance
+                weight = by_output(matrix, counted, nearest[linear.name].scale, largest)
+                if linear.bias is not None:
+                    lost = moment.mean @ (matrix - weight.dequantize())
+                    biases[linear.name] = (constant(linear.bias) + lost).astype(np.float32)
+                rounded[linear.name] = weight
+                bar.update(1)
+    for linear in linears:
+        linear.correct_bias(biases.get(linear.name))
+    return rounded
 
 
 def _replace(

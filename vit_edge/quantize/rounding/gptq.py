@@ -15,9 +15,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.quantize.formats.blocks import BlockFormat, BlockWeight, Grid
+from vit_edge.quantize.formats.blocks import BlockFormat, BlockWeight, Grid, WholeFormat
+from vit_edge.quantize.formats.integers import QuantizedWeight
 
 DAMPING = 0.01  # of the mean variance, added to each: GPTQ's own default
+# Of the weights' error, as an amplitude. On tokens that it did not see, it takes 1 to 17 dB off
+# (DINOv2-small); this is 4.4 dB.
+LEAVES = 0.6
 BATCH = 128  # rows between two products of whole matrices, as in GPTQ's own code
 
 
@@ -57,6 +61,17 @@ def gptq(
             levels[row] = nearest[0]
             error[i] = weight[row] - kind.dequantize(nearest, levels_at)[0]
     return BlockWeight(levels.astype(kind.dtype.numpy()), grid, kind)
+
+
+def by_output(
+    weight: NDArray[np.float32],
+    covariance: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    largest: int,
+) -> QuantizedWeight:
+    """Round a matrix with one scale for each output: int8 within -largest..largest."""
+    whole = WholeFormat(8, True, len(weight), largest)
+    return QuantizedWeight(gptq(weight, covariance, whole.grid(scale), whole).levels, scale)
 
 
 def triangular(covariance: NDArray[np.float32], damping: float) -> NDArray[np.float32]:
