@@ -116,7 +116,7 @@ def test_a_failed_forced_export_leaves_the_old_bundle(
 ) -> None:
     shutil.copytree(testing_bundle.path, tmp_path / "b")
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ParityError("planted")
 
     monkeypatch.setattr(pipeline, "gate", fail)
@@ -203,7 +203,7 @@ def test_wrong_calls_exit_with_2_and_no_traceback(
 def test_the_parity_gate_exits_with_4(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ParityError("planted")
 
     monkeypatch.setattr(pipeline, "gate", fail)

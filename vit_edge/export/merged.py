@@ -35,8 +35,9 @@ from vit_edge.quantize.calibration import Calibration
 
 _LOG = logging.getLogger(__name__)
 
-# Of the blocks' tokens: what merging has to save at least to pay for its own steps.
-LEAST_SAVED = 0.05
+# Of the blocks' tokens: what merging has to save at least to pay for its own steps. Two a block of
+# vit-cifar10 save 13 % of them and no time (benchmarks/merging.py).
+LEAST_SAVED = 0.14
 
 
 @dataclass(frozen=True)
