@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import re
 from pathlib import Path
@@ -27,7 +28,7 @@ def installed_version() -> str:
     The folder of a wheel's metadata bears it (PEP 376). importlib.metadata reads the files in it,
     and imports Python's parser of e-mails for that: as long as all that a predictor imports of us.
     """
-    spec = importlib.util.find_spec("onnxruntime")
+    spec = importlib.machinery.PathFinder.find_spec("onnxruntime")
     if spec is not None and spec.origin:
         folders = Path(spec.origin).parents[1].glob("onnxruntime*.dist-info")
         named = [_METADATA.fullmatch(folder.name) for folder in folders]
