@@ -17,6 +17,7 @@ from tests.export.test_graph import exported, random_vit, relative_difference
 from vit_edge import ParityError, UsageError, VitEdgeError, backends
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.architecture import Architecture
+from vit_edge.export.lowering import choose_recipe
 from vit_edge.export.recipe import find_recipe
 from vit_edge.export.schedule import choose, parse_merging, predicted_agreement, shared
 from vit_edge.inspect import inspect
@@ -125,6 +126,19 @@ def test_a_merged_bundle_is_lowered_and_keeps_its_record(merged: Bundle, tmp_pat
     made = vit_edge.quantize(merged, "bf16", out=tmp_path / "bf16")
     assert made.parity()["merging"] == merged.parity()["merging"]
     assert made.manifest.architecture == merged.manifest.architecture
+
+
+def test_a_graph_that_merges_nothing_is_not_lowered_by_a_recipe_that_does(unmerged: Bundle) -> None:
+    recipe = find_recipe("cpu-bf16", None)
+    with pytest.raises(UsageError, match="export the checkpoint with that recipe"):
+        choose_recipe(unmerged, None, recipe.changed(merge_tokens="4"))
+
+
+def test_auto_always_has_a_target() -> None:
+    recipe = find_recipe(None, None)
+    assert recipe.target_bounds is None
+    assert recipe.changed(merge_tokens="4").target_bounds is None
+    assert recipe.changed(merge_tokens="auto").target_bounds == parse_target("top1_agreement=0.99")
 
 
 @pytest.mark.slow

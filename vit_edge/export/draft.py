@@ -41,6 +41,11 @@ class Draft:
     folder: Path  # holds model.onnx
     merged: Merged | None = None  # what merging tokens changed; None: none are merged
 
+    @property
+    def judges_merging(self) -> bool:
+        """Whether the target is for all that changes, merging included."""
+        return self.merged is not None and self.merged.unmerged is not None
+
 
 def answer_golden_images(plan: Plan, source: Source, folder: Path) -> GoldenSet:
     """Fix the reference's answers to the golden images, mapped from files in `folder`.

@@ -197,6 +197,12 @@ def choose_recipe(bundle: Bundle, precision: str | None, asked: _Path | Recipe |
         name = None if asked is None else os.fspath(asked)
         own = f"{manifest.recipe.get('target')}-{wanted}"
         recipe = find_recipe(own if name is None and own in recipe_names() else name, wanted)
+    merges = manifest.architecture is not None and manifest.architecture.merged_tokens
+    if recipe.merge_tokens and not merges:
+        raise UsageError(
+            f"recipe {recipe.name} merges tokens, and the graph of {bundle.path} does not. The "
+            "graph is as it is: export the checkpoint with that recipe"
+        )
     if recipe.precision == FLOAT:
         raise UsageError("--precision: the bundle is fp32 already; name a lower one, such as int8")
     if precision is not None and recipe.precision != precision.lower():

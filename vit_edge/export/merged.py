@@ -20,7 +20,6 @@ from vit_edge.errors import ParityError
 from vit_edge.export.golden_set import GoldenSet
 from vit_edge.export.schedule import (
     BATCH,
-    DEFAULT_TARGET,
     Merging,
     choose,
     tries_images,
@@ -30,7 +29,7 @@ from vit_edge.parity.compare import Runs, as_json, compare_answers
 from vit_edge.parity.limits import merging_limit
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Difference
-from vit_edge.parity.targets import LOGITS, Target, parse_target
+from vit_edge.parity.targets import LOGITS, Target
 from vit_edge.quantize.calibration import Calibration
 
 _LOG = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ def merge_tokens(
         source: The model, merging nothing; it does from here on.
         merging: How many, or that it is to be chosen.
         asked: The words.
-        target: What must hold against the model without; None: the default, where it is chosen.
+        target: What must hold against the model without; needed where it is to be chosen.
         calibration: The images to choose by.
         golden: The model's answers before.
         answers: Asks the source for its answers to the same images.
@@ -106,9 +105,9 @@ def merge_tokens(
     architecture = source.vit.architecture
     chosen: dict[str, Any] = {}
     if merging.counts is None:
-        if calibration is None:
-            raise AssertionError("the plan asks for images")
-        counts, chosen = _choose(source, target or parse_target(DEFAULT_TARGET), calibration)
+        if calibration is None or target is None:
+            raise AssertionError("the plan asks for images, and the recipe for a target")
+        counts, chosen = _choose(source, target, calibration)
     else:
         counts = merging.resolved(architecture)
     source.merge_tokens(counts)

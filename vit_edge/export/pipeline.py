@@ -201,7 +201,7 @@ def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Qua
         model=model,
         target=recipe.target,
         calibration=calibration,
-        parity_target=target if target is None or draft.merged is None else shared(target),
+        parity_target=shared(target) if target and draft.judges_merging else target,
         scores=judged_scores(draft.manifest),
         scratch=scratch,
         journal=_journal(draft, recipe, calibration),
@@ -312,7 +312,6 @@ def gate(
     integrity.check_model(bundle)
     backend = ort.OrtBackend(bundle, None, "export gate", ort.LoadOptions())
     merged = draft.merged if last else None
-    judges = merged is not None and merged.unmerged is not None
     batches = gate_batches(manifest.max_batch)
     golden = draft.golden
     what = f"parity of {manifest.precision}"
@@ -324,7 +323,7 @@ def gate(
             manifest,
             batches=batches,
             limit=limit_of(manifest),
-            target=None if judges else target,
+            target=None if draft.judges_merging and last else target,
             progress=bar.update,
         )
     if comparison.problems:

@@ -15,7 +15,7 @@ import vit_edge.quantize as quantize
 from vit_edge.build.options import option_problems
 from vit_edge.bundle.manifest import Manifest, Scores
 from vit_edge.errors import RecipeError, UsageError
-from vit_edge.export.schedule import Merging, parse_merging
+from vit_edge.export.schedule import DEFAULT_TARGET, Merging, parse_merging
 from vit_edge.export.trace import AttentionForm
 from vit_edge.graphs.versions import FUSED_OPSET, MINIMUM_IR, NEWEST_OPSET, OLDEST_EXPORTED_OPSET
 from vit_edge.parity.targets import Target, parse_target
@@ -52,8 +52,10 @@ class Recipe:
 
     @property
     def target_bounds(self) -> Target | None:
-        """The parity target, read."""
-        return parse_target(self.parity_target) if self.parity_target else None
+        """The parity target, read; there is always one where a schedule is to be chosen."""
+        chosen = self.merging is not None and self.merging.counts is None
+        text = self.parity_target or (DEFAULT_TARGET if chosen else "")
+        return parse_target(text) if text else None
 
     @property
     def merging(self) -> Merging | None:
