@@ -18,26 +18,18 @@ from hypothesis import strategies as st
 
 from tests.support import traces
 from tests.support.traces import trace_once
+from tests.support.vits import random_vit
 from vit_edge.bundle.architecture import Architecture
 from vit_edge.export.trace import ClsBlock, ExportableViT, model_from_vit
 from vit_edge.graphs.readable import drop_allowzero, name_by_module, unshare_parameters
 from vit_edge.graphs.write import skeleton, write_model
-from vit_edge.models.vit import ViT, parameter_shapes, vit_from_weights
+from vit_edge.models.vit import ViT, parameter_shapes
 from vit_edge.variants import variant
 
 requires = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 TESTING = variant("testing").architecture
 FORMS = [("fused", 23), ("decomposed", 20), ("decomposed", 18)]
-
-
-def random_vit(architecture: Architecture, seed: int = 0) -> ViT:
-    rng = np.random.default_rng(seed)
-    weights = {
-        name: torch.from_numpy(rng.standard_normal(shape, np.float32) * np.float32(0.1))
-        for name, shape in parameter_shapes(architecture).items()
-    }
-    return vit_from_weights(architecture, weights)
 
 
 def exported(

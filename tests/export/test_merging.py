@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import vit_edge
-from tests.export.test_graph import exported, random_vit, relative_difference
+from tests.export.test_graph import exported, relative_difference
+from tests.support.vits import random_vit
 from vit_edge import ParityError, UsageError, VitEdgeError, backends
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.architecture import Architecture
@@ -21,7 +22,7 @@ from vit_edge.export.lowering import choose_recipe
 from vit_edge.export.recipe import find_recipe
 from vit_edge.export.schedule import choose, parse_merging, predicted_agreement, shared
 from vit_edge.inspect import inspect
-from vit_edge.models.vit import vit_from_weights
+from vit_edge.models.vit import with_merging
 from vit_edge.parity.limits import merging_judged
 from vit_edge.parity.localize.taps import boundaries, inside, present, tapped
 from vit_edge.parity.run import compare
@@ -207,7 +208,7 @@ def test_the_schedule_is_the_largest_that_holds_the_target() -> None:
     saved = []
     for db in (25.0, 20.0):
         found = choose(vit, images, Target((("sqnr_centred_db", db),)), "softmax")
-        merged = vit_from(vit, found.counts)
+        merged = with_merging(vit, found.counts)
         with torch.inference_mode():
             plain, others = (
                 np.concatenate([each(torch.from_numpy(x)).logits.numpy() for x in images])
@@ -221,14 +222,17 @@ def test_the_schedule_is_the_largest_that_holds_the_target() -> None:
     assert all(block.merged == 0 for block in vit.blocks)
 
 
-def vit_from(vit: Any, counts: tuple[int, ...]) -> Any:
-    shape = dataclasses.replace(vit.architecture, merged_tokens=counts)
-    return vit_from_weights(shape, dict(vit.state_dict()))
-
-
 def test_a_target_that_no_schedule_holds_is_refused() -> None:
     with pytest.raises(UsageError, match="this model needs its tokens"):
         choose(random_vit(TESTING), pixels(8), Target((("sqnr_centred_db", 250.0),)), "softmax")
+
+
+def test_values_are_not_chosen_by_their_largest() -> None:
+    """Features have no first class, so agreement on it bounds nothing."""
+    shape = dataclasses.replace(TESTING, depth=4, image_hw=(128, 128), num_classes=0)
+    found = choose(random_vit(shape), pixels(16, shape), Target(()), "none")
+    assert "top1_agreement" not in found.summary
+    assert float(str(found.summary["sqnr_centred_db"])) >= 20
 
 
 def test_half_of_a_target() -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.support.vits import random_vit
 from vit_edge.bundle.architecture import Architecture
 from vit_edge.models.merging import Tokens, merge
 from vit_edge.models.reference import reference_outputs
-from vit_edge.models.vit import ViT, parameter_shapes, vit_from_weights
+from vit_edge.models.vit import with_merging
 
 requires = ("torch",)
 
@@ -91,21 +92,11 @@ def test_keys_without_direction_leave_finite_tokens() -> None:
     assert merged.x.isfinite().all()
 
 
-def vit(shape: Architecture, seed: int = 0) -> ViT:
-    rng = np.random.default_rng(seed)
-    weights = {
-        name: torch.from_numpy(rng.standard_normal(size, np.float32) * np.float32(0.3))
-        for name, size in parameter_shapes(shape).items()
-    }
-    return vit_from_weights(shape, weights)
-
-
 def test_attention_counts_a_token_as_often_as_it_has_patches() -> None:
     """Merging patches that are equal changes nothing: their copies would have answered the same."""
-    model = vit(dataclasses.replace(SHAPE, image_hw=(8, 8)))  # 4 patches
-    merging = vit(dataclasses.replace(model.architecture, merged_tokens=(2, 0, 0)))
-    for each in (model, merging):
-        each.embedding.position[:, 2:] = each.embedding.position[:, 1:2]
+    model = random_vit(dataclasses.replace(SHAPE, image_hw=(8, 8)), scale=0.3)  # 4 patches
+    model.embedding.position[:, 2:] = model.embedding.position[:, 1:2]
+    merging = with_merging(model, (2, 0, 0))
     pixels = np.tile(
         np.random.default_rng(1).standard_normal((2, 3, 4, 4), np.float32), (1, 1, 2, 2)
     )
@@ -124,7 +115,7 @@ def test_attention_counts_a_token_as_often_as_it_has_patches() -> None:
 @pytest.mark.parametrize("pooling", ["mean", "class+mean"])
 def test_the_mean_is_over_patches_not_over_tokens(pooling: Any) -> None:
     shape = dataclasses.replace(SHAPE, pooling=pooling, merged_tokens=(0, 0, 6))
-    model = vit(shape)
+    model = random_vit(shape, scale=0.3)
     sizes = torch.ones(1, 20, 1)
     sizes[:, 5] = 7
     tokens = torch.randn(1, 20, 16)

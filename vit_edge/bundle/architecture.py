@@ -87,10 +87,14 @@ class Architecture:
         return self.patches + self.prefix_tokens
 
     @property
+    def merges(self) -> tuple[int, ...]:
+        """Patches that each block merges, also where none does."""
+        return self.merged_tokens or (0,) * self.depth
+
+    @property
     def block_tokens(self) -> tuple[int, ...]:
         """Tokens that enter each block, and those that leave the last."""
-        merged = self.merged_tokens or (0,) * self.depth
-        return tuple(accumulate(merged, operator.sub, initial=self.tokens))
+        return tuple(accumulate(self.merges, operator.sub, initial=self.tokens))
 
     @property
     def pooled_dim(self) -> int:

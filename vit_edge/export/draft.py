@@ -12,21 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir
 from tqdm import tqdm
 
 import vit_edge
-from vit_edge.bundle.manifest import Manifest
+from vit_edge.bundle.manifest import Manifest, Preprocessing
 from vit_edge.errors import ModelError
 from vit_edge.export.golden_set import GoldenSet, golden_images
-from vit_edge.export.merged import Merged
 from vit_edge.export.plan import Plan
 from vit_edge.export.source import Source, SourceFacts
 from vit_edge.graphs.write import skeleton, write_model
 from vit_edge.images.folders import classes_from_folders
+from vit_edge.quantize.calibration import Calibration, CalibrationFiles, load_calibration
+
+if TYPE_CHECKING:
+    from vit_edge.export.merged import Merged
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +68,14 @@ def reference_answers(source: Source, golden: GoldenSet, folder: Path) -> Golden
     with progress(f"reference in {source.facts.reference_dtype}", len(golden)) as bar:
         expected = source.answers(golden.resized, folder, bar.update)
     return dataclasses.replace(golden, expected=expected)
+
+
+def load_images(
+    files: CalibrationFiles, preprocessing: Preprocessing, scratch: Path
+) -> Calibration:
+    """Load the calibration images, mapped from a file in `scratch`."""
+    with progress("calibration images", len(files)) as bar:
+        return load_calibration(files, preprocessing, scratch, bar.update)
 
 
 def write_draft(

@@ -7,30 +7,33 @@ the device. What merging itself changes is measured here, once, against the mode
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.manifest import Manifest, Scores
 from vit_edge.errors import ParityError
+from vit_edge.export.draft import load_images, progress, reference_answers
 from vit_edge.export.golden_set import GoldenSet
+from vit_edge.export.plan import Plan
+from vit_edge.export.recipe import judged_scores, target_for
 from vit_edge.export.schedule import (
     BATCH,
     Merging,
     choose,
+    shared,
     tries_images,
 )
-from vit_edge.export.source import CheckpointSource
+from vit_edge.export.source import CheckpointSource, Source
 from vit_edge.parity.compare import Runs, as_json, compare_answers
 from vit_edge.parity.limits import merging_limit
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Difference
 from vit_edge.parity.targets import LOGITS, Target
-from vit_edge.quantize.calibration import Calibration
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ class Merged:
         """
         if self.unmerged is None:
             return dict(self.record)
-        limit = merging_limit(_scores(manifest))
+        limit = merging_limit(judged_scores(manifest))
         comparison = compare_answers(
             backend,
             self.unmerged,
@@ -77,24 +80,16 @@ class Merged:
 
 
 def merge_tokens(
-    source: CheckpointSource,
-    merging: Merging,
-    asked: str,
-    target: Target | None,
-    calibration: Calibration | None,
-    golden: GoldenSet,
-    answers: Callable[[], GoldenSet],
+    plan: Plan, merging: Merging, source: Source, golden: GoldenSet, scratch: Path
 ) -> tuple[GoldenSet, Merged]:
     """Let the source merge tokens, and measure what that changes.
 
     Args:
-        source: The model, merging nothing; it does from here on.
+        plan: Of the export.
         merging: How many, or that it is to be chosen.
-        asked: The words.
-        target: What must hold against the model without; needed where it is to be chosen.
-        calibration: The images to choose by.
+        source: The model, merging nothing; it does from here on.
         golden: The model's answers before.
-        answers: Asks the source for its answers to the same images.
+        scratch: A folder for images and answers.
 
     Returns:
         The answers with merging, and what they are worth.
@@ -102,12 +97,12 @@ def merge_tokens(
     Raises:
         UsageError: It cannot merge so many, or no schedule holds the target.
     """
+    if not isinstance(source, CheckpointSource):
+        raise AssertionError("the plan refuses other exporters' graphs")
     architecture = source.vit.architecture
     chosen: dict[str, Any] = {}
     if merging.counts is None:
-        if calibration is None or target is None:
-            raise AssertionError("the plan asks for images, and the recipe for a target")
-        counts, chosen = _choose(source, target, calibration)
+        counts, chosen = _choose(plan, source, scratch)
     else:
         counts = merging.resolved(architecture)
     source.merge_tokens(counts)
@@ -119,9 +114,9 @@ def merge_tokens(
             "measure whether it pays, vit-edge bench",
             100 * saved,
         )
-    merged = answers()
+    merged = reference_answers(source, golden, scratch)
     record = {
-        "asked": asked,
+        "asked": plan.recipe.merge_tokens,
         "merged_tokens": list(counts),
         "tokens": list(source.vit.architecture.block_tokens),
         "saved_part_of_blocks": round(saved, 4),
@@ -138,23 +133,23 @@ def saved_part(architecture: Architecture) -> float:
 
 
 def _choose(
-    source: CheckpointSource, target: Target, calibration: Calibration
+    plan: Plan, source: CheckpointSource, scratch: Path
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
+    target = target_for(plan.recipe, source.facts) or Target(())
+    if plan.quantizer is not None:
+        target = shared(target)
+    if plan.calibration is None:
+        raise AssertionError("the plan asks for images")
+    calibration = load_images(plan.calibration, source.facts.preprocessing, scratch)
     pixels = list(calibration.batches(BATCH))
-    total = tries_images(source.vit.architecture, len(calibration))
-    _LOG.info("choosing what is merged on %d images", len(calibration))
-    with tqdm(total=total, desc="merging", unit="image", leave=False, disable=None) as bar:
-        found = choose(source.vit, pixels, target, source.facts.scores, bar.update)
+    with progress("merging", tries_images(source.vit.architecture, len(calibration))) as bar:
+        found = choose(source.vit, pixels, target, judged_scores(source.facts), bar.update)
     record = {
         "target": target.as_dict(),
         "calibration": calibration.as_dict(),
         "on_calibration": found.summary,
     }
     return found.counts, {"chosen": record}
-
-
-def _scores(manifest: Manifest) -> Scores:
-    return "none" if manifest.output(LOGITS) is None else manifest.scores
 
 
 def _changes(merged: GoldenSet, golden: GoldenSet, scores: Scores) -> dict[str, Any]:

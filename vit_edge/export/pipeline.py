@@ -30,14 +30,14 @@ from vit_edge.export.draft import (
     Draft,
     answer_golden_images,
     check_standard,
+    load_images,
     progress,
-    reference_answers,
     write_draft,
 )
 from vit_edge.export.foreign.source import open_foreign
-from vit_edge.export.golden_set import GoldenSet, write_golden_set
+from vit_edge.export.golden_set import write_golden_set
 from vit_edge.export.layouts import check_expressible, write_layout
-from vit_edge.export.merged import Merged, merge_tokens
+from vit_edge.export.merged import merge_tokens
 from vit_edge.export.plan import ExportOptions, Plan, plan_export
 from vit_edge.export.preprocessing import (
     check_preprocessing,
@@ -45,8 +45,8 @@ from vit_edge.export.preprocessing import (
     write_preprocessing,
 )
 from vit_edge.export.recipe import Recipe, judged_scores, target_for
-from vit_edge.export.schedule import Merging, shared
-from vit_edge.export.source import CheckpointSource, Source, SourceFacts, open_checkpoint
+from vit_edge.export.schedule import shared
+from vit_edge.export.source import Source, SourceFacts, open_checkpoint
 from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.uint8_input import take_uint8, uint8_images
 from vit_edge.graphs.write import write_model
@@ -55,7 +55,7 @@ from vit_edge.parity.compare import as_json, compare_answers, compared_images, g
 from vit_edge.parity.limits import limit_of
 from vit_edge.parity.targets import Target
 from vit_edge.quantize import Quantized, Task
-from vit_edge.quantize.calibration import Calibration, CalibrationFiles, load_calibration
+from vit_edge.quantize.calibration import Calibration
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,38 +79,11 @@ def export_bundle(options: ExportOptions) -> Bundle:
         check_expressible(options.layout, source.facts, plan.recipe)
         golden, merged = answer_golden_images(plan, source, folders.draft), None
         if plan.merging is not None:
-            golden, merged = merge(plan, plan.merging, source, golden, folders.scratch)
+            golden, merged = merge_tokens(plan, plan.merging, source, golden, folders.scratch)
         draft = write_draft(plan, source, golden, folders.draft, merged)
         finish_bundle(plan, draft, folders.stage, folders.scratch)
     _LOG.info("published %s", folders.out)
     return Bundle.read(folders.out)
-
-
-def merge(
-    plan: Plan, merging: Merging, source: Source, golden: GoldenSet, scratch: Path
-) -> tuple[GoldenSet, Merged]:
-    """Let the source merge tokens; see merged.merge_tokens."""
-    if not isinstance(source, CheckpointSource):
-        raise AssertionError("the plan refuses other exporters' graphs")
-    calibration, target = None, plan.recipe.target_bounds
-    if plan.calibration is not None and merging.counts is None:
-        calibration = _loaded(plan.calibration, source.facts.preprocessing, scratch)
-    if target is not None and plan.quantizer is not None:
-        target = shared(target)
-    return merge_tokens(
-        source,
-        merging,
-        plan.recipe.merge_tokens,
-        target,
-        calibration,
-        golden,
-        lambda: reference_answers(source, golden, scratch),
-    )
-
-
-def _loaded(files: CalibrationFiles, preprocessing: Preprocessing, scratch: Path) -> Calibration:
-    with progress("calibration images", len(files)) as bar:
-        return load_calibration(files, preprocessing, scratch, bar.update)
 
 
 @contextmanager
@@ -196,7 +169,7 @@ def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Qua
         return Quantized(model, {})
     recipe, calibration = plan.recipe, None
     if plan.calibration is not None:
-        calibration = _loaded(plan.calibration, draft.manifest.preprocessing, scratch)
+        calibration = load_images(plan.calibration, draft.manifest.preprocessing, scratch)
     task = Task(
         model=model,
         target=recipe.target,

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import vit_edge.quantize as quantize
 from vit_edge.build.options import option_problems
@@ -18,7 +18,10 @@ from vit_edge.errors import RecipeError, UsageError
 from vit_edge.export.schedule import DEFAULT_TARGET, Merging, parse_merging
 from vit_edge.export.trace import AttentionForm
 from vit_edge.graphs.versions import FUSED_OPSET, MINIMUM_IR, NEWEST_OPSET, OLDEST_EXPORTED_OPSET
-from vit_edge.parity.targets import Target, parse_target
+from vit_edge.parity.targets import LOGITS, Target, parse_target
+
+if TYPE_CHECKING:
+    from vit_edge.export.source import SourceFacts
 
 _LOG = logging.getLogger(__name__)
 
@@ -281,10 +284,10 @@ def _problem(check: Callable[[], object]) -> list[str]:
     return []
 
 
-def target_for(recipe: Recipe, manifest: Manifest) -> Target | None:
+def target_for(recipe: Recipe, model: Manifest | SourceFacts) -> Target | None:
     """Return the recipe's target, without bounds on classes where the model's outputs are none."""
     target = recipe.target_bounds
-    if target is None or judged_scores(manifest) != "none":
+    if target is None or judged_scores(model) != "none":
         return target
     kept = target.of_values()
     dropped = [name for name, _ in target.bounds if name not in kept.as_dict()]
@@ -293,6 +296,6 @@ def target_for(recipe: Recipe, manifest: Manifest) -> Target | None:
     return kept if kept.bounds else None
 
 
-def judged_scores(manifest: Manifest) -> Scores:
+def judged_scores(model: Manifest | SourceFacts) -> Scores:
     """How answers are judged: as values where there are no logits."""
-    return "none" if manifest.output("logits") is None else manifest.scores
+    return model.scores if LOGITS in {output.name for output in model.outputs} else "none"

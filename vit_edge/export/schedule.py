@@ -23,7 +23,7 @@ from vit_edge.bundle.architecture import Architecture
 from vit_edge.bundle.manifest import Scores
 from vit_edge.errors import UsageError
 from vit_edge.models.merging import Tokens
-from vit_edge.models.vit import Block, ViT, vit_from_weights
+from vit_edge.models.vit import Block, Outputs, ViT, with_merging
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.targets import STATISTICS, Target
 
@@ -133,10 +133,7 @@ def choose(
     for _ in range(_TRIES):
         middle = (low + high) / 2
         counts = _saving(shape, noises, middle)
-        merged = vit_from_weights(
-            dataclasses.replace(shape, merged_tokens=counts), dict(vit.state_dict())
-        )
-        found = _answers(merged, pixels, progress)
+        found = _answers(with_merging(vit, counts), pixels, progress)
         summary = _summary(found, expected, scores)
         if any(counts) and not floored.judged(summary).missed(summary):
             best, low = Chosen(counts, summary), middle
@@ -254,8 +251,7 @@ def _answers(
     found = []
     with torch.inference_mode():
         for batch in pixels:
-            outputs = vit(torch.from_numpy(batch))
-            found.append((outputs.features if outputs.logits is None else outputs.logits).numpy())
+            found.append(_judged(vit(torch.from_numpy(batch))))
             progress(len(batch))
     return np.concatenate(found)
 
@@ -263,11 +259,12 @@ def _answers(
 def _from_block(vit: ViT, blocks: Sequence[Block], tokens: Tokens) -> NDArray[np.float32]:
     for block in blocks:
         tokens = block(tokens)
-    outputs = vit.readout(tokens)
-    answers: NDArray[np.float32] = (
-        outputs.features if outputs.logits is None else outputs.logits
-    ).numpy()
-    return answers
+    return _judged(vit.readout(tokens))
+
+
+def _judged(outputs: Outputs) -> NDArray[np.float32]:
+    answers = outputs.features if outputs.logits is None else outputs.logits
+    return answers.numpy()
 
 
 def _centred(difference: NDArray[np.float32]) -> NDArray[np.float64]:

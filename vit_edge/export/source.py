@@ -28,14 +28,14 @@ from vit_edge.checkpoints.live import LiveModule, load_live
 from vit_edge.errors import InputError, UsageError
 from vit_edge.export.golden_set import Progress
 from vit_edge.export.recipe import Recipe
-from vit_edge.export.trace import INPUT_NAME, model_from_vit, release_weights
+from vit_edge.export.trace import INPUT_NAME, OF_ALL_TOKENS, model_from_vit, release_weights
 from vit_edge.graphs.mapped import mapped
 from vit_edge.graphs.readable import drop_allowzero, name_by_module, unshare_parameters
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.machine import cpus
 from vit_edge.models.reference import ReferenceDtype, reference_outputs
-from vit_edge.models.vit import ViT, vit_from_weights
+from vit_edge.models.vit import ViT, vit_from_weights, with_merging
 
 _LOG = logging.getLogger(__name__)
 
@@ -172,15 +172,14 @@ class CheckpointSource:
         Raises:
             UsageError: An output has a row for each patch, which merging leaves none.
         """
-        per_patch = [name for name in ("tokens", "reconstruction") if name in self._outputs]
+        per_patch = sorted(OF_ALL_TOKENS.intersection(self._outputs))
         if per_patch:
             raise UsageError(
                 f"--merge-tokens: {', '.join(per_patch)} answer for every patch, and merging "
                 "leaves fewer tokens than patches; take it off --outputs"
             )
-        architecture = dataclasses.replace(self._vit.architecture, merged_tokens=counts)
-        self.facts = dataclasses.replace(self.facts, architecture=architecture)
-        self._vit = vit_from_weights(architecture, dict(self._vit.state_dict()))
+        self._vit = with_merging(self._vit, counts)
+        self.facts = dataclasses.replace(self.facts, architecture=self._vit.architecture)
 
     @property
     def vit(self) -> ViT:

@@ -12,6 +12,7 @@ one path, no dropout, exact (erf) GELU, attention written out. Weight matrices a
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple, cast
 
 import torch
@@ -50,14 +51,14 @@ class SelfAttention(nn.Module):
             self.k_norm = nn.LayerNorm(architecture.head_dim, eps=eps)
 
     def forward(self, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """[N, tokens, D] -> the answer, and the keys' mean over the heads."""
+        """[N, tokens, D] -> the answer, and the keys, [N, heads, tokens, head_dim]."""
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         scores = q @ k.transpose(-2, -1) / k.shape[-1] ** 0.5
         if sizes is not None:
             scores = scores + sizes.log().transpose(1, 2)[:, None]
-        return self.out(merge_heads(scores.softmax(dim=-1) @ v)), k.mean(dim=1)
+        return self.out(merge_heads(scores.softmax(dim=-1) @ v)), k
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -86,7 +87,7 @@ class Block(nn.Module):
         answer, keys = self.attention(self.norm1(tokens.x), tokens.sizes)
         tokens = tokens._replace(x=tokens.x + answer)
         if self.merged:
-            tokens = merge(tokens, keys, self.merged, self.prefix)
+            tokens = merge(tokens, keys.mean(dim=1), self.merged, self.prefix)
         return tokens._replace(x=tokens.x + self.mlp(self.norm2(tokens.x)))
 
 
@@ -226,8 +227,7 @@ class ViT(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.embedding = Embedding(architecture)
-        merged = architecture.merged_tokens or (0,) * architecture.depth
-        self.blocks = nn.ModuleList(Block(architecture, count) for count in merged)
+        self.blocks = nn.ModuleList(Block(architecture, count) for count in architecture.merges)
         self.readout = Readout(architecture)
 
     def forward(self, pixels: Tensor) -> Outputs:
@@ -243,6 +243,12 @@ def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = ViT(architecture)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def with_merging(vit: ViT, counts: tuple[int, ...]) -> ViT:
+    """The model on the same weights, with so many tokens merged in each block."""
+    architecture = dataclasses.replace(vit.architecture, merged_tokens=counts)
+    return vit_from_weights(architecture, dict(vit.state_dict()))
 
 
 def vit_from_weights(architecture: Architecture, weights: dict[str, Tensor]) -> ViT:
