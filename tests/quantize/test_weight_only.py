@@ -237,6 +237,49 @@ def test_a_target_keeps_the_worst_linears_in_float(testing_bundle: Bundle, tmp_p
     assert floats == kept
 
 
+def noise_alone(bundle: Bundle, name: str, scratch: Path) -> float:
+    """The mean square that 4 bits of one Linear change in the calibration images' logits."""
+    model = onnx_ir.load(bundle.model_path)
+    images = calibration(32, 0, bundle.manifest.preprocessing)
+    expected = answers(model, images, scratch / "float")
+    others = [each.name for each in block_linears(model) if each.name != name]
+    alone = quantized("int4", bundle, scratch, {**PLAIN, "keep_float": others}).model
+    return float(np.square(answers(alone, images, scratch / "alone") - expected).mean())
+
+
+def test_the_wide_part_is_what_hurts_most_for_its_size(
+    testing_bundle: Bundle, tmp_path: Path
+) -> None:
+    part = 0.3
+    linears = block_linears(onnx_ir.load(testing_bundle.model_path))
+    sizes = {linear.name: linear.matrix().size for linear in linears}
+    noise = {name: noise_alone(testing_bundle, name, tmp_path / name) for name in sizes}
+    left, expected = part * sum(sizes.values()), set()
+    for name in sorted(sizes, key=lambda name: -noise[name] / sizes[name]):
+        if sizes[name] <= left:
+            left -= sizes[name]
+            expected.add(name)
+    made = quantized("int4", testing_bundle, tmp_path, {**PLAIN, "wide_part": part})
+    wide = {linear["name"] for linear in made.record["linears"] if linear["bits"] == 8}
+    assert wide == expected != set()
+    narrow = quantized("int4", testing_bundle, tmp_path, PLAIN)
+    more = sum(sizes[name] for name in wide) / 2
+    assert more <= made.record["weight_bytes"] - narrow.record["weight_bytes"] < 1.1 * more
+    found = optimized(made.model, tmp_path / "o")
+    assert found["MatMulNBits"] == len(linears)
+    assert found["DequantizeLinear"] == 0
+
+
+def test_a_wide_part_keeps_more_of_the_answers(testing_bundle: Bundle, tmp_path: Path) -> None:
+    def kept(settings: dict[str, Any], folder: Path) -> float:
+        goal = "sqnr_centred_db=-99"
+        made = quantized("int4", testing_bundle, folder, {**PLAIN, **settings}, goal=goal)
+        return float(made.record["trials"][0]["summary"]["sqnr_centred_db"])
+
+    decibels = [kept({"wide_part": part}, tmp_path / str(part)) for part in (0, 0.5, 1)]
+    assert decibels[0] + 1 < decibels[1] < decibels[2] - 10
+
+
 def block_linears_left(model: onnx_ir.Model) -> list[Any]:
     return [linear for linear in all_linears(model) if linear.name.startswith("blocks.")]
 
@@ -272,6 +315,7 @@ def test_an_unknown_linear_is_refused_by_name(testing_bundle: Bundle, tmp_path: 
         ({"float_budget": -1}, "float_budget must not be negative"),
         ({"sensitivity_images": 0}, "sensitivity_images must be at least 1"),
         ({"rounding": "hqq"}, "'hqq' is not one of"),
+        ({"wide_part": 1.5}, "wide_part must lie between 0 and 1"),
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(table: dict[str, Any], problem: str) -> None:

@@ -138,6 +138,17 @@ def test_a_runtime_that_would_expand_the_weights_is_refused(
             open_it(older)
 
 
+def test_a_runtime_too_old_for_the_wide_part_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**(bundle.manifest.quantization or {})["settings"], "wide_part": 0.25}
+    manifest = dataclasses.replace(bundle.manifest, quantization={"settings": settings})
+    monkeypatch.setattr(version, "installed_version", lambda: "1.24.2")
+    assert ort.load(bundle).facts["accuracy_level"] == "4"
+    with pytest.raises(BackendError, match=r"1\.25 or newer .* \(its wide_part 0\)"):
+        ort.load(dataclasses.replace(bundle, manifest=manifest))
+
+
 @pytest.mark.parametrize("level", [1, 3, -1])
 def test_other_accuracy_levels_are_refused(bundle: Bundle, level: Any) -> None:
     with pytest.raises(UsageError, match="accuracy_level must be 0"):

@@ -6,7 +6,8 @@ For devices where the size of the file and the memory decide. The steps in their
 2. Each block's levels are fitted (formats/blocks), and weights rounded so that what comes out
    changes least (rounding/gptq).
 3. Biases are corrected by the mean that is lost.
-4. Where a target asks for it, the Linears that hurt most are kept in float (search/sensitivity).
+4. Of 4-bit weights, the part that hurts most for its size may take 8 bits (`wide_part`).
+5. Where a target asks for it, the Linears that hurt most are kept in float (search/sensitivity).
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ from vit_edge.quantize.linears import Linear, all_linears, block_linears, check_
 from vit_edge.quantize.rescale.awq import Choice
 from vit_edge.quantize.rescale.proving import IMAGES, prove_groups
 from vit_edge.quantize.rounding.moments import collect_moments, passes
-from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, round_linear
+from vit_edge.quantize.rounding.weights import Rounded, Rounding, rescale, round_linear, widen
+from vit_edge.quantize.search.journal import Journal
 from vit_edge.quantize.search.sensitivity import (
     Judge,
     SearchSettings,
     Trial,
     Variant,
+    by_cost,
     ranked_search,
     record_of_search,
+    shares,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -61,13 +65,14 @@ class Settings(SearchSettings):
         return problems
 
 
-def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
+def quantize(task: Task, settings: Settings, bits: int, wide_part: float = 0.0) -> Quantized:
     """Store the weights of the Linears in blocks of so many bits.
 
     Args:
         task: With calibration images; its model gives up its weights.
         settings: What to do.
         bits: 4 or 8.
+        wide_part: The part of these weights that take 8 bits whatever the others take.
 
     Returns:
         The graph, the choices and findings, and the table of the Linears.
@@ -88,7 +93,11 @@ def quantize(task: Task, settings: Settings, bits: int) -> Quantized:
     def variant(names: Sequence[str]) -> onnx_ir.Model:
         return _apply(model, {name: rounded[name] for name in names})
 
-    trials = _search(task, settings, workspace, reference, variant, list(rounded))
+    judged = wide_part > 0 or task.parity_target is not None
+    judge = Judge(workspace, reference, task.images, scores=task.scores) if judged else None
+    if judge is not None and wide_part > 0:
+        rounded |= _widened(task, settings, judge, model, variant, rounded, wide_part)
+    trials = _search(task, settings, judge, variant, list(rounded))
     kept_float = trials[-1].kept_float if trials else ()
     names = [name for name in rounded if name not in kept_float]
     return Quantized(
@@ -182,18 +191,40 @@ def _apply(model: onnx_ir.Model, rounded: Mapping[str, Rounded]) -> onnx_ir.Mode
     return copy
 
 
+def _widened(
+    task: Task,
+    settings: Settings,
+    judge: Judge,
+    model: onnx_ir.Model,
+    variant: Variant,
+    rounded: Mapping[str, Rounded],
+    part: float,
+) -> dict[str, Rounded]:
+    """Those that make the most noise for their size, in 8 bits: a part of all weights at most."""
+    linears = {each.name: each for each in all_linears(model) if each.name in rounded}
+    sizes = {name: linear.matrix().size for name, linear in linears.items()}
+    images = min(settings.sensitivity_images, len(judge.reference))
+    journal = Journal(task.journal and task.journal.with_suffix(".narrow"))
+    found = shares(judge, variant, list(rounded), images, journal, task.progress)
+    left, wide = part * sum(sizes.values()) + 0.5, {}
+    for share in by_cost(found, sizes):
+        if sizes[share.name] <= left:
+            left -= sizes[share.name]
+            wide[share.name] = widen(linears[share.name], rounded[share.name].weight.kind)
+    journal.finish()
+    return wide
+
+
 def _search(
     task: Task,
     settings: Settings,
-    workspace: Workspace,
-    reference: onnx_ir.Model,
+    judge: Judge | None,
     variant: Variant,
     names: Sequence[str],
 ) -> list[Trial]:
     """Look whether the target holds with all of them, and only if not, which to keep in float."""
-    if task.parity_target is None:
+    if task.parity_target is None or judge is None:
         return []
-    judge = Judge(workspace, reference, task.images, scores=task.scores)
     summary = judge.summary(variant(names))
     first = Trial((), tuple(task.parity_target.judged(summary).missed(summary)), summary)
     if not first.missed:
@@ -222,6 +253,7 @@ def _record(
                 "name": name,
                 "quantized": name in names,
                 "block": linear.weight.kind.block,
+                "bits": linear.weight.kind.bits,
                 "exponent": choices[name].exponent if name in choices else None,
                 "output_error": linear.error,
             }
@@ -235,9 +267,10 @@ def _table(
 ) -> tuple[tuple[str, ...], ...]:
     """The Linears, the worst first, to print."""
     rows = [("linear", "output error", "exponent", "weights")]
-    for name in sorted(rounded, key=lambda name: -rounded[name].error):
+    for name in sorted(rounded, key=lambda name: -(rounded[name].error or 0.0)):
         linear = rounded[name]
+        error = "-" if linear.error is None else f"{linear.error:.1e}"
         exponent = f"{choices[name].exponent:.1f}" if name in choices else "-"
         stored = linear.weight.kind.dtype.name.lower() if name in names else "float"
-        rows.append((name, f"{linear.error:.1e}", exponent, stored))
+        rows.append((name, error, exponent, stored))
     return tuple(rows)

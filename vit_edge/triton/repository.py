@@ -48,7 +48,7 @@ _ENSEMBLE_NOTE = (
 )
 _NOTES: dict[str, str] = {
     "python": 'where Triton runs: pip install "vit-edge[cpu]"',
-    "onnxruntime": "Triton's ONNX Runtime must be 1.23 or newer, for int8-weights 1.25",
+    "onnxruntime": "Triton's ONNX Runtime must be 1.23 or newer, for weights of 8 bits 1.25",
     "tensorrt": "the plan runs with the TensorRT and on the GPU that it was built with: {runtime}",
     "openvino": "Triton's OpenVINO must be 2026.3 or newer. On a CPU with BF16 it rounds products "
     "to BF16, and Triton has no switch for that. It runs each request by itself: send batches",

@@ -17,7 +17,7 @@ MINIMUM_VERSION = (1, 23)  # the first with a CPU kernel for opset-23 Attention,
 # The first that compares packed weights with what it packs at a start (ValidatePrePackedWeights).
 COMPARES_PACKED = (1, 32)
 # The first version that fuses such weights into it: 1.23.2, 1.24.2, 1.25.0, 1.26.0, 1.31.1 tried.
-WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}
+WEIGHT_ONLY = {"int4": (1, 23), "int8-weights": (1, 25)}  # int4 with 8 bits in part: as these
 
 _METADATA = re.compile(r"onnxruntime(?:_gpu)?-(.+)\.dist-info")
 
@@ -74,12 +74,14 @@ def check_runnable(bundle: Bundle, provider: Provider) -> None:
         BackendError: Weights would be expanded to float32 at every run, or there is no kernel.
     """
     precision = bundle.manifest.precision
-    needed = WEIGHT_ONLY.get(precision, MINIMUM_VERSION)
+    settings = (bundle.manifest.quantization or {}).get("settings", {})
+    widest = "int8-weights" if settings.get("wide_part") else precision
+    needed = WEIGHT_ONLY.get(widest, MINIMUM_VERSION)
     if release(installed_version()) < needed:
         raise BackendError(
             f"{bundle.path}: onnxruntime {installed_version()} would expand {precision} to float32 "
             f"at every run; {'.'.join(map(str, needed))} or newer multiplies it as it is. Update "
-            "it, or export with --precision int4 or int8"
+            "it, or export with --precision int4 (its wide_part 0) or int8"
         )
     if precision == "bf16" and provider == "cpu":
         raise BackendError(

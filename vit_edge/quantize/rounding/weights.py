@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,7 @@ class Rounded:
 
     weight: BlockWeight
     bias: NDArray[np.float32] | None  # corrected; None where there is none to correct
-    error: float  # of what comes out: mean square, relative to its variance
+    error: float | None  # of what comes out: mean square, relative to its variance
 
 
 def rescale(
@@ -53,6 +54,17 @@ def rescale(
     for name in {str(linear.undivided.name) for linear in group.linears}:
         seen[name] = seen[name].rescale(choice.scale)
     return {linear.name: choice for linear in group.linears}
+
+
+def widen(linear: Linear, narrow: BlockFormat) -> Rounded:
+    """Round a Linear's weights to 8 bits in the same blocks, each by itself: enough at this width.
+
+    Args:
+        linear: Its weights are read, not changed.
+        narrow: The format of fewer bits.
+    """
+    weight, kind = linear.matrix().astype(np.float32), dataclasses.replace(narrow, bits=8)
+    return Rounded(rounded(weight, kind.covering(weight), kind), bias=None, error=None)
 
 
 def output_error(wrong: NDArray[np.float32], covariance: NDArray[np.float32]) -> float:
