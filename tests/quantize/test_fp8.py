@@ -33,6 +33,7 @@ from vit_edge.quantize.formats.e4m3 import (
     ACTIVATION_SHARES,
     LARGEST,
     SOFTMAX_SCALE,
+    WholeE4M3,
     activation_scale,
     covering_scale,
     fake,
@@ -42,6 +43,7 @@ from vit_edge.quantize.formats.e4m3 import (
 from vit_edge.quantize.linears import block_linears, constant, set_constant
 from vit_edge.quantize.precisions import fp8
 from vit_edge.quantize.rescale.attention import attention_products, centre_keys
+from vit_edge.quantize.rounding.gptq import gptq
 
 requires = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes")
 
@@ -115,6 +117,40 @@ def test_an_error_is_a_sixteenth_of_the_number_at_most(largest: float, seed: int
     smallest_step = 2.0**-9 * scale
     allowed = np.maximum(np.abs(x) / 16, smallest_step / 2) * (1 + 1e-5)
     assert (np.abs(fake(x, scale) - x) <= allowed).all()
+
+
+def test_weights_that_make_up_for_each_other_lose_less_on_the_same_levels() -> None:
+    """Of correlated inputs, as channels of a ViT are; each level is a number of E4M3."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(512, 8)) @ rng.normal(size=(8, 64))).astype(np.float32)
+    x += 0.1 * rng.normal(size=x.shape).astype(np.float32)
+    weight = rng.normal(size=(64, 24)).astype(np.float32)
+    scale = weight_scale(weight, None)
+    kind = WholeE4M3(8, True, len(weight), LARGEST)
+    made = gptq(weight, x.T @ x / len(x), kind.grid(scale), kind)
+    nearest = quantized_weight(weight, scale)
+    assert made.levels.dtype == nearest.values.dtype == E4M3
+    bent, plain = (
+        float(np.square(x @ (weight - left)).sum())
+        for left in (made.levels.astype(np.float32) * scale, nearest.dequantize())
+    )
+    assert bent < 0.5 * plain
+    alone = gptq(weight, np.eye(64, dtype=np.float32), kind.grid(scale), kind)
+    assert np.array_equal(alone.levels.astype(np.float32), nearest.values.astype(np.float32))
+
+
+def test_the_recipes_rounding_reaches_the_graph(decomposed_bundle: Bundle, tmp_path: Path) -> None:
+    def levels(rounding: str) -> dict[str, NDArray[np.float32]]:
+        chosen = {**ALL, "rounding": rounding}
+        model = quantized("fp8", decomposed_bundle, tmp_path / rounding, chosen, target="gpu").model
+        stored = model.graph.initializers.items()
+        return {n: constant(v).astype(np.float32) for n, v in stored if constant(v).dtype == E4M3}
+
+    bent, plain = levels("gptq"), levels("nearest")
+    assert bent.keys() == plain.keys()
+    weights = [name for name in bent if bent[name].ndim == 2]
+    assert weights
+    assert all(0 < (bent[name] != plain[name]).mean() < 0.5 for name in weights)
 
 
 def test_a_searched_scale_is_no_worse_than_any_it_tried() -> None:

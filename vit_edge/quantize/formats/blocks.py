@@ -55,12 +55,12 @@ class BlockFormat:
     block: int  # input channels that share a scale
 
     @property
-    def low(self) -> int:
+    def low(self) -> float:
         """The smallest level."""
         return -(1 << self.bits - 1) if self.symmetric else 0
 
     @property
-    def high(self) -> int:
+    def high(self) -> float:
         """The largest level."""
         return self.low + (1 << self.bits) - 1
 
@@ -147,15 +147,15 @@ class BlockFormat:
 class WholeFormat(BlockFormat):
     """One block for the whole input, and no level beyond the largest on either side."""
 
-    largest: int
+    largest: float
 
     @property
-    def low(self) -> int:
+    def low(self) -> float:
         """The smallest level."""
         return -self.largest
 
     @property
-    def high(self) -> int:
+    def high(self) -> float:
         """The largest level."""
         return self.largest
 

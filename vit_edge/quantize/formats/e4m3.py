@@ -12,12 +12,15 @@ the same for every number.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
+import onnx_ir
 from numpy.typing import NDArray
 
+from vit_edge.quantize.formats.blocks import Grid, WholeFormat
 from vit_edge.quantize.formats.integers import SMALLEST_SCALE, QuantizedWeight
 
 LARGEST = 448.0
@@ -66,6 +69,20 @@ def quantized_weight(matrix: NDArray[np.float32], scale: NDArray[np.float32]) ->
     """Round a matrix, float32[in, out], with one scale for each output, float32[out]."""
     values = np.clip(matrix / scale, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
     return QuantizedWeight(values, scale)
+
+
+@dataclass(frozen=True)
+class WholeE4M3(WholeFormat):
+    """One scale for each output, and the levels of E4M3 beneath it."""
+
+    @property
+    def dtype(self) -> onnx_ir.DataType:
+        """The ONNX type of the levels."""
+        return onnx_ir.DataType.FLOAT8E4M3FN
+
+    def levels(self, rows: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+        """Round float32[n, out] to its nearest levels, as numbers of E4M3."""
+        return fake(rows / grid.scale, np.float32(1))
 
 
 def weight_scale(

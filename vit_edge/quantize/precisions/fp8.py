@@ -13,7 +13,8 @@ stays in FP16 or FP32, and so does what is no multiple of 16 wide: FP8's kernels
 
 On vit-cifar10 and its outlier checkpoint, in dB of the logits' centred SQNR: 33 and 14 as it is, 34
 and 26 with activations centred, the latter 30 with its keys too, and 34 to 37 both with up to four
-of 39 parts in float. Rounded weights alone leave 43, and bias correction changes nothing.
+of 39 parts in float. Rounded weights alone leave 43, and bias correction changes nothing. Weights
+that make up for each other (GPTQ) take DINOv2-small's trained ones from 17.1 to 19.6 dB.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from vit_edge.quantize.linears import Linear, block_linears, check_names
 from vit_edge.quantize.rescale.attention import Products, attention_products, centre_keys
 from vit_edge.quantize.rescale.centring import centre
 from vit_edge.quantize.rounding.fp8 import Rounded, ScaleMethod, round_all
+from vit_edge.quantize.rounding.moments import Moment, collect_moments
 from vit_edge.quantize.rounding.samples import Reader, collect_samples
+from vit_edge.quantize.rounding.weights import Rounding
 from vit_edge.quantize.search.overflow import halve_around
 from vit_edge.quantize.search.sensitivity import (
     Judge,
@@ -62,6 +65,7 @@ class Settings(SearchSettings):
         attention: Quantize the products q k^T and p v too.
         centre: Shift what enters the Linears, and the keys, to zero mean first, which is exact.
         scales: Cover the largest number seen, or search the scale of least error.
+        rounding: Of weights: so that they make up for each other, or to the nearest.
         around: What the rest of the graph computes in.
     """
 
@@ -69,6 +73,7 @@ class Settings(SearchSettings):
     attention: bool = True
     centre: bool = True
     scales: ScaleMethod = "search"
+    rounding: Rounding = "gptq"
     around: Literal["fp16", "fp32"] = "fp16"
 
 
@@ -152,7 +157,15 @@ def _round(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Set
         _LOG.warning(
             "no multiple of %d wide, so not in fp8 but %s: %s", BLOCK, settings.around, names
         )
-    return round_all(even_linears, even_products, samples, settings.scales, task.progress)
+    images = task.images.varied()
+
+    def observe(run: Sequence[Linear]) -> dict[str, Moment]:
+        return collect_moments(workspace, model, run, images, task.progress)
+
+    return round_all(
+        even_linears, even_products, samples, settings.scales, task.progress,
+        observe if settings.rounding == "gptq" else None,
+    )  # fmt: skip
 
 
 def _is_even(*sizes: int) -> bool:

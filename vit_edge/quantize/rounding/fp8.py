@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from vit_edge.quantize import Progress
 from vit_edge.quantize.formats.e4m3 import (
     E4M3,
+    LARGEST,
     SOFTMAX_SCALE,
+    WholeE4M3,
     activation_scale,
     covering_scale,
     quantized_weight,
@@ -24,6 +26,8 @@ from vit_edge.quantize.formats.half import rounded_scale
 from vit_edge.quantize.formats.integers import QuantizedWeight, quantize_input, quantize_linears
 from vit_edge.quantize.linears import Linear, block_linears
 from vit_edge.quantize.rescale.attention import Products, attention_products
+from vit_edge.quantize.rounding.gptq import gptq
+from vit_edge.quantize.rounding.moments import Moment, passes
 from vit_edge.quantize.rounding.samples import Sample
 
 ScaleMethod = Literal["largest", "search"]
@@ -73,6 +77,7 @@ def round_all(
     samples: Mapping[onnx_ir.Value, Sample],
     method: ScaleMethod,
     progress: Progress,
+    observe: Callable[[Sequence[Linear]], Mapping[str, Moment]] | None = None,
 ) -> Rounded:
     """Round every Linear by itself, and choose the scales of every attention.
 
@@ -82,24 +87,36 @@ def round_all(
         samples: Of what enters them.
         method: Cover the largest number seen, or search the scale of least error.
         progress: Shown meanwhile.
+        observe: Finds the moments of what enters some Linears, by the value's name, so that their
+            weights make up for each other. None rounds each weight by itself.
     """
-    rounded, scales = {}, {}
-    with progress("rounding", len(linears) + len(products), "part") as bar:
-        for linear in linears:
-            sample = samples[linear.input]
-            rounded[linear.name] = _round_linear(linear, sample, method)
-            bar.update(1)
-        for attention in products:
-            inputs = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
-            scales[attention.name] = {**inputs, attention.p.name: _storable(SOFTMAX_SCALE)}
-            bar.update(1)
+    rounded: dict[str, RoundedLinear] = {}
+    for run in [linears] if observe is None else passes(linears, ()):
+        moments = {} if observe is None else observe(run)
+        with progress("rounding", len(run), "Linear") as bar:
+            for linear in run:
+                moment = moments.get(str(linear.undivided.name))
+                sample = samples[linear.input]
+                rounded[linear.name] = _round_linear(linear, sample, moment, method)
+                bar.update(1)
+    scales = {}
+    for attention in products:
+        inputs = {o.name: _input_scale(samples[o.input], method) for o in attention.measured}
+        scales[attention.name] = {**inputs, attention.p.name: _storable(SOFTMAX_SCALE)}
     return Rounded(rounded, scales)
 
 
-def _round_linear(linear: Linear, sample: Sample, method: ScaleMethod) -> RoundedLinear:
+def _round_linear(
+    linear: Linear, sample: Sample, moment: Moment | None, method: ScaleMethod
+) -> RoundedLinear:
     matrix = linear.matrix().astype(np.float32)
     importance = sample.mean_square if method == "search" else None
-    weight = quantized_weight(matrix, rounded_scale(weight_scale(matrix, importance)))
+    scale = rounded_scale(weight_scale(matrix, importance))
+    if moment is None:
+        weight = quantized_weight(matrix, scale)
+    else:
+        kind = WholeE4M3(8, True, len(matrix), LARGEST)
+        weight = QuantizedWeight(gptq(matrix, moment.second, kind.grid(scale), kind).levels, scale)
     return RoundedLinear(weight, _input_scale(sample, method, matrix))
 
 
