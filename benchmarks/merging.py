@@ -5,19 +5,22 @@
 
 Each row is an export with --merge-tokens, judged by its gate on all `--images` (a folder for each
 class) against the model that merges nothing. Times are of one thread, taken in turn in one run with
-the same precision unmerged. With --list, `--merge` takes schedules with a number for every block,
-separated by semicolons.
+the same precision unmerged. `--beside MODEL.xml` is timed with them: a model of OpenVINO's, such as
+peers/nncf_peers.py makes of the float32 graph. With --list, `--merge` takes schedules with a number
+for every block, separated by semicolons.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import script
 from timing import ratio, timings
 
@@ -42,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=128, help="calibration images; default: 128")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--target", help="what must hold, as for vit-edge export")
+    parser.add_argument("--beside", type=Path, metavar="MODEL.xml", help="timed with them")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
     return script.run(parser, run, argv)
@@ -56,8 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
                 bundles[asked] = made(arguments, asked, Path(folder) / asked)
             except ParityError as error:
                 refused[asked] = str(error).splitlines()[1].strip()
-        taken = timed(bundles, arguments.batch, arguments.rounds)
-        lines = [row(asked, bundles[asked], times, taken["none"]) for asked, times in taken.items()]
+        taken = timed(bundles, arguments.batch, arguments.rounds, arguments.beside)
+        lines = [
+            row(asked, bundles.get(asked), times, taken["none"]) for asked, times in taken.items()
+        ]
     print(script.machine())
     print(cli.table([COLUMNS, *lines]))
     for asked, problem in refused.items():
@@ -81,23 +87,31 @@ def made(arguments: argparse.Namespace, merge: str | None, out: Path) -> Bundle:
     )
 
 
-def timed(bundles: dict[str, Bundle], batch: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each bundle on one thread of ONNX Runtime, in turn."""
-    calls = {}
+def timed(
+    bundles: dict[str, Bundle], batch: int, rounds: int, beside: Path | None
+) -> dict[str, list[float]]:
+    """Seconds of each bundle on one thread of ONNX Runtime, in turn, and of a model of OpenVINO."""
+    calls: dict[str, Callable[[], object]] = {}
     for asked, bundle in bundles.items():
         spec = bundle.manifest.preprocessing
         images = np.random.default_rng(0).integers(0, 256, (batch, *spec.crop_hw, 3), np.uint8)
         pixels = input_from_resized(images, bundle.manifest)
         backend = ort.load(bundle, threads=1)
         calls[asked] = partial(backend.run, pixels)
+    if beside is not None:
+        threads = {"INFERENCE_NUM_THREADS": 1}
+        compiled = openvino.Core().compile_model(beside, "CPU", threads)
+        calls[beside.stem] = partial(compiled, pixels)
     return timings(calls, rounds)
 
 
-def row(asked: str, bundle: Bundle, times: list[float], base: list[float]) -> tuple[str, ...]:
-    """One line of the table."""
+def row(
+    asked: str, bundle: Bundle | None, times: list[float], base: list[float]
+) -> tuple[str, ...]:
+    """One line of the table; no bundle of ours has only a time."""
     took = ratio(times, base)
     span = f"{took.low:.3f} to {took.high:.3f}"
-    record: dict[str, Any] = bundle.parity().get("merging", {})
+    record: dict[str, Any] = {} if bundle is None else bundle.parity().get("merging", {})
     if not record:
         return asked, "", f"{took.value:.3f}", span, "", "", "", ""
     found = record["against_unmerged"]["comparisons"][0]

@@ -4,7 +4,8 @@
 
 Both begin with the files. What a stream gains has two sources, told apart: answering several at
 once, and decoding the next images meanwhile. --backend is what answers one by one, --stream what
-the streams use.
+the streams use. `--as-they-are` takes the photos in their own size. Cores are busy where a thread
+runs, also one of ONNX Runtime's that spins; with "ort spinning=False" none does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from vit_edge import Predictor
 from vit_edge.backends import Backend, Option, auto
 from vit_edge.bundle import Bundle
 from vit_edge.images.preprocess import preprocess
+from vit_edge.machine import cpus
 
 # longer and shorter side: 3.1 to 4.1 megapixels in shapes that cameras have
 SIDES_PX = ((2048, 1536), (2200, 1650), (2336, 1752), (2560, 1440))
@@ -41,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR")
     parser.add_argument("--backend", default="ort", help='such as "ort threads=2"')
     parser.add_argument("--stream", metavar="BACKEND", help="default: the same")
+    parser.add_argument("--as-they-are", action="store_true", help="do not enlarge the photos")
     parser.add_argument("--count", type=int, default=500, help="JPEGs or a few more; default: 500")
     parser.add_argument("--rounds", type=int, default=9, help="each a share of them; default: 9")
     return script.run(parser, run, argv)
@@ -54,14 +58,29 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"streams: {dict(streaming.facts)}")
     with tempfile.TemporaryDirectory() as scratch:
         size = -(-arguments.count // (arguments.rounds * BATCH)) * BATCH  # whole batches
-        sides = itertools.islice(itertools.cycle(SIDES_PX), arguments.rounds * size)
-        files = photos.enlarged(photos.photo_files(arguments.photos), Path(scratch), sides)
+        files = photos.photo_files(arguments.photos)
+        if arguments.as_they_are:
+            files = list(itertools.islice(itertools.cycle(files), arguments.rounds * size))
+        else:
+            sides = itertools.islice(itertools.cycle(SIDES_PX), arguments.rounds * size)
+            files = photos.enlarged(files, Path(scratch), sides)
         shares = [files[start : start + size] for start in range(0, len(files), size)]
-        taken = timing.timings(candidates(bundle, alone, streaming, shares), len(shares))
+        tried = candidates(bundle, alone, streaming, shares)
+        taken = timing.timings(tried, len(shares))
+        busy = {name: busy_cores(call) for name, call in tried.items()}
     print(f"\n{len(files)} JPEGs, each line {len(shares)} times {size} of them")
     print(timing.report(taken, ONE_BY_ONE, bar=0.8))
     print(gains({name: statistics.median(values) for name, values in taken.items()}))
+    for name, cores in busy.items():
+        print(f"{name}: {cores:.2f} of {cpus.default_threads()} cores busy")
     return 0
+
+
+def busy_cores(call: Callable[[], object]) -> float:
+    """The CPU time of all threads of this process, to the time that passes."""
+    began, used = time.perf_counter(), time.process_time()
+    call()
+    return (time.process_time() - used) / (time.perf_counter() - began)
 
 
 def backend_from_text(bundle: Bundle, text: str) -> Backend:
