@@ -22,12 +22,15 @@ from vit_edge.export.lowering import choose_recipe
 from vit_edge.export.recipe import find_recipe
 from vit_edge.export.schedule import choose, parse_merging, predicted_agreement, shared
 from vit_edge.graphs.mapped import load_mapped
+from vit_edge.graphs.sections import SharedRuns, waists
+from vit_edge.graphs.workspace import Workspace
 from vit_edge.inspect import inspect
 from vit_edge.models.vit import with_merging
 from vit_edge.parity.limits import merging_judged
 from vit_edge.parity.localize.taps import boundaries, inside, present, tapped
 from vit_edge.parity.run import compare
 from vit_edge.parity.targets import Target, parse_target
+from vit_edge.quantize.linears import block_linears
 from vit_edge.quantize.rescale.attention import attention_products
 from vit_edge.variants import variant
 
@@ -253,3 +256,24 @@ def test_agreement_is_predicted_from_noise_and_margins() -> None:
     found = expected + rng.standard_normal(expected.shape).astype(np.float32)
     counted = (found.argmax(axis=1) == expected.argmax(axis=1)).mean()
     assert predicted_agreement(found, expected) == pytest.approx(counted, abs=0.02)
+
+
+def test_a_merged_graph_is_cut_behind_every_block_and_answers_as_whole(
+    merged: Bundle, tmp_path: Path
+) -> None:
+    """So the search for what stays in float runs a variant from where it differs."""
+    workspace = Workspace(tmp_path)
+    model = workspace.settle(onnx_ir.load(merged.model_path))
+    cut = [{str(value.name) for value in values} for values in waists(model).values()]
+    sums = {name for names in cut for name in names if "/Add" in name and len(names) == 2}
+    blocks = {linear.name.split(".")[1] for linear in block_linears(model)}
+    assert {name.split("/")[0] for name in sums} >= {f"blocks.{n}" for n in sorted(blocks)[:-1]}
+    size = merged.manifest.preprocessing.crop_hw
+    pixels = [np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32)]
+    runs = SharedRuns(workspace, model, pixels)
+    for index in range(0, len(block_linears(model)), 5):
+        variant = model.clone()
+        linear = block_linears(variant)[index]
+        linear.set_matrix(linear.matrix() / 2)
+        whole = np.concatenate(list(workspace.answers(variant, pixels, "logits")))
+        np.testing.assert_allclose(runs.answers(variant, "logits"), whole, rtol=1e-4, atol=1e-4)

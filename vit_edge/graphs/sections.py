@@ -1,7 +1,8 @@
-"""Parts of a graph between two values, so that a variant runs only from where it differs.
+"""Parts of a graph, so that a variant runs only from where it differs.
 
-A value is a waist if all that comes later reads what comes before only through it: in a ViT the
-sums behind attention and MLP. A graph can be cut there.
+A graph can be cut at a waist: all that comes later reads what comes before only through one value,
+or two. In a ViT these are the sums behind attention and MLP, and with each of them the sizes of its
+tokens where tokens are merged.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from onnx_ir import convenience
 
 from vit_edge.graphs.workspace import Workspace
+
+WIDEST = 2  # values of a waist
+
+Values = dict[str, NDArray[np.float32]]
 
 
 class SharedRuns:
@@ -35,9 +40,10 @@ class SharedRuns:
             entries: See Workspace.session.
         """
         self._workspace, self._model, self._entries = workspace, model, entries
-        self._pixels = batches
-        self._waists = {-1: model.graph.inputs[0], **waists(model)}
-        self._position, self._entering = -1, batches  # what the waist there holds
+        (pixels,) = model.graph.inputs
+        self._waists = {-1: (pixels,), **waists(model)}
+        self._pixels: list[Values] = [{str(pixels.name): batch} for batch in batches]
+        self._position, self._entering = -1, self._pixels  # what the waist there holds
 
     def answers(self, variant: onnx_ir.Model, output: str) -> NDArray[np.float32]:
         """float32[images, ...]: what a variant answers; each differs later than the one before."""
@@ -46,29 +52,40 @@ class SharedRuns:
         if position < self._position:
             self._position, self._entering = -1, self._pixels
         if position > self._position:
-            self._entering = self._run(self._model, str(self._waists[position].name))
+            self._entering = self._run(self._model, names(self._waists[position]))
             self._position = position
-        return np.concatenate(self._run(variant, output))
+        return np.concatenate([values[output] for values in self._run(variant, [output])])
 
-    def _run(self, model: onnx_ir.Model, end: str) -> list[NDArray[np.float32]]:
-        """Run a model from the waist on to a value."""
-        start = str(self._waists[self._position].name)
-        part = section(model, start, end)
-        return list(self._workspace.answers(part, self._entering, end, self._entries))
+    def _run(self, model: onnx_ir.Model, ends: Sequence[str]) -> list[Values]:
+        """Run a model from the waist on to some values."""
+        starts = names(self._waists[self._position])
+        made = [end for end in ends if end not in starts]  # the others pass by as they are
+        part = section(model, starts, made)
+        found = self._workspace.values(part, self._entering, made, self._entries)
+        return [
+            {end: (values | entering)[end] for end in ends}
+            for values, entering in zip(found, self._entering, strict=True)
+        ]
 
 
-def waists(model: onnx_ir.Model) -> dict[int, onnx_ir.Value]:
+def names(values: Sequence[onnx_ir.Value]) -> list[str]:
+    """List what values are called."""
+    return [str(value.name) for value in values]
+
+
+def waists(model: onnx_ir.Model) -> dict[int, tuple[onnx_ir.Value, ...]]:
     """Every waist, by the position of the last node that lies before it."""
     nodes = list(model.graph)
     last = dict.fromkeys(model.graph.outputs, len(nodes))
     for position, node in enumerate(nodes):
         for value in _computed(node):
             last[value] = max(last.get(value, position), position)
-    found, alive = {}, [value for value in model.graph.inputs if value in last]
+    found: dict[int, tuple[onnx_ir.Value, ...]] = {}
+    alive = [value for value in model.graph.inputs if value in last]
     for position, node in enumerate(nodes):
         alive = [value for value in (*alive, *node.outputs) if last.get(value, -1) > position]
-        if len(alive) == 1:
-            found[position] = alive[0]
+        if 0 < len(alive) <= WIDEST:
+            found[position] = tuple(alive)
     return found
 
 
@@ -81,9 +98,9 @@ def shared_nodes(model: onnx_ir.Model, variant: onnx_ir.Model) -> int:
     return next((i for i, (ours, its) in enumerate(pairs) if not _same(ours, its)), len(pairs))
 
 
-def section(model: onnx_ir.Model, start: str, end: str) -> onnx_ir.Model:
-    """Copy what lies between a waist and a value behind it, both by name."""
-    graph = convenience.extract(model.graph, [start], [end])
+def section(model: onnx_ir.Model, starts: Sequence[str], ends: Sequence[str]) -> onnx_ir.Model:
+    """Copy what lies between a waist and values behind it, all by name."""
+    graph = convenience.extract(model.graph, starts, ends)
     graph.opset_imports.update(model.opset_imports)
     return onnx_ir.Model(graph, ir_version=model.ir_version)
 

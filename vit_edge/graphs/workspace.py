@@ -120,10 +120,22 @@ class Workspace:
         entries: Mapping[str, str] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
         """Run the batches and give float32[N, ...] of one of the model's own outputs."""
+        name = str(model.graph.inputs[0].name)
+        feeds = ({name: pixels} for pixels in batches)
+        for values in self.values(model, feeds, [output], entries):
+            yield values[output]
+
+    def values(
+        self,
+        model: onnx_ir.Model,
+        feeds: Iterable[Mapping[str, NDArray[np.float32]]],
+        outputs: Sequence[str],
+        entries: Mapping[str, str] | None = None,
+    ) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Run a model of one input or several, and give some of its own outputs by name."""
         session = self.session(model, entries=entries)
-        input_name = session.get_inputs()[0].name
-        for pixels in batches:
-            yield session.run([output], {input_name: pixels})[0]
+        for feed in feeds:
+            yield dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))
 
 
 def batch_size(observed: Sequence[onnx_ir.Value]) -> int:
