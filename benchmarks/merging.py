@@ -4,10 +4,10 @@
         --calibration DIR [--precision int8]
 
 Each row is an export with --merge-tokens, judged by its gate on all `--images` (a folder for each
-class) against the model that merges nothing. Times are of one thread, taken in turn in one run with
-the same precision unmerged. `--beside MODEL.xml` is timed with them: a model of OpenVINO's, such as
-peers/nncf_peers.py makes of the float32 graph. With --list, `--merge` takes schedules with a number
-for every block, separated by semicolons.
+class) against the model that merges nothing. Times are of one thread, taken in turn in one run, and
+stand beside the same precision unmerged on the first backend of `--on`. `--beside MODEL.xml` is
+timed with them: a model of OpenVINO's, such as peers/nncf_peers.py makes of the float32 graph. With
+--list, `--merge` takes schedules with a number for every block, separated by semicolons.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from timing import ratio, timings
 
 import vit_edge
 from vit_edge import cli
-from vit_edge.backends import ort
+from vit_edge.backends import auto
 from vit_edge.bundle import Bundle
 from vit_edge.errors import ParityError
 from vit_edge.images.preprocess import input_from_resized
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=128, help="calibration images; default: 128")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--target", help="what must hold, as for vit-edge export")
+    parser.add_argument("--on", default="ort", help="backends, as ort,openvino; default: ort")
     parser.add_argument("--beside", type=Path, metavar="MODEL.xml", help="timed with them")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
@@ -60,10 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
                 bundles[asked] = made(arguments, asked, Path(folder) / asked)
             except ParityError as error:
                 refused[asked] = str(error).splitlines()[1].strip()
-        taken = timed(bundles, arguments.batch, arguments.rounds, arguments.beside)
-        lines = [
-            row(asked, bundles.get(asked), times, taken["none"]) for asked, times in taken.items()
-        ]
+        taken = timed(bundles, arguments)
+        base = next(iter(taken.values()))
+        lines = [row(asked, bundles.get(asked), times, base) for asked, times in taken.items()]
     print(script.machine())
     print(cli.table([COLUMNS, *lines]))
     for asked, problem in refused.items():
@@ -87,22 +87,22 @@ def made(arguments: argparse.Namespace, merge: str | None, out: Path) -> Bundle:
     )
 
 
-def timed(
-    bundles: dict[str, Bundle], batch: int, rounds: int, beside: Path | None
-) -> dict[str, list[float]]:
-    """Seconds of each bundle on one thread of ONNX Runtime, in turn, and of a model of OpenVINO."""
+def timed(bundles: dict[str, Bundle], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each bundle on one thread of each backend, in turn, and of what is beside them."""
+    spec = bundles["none"].manifest.preprocessing
+    shape = (arguments.batch, *spec.crop_hw, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    pixels = input_from_resized(images, bundles["none"].manifest)
     calls: dict[str, Callable[[], object]] = {}
-    for asked, bundle in bundles.items():
-        spec = bundle.manifest.preprocessing
-        images = np.random.default_rng(0).integers(0, 256, (batch, *spec.crop_hw, 3), np.uint8)
-        pixels = input_from_resized(images, bundle.manifest)
-        backend = ort.load(bundle, threads=1)
-        calls[asked] = partial(backend.run, pixels)
-    if beside is not None:
+    for place, name in enumerate(arguments.on.split(",")):
+        for asked, bundle in bundles.items():
+            backend = auto.open_choice(bundle, auto.Choice(name, {"threads": 1}), None)
+            calls[f"{asked} on {name}" if place else asked] = partial(backend.run, pixels)
+    if arguments.beside is not None:
         threads = {"INFERENCE_NUM_THREADS": 1}
-        compiled = openvino.Core().compile_model(beside, "CPU", threads)
-        calls[beside.stem] = partial(compiled, pixels)
-    return timings(calls, rounds)
+        compiled = openvino.Core().compile_model(arguments.beside, "CPU", threads)
+        calls[arguments.beside.stem] = partial(compiled, pixels)
+    return timings(calls, arguments.rounds)
 
 
 def row(
