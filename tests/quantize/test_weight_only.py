@@ -262,6 +262,7 @@ def test_the_wide_part_is_what_hurts_most_for_its_size(
     made = quantized("int4", testing_bundle, tmp_path, {**PLAIN, "wide_part": part})
     wide = {linear["name"] for linear in made.record["linears"] if linear["bits"] == 8}
     assert wide == expected != set()
+    assert made.record["method"].endswith(f", {len(wide)} of {len(linears)} Linears in 8 bits")
     narrow = quantized("int4", testing_bundle, tmp_path, PLAIN)
     more = sum(sizes[name] for name in wide) / 2
     assert more <= made.record["weight_bytes"] - narrow.record["weight_bytes"] < 1.1 * more

@@ -244,6 +244,9 @@ def _record(
 ) -> dict[str, Any]:
     """Return what the manifest keeps: enough to see why the graph is as it is."""
     method = f"weight-only, {kind.dtype.name.lower()} in blocks of {kind.block}"
+    wide = [name for name in names if rounded[name].weight.kind.bits > kind.bits]
+    if wide:
+        method += f", {len(wide)} of {len(names)} Linears in 8 bits"
     return {
         **task.record(method, settings),
         **record_of_search(task, trials),
