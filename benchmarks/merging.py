@@ -81,7 +81,7 @@ def made(arguments: argparse.Namespace, merge: str | None, out: Path) -> Bundle:
         merge_tokens=merge,
         calibration=CalibrationRequest(folder, arguments.count) if wanted else None,
         golden_images=arguments.images if merge is not None else None,
-        target=arguments.target if merge is not None else None,
+        target=None if arguments.precision == "fp32" and merge is None else arguments.target,
         outputs="logits",
         out=out,
     )

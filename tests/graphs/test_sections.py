@@ -85,6 +85,21 @@ def test_what_variants_share_runs_once(model: onnx_ir.Model, workspace: Counted)
     assert sum(workspace.nodes) < 0.75 * whole  # two blocks; of twelve it is a half
 
 
+def test_a_node_that_nobody_reads_is_no_hindrance(model: onnx_ir.Model, workspace: Counted) -> None:
+    """As other exporters leave them."""
+    late = next(node for node in model.graph if "blocks.1" in str(node.name))
+    for _ in range(2):
+        dead = onnx_ir.Node("", "Relu", [late.inputs[0]])
+        dead.outputs[0].name = f"dead_{id(dead)}"
+        model.graph.insert_before(late, dead)
+    runs = SharedRuns(workspace, model, batches(model))
+    linears = all_linears(model)
+    for index in range(len(linears) // 2, len(linears) - 1):
+        whole = workspace.answers(halved(model, index), batches(model), "logits")
+        found = runs.answers(halved(model, index), "logits")
+        np.testing.assert_allclose(found, np.concatenate(list(whole)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("what", ["weight", "attribute", "operator", "input"])
 def test_a_difference_is_seen_where_it_is(what: str, model: onnx_ir.Model) -> None:
     variant = model.clone()

@@ -60,6 +60,8 @@ class SharedRuns:
         """Run a model from the waist on to some values."""
         starts = names(self._waists[self._position])
         made = [end for end in ends if end not in starts]  # the others pass by as they are
+        if not made:
+            return self._entering
         part = section(model, starts, made)
         found = self._workspace.values(part, self._entering, made, self._entries)
         return [
