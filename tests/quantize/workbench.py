@@ -173,7 +173,7 @@ def without_search(
         readers: list[Reader] = [*linears, *operands]
         images = calibration(1, 0, spec)
         samples = collect_samples(Workspace(scratch), model, readers, images, no_progress)
-        rounded = round_all(linears, products, samples, "largest", no_progress)
+        rounded = round_all([(linears, {})], products, samples, "largest", no_progress)
         model = rounded.apply(model, rounded.names)
     if precision == "int8":
         weights = {linear.name: quantized_weight(linear.matrix(), 127) for linear in linears}

@@ -107,10 +107,7 @@ class Workspace:
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         """Run the batches and give name -> float32[N, ...] of the observed values, one by one."""
         names = [str(value.name) for value in observed]
-        session = self.session(model, observed)
-        input_name = session.get_inputs()[0].name
-        for pixels in batches:
-            yield dict(zip(names, session.run(names, {input_name: pixels}), strict=True))
+        return self.values(model, _fed(model, batches), names, observed=observed)
 
     def answers(
         self,
@@ -120,9 +117,7 @@ class Workspace:
         entries: Mapping[str, str] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
         """Run the batches and give float32[N, ...] of one of the model's own outputs."""
-        name = str(model.graph.inputs[0].name)
-        feeds = ({name: pixels} for pixels in batches)
-        for values in self.values(model, feeds, [output], entries):
+        for values in self.values(model, _fed(model, batches), [output], entries):
             yield values[output]
 
     def values(
@@ -131,11 +126,19 @@ class Workspace:
         feeds: Iterable[Mapping[str, NDArray[np.float32]]],
         outputs: Sequence[str],
         entries: Mapping[str, str] | None = None,
+        observed: Sequence[onnx_ir.Value] = (),
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Run a model of one input or several, and give some of its own outputs by name."""
-        session = self.session(model, entries=entries)
+        """Run a model of one input or several, and give some of its outputs by name."""
+        session = self.session(model, observed, entries)
         for feed in feeds:
             yield dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))
+
+
+def _fed(
+    model: onnx_ir.Model, batches: Iterable[NDArray[np.float32]]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    name = str(model.graph.inputs[0].name)
+    return ({name: pixels} for pixels in batches)
 
 
 def batch_size(observed: Sequence[onnx_ir.Value]) -> int:

@@ -203,7 +203,7 @@ def _widened(
     """Those that make the most noise for their size, in 8 bits: a part of all weights at most."""
     linears = {each.name: each for each in all_linears(model) if each.name in rounded}
     sizes = {name: linear.matrix().size for name, linear in linears.items()}
-    images = min(settings.sensitivity_images, len(judge.reference))
+    images = settings.sensitivity_images
     journal = Journal(task.journal and task.journal.with_suffix(".narrow"))
     found = shares(judge, variant, list(rounded), images, journal, task.progress)
     left, wide = part * sum(sizes.values()) + 0.5, {}

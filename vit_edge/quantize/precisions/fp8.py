@@ -34,7 +34,7 @@ from vit_edge.quantize.linears import Linear, block_linears, check_names
 from vit_edge.quantize.rescale.attention import Products, attention_products, centre_keys
 from vit_edge.quantize.rescale.centring import centre
 from vit_edge.quantize.rounding.fp8 import Rounded, ScaleMethod, round_all
-from vit_edge.quantize.rounding.moments import Moment, collect_moments
+from vit_edge.quantize.rounding.moments import Runs, collect_in_passes
 from vit_edge.quantize.rounding.samples import Reader, collect_samples
 from vit_edge.quantize.rounding.weights import Rounding
 from vit_edge.quantize.search.overflow import halve_around
@@ -157,15 +157,11 @@ def _round(workspace: Workspace, model: onnx_ir.Model, task: Task, settings: Set
         _LOG.warning(
             "no multiple of %d wide, so not in fp8 but %s: %s", BLOCK, settings.around, names
         )
-    images = task.images.varied()
-
-    def observe(run: Sequence[Linear]) -> dict[str, Moment]:
-        return collect_moments(workspace, model, run, images, task.progress)
-
-    return round_all(
-        even_linears, even_products, samples, settings.scales, task.progress,
-        observe if settings.rounding == "gptq" else None,
-    )  # fmt: skip
+    runs: Runs = [(even_linears, {})]
+    if settings.rounding == "gptq":
+        images = task.images.varied()
+        runs = collect_in_passes(workspace, model, even_linears, images, task.progress)
+    return round_all(runs, even_products, samples, settings.scales, task.progress)
 
 
 def _is_even(*sizes: int) -> bool:

@@ -47,7 +47,7 @@ from vit_edge.quantize.linears import Linear, block_linears, check_names, consta
 from vit_edge.quantize.rescale.inserting import Inserted, join_rows, smooth_every
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, written
 from vit_edge.quantize.rounding.gptq import LEAVES, by_output
-from vit_edge.quantize.rounding.moments import Moment, collect_moments, passes
+from vit_edge.quantize.rounding.moments import Moment, Runs, collect_in_passes
 from vit_edge.quantize.rounding.ranges import Parameters, RangeMethod, parameters
 from vit_edge.quantize.rounding.samples import Sample, collect_samples
 from vit_edge.quantize.rounding.weights import Rounding
@@ -157,10 +157,10 @@ def _smooth_and_round(
         linears = block_linears(model)
         samples = _rename(samples, linears)
     rounded: dict[str, Rounded] = {}
-    for run in passes(linears, ()) if settings.rounding == "gptq" else [linears]:
-        moments: dict[str, Moment] = {}
-        if settings.rounding == "gptq":
-            moments = collect_moments(workspace, model, run, images, task.progress)
+    runs: Runs = [(linears, {})]
+    if settings.rounding == "gptq":
+        runs = collect_in_passes(workspace, model, linears, images, task.progress)
+    for run, moments in runs:
         rounded |= _round(run, samples, moments, settings, kind, task)
     return model, choices, rounded
 

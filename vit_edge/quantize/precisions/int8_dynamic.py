@@ -37,7 +37,7 @@ from vit_edge.quantize.linears import Linear, block_linears, check_names, consta
 from vit_edge.quantize.rescale.inserting import Inserted, smooth_every
 from vit_edge.quantize.rescale.smoothing import Choice, rounding_error, written
 from vit_edge.quantize.rounding.gptq import LEAVES, by_output
-from vit_edge.quantize.rounding.moments import collect_moments, passes
+from vit_edge.quantize.rounding.moments import collect_in_passes
 from vit_edge.quantize.rounding.samples import collect_samples
 from vit_edge.quantize.rounding.weights import Rounding
 
@@ -154,8 +154,7 @@ def _round(
     rounded: dict[str, QuantizedWeight] = {}
     biases: dict[str, NDArray[np.float32]] = {}  # corrected when all images have been run
     images = task.images.varied()
-    for run in passes(linears, ()):
-        moments = collect_moments(workspace, model, run, images, task.progress)
+    for run, moments in collect_in_passes(workspace, model, linears, images, task.progress):
         with task.progress("rounding", len(run), "Linear") as bar:
             for linear in run:
                 matrix, moment = _matrix(linear), moments[str(linear.undivided.name)]

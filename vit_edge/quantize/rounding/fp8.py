@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +26,8 @@ from vit_edge.quantize.formats.half import rounded_scale
 from vit_edge.quantize.formats.integers import QuantizedWeight, quantize_input, quantize_linears
 from vit_edge.quantize.linears import Linear, block_linears
 from vit_edge.quantize.rescale.attention import Products, attention_products
-from vit_edge.quantize.rounding.gptq import gptq
-from vit_edge.quantize.rounding.moments import Moment, passes
+from vit_edge.quantize.rounding.gptq import by_output
+from vit_edge.quantize.rounding.moments import Moment, Runs
 from vit_edge.quantize.rounding.samples import Sample
 
 ScaleMethod = Literal["largest", "search"]
@@ -72,27 +72,24 @@ class Rounded:
 
 
 def round_all(
-    linears: Sequence[Linear],
+    runs: Runs,
     products: Sequence[Products],
     samples: Mapping[onnx_ir.Value, Sample],
     method: ScaleMethod,
     progress: Progress,
-    observe: Callable[[Sequence[Linear]], Mapping[str, Moment]] | None = None,
 ) -> Rounded:
     """Round every Linear by itself, and choose the scales of every attention.
 
     Args:
-        linears: Of the blocks.
+        runs: The Linears of the blocks. Weights make up for each other where the moments of what
+            enters are given; the others are rounded each by itself.
         products: Of the attentions that are to be quantized.
         samples: Of what enters them.
         method: Cover the largest number seen, or search the scale of least error.
         progress: Shown meanwhile.
-        observe: Finds the moments of what enters some Linears, by the value's name, so that their
-            weights make up for each other. None rounds each weight by itself.
     """
     rounded: dict[str, RoundedLinear] = {}
-    for run in [linears] if observe is None else passes(linears, ()):
-        moments = {} if observe is None else observe(run)
+    for run, moments in runs:
         with progress("rounding", len(run), "Linear") as bar:
             for linear in run:
                 moment = moments.get(str(linear.undivided.name))
@@ -115,8 +112,7 @@ def _round_linear(
     if moment is None:
         weight = quantized_weight(matrix, scale)
     else:
-        kind = WholeE4M3(8, True, len(matrix), LARGEST)
-        weight = QuantizedWeight(gptq(matrix, moment.second, kind.grid(scale), kind).levels, scale)
+        weight = by_output(matrix, moment.second, scale, LARGEST, WholeE4M3)
     return RoundedLinear(weight, _input_scale(sample, method, matrix))
 
 

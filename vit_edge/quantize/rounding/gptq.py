@@ -67,10 +67,11 @@ def by_output(
     weight: NDArray[np.float32],
     covariance: NDArray[np.float32],
     scale: NDArray[np.float32],
-    largest: int,
+    largest: float,
+    levels: type[WholeFormat] = WholeFormat,
 ) -> QuantizedWeight:
-    """Round a matrix with one scale for each output: int8 within -largest..largest."""
-    whole = WholeFormat(8, True, len(weight), largest)
+    """Round a matrix with one scale for each output, to levels within -largest..largest."""
+    whole = levels(8, True, len(weight), largest)
     return QuantizedWeight(gptq(weight, covariance, whole.grid(scale), whole).levels, scale)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,10 @@ class Moment:
         """The moments of x / scale, for a positive scale [in]."""
         inverse = (1 / scale).astype(np.float32)
         return Moment(self.mean / scale, self.covariance * inverse[:, None] * inverse)
+
+
+# Some Linears at a time, with the moments of what enters them, by the value's name.
+Runs = Iterable[tuple[Sequence[Linear], Mapping[str, Moment]]]
 
 
 class _Sums:
@@ -106,6 +110,23 @@ def collect_moments(
             bar.update(min(size, len(calibration) - seen))
             seen += size
     return {name: total.moment() for name, total in sums.items()}
+
+
+def collect_in_passes(
+    workspace: Workspace,
+    model: onnx_ir.Model,
+    linears: Sequence[Linear],
+    calibration: Calibration,
+    progress: Progress,
+) -> Iterator[tuple[list[Linear], dict[str, Moment]]]:
+    """Give some of the Linears at a time, with their moments, as far as these fit into memory.
+
+    The moments are gone when the next are asked for.
+    """
+    for run in passes(linears, ()):
+        moments = collect_moments(workspace, model, run, calibration, progress)
+        yield run, moments
+        moments.clear()
 
 
 def passes(

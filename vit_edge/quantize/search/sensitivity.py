@@ -122,7 +122,7 @@ class Judge:
         Args:
             base: The variant in which nothing is quantized. What others share with it runs once,
                 as long as they come in the order of the graph.
-            images: How many to measure by.
+            images: How many to measure by; all where there are fewer.
         """
         batches = list(self._calibration.first(images).batches(self._batch))
         runs = SharedRuns(self._workspace, base, batches, self._entries)
@@ -279,7 +279,7 @@ def ranked_search(
         ParityError: The task's target does not hold within the budget.
     """
     journal = Journal(task.journal)
-    images = min(settings.sensitivity_images, len(judge.reference))
+    images = settings.sensitivity_images
     ranked = shares(judge, variant, names, images, journal, task.progress)
     bargains = by_cost(ranked, costs)
     order = [share.name for share in bargains]
