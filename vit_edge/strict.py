@@ -17,9 +17,8 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from vit_edge.errors import LFS_MAGIC, LFS_POINTER, InputError
 
@@ -30,8 +29,7 @@ T = TypeVar("T")
 _Reader: TypeAlias = "Callable[[Any, str, list[str]], Any]"
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """How a whole file is read."""
 
     # What is larger was not written by vit_edge, and would overflow in whoever shows it. By
@@ -45,8 +43,7 @@ class Rules:
 _BY_DEFAULT = Rules()
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """Of an annotated value: it is as it should be by this function, whatever its type."""
 
     words: str  # what it should be
@@ -54,19 +51,17 @@ class Check:
     kept: Callable[[Any], Any] = lambda value: value  # what it becomes
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(NamedTuple):
     """Of an annotated mapping: the keys that it may have."""
 
     known: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Rest:
+class Rest(NamedTuple):
     """Of an annotated mapping: all keys of its object that are no fields, checked, as they come."""
 
     required: Mapping[str, Any]  # key -> hint; every other key may hold anything
-    optional: Mapping[str, Any] = field(default_factory=dict)
+    optional: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def json_from_file(path: Path, *, largest_bytes: int, kind: str, remedy: str) -> Any:
@@ -192,7 +187,7 @@ def _number(kind: type, rules: Rules) -> Check:
         return number and abs(value) < rules.numbers_below
 
     finite = Check("a finite number", holds)
-    return dataclasses.replace(finite, kept=float) if rules.to_float else finite
+    return finite._replace(kept=float) if rules.to_float else finite
 
 
 @functools.cache

@@ -22,7 +22,8 @@ LATE = {
     "vit_edge.hub", "vit_edge.bundle.hub", "vit_edge.bundle.staging", "vit_edge.onnxfile",
     "vit_edge.backends.ort.packed", "vit_edge.backends.ort.binding", "vit_edge.backends.ort.device",
     "vit_edge.images.pnm", "vit_edge.images.bmp", "vit_edge.images.deep",
-    "importlib.metadata", "email", "zipfile", "csv", "socket", "urllib.request",
+    "importlib.metadata", "email", "shutil", "tempfile", "zipfile", "csv", "socket",
+    "urllib.request",
 }  # fmt: skip
 START = """
 import json, sys, numpy, PIL.Image, onnxruntime

@@ -10,8 +10,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path("/")
 
@@ -71,8 +71,7 @@ def oom_kills(group: Path) -> int:
     return int(counts[0]) if counts else 0
 
 
-@dataclass(frozen=True)
-class MemoryGroup:
+class MemoryGroup(NamedTuple):
     """A memory group with a limit, made by us and removed by close()."""
 
     path: Path

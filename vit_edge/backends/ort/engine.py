@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,6 +203,8 @@ def _link(file: Path, place: Path) -> None:
     try:
         os.link(file, place)
     except OSError:  # a file system without hard links
+        import shutil  # who opens an engine copies nothing
+
         shutil.copyfile(file, place)
 
 

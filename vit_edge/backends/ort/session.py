@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -130,6 +129,8 @@ def _remedy(reason: str) -> str:
 
 def _refuse_full_disk(output: str) -> None:
     """The runtime does not say why it could not write its output."""
+    import shutil  # with its archives, what a start need not load
+
     if output and shutil.disk_usage(Path(output).parent).free < 2**20:
         raise ResourceError(f"{Path(output).parent}: the disk is full; use another --out")
 
