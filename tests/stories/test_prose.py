@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,16 @@ def test_the_mean_sentence_of_every_page_is_short(prose: ModuleType) -> None:
     means = {str(page): prose.mean_words(page.read_text("utf-8")) for page in prose.pages()}
     assert len(means) > 20
     assert {name: mean for name, mean in means.items() if mean > prose.MOST_WORDS} == {}
+
+
+def test_every_table_has_a_head(prose: ModuleType) -> None:
+    parts = [part.split("\n") for page in prose.pages() for part in tables(page.read_text("utf-8"))]
+    assert len(parts) > 100
+    assert [part[0] for part in parts if len(part) < 2 or set(part[1]) - set("|-: ")] == []
+
+
+def tables(text: str) -> list[str]:
+    return re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
