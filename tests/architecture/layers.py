@@ -34,9 +34,9 @@ ROOMS: dict[str, set[str]] = {
     "preprocess": {"images"},
     # the command lines: what they share, and the pages that two of them write
     "cli": {"errors", "backends"},
-    "report": {"errors"},
+    "report": {"errors", "machine"},
     # verbs: each a command
-    "predict": {"errors", "cli", "images", "predictor"},
+    "predict": {"errors", "machine", "cli", "images", "predictor"},
     "__main__": {"cli", "predict"},
     "scale": {"errors", "machine", "bundle", "images", "predictor", "cli"},
     "triton": {"errors", "callables", "machine", "bundle", "images", "backends", "cli"},

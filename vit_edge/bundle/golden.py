@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.errors import BundleError, ResourceError
+from vit_edge.machine.files import aside
 
 SCHEMA_VERSION = 1
 
@@ -118,7 +117,6 @@ class GoldenWriter:
             labelled: Whether images have classes.
         """
         self._path = path
-        self._partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
         self._probes = tuple(probes)
         self._outputs = tuple(outputs)
         self._reference_dtype = reference_dtype
@@ -132,14 +130,14 @@ class GoldenWriter:
             ResourceError: The folder is missing, full, or cannot be written.
         """
         with self._writing(), contextlib.ExitStack() as on_error:
-            file = on_error.enter_context(self._partial.open("xb"))
-            on_error.callback(self._partial.unlink, missing_ok=True)
+            file = on_error.enter_context(aside(self._path))
             self._archive = on_error.enter_context(
                 zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
             )
             for probe in self._probes:
                 self._write(f"probe/{probe.name}", np.frombuffer(probe.data, np.uint8))
                 self._write(f"probe_resized/{probe.name}", probe.resized)
+            on_error.push(self._finish)
             self._closing = on_error.pop_all()
         return self
 
@@ -170,15 +168,14 @@ class GoldenWriter:
         if self._labels is not None:
             self._labels.append(-1 if label is None else int(label))
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         """Write the index and put the file in its place, or drop what there is of it."""
-        with self._writing(), self._closing:
-            if kind is None:
-                self._write("meta", np.frombuffer(json.dumps(self._meta()).encode(), np.uint8))
-                self._archive.close()
-                with self._partial.open("rb") as file:
-                    os.fsync(file.fileno())
-                self._partial.replace(self._path)
+        with self._writing():
+            self._closing.__exit__(kind, *error)
+
+    def _finish(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self._write("meta", np.frombuffer(json.dumps(self._meta()).encode(), np.uint8))
 
     def _meta(self) -> dict[str, Any]:
         labels = {} if self._labels is None else {"labels": self._labels}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import functools
 import logging
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from vit_edge.bundle.bundle import MANIFEST_NAME
 from vit_edge.errors import ResourceError, UsageError
+from vit_edge.machine.files import lock
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def staged(
                 f"{parent}: {free / 1e6:.0f} MB free, about {needed_bytes / 1e6:.0f} MB needed; "
                 f"make room or choose another {option}"
             )
-        stage, lock = _make_stage(parent, prefix)
+        stage, handle = _make_stage(parent, prefix)
     except OSError as error:
         raise ResourceError(f"{parent}: cannot be written: {error.strerror}; {remedy}") from error
     try:
@@ -77,7 +77,7 @@ def staged(
             raise ResourceError(f"{what}; {remedy}") from error
         raise
     finally:
-        os.close(lock)
+        os.close(handle)
         shutil.rmtree(stage, ignore_errors=True)
 
 
@@ -146,13 +146,14 @@ def _make_stage(parent: Path, prefix: str) -> tuple[Path, int]:
         stage = parent / f"{prefix}{os.urandom(4).hex()}"
         stage.mkdir()  # unlike mkdtemp, with the mode that the user's umask leaves
         try:
-            lock = os.open(stage, _DIRECTORY)
+            handle = os.open(stage, _DIRECTORY)
         except FileNotFoundError:  # swept between the two calls
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if stage.exists():  # else swept before it was locked
-            return stage, lock
-        os.close(lock)
+        with contextlib.suppress(BlockingIOError):  # of a sweeper
+            lock(handle)
+            if stage.exists():  # else swept before it was locked
+                return stage, handle
+        os.close(handle)
 
 
 def _sweep(parent: Path, prefix: str) -> None:
@@ -161,8 +162,8 @@ def _sweep(parent: Path, prefix: str) -> None:
         with contextlib.suppress(OSError):
             handle = os.open(stage, _DIRECTORY)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(stage, ignore_errors=True)
+                if lock(handle):
+                    shutil.rmtree(stage, ignore_errors=True)
             finally:
                 os.close(handle)
 

@@ -94,14 +94,12 @@ def record(folder: Path, known: Mapping[str, Fingerprint]) -> None:
         _LOG.warning("no home directory: files are hashed at every start; set XDG_STATE_HOME")
         return
     content = {"folder": str(folder.resolve()), "files": known}
-    import tempfile  # once for each file; a start only reads
+    from vit_edge.machine.files import aside  # once for each file; a start only reads
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file)
-        Path(temporary).replace(path)
+        with aside(path, mode=0o600) as file:
+            file.write(json.dumps(content).encode())
     except OSError as error:
         _LOG.warning(
             "%s cannot be written (%s): files are hashed again at every start; "

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-import secrets
 import shutil
 import tempfile
 import zipfile
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from vit_edge.errors import ResourceError, UsageError
 from vit_edge.images.inputs import read_list
+from vit_edge.machine.files import aside
 from vit_edge.predictor import Failure, Prediction
 
 Answer: TypeAlias = "Prediction | NDArray[np.float32] | Failure"
@@ -89,20 +89,6 @@ def writing(path: Path, width: int, *, embed: bool) -> Iterator[Write]:
         stack.enter_context(_refusals(path))
         file = stack.enter_context(aside(path))
         yield stack.enter_context(kinds[path.suffix.lower()](path, file, width, embed))
-
-
-@contextlib.contextmanager
-def aside(path: Path) -> Iterator[BinaryIO]:
-    """Give a file that becomes `path` when the block ends well, and is removed otherwise."""
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb+") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from pathlib import Path
 
 from vit_edge.errors import ResourceError
+from vit_edge.machine.files import aside
 
 
 def write_report(path: Path, text: str) -> None:
@@ -15,13 +14,10 @@ def write_report(path: Path, text: str) -> None:
     Raises:
         ResourceError: The folder is missing, full, or cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(partial.unlink, missing_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise ResourceError(
-                f"{path}: cannot be written: {error.strerror}; make room, or choose another place"
-            ) from error
+    try:
+        with aside(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise ResourceError(
+            f"{path}: cannot be written: {error.strerror}; make room, or choose another place"
+        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vit_edge.errors import ResourceError, UsageError
+from vit_edge.machine.files import lock
 from vit_edge.scale.remote import file_system, is_url
 
 _LOG = logging.getLogger("vit_edge")
@@ -140,14 +140,13 @@ class Store:
 
     def _lock(self, handle: int) -> None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(handle):
+                _LOG.info("%s: no locks there; start one run there only", self.name)
         except BlockingIOError:
             raise UsageError(
                 f"{self.name}: another run writes there now; wait for its end, or name another "
                 "--out"
             ) from None
-        except OSError as error:  # a network's file system without locks
-            _LOG.info("%s: no locks (%s); start one run there only", self.name, error.strerror)
 
     def _inside(self, name: str) -> str:
         return f"{self._base}/{name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any
 from vit_edge import cli
 from vit_edge.bench.results.runs import RULES, SCHEMA_VERSION, Run
 from vit_edge.errors import InputError, ResourceError
+from vit_edge.machine.files import aside, lock
 from vit_edge.strict import json_from_record, record_from_json
 
 _SHOWN = 10  # problems; the rest is counted
@@ -133,7 +133,8 @@ class Appending:
         runs = ",\n".join([*self._before, _line(json_from_record(run))])
         text = f'{{"schema_version": {SCHEMA_VERSION}, "runs": [\n{runs}\n]}}\n'  # one a line
         try:
-            _replace(self._path, text)
+            with aside(self._path) as file:
+                file.write(text.encode())
         except OSError as error:
             raise ResourceError(f"{self._path}: cannot be written: {error.strerror}") from error
 
@@ -150,36 +151,21 @@ def appending(path: Path) -> Iterator[Appending]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass  # better now than after minutes of measuring
-        lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ResourceError(f"{path.parent}: cannot be written: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(handle)
+        except BlockingIOError:
             raise ResourceError(
                 f"{path.parent}: another benchmark is being written there; two at a time would "
                 "disturb each other"
             ) from None
         yield Appending(path)
     finally:
-        os.close(lock)
+        os.close(handle)
 
 
 def _line(run: Any) -> str:
     return json.dumps(run, allow_nan=False)
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
