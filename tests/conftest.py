@@ -70,6 +70,21 @@ def photos() -> list[Path]:
     return sorted((REPOSITORY / "vit_edge" / "data" / "photos").glob("*.jpg"))
 
 
+@pytest.fixture
+def labelled_noise(tmp_path: Path) -> Path:
+    """Two images of noise in each of cat/ and dog/, classes of the embedded model, named alike."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "noise" / label).mkdir(parents=True)
+        for name in ("0000.png", "0001.png"):
+            image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8))
+            image.save(tmp_path / "noise" / label / name)
+    return tmp_path / "noise"
+
+
 def missing_requirements(source: str) -> list[str]:
     """The packages that a test module asks for, by `requires = (...)`, and that are not here."""
     return [name for name in declared(ast.parse(source)) if not importlib.util.find_spec(name)]

@@ -21,7 +21,7 @@ from vit_edge import verify
 from vit_edge.backends import ort
 from vit_edge.backends.ort import engine, packed, session, version
 from vit_edge.build import __main__ as build
-from vit_edge.bundle import Bundle, integrity, staging
+from vit_edge.bundle import Bundle, engines, integrity, staging
 from vit_edge.bundle.bundle import MODEL_NAME, write_manifest
 from vit_edge.bundle.manifest import json_from_manifest
 from vit_edge.errors import (
@@ -99,6 +99,21 @@ def test_an_engine_that_came_with_a_bundle_is_never_run(bundle: Bundle, tmp_path
     shutil.copytree(bundle.path, tmp_path / "shipped")
     with pytest.raises(EngineError, match="was not built here"):
         ort.load(Bundle.read(tmp_path / "shipped"), engine="required")
+
+
+def test_an_engine_that_came_along_does_not_hide_the_one_built_here(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that is read-only in an image, with engines/ of the machine that made the image."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ort.build(bundle)
+    shipped = Bundle.read(shutil.copytree(bundle.path, tmp_path / "shipped"))
+    first, cache = engines.folders(shipped, None)
+    monkeypatch.setattr(engines, "folders", lambda *_: [cache])
+    built = ort.build(shipped)
+    monkeypatch.setattr(engines, "folders", lambda *_: [first, cache])
+    assert (first / built.name).is_dir()
+    assert ort.find(shipped).path == built
 
 
 def test_an_engine_for_another_machine_is_said_and_not_used(

@@ -133,6 +133,31 @@ def test_a_golden_image_is_not_calibrated_on(
     assert made.manifest.precision == "int8"
 
 
+@pytest.mark.slow
+def test_labels_are_for_the_gate_and_not_for_the_search(
+    labelled_noise: Path, photos: list[Path], export_once: Exporter, tmp_path: Path
+) -> None:
+    made = vit_edge.quantize(
+        export_once("--checkpoint", "embedded"),
+        calibration=photos[0].parent,
+        golden_images=labelled_noise,
+        recipe=quick().changed(parity_target="accuracy_drop=0.9"),
+        out=tmp_path / "out",
+    )
+    assert made.parity()["target"] == {"accuracy_drop": 0.9}
+    assert made.parity()["comparisons"][0]["labelled"] == 4
+
+
+def test_of_several_golden_images_of_one_name_none_is_calibrated_on(
+    labelled_noise: Path, photos: list[Path], export_once: Exporter, tmp_path: Path
+) -> None:
+    folder = tmp_path / "calibration"
+    shutil.copytree(labelled_noise / "dog", folder)  # cat/ has files of the same names
+    draft: Any = export_once("--checkpoint", "embedded", "--images", str(labelled_noise))
+    with pytest.raises(UsageError, match=r"\.png is a golden image of the bundle"):
+        vit_edge.quantize(draft, calibration=folder, recipe=quick(), out=tmp_path / "out")
+
+
 def test_a_bundle_that_was_tampered_with_is_not_read(bundle: Bundle, tmp_path: Path) -> None:
     content = bytearray(bundle.model_path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,9 @@ from tests.support.vits import random_vit
 from vit_edge import ParityError, UsageError, VitEdgeError, backends
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.architecture import Architecture
+from vit_edge.export import trace
 from vit_edge.export.lowering import choose_recipe
+from vit_edge.export.printing import merging_verdict
 from vit_edge.export.recipe import find_recipe
 from vit_edge.export.schedule import choose, parse_merging, predicted_agreement, shared
 from vit_edge.graphs.mapped import load_mapped
@@ -130,10 +133,45 @@ def test_a_step_can_be_compared_though_fewer_tokens_leave_the_block(
 
 
 @pytest.mark.slow
-def test_a_merged_bundle_is_lowered_and_keeps_its_record(merged: Bundle, tmp_path: Path) -> None:
+def test_a_merged_bundle_is_lowered_and_keeps_what_holds_of_merging_alone(
+    merged: Bundle, tmp_path: Path
+) -> None:
     made = vit_edge.quantize(merged, "bf16", out=tmp_path / "bf16")
-    assert made.parity()["merging"] == merged.parity()["merging"]
+    record = merged.parity()["merging"]
+    del record["against_unmerged"]  # the float32 graph's
+    assert made.parity()["merging"] == record
+    assert "by merging alone" in merging_verdict(record)
     assert made.manifest.architecture == merged.manifest.architecture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outputs", ["logits", "features"])
+def test_a_wrong_epsilon_is_noticed_where_tokens_are_merged(
+    outputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = trace.ExportBlock.__init__
+
+    def planted(self: Any, block: Any, *form: Any) -> None:
+        begin(self, block, *form)
+        self.norm1 = copy.deepcopy(self.norm1)
+        self.norm1.eps = 1e-3
+
+    monkeypatch.setattr(trace.ExportBlock, "__init__", planted)
+    with pytest.raises(ParityError, match="the median image's"):
+        vit_edge.export("embedded", outputs=outputs, merge_tokens=2, out=tmp_path / "bundle")
+
+
+@pytest.mark.slow
+def test_auto_chooses_by_what_images_without_labels_tell(
+    labelled_noise: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    made = vit_edge.export(
+        "embedded", merge_tokens="auto", calibration=photos[0].parent, golden_images=labelled_noise,
+        target="accuracy_drop=0.9", out=tmp_path / "bundle",
+    )  # fmt: skip
+    record = made.parity()["merging"]
+    assert record["chosen"]["target"] == {"top1_agreement": 0.99}
+    assert record["against_unmerged"]["comparisons"][0]["accuracy_drop"] is not None
 
 
 def test_a_graph_that_merges_nothing_is_not_lowered_by_a_recipe_that_does(unmerged: Bundle) -> None:

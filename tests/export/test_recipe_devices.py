@@ -171,5 +171,7 @@ def test_a_search_is_the_same_for_every_device(tmp_path: Path) -> None:
     assert device.max_batch == general.max_batch
     assert device.build
     assert pipeline._journal(draft, device, None) == pipeline._journal(draft, general, None)
+    further = general.changed(parity_target="sqnr_db=1", quantization=("float_budget=9",))
+    assert pipeline._journal(draft, further, None) == pipeline._journal(draft, general, None)
     other = dataclasses.replace(general, opset=19)
     assert pipeline._journal(draft, other, None) != pipeline._journal(draft, general, None)

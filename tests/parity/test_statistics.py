@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from vit_edge.parity.logits import LogitComparison, rank, top_margin
+from vit_edge.parity.logits import LogitComparison, rank, rank_correlation, top_margin
 from vit_edge.parity.statistics import LARGEST_DB, Difference, Repeats, cosine, kl_divergence
 
 requires = ("scipy",)
@@ -140,6 +140,23 @@ def test_an_answer_that_is_not_finite_agrees_with_nothing_and_fits_into_json(bad
     assert summary["worst_flips"][0]["candidate_class"] == -1
     assert summary["worst_image"] == summary["kl_worst_image"] == 2
     json.dumps(summary, allow_nan=False)
+
+
+def test_the_median_image_is_not_moved_by_the_worst() -> None:
+    found, expected = drawn(7, 5, 4, noise=0.0)
+    found[2] += 100
+    summary = compared(found, expected).summary()
+    assert summary["relative"] > 1
+    assert summary["relative_median"] == 0
+    found = expected + np.abs(expected).max() * 1e-3
+    assert compared(found, expected).summary()["relative_median"] == pytest.approx(1e-3)
+
+
+def test_equal_logits_rank_nothing_as_the_reference_does() -> None:
+    expected = np.random.default_rng(0).standard_normal((400, 1000))
+    ranked = rank_correlation(np.zeros_like(expected), expected)
+    assert abs(ranked.mean()) < 0.1
+    assert rank_correlation(np.zeros((1, 10)), -np.arange(10.0)[None]) == 1  # the first class leads
 
 
 @given(seed=st.integers(0, 2**32), images=st.integers(1, 12), classes=st.integers(1, 9))

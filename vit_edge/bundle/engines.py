@@ -122,16 +122,18 @@ def find(
     name = f"{backend}-{key_of(parts)}"
     command = build_it or f"vit-edge build {bundle.path} --backend {backend}"
     remedy = f"build one with: {command}"
-    others = False
+    untrusted, others = None, False
     for folder in folders(bundle, engines_dir):
         engine = folder / name
         if engine.is_dir():
             if set(files) <= trust.recorded_hashes(engine).keys():
                 return Found(engine, "")
-            reason = f"{engine} was not built here, or changed since; {remedy}"
-            _LOG.warning("%s", reason)
-            return Found(None, reason)
+            untrusted = untrusted or engine
         others = others or any(folder.glob(f"{backend}-*"))
+    if untrusted is not None:
+        reason = f"{untrusted} was not built here, or changed since; {remedy}"
+        _LOG.warning("%s", reason)
+        return Found(None, reason)
     if others:
         reason = f"the engine found is for another model, runtime or machine; {remedy}"
         _LOG.warning("%s: %s", bundle.path, reason)

@@ -23,6 +23,7 @@ from vit_edge.export.plan import Plan
 from vit_edge.export.recipe import judged_scores, target_for
 from vit_edge.export.schedule import (
     BATCH,
+    DEFAULT_TARGET,
     Merging,
     choose,
     shared,
@@ -33,7 +34,7 @@ from vit_edge.parity.compare import Runs, as_json, compare_answers
 from vit_edge.parity.limits import merging_limit
 from vit_edge.parity.logits import LogitComparison
 from vit_edge.parity.statistics import Difference
-from vit_edge.parity.targets import LOGITS, Target
+from vit_edge.parity.targets import LOGITS, Target, parse_target
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,7 +140,11 @@ def saved_part(architecture: Architecture) -> float:
 def _choose(
     plan: Plan, source: CheckpointSource, scratch: Path
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    target = target_for(plan.recipe, source.facts) or Target(())
+    asked = target_for(plan.recipe, source.facts) or Target(())
+    target = asked.on_calibration()
+    if asked.bounds and not target.bounds:
+        target = parse_target(DEFAULT_TARGET)
+        _LOG.info("the schedule is chosen by %s; the gate holds the rest", DEFAULT_TARGET)
     if plan.quantizer is not None:
         target = shared(target)
     if plan.calibration is None:

@@ -59,6 +59,9 @@ from vit_edge.quantize.calibration import Calibration
 
 _LOG = logging.getLogger(__name__)
 
+# Settings of a search that move no noise: they say what is made of those that were measured.
+_DECIDING = ("float_budget", "float_share")
+
 
 def export_bundle(options: ExportOptions) -> Bundle:
     """Plan, open the source, fix its answers, write its graph, finish and publish the bundle.
@@ -170,11 +173,14 @@ def lower(plan: Plan, draft: Draft, target: Target | None, scratch: Path) -> Qua
     recipe, calibration = plan.recipe, None
     if plan.calibration is not None:
         calibration = load_images(plan.calibration, draft.manifest.preprocessing, scratch)
+    if target is not None:
+        seen = (shared(target) if draft.judges_merging else target).on_calibration()
+        target = seen if seen.bounds else None
     task = Task(
         model=model,
         target=recipe.target,
         calibration=calibration,
-        parity_target=shared(target) if target and draft.judges_merging else target,
+        parity_target=target,
         scores=judged_scores(draft.manifest),
         scratch=scratch,
         journal=_journal(draft, recipe, calibration),
@@ -191,12 +197,14 @@ def _journal(draft: Draft, recipe: Recipe, calibration: Calibration | None) -> P
     cache = userdirs.cache_dir()
     if cache is None:
         return None
+    settings = {n: v for n, v in recipe.quantization.items() if n not in _DECIDING}
+    recipe = dataclasses.replace(recipe, quantization=settings)
     parts = {
         "files": {name: sha256_of(draft.folder / name) for name in _model_files(draft.folder)},
         "recipe": {
             name: value
             for name, value in dataclasses.asdict(recipe).items()
-            if name not in ("name", "input", "also", "build")  # none of them moves a scale
+            if name not in ("name", "input", "also", "build", "parity_target")
         },
         "calibration": None if calibration is None else calibration.as_dict(),
         "producer": draft.manifest.producer,

@@ -42,6 +42,7 @@ def merging_verdict(merging: Mapping[str, Any]) -> str:
     """Sum up what merging tokens changed, in a line."""
     rows = merging.get("against_unmerged", {}).get("comparisons", [])
     row = rows[0] if rows else next(iter(merging["by_merging_alone"].values()))
+    what = "against the model without" if rows else "by merging alone, before it was lowered"
     found = [
         f"{statistic.words} {statistic.written(row[name])}"
         for name, statistic in STATISTICS.items()
@@ -49,8 +50,7 @@ def merging_verdict(merging: Mapping[str, Any]) -> str:
     ]
     return (
         f"{sum(merging['merged_tokens'])} of {merging['tokens'][0]} tokens go, "
-        f"{merging['saved_part_of_blocks']:.0%} of the blocks' work; against the model without: "
-        + ", ".join(found)
+        f"{merging['saved_part_of_blocks']:.0%} of the blocks' work; {what}: {', '.join(found)}"
     )
 
 

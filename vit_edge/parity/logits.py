@@ -297,7 +297,7 @@ def rank_correlation(candidate: Doubles, expected: Doubles) -> Doubles:
         return np.ones(len(expected))
     first = np.argsort(-expected, axis=1, kind="stable")[:, :count]
     theirs = np.take_along_axis(candidate, first, axis=1)
-    places = np.argsort(np.argsort(-theirs, axis=1, kind="stable"), axis=1)
+    places = np.argsort(np.lexsort((first, -theirs), axis=1), axis=1)
     squares = np.square(places - np.arange(count)).sum(axis=1)
     correlation = 1 - 6 * squares / (count * (count**2 - 1))
     return np.where(np.isfinite(candidate).all(axis=1), correlation, 0.0)

@@ -82,8 +82,8 @@ class Noise:
 class Difference:
     """Running comparison of one output over many images, in float64.
 
-    `add` takes a batch; nothing but the running numbers is kept. An image that comes a second time
-    (to fill up a batch) counts for the extremes only, not for means and rates.
+    `add` takes a batch; kept are the running numbers, and one number per image. An image that comes
+    a second time (to fill up a batch) counts for the extremes only, not for means and rates.
     """
 
     max_abs_diff: float = 0.0
@@ -94,6 +94,7 @@ class Difference:
     cosine_sum: float = 0.0
     noise: Noise = field(default_factory=Noise)
     seen: set[int] = field(default_factory=set)
+    largest: list[float] = field(default_factory=list)  # |difference|, one per image
 
     @property
     def images(self) -> int:
@@ -127,6 +128,7 @@ class Difference:
         fresh = self._fresh(indices)
         self.cosine_sum += float(cosines[fresh].sum())
         self.noise.add(left[fresh], right[fresh])
+        self.largest += worst[fresh].tolist()
         return fresh
 
     def _fresh(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -139,9 +141,19 @@ class Difference:
     @property
     def relative(self) -> float:
         """Max |difference| / max |reference|."""
+        return self._of_reference(self.max_abs_diff)
+
+    @property
+    def relative_median(self) -> float | None:
+        """The same, of the median image; None where it is infinite, or without images."""
+        if not self.largest:
+            return None
+        return finite(self._of_reference(float(np.median(self.largest))))
+
+    def _of_reference(self, difference: float) -> float:
         if self.max_abs_reference == 0:
-            return 0.0 if self.max_abs_diff == 0 else math.inf
-        return self.max_abs_diff / self.max_abs_reference
+            return 0.0 if difference == 0 else math.inf
+        return difference / self.max_abs_reference
 
     def summary(self) -> dict[str, Any]:
         """Every statistic by its name, ready for JSON: None where it is infinite or undefined."""
@@ -150,6 +162,7 @@ class Difference:
             "max_abs_diff": finite(self.max_abs_diff),
             "max_abs_reference": self.max_abs_reference,
             "relative": finite(self.relative),
+            "relative_median": self.relative_median,
             "worst_image": self.worst_image,
             "non_finite": self.non_finite,
             "cosine_mean": self.cosine_sum / self.images if self.images else None,

@@ -19,9 +19,12 @@ DECIDED = 0.4
 LOGITS = "logits"  # the output that classifies; every other is compared as plain numbers
 NON_FINITE = "non_finite"  # how many values are NaN or Inf: none may be
 AGREEMENTS = ("top1_agreement", "top5_agreement")
+# What unlabelled images, each answered once, do not tell.
+GATE_ALONE = {"accuracy", "accuracy_drop", "batch_relative"}
 # Statistics that need no classes: they hold of features, and of logits that are values.
 OF_VALUES = {
-    "cosine_mean", "cosine_min", "sqnr_db", "sqnr_centred_db", "relative", "batch_relative",
+    "cosine_mean", "cosine_min", "sqnr_db", "sqnr_centred_db", "relative", "relative_median",
+    "batch_relative",
 }  # fmt: skip
 
 
@@ -73,6 +76,9 @@ STATISTICS: dict[str, Statistic] = {
     "sqnr_db": Statistic("SQNR", "at least", *_DB, "{:.1f} dB"),
     "sqnr_centred_db": Statistic("centred SQNR", "at least", *_DB, "{:.1f} dB"),
     "relative": Statistic("max |diff| / max |reference|", "at most", 0, math.inf),
+    "relative_median": Statistic(
+        "the median image's max |diff| / max |reference|", "at most", 0, math.inf
+    ),
     "batch_relative": Statistic("max |diff| between batch sizes", "at most", 0, math.inf),
     "accuracy": Statistic("accuracy", "at least", 0, 1, "{:.2%}", "accuracy_interval", "labelled"),
     "accuracy_drop": Statistic(
@@ -129,6 +135,10 @@ class Target:
     def of_values(self) -> Target:
         """The bounds that need no classes."""
         return Target(tuple(bound for bound in self.bounds if bound[0] in OF_VALUES))
+
+    def on_calibration(self) -> Target:
+        """The bounds that a search can see, whose images have no labels; the gate holds all."""
+        return Target(tuple(bound for bound in self.bounds if bound[0] not in GATE_ALONE))
 
     def without_rates(self) -> Target:
         """The bounds that a few images can hold or miss."""
