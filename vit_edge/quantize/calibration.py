@@ -91,9 +91,11 @@ class Calibration:
         """These images with altered copies among them, for ranges and scales; see `variety`."""
         if not self._copies:
             return self
-        together = np.concatenate([self.resized, altered(self.resized, self._copies)])
-        order = np.random.default_rng(0).permutation(len(together))
-        return dataclasses.replace(self, resized=together[order])
+        copies, count = altered(self.resized, self._copies), len(self.resized)
+        places = np.argsort(np.random.default_rng(0).permutation(count + len(copies)))
+        together = np.empty((len(places), *copies.shape[1:]), np.uint8)  # thousands fit once
+        together[places[:count]], together[places[count:]] = self.resized, copies
+        return dataclasses.replace(self, resized=together)
 
     @property
     def _copies(self) -> int:
