@@ -341,8 +341,11 @@ class Predictor:
         if tensor is not None:
             return tuple(size for size in tensor.shape if size is not None)
         there = ",".join(tensor.name for tensor in manifest.outputs)
-        if output == "logits" and not manifest.num_classes:
+        embeds = manifest.output("features") is not None
+        if output == "logits" and not manifest.num_classes and embeds:
             remedy = "the model has no head; Predictor.features gives embeddings"
+        elif output == "logits" and not manifest.num_classes:
+            remedy = f"the model has no head: vit-edge export --outputs {there},features"
         elif manifest.architecture is None:
             remedy = f"its graph comes from another exporter, of which only the {there} are kept"
         else:

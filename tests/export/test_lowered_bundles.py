@@ -114,6 +114,12 @@ def test_what_was_lowered_is_not_lowered_again(export_once: Exporter, tmp_path: 
         vit_edge.quantize(lowered, "int4", out=tmp_path / "out")
 
 
+def test_a_graph_that_takes_uint8_is_not_lowered(export_once: Exporter, tmp_path: Path) -> None:
+    given = export_once(*TESTING, "--input", "uint8")
+    with pytest.raises(UsageError, match="its input is uint8.*--input float32"):
+        vit_edge.quantize(given, "int4", out=tmp_path / "out")
+
+
 def test_a_golden_image_is_not_calibrated_on(
     testing_bundle: Bundle, photos: list[Path], tmp_path: Path
 ) -> None:

@@ -201,6 +201,7 @@ def test_what_merging_breaks_is_not_published(tmp_path: Path) -> None:
     [
         ({"merge_tokens": "many"}, "neither auto, nor"),
         ({"merge_tokens": "0,0"}, "nothing would be merged"),
+        ({"merge_tokens": 1, "image_size": TESTING.patch_px}, r"nothing can be merged of 1 patch"),
         ({"merge_tokens": ""}, None),
         ({"merge_tokens": [1, 2, 3]}, "must be one number a block"),
         ({"merge_tokens": [99] + [0] * (TESTING.depth - 1)}, "block 0 has"),

@@ -205,6 +205,23 @@ def test_one_graph_that_answers_otherwise_is_not_published(
         subject.write_end_to_end(stage, testing_bundle.manifest)
 
 
+@pytest.mark.slow
+def test_rounding_explains_what_a_low_precision_answers_otherwise_and_a_fault_does_not(
+    export_once: Exporter, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum in another order decides how the kernel rounds an input to 8 bits."""
+    given = ("--precision", "int4", "--calibration", str(photos[0].parent))
+    bundle = export_once("--checkpoint", "embedded", "--include-preprocessing", *given)
+    found = bundle.parity()["end_to_end"]
+    assert found["allowed_relative"] is None
+    assert found["sqnr_centred_db"] >= found["allowed_sqnr_centred_db"]
+    stage = tmp_path / "stage"
+    shutil.copytree(bundle.path, stage)
+    faulty(monkeypatch, "BGR")
+    with pytest.raises(ModelError, match="answers otherwise"):
+        subject.write_end_to_end(stage, bundle.manifest)
+
+
 @pytest.mark.parametrize("recipe", ["gpu-fp32", "gpu-int8", "cpu-bf16", "orin-nano"])
 def test_graphs_that_a_cpu_does_not_run_stay_without(tmp_path: Path, recipe: str) -> None:
     with pytest.raises(UsageError, match="include_preprocessing: .* makes a graph"):

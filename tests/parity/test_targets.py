@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from vit_edge.errors import UsageError
+from vit_edge.parity import judge
 from vit_edge.parity.intervals import wilson_interval
+from vit_edge.parity.limits import limit_for
 from vit_edge.parity.logits import LogitComparison
+from vit_edge.parity.result import FAIL, Row
 from vit_edge.parity.statistics import Difference
 from vit_edge.parity.targets import STATISTICS, parse_target
 
@@ -96,6 +99,33 @@ def test_a_rate_on_few_images_holds_without_being_proven() -> None:
     assert proof.images_needed is not None
     assert wilson_interval(proof.images_needed, proof.images_needed)[0] > 0.98
     assert wilson_interval(proof.images_needed - 1, proof.images_needed - 1)[0] <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ("softmax", {"top5_agreement", "accuracy_drop", "kl_max", "relative"}),
+        ("sigmoid", {"kl_max", "relative"}),
+        ("none", {"relative"}),
+    ],
+)
+def test_a_target_keeps_what_means_something_of_the_scores(scores: Any, kept: set[str]) -> None:
+    target = parse_target("top5_agreement=0.9,accuracy_drop=0,kl_max=1,relative=1")
+    assert target.for_scores(scores).as_dict().keys() == kept
+
+
+def test_a_search_has_no_labels_and_one_batch() -> None:
+    target = parse_target("accuracy=1,accuracy_drop=0,batch_relative=0,sqnr_db=20")
+    assert target.on_calibration().as_dict() == {"sqnr_db": 20}
+
+
+def test_agreement_of_features_is_missed_and_not_open() -> None:
+    features = Difference()
+    features.add(np.arange(4), np.eye(4), np.eye(4))
+    target = parse_target("top1_agreement=0.9")
+    row = Row("features", 1, features.summary())
+    (found,) = judge.findings([row], limit_for("fp32"), target)[1:]
+    assert (found.status, "no such statistic" in found.words) == (FAIL, True)
 
 
 def test_a_rate_on_many_images_is_proven() -> None:

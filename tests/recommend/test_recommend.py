@@ -12,6 +12,7 @@ import pytest
 
 from tests.bench.planted import GOOD, entry, parity, run
 from tests.bench.report_runs import typed, typed_entry
+from tests.support.bundles import Exporter
 from vit_edge import backends
 from vit_edge.bench.device import facts
 from vit_edge.bench.results import results
@@ -371,6 +372,14 @@ def test_one_bundle_given_twice_is_refused(
 ) -> None:
     assert recommend.main([str(testing_bundle.path)] * 2) == 2
     assert "the same model" in capsys.readouterr().err
+
+
+def test_bundles_of_other_models_are_not_compared(
+    testing_bundle: Bundle, export_once: Exporter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = export_once("--checkpoint", "embedded")
+    assert recommend.main([str(testing_bundle.path), str(other.path)]) == 2
+    assert "differ in variant, checkpoint" in capsys.readouterr().err
 
 
 def test_a_number_alone_is_about_agreement() -> None:

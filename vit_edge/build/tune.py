@@ -190,9 +190,9 @@ def check_same_model(bundles: Sequence[Bundle]) -> None:
             problems.append(f"{first.path} and {bundle.path} differ in {', '.join(differing)}")
     if problems:
         raise UsageError(
-            "bundles that are tuned together hold one model in several precisions:\n  "
+            "bundles that are compared hold one model in several precisions:\n  "
             + "\n  ".join(problems)
-            + "\nExport them from one checkpoint, or tune them one by one"
+            + "\nExport them from one checkpoint, or take them one by one"
         )
 
 

@@ -186,11 +186,15 @@ def choose_recipe(bundle: Bundle, precision: str | None, asked: _Path | Recipe |
         UsageError: There is none, or the bundle is not what it starts from.
     """
     manifest = bundle.manifest
-    if manifest.precision != FLOAT or manifest.input.dtype != "float32":
+    if manifest.precision != FLOAT:
         raise UsageError(
-            f"{bundle.path}: its precision is {manifest.precision}, its input "
-            f"{manifest.input.dtype}; expected fp32 and float32. What was lowered is not lowered "
-            "again: give the bundle that was exported in fp32"
+            f"{bundle.path}: its precision is {manifest.precision}, expected fp32. What was "
+            "lowered is not lowered again: give the bundle that was exported in fp32"
+        )
+    if manifest.input.dtype != "float32":
+        raise UsageError(
+            f"{bundle.path}: its input is {manifest.input.dtype}, expected float32. Export it with "
+            "--input float32; a recipe may take uint8 once the precision is lowered"
         )
     if isinstance(asked, Recipe):
         recipe = asked

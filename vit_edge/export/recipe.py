@@ -78,9 +78,11 @@ class Recipe:
                 f"not {self.ir_version}"
             )
         if self.attention == "fused" and self.opset < FUSED_OPSET:
+            decomposed = f"gpu-{self.precision}"
             problems.append(
-                f'attention = "fused" needs opset {FUSED_OPSET} or newer, not {self.opset}; '
-                "use --recipe gpu-fp32, whose attention is decomposed"
+                f'attention = "fused" needs opset {FUSED_OPSET} or newer, not {self.opset}'
+                + f"; use --recipe {decomposed}, whose attention is decomposed"
+                * (decomposed in recipe_names())
             )
         if not 1 <= self.max_batch <= 1024:
             problems.append(f"max_batch must lie in 1..1024, not {self.max_batch}")
@@ -285,14 +287,19 @@ def _problem(check: Callable[[], object]) -> list[str]:
 
 
 def target_for(recipe: Recipe, model: Manifest | SourceFacts) -> Target | None:
-    """Return the recipe's target, without bounds on classes where the model's outputs are none."""
-    target = recipe.target_bounds
-    if target is None or judged_scores(model) != "none":
-        return target
-    kept = target.of_values()
+    """Return the recipe's target, without bounds that mean nothing of the model's outputs."""
+    target, scores = recipe.target_bounds, judged_scores(model)
+    if target is None:
+        return None
+    kept = target.for_scores(scores)
     dropped = [name for name, _ in target.bounds if name not in kept.as_dict()]
     if dropped:
-        _LOG.warning("the target %s is for classes; this model's are values", ", ".join(dropped))
+        what = "values" if scores == "none" else "each a yes or no"
+        _LOG.warning(
+            "the target %s is for one class of several; this model's outputs are %s",
+            ", ".join(dropped),
+            what,
+        )
     return kept if kept.bounds else None
 
 

@@ -55,6 +55,11 @@ class Merging:
         counts = self.counts
         if len(counts) == 1:
             counts = _everywhere(counts[0], architecture)
+        if not any(counts):
+            raise UsageError(
+                f"--merge-tokens: nothing can be merged of {architecture.patches} patch(es) in "
+                f"{architecture.depth} block(s); leave it out"
+            )
         problems = dataclasses.replace(architecture, merged_tokens=counts).problems()
         if problems:
             raise UsageError("--merge-tokens: " + "; ".join(problems))

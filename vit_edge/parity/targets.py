@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vit_edge.bundle.manifest import Scores
 from vit_edge.errors import UsageError
 from vit_edge.parity.intervals import trials_to_prove
 from vit_edge.parity.statistics import LARGEST_DB
@@ -26,6 +27,10 @@ OF_VALUES = {
     "cosine_mean", "cosine_min", "sqnr_db", "sqnr_centred_db", "relative", "relative_median",
     "batch_relative",
 }  # fmt: skip
+
+
+# Statistics of the one class that softmax names; of sigmoid scores each is decided by itself.
+OF_ONE_CLASS = {"top5_agreement", "accuracy", "accuracy_drop"}
 
 
 def decides(summary: Mapping[str, Any]) -> bool:
@@ -136,6 +141,13 @@ class Target:
         """The bounds that need no classes."""
         return Target(tuple(bound for bound in self.bounds if bound[0] in OF_VALUES))
 
+    def for_scores(self, scores: Scores) -> Target:
+        """The bounds that mean something of what is made of the logits."""
+        if scores == "none":
+            return self.of_values()
+        unknown = OF_ONE_CLASS if scores == "sigmoid" else set()
+        return Target(tuple(bound for bound in self.bounds if bound[0] not in unknown))
+
     def on_calibration(self) -> Target:
         """The bounds that a search can see, whose images have no labels; the gate holds all."""
         return Target(tuple(bound for bound in self.bounds if bound[0] not in GATE_ALONE))
@@ -146,9 +158,10 @@ class Target:
 
     def judged(self, summary: Mapping[str, Any]) -> Target:
         """Without bounds on agreement, where the reference does not decide (see DECIDED)."""
-        if decides(summary) or summary.get("scores") == "none":  # values have no agreement
+        if decides(summary):
             return self
-        return Target(tuple(bound for bound in self.bounds if bound[0] not in AGREEMENTS))
+        unclear = {name for name in AGREEMENTS if name in summary}  # values have none: it is missed
+        return Target(tuple(bound for bound in self.bounds if bound[0] not in unclear))
 
     def refuted(self, summary: Mapping[str, Any]) -> list[str]:
         """Tell every bound that surely does not hold, in words.

@@ -17,6 +17,7 @@ from vit_edge.bench.run import runner
 from vit_edge.bench.run.plan import Configuration, Sampling, Suite
 from vit_edge.build import trial
 from vit_edge.build.choose import Measured
+from vit_edge.build.tune import check_same_model
 from vit_edge.bundle import Bundle
 from vit_edge.errors import UsageError
 from vit_edge.parity.targets import Target, parse_target, target_from
@@ -178,7 +179,8 @@ def _bundles(asked: Sequence[_Path | Bundle], terms: Terms) -> list[Bundle]:
     """Read the bundles.
 
     Raises:
-        UsageError: The batch is over what one of them takes, or two cannot be told apart.
+        UsageError: The batch is over what one of them takes, two cannot be told apart, or they are
+            not of one model.
     """
     bundles = [Bundle.read(bundle) for bundle in asked]
     most = min(bundle.manifest.max_batch for bundle in bundles)
@@ -192,4 +194,5 @@ def _bundles(asked: Sequence[_Path | Bundle], terms: Terms) -> list[Bundle]:
     }.items():
         if same := [str(b.path) for b, v in zip(bundles, keys, strict=True) if keys.count(v) > 1]:
             raise UsageError(f"{what}, which results do not tell apart: {', '.join(same)}")
+    check_same_model(bundles)
     return bundles
