@@ -12,6 +12,8 @@ import pytest
 import vit_edge
 from vit_edge import Bundle, Predictor, RecipeError, UsageError, VitEdgeError
 from vit_edge.checkpoints import Request
+from vit_edge.export.__main__ import main
+from vit_edge.export.plan import ForeignFile
 from vit_edge.export.recipe import find_recipe
 
 requires = ("torch", "onnx", "onnxruntime")
@@ -108,6 +110,49 @@ def test_another_exporters_file_takes_a_processor(foreign_file: Any, tmp_path: P
         vit_edge.export(path, out=tmp_path / "out")
     with pytest.raises(UsageError, match="variant, image_size cannot be had with an .onnx file"):
         vit_edge.export(path, processor="google-vit", variant="testing", image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "said"),
+    [
+        (["--variant", "testing"], {"variant": "testing"}, "variant cannot be had"),
+        (["--logit-scale", "0"], {"request": Request(logit_scale=0)}, "logit-scale cannot be had"),
+        (["--outputs", "logits,features"], {"outputs": "logits,features"}, "has one output"),
+        (
+            ["--labels", "x.txt", "--outputs", "features"],
+            {"labels": ["one"], "outputs": "features"},
+            "features has none; give one",
+        ),
+    ],
+)
+def test_what_an_onnx_file_cannot_have_is_refused_on_both_routes(
+    options: list[str],
+    arguments: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=said):
+        vit_edge.export("model.onnx", processor="google-vit", out=out, **arguments)
+    call = ["--onnx", "model.onnx", "--preprocess", "google-vit", *options, "--out", str(out)]
+    assert main(call) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"labels": ["one"]}, "labels: a ForeignFile says that itself"),
+        ({"processor": "deit", "outputs": "logits"}, "processor, outputs: a ForeignFile"),
+    ],
+)
+def test_what_a_foreign_file_says_is_not_said_beside_it(
+    arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = ForeignFile(tmp_path / "model.onnx", "google-vit")
+    with pytest.raises(UsageError, match=said):
+        vit_edge.export(file, out=tmp_path / "out", **arguments)
 
 
 @pytest.mark.parametrize(

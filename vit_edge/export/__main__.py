@@ -240,7 +240,7 @@ def _run(arguments: argparse.Namespace) -> int:
         include_preprocessing=arguments.include_preprocessing,
         layout=arguments.layout,
         recipe=recipe.changed(opset=arguments.opset, quantization=arguments.set),
-        outputs=arguments.outputs,
+        outputs=arguments.outputs if file is None else None,
         scores=arguments.scores,
         max_batch=arguments.max_batch,
         input=arguments.input,
@@ -293,7 +293,7 @@ def read_source(arguments: argparse.Namespace) -> None:
 
 
 def _check_source(arguments: argparse.Namespace) -> None:
-    """Insist on exactly one source."""
+    """Insist on exactly one source; what else belongs to it is for `export` to know."""
     if arguments.onnx is None:
         if arguments.variant is None and arguments.checkpoint is None:
             raise UsageError(
@@ -307,20 +307,9 @@ def _check_source(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--onnx needs --preprocess: the file does not say how images become pixels"
         )
-    only = (
-        *("variant", "checkpoint", "revision", "key", "image_size", "pos_interp", "opset"),
-        *("text_embeddings", "logit_scale"),
-    )
-    both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
+    both = [f"--{name}" for name in ("checkpoint", "opset") if getattr(arguments, name) is not None]
     if both:
         raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")
-    if arguments.outputs not in (None, "logits", "features"):
-        raise UsageError(
-            f"--outputs {arguments.outputs}: a bundle of an --onnx graph has one output; say "
-            "--outputs logits or --outputs features"
-        )
-    if arguments.outputs == "features" and arguments.labels is not None:
-        raise UsageError("--labels names classes, and --outputs features has none; give one")
 
 
 def variants_table(words: Sequence[str]) -> str:
