@@ -175,6 +175,7 @@ def test_what_a_foreign_file_says_is_not_said_beside_it(
         ({"processor": "google-vit"}, UsageError, "processor is for a module or an .onnx file"),
         ({"labels": ["one"]}, VitEdgeError, "labels: 1 labels"),
         ({"calibration": "/nowhere", "precision": "int8"}, VitEdgeError, "/nowhere"),
+        ({"calibration": "/nowhere"}, UsageError, "^calibration: nothing of fp32 is chosen on"),
         ({"golden_images": "/nowhere"}, VitEdgeError, "/nowhere"),
         ({"recipe": find_recipe(None, None), "precision": "int8"}, UsageError, "recipe makes fp32"),
         ({"request": Request(revision="a"), "revision": "b"}, UsageError, "given twice"),

@@ -114,8 +114,9 @@ def plan_export(options: ExportOptions) -> Plan:
     """Resolve what was asked for, and refuse what is wrong before anything expensive starts.
 
     Raises:
-        UsageError: The destination exists, no images, none to calibrate on where they are needed,
-            the same images to calibrate on and to be judged by, or unknown outputs.
+        UsageError: The destination exists, no images, none to calibrate on where they are needed
+            or some where they are not, the same images to calibrate on and to be judged by, or
+            unknown outputs.
     """
     if options.out is not None:
         check_destination(options.out, force=options.force)
@@ -154,7 +155,7 @@ def _calibration(options: ExportOptions, golden: GoldenFiles) -> CalibrationFile
     precision, merging = options.recipe.precision, options.recipe.merging
     chosen = merging is not None and merging.counts is None
     use = "unused" if precision == FLOAT else quantize.module(precision).CALIBRATION
-    if options.calibration is None or (precision == FLOAT and not chosen):
+    if options.calibration is None:
         if use == "required" or chosen:
             what = f"--merge-tokens {AUTO}" if chosen else precision
             raise UsageError(
@@ -163,12 +164,17 @@ def _calibration(options: ExportOptions, golden: GoldenFiles) -> CalibrationFile
                 f"{RANDOM} takes noise instead, which fits no real image)"
             )
         return None
+    if use == "unused" and not chosen:
+        raise UsageError(
+            f"--calibration: nothing of {precision} is chosen on images; leave it out, or give a "
+            "lower --precision, such as int8"
+        )
     calibration = calibration_files(options.calibration)
     if calibration.request.source == RANDOM:
         _LOG.warning("calibrating on random noise, as asked for: expect the ranges to be wrong")
     else:
         _refuse_overlap(golden, calibration)
-    return None if use == "unused" and not chosen else calibration
+    return calibration
 
 
 def _refuse_overlap(golden: GoldenFiles, calibration: CalibrationFiles) -> None:
