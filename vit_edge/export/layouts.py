@@ -25,6 +25,7 @@ from vit_edge.bundle import Bundle
 from vit_edge.bundle.manifest import Preprocessing, Scores, TensorSpec
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.export.recipe import Recipe
+from vit_edge.export.single_file import check_model
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def write_layout(bundle: Bundle, folder: Path) -> None:
 
     Raises:
         ModelError: The renamed graph answers otherwise, which is a bug of ours.
+        UsageError: The weights are too large for one file.
     """
     manifest = bundle.manifest
     dtype, suffix = _DTYPES[manifest.precision]
@@ -187,6 +189,7 @@ def _config(bundle: Bundle, dtype: str) -> dict[str, Any]:
 def _write_graph(bundle: Bundle, path: Path) -> None:
     """Write the graph with the names that are looked for, and the logits alone; prove it."""
     model = onnx_ir.load(bundle.model_path)
+    check_model(f"--layout {TRANSFORMERS_JS}", model)
     onnx_ir.external_data.load_to_model(model)
     manifest, graph = bundle.manifest, model.graph
     graph.inputs[0].name = INPUT

@@ -103,8 +103,9 @@ def quantize(
             layout=layout,
         )
     )
-    integrity.ensure_verified(given, full=True)
     check_expressible(layout, given.manifest, plan.recipe)
+    plan.check_single_files(given.model_bytes)
+    integrity.ensure_verified(given, full=True)
     source = BundleSource(given, own_answers=golden_images is None)
     with open_folders(plan, source.facts) as folders:
         if golden_images is None:

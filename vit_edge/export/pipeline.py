@@ -77,6 +77,7 @@ def export_bundle(options: ExportOptions) -> Bundle:
     plan = plan_export(options)
     with open_source(plan) as source, open_folders(plan, source.facts) as folders:
         check_expressible(options.layout, source.facts, plan.recipe)
+        plan.check_single_files(source.facts.weights_bytes)
         golden, merged = answer_golden_images(plan, source, folders.draft), None
         if plan.merging is not None:
             golden, merged = merge_tokens(plan, plan.merging, source, golden, folders.scratch)

@@ -23,6 +23,7 @@ from vit_edge.export.layouts import check_layout
 from vit_edge.export.preprocessing import check_joinable
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.schedule import AUTO, Merging
+from vit_edge.export.single_file import check_single_file
 from vit_edge.export.source import OUTPUTS, check_names
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.quantize import FLOAT, QuantizerModule
@@ -103,6 +104,18 @@ class Plan:
     def destination(self, variant: str) -> Path:
         """Return the folder of the bundle."""
         return self.options.out or Path("bundles") / f"{variant}-{self.recipe.precision}"
+
+    def check_single_files(self, weights_bytes: int) -> None:
+        """Refuse what is one file, where the source's weights do not fit into one.
+
+        Raises:
+            UsageError: They do not.
+        """
+        precision = self.recipe.precision
+        if self.options.include_preprocessing:
+            check_single_file("--include-preprocessing", weights_bytes, precision)
+        if self.options.layout is not None:
+            check_single_file(f"--layout {self.options.layout}", weights_bytes, precision)
 
     def needed_bytes(self, weights_bytes: int) -> int:
         """Free space to insist on: the graph, and copies of it while the precision is lowered."""
