@@ -142,11 +142,11 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
     parity = {**parity, "preprocessing": proven}
     if plan.options.include_preprocessing:
         parity["end_to_end"] = write_end_to_end(stage, manifest)
+    if layout is not None:
+        parity["layout"] = write_layout(Bundle(stage, manifest, draft.labels), stage / layout)
     (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
     write_manifest(stage, manifest)
-    bundle = Bundle.read(stage)  # what cannot be read is not published
-    if layout is not None:
-        write_layout(bundle, stage / layout)
+    Bundle.read(stage)  # what cannot be read is not published
 
 
 def write_answers(draft: Draft, stage: Path) -> None:
