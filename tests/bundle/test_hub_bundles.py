@@ -16,6 +16,7 @@ import vit_edge
 from tests.checkpoints.hub_server import Hub, served
 from vit_edge import Bundle, HubError, IntegrityError, Predictor, UsageError, cli
 from vit_edge.bench.run.plan import Sampling
+from vit_edge.bundle import hub as bundle_hub
 from vit_edge.bundle.bundle import hashes_below, write_manifest
 from vit_edge.bundle.manifest import manifest_from_json
 from vit_edge.push import base_model, model_card
@@ -84,6 +85,32 @@ def test_offline_the_cache_is_enough(pushed: Hub, monkeypatch: pytest.MonkeyPatc
     assert pushed.requests == []
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set, and the file is not in the cache"):
         Bundle.read("hf:gardens/other")
+
+
+def test_what_a_killed_process_left_is_swept(pushed: Hub, tmp_path: Path) -> None:
+    parent = tmp_path / "cache/vit_edge/hub" / f"gardens--vit-tulips-fp32@{COMMIT}"
+    (parent / ".vit-tulips-fp32.partial-0123").mkdir(parents=True)
+    Bundle.read(f"hf:{ID}")
+    assert [folder.name for folder in parent.iterdir()] == ["vit-tulips-fp32"]
+
+
+def test_the_folder_of_a_process_that_was_faster_stays(
+    pushed: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be hashing its files, which must not be exchanged under it."""
+    copied, faster = bundle_hub._copied, []
+
+    def while_another_works(source: Path, target: Path) -> str:
+        if not faster:
+            faster.append(0)
+            path = Bundle.read(f"hf:{ID}").path
+            faster.append((path / "model.onnx").stat().st_ino)
+        return copied(source, target)
+
+    monkeypatch.setattr(bundle_hub, "_copied", while_another_works)
+    opened = Bundle.read(f"hf:{ID}")
+    assert opened.model_path.stat().st_ino == faster[1]
+    assert [folder.name for folder in opened.path.parent.iterdir()] == ["vit-tulips-fp32"]
 
 
 def test_every_verb_takes_the_name(pushed: Hub, capsys: pytest.CaptureFixture[str]) -> None:

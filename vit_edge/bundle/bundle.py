@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.bundle.lfs import another_size
+from vit_edge.bundle.manifest import MANIFEST_NAME as MANIFEST_NAME
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
 
 HUB_PREFIX = "hf:"  # of a bundle that is on the Hugging Face hub
-MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
 MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
 PREPROCESS_NAME = "preprocess.onnx"  # any RGB image -> the model's input; older bundles have none
 END_TO_END_NAME = "end-to-end.onnx"  # both in one, where the export was asked for it
