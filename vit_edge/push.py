@@ -13,13 +13,12 @@ from typing import Any
 
 from vit_edge import cli, hub
 from vit_edge.bundle import Bundle
-from vit_edge.bundle.bundle import MANIFEST_NAME
-from vit_edge.bundle.integrity import ensure_verified
+from vit_edge.bundle.bundle import LAYOUT_NAME, MANIFEST_NAME
+from vit_edge.bundle.integrity import ensure_verified, layout_files
 from vit_edge.callables import make_callable
-from vit_edge.errors import HubError, UsageError
+from vit_edge.errors import HubError, IntegrityError, UsageError
 
 CARD_NAME = "README.md"
-LAYOUT_NAME = "transformers.js"  # see export/layouts.py
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _SHOWN_LABELS = 20
 # Statistics of parity.json that a card shows -> what it calls them.
@@ -74,15 +73,21 @@ def push(
         raise UsageError(f"{repository!r} is no repository of the hub; write ORG/NAME")
     opened = Bundle.read(bundle)
     ensure_verified(opened, full=True)
+    others = layout_files(opened)
+    layout = opened.path / LAYOUT_NAME
+    if others is None:
+        raise IntegrityError(
+            f"{layout}: the version that wrote it recorded no hashes. Export the bundle again, or "
+            "remove the folder"
+        )
     library = hub.library()
     if silent := hub.silence():
         raise HubError(f"{repository}: {silent}. Nothing was pushed")
     card = model_card(opened, repository, license)
     add = library.CommitOperationAdd
     files = [opened.path / name for name in (*opened.manifest.files, MANIFEST_NAME)]
-    layout = opened.path / LAYOUT_NAME  # at the root, where transformers.js looks for it
-    others = sorted(file for file in layout.rglob("*") if file.is_file())
     operations = [add(CARD_NAME, card.encode()), *(add(file.name, str(file)) for file in files)]
+    # at the root, where transformers.js looks for them
     operations += [add(file.relative_to(layout).as_posix(), str(file)) for file in others]
     api = library.HfApi(library_name="vit_edge")
     try:

@@ -8,7 +8,7 @@ import sys
 
 from vit_edge import cli
 from vit_edge.bundle import Bundle
-from vit_edge.bundle.integrity import ensure_verified
+from vit_edge.bundle.integrity import ensure_verified, layout_files
 from vit_edge.callables import make_callable
 
 
@@ -22,12 +22,13 @@ def verify(bundle: str | os.PathLike[str] | Bundle) -> Bundle:
         The bundle, read.
 
     Raises:
-        IntegrityError: A file is not as the manifest says.
+        IntegrityError: A file is not as the manifest, or parity.json of a layout, says.
         BundleError: It is no bundle, or an incomplete one.
         ModelError: Its model is unsafe to run.
     """
     opened = Bundle.read(bundle)
     ensure_verified(opened, full=True)
+    layout_files(opened)
     return opened
 
 

@@ -16,6 +16,8 @@ import vit_edge
 from tests.checkpoints.hub_server import Hub, served
 from vit_edge import Bundle, HubError, IntegrityError, Predictor, UsageError, cli
 from vit_edge.bench.run.plan import Sampling
+from vit_edge.bundle import hub as bundle_hub
+from vit_edge.bundle.bundle import hashes_below, write_manifest
 from vit_edge.bundle.manifest import manifest_from_json
 from vit_edge.push import base_model, model_card
 
@@ -83,6 +85,32 @@ def test_offline_the_cache_is_enough(pushed: Hub, monkeypatch: pytest.MonkeyPatc
     assert pushed.requests == []
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set, and the file is not in the cache"):
         Bundle.read("hf:gardens/other")
+
+
+def test_what_a_killed_process_left_is_swept(pushed: Hub, tmp_path: Path) -> None:
+    parent = tmp_path / "cache/vit_edge/hub" / f"gardens--vit-tulips-fp32@{COMMIT}"
+    (parent / ".vit-tulips-fp32.partial-0123").mkdir(parents=True)
+    Bundle.read(f"hf:{ID}")
+    assert [folder.name for folder in parent.iterdir()] == ["vit-tulips-fp32"]
+
+
+def test_the_folder_of_a_process_that_was_faster_stays(
+    pushed: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be hashing its files, which must not be exchanged under it."""
+    copied, faster = bundle_hub._copied, []
+
+    def while_another_works(source: Path, target: Path) -> str:
+        if not faster:
+            faster.append(0)
+            path = Bundle.read(f"hf:{ID}").path
+            faster.append((path / "model.onnx").stat().st_ino)
+        return copied(source, target)
+
+    monkeypatch.setattr(bundle_hub, "_copied", while_another_works)
+    opened = Bundle.read(f"hf:{ID}")
+    assert opened.model_path.stat().st_ino == faster[1]
+    assert [folder.name for folder in opened.path.parent.iterdir()] == ["vit-tulips-fp32"]
 
 
 def test_every_verb_takes_the_name(pushed: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,15 +187,50 @@ def test_engines_stay_here_and_a_branch_and_privacy_are_asked_for(
     manifest_from_json((hub.folder / "manifest.json").read_text(), "pushed")
 
 
-def test_the_layout_of_transformers_js_is_at_the_root(hub: Hub, bundle: Bundle) -> None:
+def add_layout(bundle: Bundle) -> Path:
+    """A folder for transformers.js, as an export writes and records it."""
     folder = bundle.path / "transformers.js"
     (folder / "onnx").mkdir(parents=True)
     (folder / "onnx/model.onnx").write_bytes(b"graph")
     (folder / "config.json").write_text("{}")
-    vit_edge.push(bundle, ID)
+    parity = bundle.parity() | {"layout": hashes_below(folder)}
+    (bundle.path / "parity.json").write_text(json.dumps(parity))
+    write_manifest(bundle.path, bundle.manifest)
+    return folder
+
+
+def test_the_layout_of_transformers_js_is_at_the_root(hub: Hub, bundle: Bundle) -> None:
+    add_layout(bundle)
+    vit_edge.push(bundle.path, ID)
     assert (hub.folder / "onnx/model.onnx").read_bytes() == b"graph"
     assert (hub.folder / "config.json").is_file()
     assert (hub.folder / "model.onnx").read_bytes() == bundle.model_path.read_bytes()
+
+
+def test_a_layout_that_was_changed_is_neither_pushed_nor_verified(hub: Hub, bundle: Bundle) -> None:
+    folder = add_layout(bundle)
+    vit_edge.verify(bundle.path)
+    for name, content in (("onnx/model.onnx", b"grapH"), ("notes.txt", b"mine"), ("a", b"")):
+        before = (folder / name).read_bytes() if (folder / name).exists() else None
+        (folder / name).write_bytes(content)
+        for refuse in (vit_edge.verify, lambda path: vit_edge.push(path, ID)):
+            with pytest.raises(IntegrityError, match=f"not as it was written: {name}"):
+                refuse(bundle.path)
+        (folder / name).unlink() if before is None else (folder / name).write_bytes(before)
+    (folder / "config.json").unlink()
+    with pytest.raises(IntegrityError, match=r"not as it was written: config\.json"):
+        vit_edge.push(bundle.path, ID)
+    shutil.rmtree(folder)  # as in a copy that came from a hub
+    vit_edge.verify(bundle.path)
+
+
+def test_a_layout_of_an_earlier_version_is_not_pushed_unseen(hub: Hub, bundle: Bundle) -> None:
+    """0.2.0 recorded none of its hashes."""
+    (bundle.path / "transformers.js").mkdir()
+    (bundle.path / "transformers.js/config.json").write_text("{}")
+    vit_edge.verify(bundle)
+    with pytest.raises(IntegrityError, match="recorded no hashes. Export the bundle again"):
+        vit_edge.push(bundle, ID)
 
 
 def test_what_was_changed_is_not_pushed(hub: Hub, bundle: Bundle) -> None:

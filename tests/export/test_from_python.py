@@ -12,6 +12,8 @@ import pytest
 import vit_edge
 from vit_edge import Bundle, Predictor, RecipeError, UsageError, VitEdgeError
 from vit_edge.checkpoints import Request
+from vit_edge.export.__main__ import main
+from vit_edge.export.plan import ForeignFile
 from vit_edge.export.recipe import find_recipe
 
 requires = ("torch", "onnx", "onnxruntime")
@@ -111,6 +113,49 @@ def test_another_exporters_file_takes_a_processor(foreign_file: Any, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("options", "arguments", "said"),
+    [
+        (["--variant", "testing"], {"variant": "testing"}, "variant cannot be had"),
+        (["--logit-scale", "0"], {"request": Request(logit_scale=0)}, "logit-scale cannot be had"),
+        (["--outputs", "logits,features"], {"outputs": "logits,features"}, "has one output"),
+        (
+            ["--labels", "x.txt", "--outputs", "features"],
+            {"labels": ["one"], "outputs": "features"},
+            "features has none; give one",
+        ),
+    ],
+)
+def test_what_an_onnx_file_cannot_have_is_refused_on_both_routes(
+    options: list[str],
+    arguments: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=said):
+        vit_edge.export("model.onnx", processor="google-vit", out=out, **arguments)
+    call = ["--onnx", "model.onnx", "--preprocess", "google-vit", *options, "--out", str(out)]
+    assert main(call) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"labels": ["one"]}, "labels: a ForeignFile says that itself"),
+        ({"processor": "deit", "outputs": "logits"}, "processor, outputs: a ForeignFile"),
+    ],
+)
+def test_what_a_foreign_file_says_is_not_said_beside_it(
+    arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = ForeignFile(tmp_path / "model.onnx", "google-vit")
+    with pytest.raises(UsageError, match=said):
+        vit_edge.export(file, out=tmp_path / "out", **arguments)
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"source": 3}, UsageError, "source must be a module, a path or an id, not int"),
@@ -130,6 +175,7 @@ def test_another_exporters_file_takes_a_processor(foreign_file: Any, tmp_path: P
         ({"processor": "google-vit"}, UsageError, "processor is for a module or an .onnx file"),
         ({"labels": ["one"]}, VitEdgeError, "labels: 1 labels"),
         ({"calibration": "/nowhere", "precision": "int8"}, VitEdgeError, "/nowhere"),
+        ({"calibration": "/nowhere"}, UsageError, "^calibration: nothing of fp32 is chosen on"),
         ({"golden_images": "/nowhere"}, VitEdgeError, "/nowhere"),
         ({"recipe": find_recipe(None, None), "precision": "int8"}, UsageError, "recipe makes fp32"),
         ({"request": Request(revision="a"), "revision": "b"}, UsageError, "given twice"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 import vit_edge
 from tests.support.bundles import TESTING, Exporter
-from vit_edge import Bundle, Predictor, UsageError
+from vit_edge import Bundle, IntegrityError, Predictor, UsageError
 from vit_edge.bundle.manifest import Preprocessing
 from vit_edge.checkpoints.hf_preprocessing import read_preprocessing
 from vit_edge.export.layouts import check_expressible, processor_from, write_layout
@@ -68,6 +68,16 @@ def test_the_bundle_is_the_same_with_and_without_it(
 ) -> None:
     assert vit_edge.verify(laid_out).model_sha256 == testing_bundle.model_sha256
     assert laid_out.manifest.files.keys() == testing_bundle.manifest.files.keys()
+
+
+def test_its_tail_is_checked_as_well(laid_out: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(laid_out.path, copy)
+    vit_edge.verify(copy)
+    graph = copy / "transformers.js/onnx/model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-64] + bytes(64))
+    with pytest.raises(IntegrityError, match=r"not as it was written: onnx/model\.onnx"):
+        vit_edge.verify(copy)
 
 
 def test_the_configuration_names_the_classes(laid_out: Bundle) -> None:

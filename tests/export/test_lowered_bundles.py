@@ -13,7 +13,8 @@ from PIL import Image
 
 import vit_edge
 from tests.support.bundles import TESTING, Exporter
-from vit_edge import Bundle, IntegrityError, Predictor, UsageError, cli
+from vit_edge import Bundle, InputError, IntegrityError, Predictor, UsageError, cli
+from vit_edge.backends import ort
 from vit_edge.quantize.calibration import CalibrationRequest
 
 requires = ("torch", "onnx", "onnxruntime")
@@ -54,6 +55,28 @@ def test_int8_is_calibrated_proven_and_predicts(testing_bundle: Bundle, tmp_path
     assert made.parity()["passed"] is True
     with Predictor(made) as predictor:
         assert predictor.predict(np.zeros((40, 40, 3), np.uint8)).label in made.labels
+
+
+def test_a_reference_that_answers_nan_is_no_reference(
+    testing_bundle: Bundle, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of one's own are answered by the float32 graph, which may overflow on them."""
+    closed = []
+
+    class Overflowing(ort.OrtBackend):
+        def run(self, pixels: Any) -> dict[str, Any]:
+            return {name: values * np.inf for name, values in super().run(pixels).items()}
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(ort, "OrtBackend", Overflowing)
+    with pytest.raises(InputError, match=r"seeded:0: its \w+ hold NaN or Inf for an image"):
+        vit_edge.quantize(
+            testing_bundle, "bf16", golden_images=photos[0].parent, out=tmp_path / "out"
+        )
+    assert len(closed) == 1
 
 
 def test_images_of_ones_own_are_answered_by_the_float32_graph(

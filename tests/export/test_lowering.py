@@ -142,6 +142,9 @@ def test_a_target_that_cannot_be_reached_exits_with_4(
         (["--set", "shift=false"], "--set is for quantizers"),
         (["--precision", "int8", "--set", "shft=false"], "shft"),
         (["--precision", "int8", "--calibration", "nowhere"], "nowhere"),
+        (["--calibration", "nowhere"], "nothing of fp32 is chosen on images; leave it out"),
+        (["--merge-tokens", "2", "--calibration", "nowhere"], "nothing of fp32 is chosen"),
+        (["--precision", "int8-dynamic", "--calibration-seed", "1"], "give that as well"),
         (["--precision", "int8", "--parity-target", "top1=1"], "top1"),
         (["--onnx", "x.onnx"], "cannot be had with --onnx|needs --preprocess"),
         (["--preprocess", "google-vit"], "is for --onnx"),
@@ -155,6 +158,12 @@ def test_wrong_usage_is_said_before_any_work(
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     assert any(word in errors for word in words.split("|")), errors
+
+
+def test_a_schedule_is_chosen_on_images_in_fp32_as_well() -> None:
+    recipe = find_recipe(None, None).changed(merge_tokens="auto")
+    plan = plan_export(ExportOptions(recipe, calibration=CalibrationRequest("random", 8)))
+    assert plan.calibration is not None
 
 
 def test_images_to_be_judged_by_are_not_calibrated_on(images: Path, tmp_path: Path) -> None:

@@ -69,19 +69,25 @@ def model_class(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def model(model_class: Any, testing_bundle: Bundle, tmp_path: Path) -> Iterator[Any]:
     """The model as Triton opens it."""
-    triton(testing_bundle, out=tmp_path / "models", names=["m"])
-    message = config_from_bundle("m", testing_bundle, Serving("python", 1, 0, 1, 3, 4))
+    yield from opened(model_class, testing_bundle, tmp_path)
+
+
+def opened(model_class: Any, bundle: Bundle, tmp_path: Path) -> Iterator[Any]:
+    """The model of a bundle, in a repository of its own."""
+    triton(bundle, out=tmp_path / "models", names=["m"])
+    largest = bundle.manifest.max_batch
+    message = config_from_bundle("m", bundle, Serving("python", 1, 0, 1, 3, largest))
     parameters = {one["key"]: one["value"] for one in message["parameters"]}
-    opened = model_class()
-    opened.initialize(
+    model = model_class()
+    model.initialize(
         {
             "model_config": json.dumps(message | {"parameters": parameters}),
             "model_repository": str(tmp_path / "models" / "m"),
             "model_version": "1",
         }
     )
-    yield opened
-    opened.finalize()
+    yield model
+    model.finalize()
 
 
 @pytest.fixture
@@ -117,6 +123,29 @@ def test_requests_get_their_own_images_answers(
     assert second.tensors["features"].dtype == np.float32
     assert none.tensors["logits"].shape == (0, 10)
     assert none.tensors["label"].shape == (0, 3)
+
+
+def test_what_triton_batched_runs_at_once(
+    model_class: Any,
+    bundle: Bundle,
+    images: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Up to what the bundle allows, also where that is more than a stream takes by itself."""
+    file = bundle.path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_batch": 12}))
+    sizes, run = [], Predictor._run_pixels
+
+    def counted(predictor: Predictor, pixels: Any, *rest: Any) -> Any:
+        sizes.append(len(pixels))
+        return run(predictor, pixels, *rest)
+
+    monkeypatch.setattr(Predictor, "_run_pixels", counted)
+    for model in opened(model_class, Bundle.read(bundle.path), tmp_path):
+        model.execute([Request(images, "logits"), Request(images, "logits")])
+        model.execute([Request([*images, *images, *images], "logits")])
+    assert sizes == [10, 12, 3]
 
 
 def test_a_bad_image_is_an_error_of_its_request_alone(model: Any, images: list[bytes]) -> None:

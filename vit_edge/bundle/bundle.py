@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.bundle.lfs import another_size
+from vit_edge.bundle.manifest import MANIFEST_NAME as MANIFEST_NAME
 from vit_edge.bundle.manifest import FileRecord, Manifest, json_from_manifest, manifest_from_json
 from vit_edge.errors import BundleError
 
 HUB_PREFIX = "hf:"  # of a bundle that is on the Hugging Face hub
-MANIFEST_NAME = "manifest.json"  # what is in it; written last: no manifest, no bundle
 MODEL_NAME = "model.onnx"  # and model.onnx.data where the weights exceed 2 GiB
 PREPROCESS_NAME = "preprocess.onnx"  # any RGB image -> the model's input; older bundles have none
 END_TO_END_NAME = "end-to-end.onnx"  # both in one, where the export was asked for it
 GOLDEN_NAME = "golden.npz"  # the reference's answers
 LABELS_NAME = "labels.txt"  # one label a line
 PARITY_NAME = "parity.json"  # what was compared, what was allowed, what was found
+LAYOUT_NAME = "transformers.js"  # a folder that others load, where asked for; no part of it either
 ENGINES_NAME = "engines"  # made on the device by `build`; no part of the bundle's identity
 
 _MANIFEST_LIMIT_BYTES = 16 * 2**20  # a manifest is a few KB; more is no manifest
@@ -169,6 +170,12 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def hashes_below(folder: Path) -> dict[str, str]:
+    """Hash every file below a folder: path in it -> sha256."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:

@@ -10,18 +10,20 @@ import contextlib
 import hashlib
 import logging
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 from vit_edge import hub
-from vit_edge.bundle.manifest import Manifest, manifest_from_json
-from vit_edge.errors import BundleError, HubError, IntegrityError, ResourceError, UsageError
+from vit_edge.bundle.manifest import MANIFEST_NAME, Manifest, manifest_from_json
+from vit_edge.errors import BundleError, HubError, IntegrityError, UsageError
 from vit_edge.machine import userdirs
 
 _LOG = logging.getLogger(__name__)
 
 _REFERENCE = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
+
+
+class _FasterError(Exception):
+    """Another process brought the bundle meanwhile: its folder may be open, and stays."""
 
 
 def fetch_bundle(reference: str) -> Path:
@@ -46,16 +48,16 @@ def fetch_bundle(reference: str) -> Path:
     silent = hub.silence()
     if silent is not None:
         _LOG.info("%s; looking in the cache", silent)
-    manifest_file = _file(repository, "manifest.json", revision, silent)
+    manifest_file = _file(repository, MANIFEST_NAME, revision, silent)
     commit = manifest_file.parent.name
     cache = userdirs.cache_dir()
     if cache is None:
         raise HubError(f"{reference}: no folder for caches; set XDG_CACHE_HOME")
     name = repository.rpartition("/")[2]
     folder = cache / "hub" / f"{repository.replace('/', '--')}@{commit}" / name
-    if not (folder / "manifest.json").is_file():
+    if not (folder / MANIFEST_NAME).is_file():
         text = manifest_file.read_text(encoding="utf-8", errors="replace")
-        manifest = manifest_from_json(text, f"{reference}: manifest.json")
+        manifest = manifest_from_json(text, f"{reference}: {MANIFEST_NAME}")
         _copy(repository, commit, manifest, folder, silent)
     return folder
 
@@ -64,11 +66,19 @@ def _copy(
     repository: str, commit: str, manifest: Manifest, folder: Path, silent: str | None
 ) -> None:
     """Copy the files of a manifest out of the hub's cache, and check them; all or nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
-    try:
+    from vit_edge.bundle.staging import staged  # a start after the first copies none
+
+    def check() -> None:
+        if (folder / MANIFEST_NAME).is_file():
+            raise _FasterError
+
+    needed = sum(record.size for record in manifest.files.values())
+    with (
+        contextlib.suppress(_FasterError),
+        staged(folder, option="XDG_CACHE_HOME", check=check, needed_bytes=needed) as stage,
+    ):
         for name, record in manifest.files.items():
-            if Path(name).name != name or name in ("", ".", ".."):
+            if Path(name).name != name or name in ("", ".", "..", MANIFEST_NAME):
                 raise BundleError(f"{repository}: files.{name!r}: not a plain file name")
             source = _file(repository, name, commit, silent)
             found = _copied(source, stage / name)
@@ -77,13 +87,7 @@ def _copy(
                     f"{repository} at {commit}: {name}: sha256 {found[:16]}..., its manifest says "
                     f"{record.sha256[:16]}.... Push the bundle again"
                 )
-        _copied(_file(repository, "manifest.json", commit, silent), stage / "manifest.json")
-        with contextlib.suppress(OSError):  # another process was faster
-            stage.rename(folder)
-    except OSError as error:
-        raise ResourceError(f"{stage}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        _copied(_file(repository, MANIFEST_NAME, commit, silent), stage / MANIFEST_NAME)
 
 
 def _copied(source: Path, target: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_edge.bundle import Bundle, trust
+from vit_edge.bundle.bundle import LAYOUT_NAME, hashes_below
 from vit_edge.errors import IntegrityError, ModelError
 
 if TYPE_CHECKING:
@@ -50,6 +51,29 @@ def ensure_verified(bundle: Bundle, *, full: bool = False) -> None:
         )
     check_model(bundle)
     trust.record(bundle.path, found)
+
+
+def layout_files(bundle: Bundle) -> list[Path] | None:
+    """The files of the folder that others load, each as the export wrote it.
+
+    Returns:
+        None where they are of an export that recorded nothing: of 0.2 or before.
+
+    Raises:
+        IntegrityError: One was changed, added or removed.
+    """
+    folder = bundle.path / LAYOUT_NAME
+    found = hashes_below(folder) if folder.is_dir() else {}
+    recorded = bundle.parity().get("layout") if found else {}
+    if not isinstance(recorded, dict):
+        return None
+    names = sorted(found.keys() | recorded.keys())
+    if changed := [name for name in names if found.get(name) != recorded.get(name)]:
+        raise IntegrityError(
+            f"{folder}: not as it was written: {', '.join(changed)}. Remove the folder, or export "
+            "the bundle again"
+        )
+    return [folder / name for name in names]
 
 
 def check_model(bundle: Bundle) -> None:

@@ -17,6 +17,7 @@ from vit_edge.bundle.architecture import ADDED_IN_0_2, IN_RANGE, LARGEST_SIZE, A
 from vit_edge.errors import BundleError
 from vit_edge.strict import Rules, json_from_text, record_from_json, unmet
 
+MANIFEST_NAME = "manifest.json"  # written last: no manifest, no bundle
 SCHEMA_VERSION = 2  # 1 had no quantization and always an architecture
 REQUIRED_FILES = ("model.onnx", "golden.npz", "labels.txt", "parity.json")
 

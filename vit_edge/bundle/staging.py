@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vit_edge.bundle.bundle import MANIFEST_NAME
+from vit_edge.bundle.manifest import MANIFEST_NAME
 from vit_edge.errors import ResourceError, UsageError
 from vit_edge.machine.files import lock
 

@@ -13,7 +13,7 @@ from vit_edge.bundle.manifest import PositionMethod, Scores
 from vit_edge.errors import UsageError
 from vit_edge.export.api import export, require_extra
 from vit_edge.export.naming import named
-from vit_edge.export.options import PUBLISHING
+from vit_edge.export.options import PUBLISHING, calibration_from
 from vit_edge.export.printing import print_bundle
 from vit_edge.variants import matching, variant
 
@@ -130,10 +130,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--calibration-images": {
         "type": int,
         "metavar": "N",
-        "default": 128,
         "help": "how many of them to take, drawn by the seed; default: 128",
     },
-    "--calibration-seed": {"type": int, "metavar": "N", "default": 0, "help": "default: 0"},
+    "--calibration-seed": {"type": int, "metavar": "N", "help": "default: 0"},
     "--target": {
         "dest": "parity_target",
         "metavar": "T",
@@ -222,25 +221,23 @@ def _run(arguments: argparse.Namespace) -> int:
     from vit_edge.checkpoints import Request
     from vit_edge.export.plan import ForeignFile
     from vit_edge.export.recipe import find_recipe
-    from vit_edge.quantize.calibration import CalibrationRequest
 
     recipe = find_recipe(arguments.recipe, arguments.precision)
     if "help" in arguments.set:
         print(settings_table(recipe.precision))
         return 0
-    file, folder, labels = arguments.onnx, arguments.calibration, arguments.labels
-    count, seed = arguments.calibration_images, arguments.calibration_seed
+    file, labels = arguments.onnx, arguments.labels
     bundle = export(
         arguments.checkpoint
         if file is None
         else ForeignFile(file, arguments.preprocess, labels, arguments.outputs),
-        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
+        calibration=calibration_from(arguments),
         out=arguments.out,
         force=arguments.force,
         include_preprocessing=arguments.include_preprocessing,
         layout=arguments.layout,
         recipe=recipe.changed(opset=arguments.opset, quantization=arguments.set),
-        outputs=arguments.outputs,
+        outputs=arguments.outputs if file is None else None,
         scores=arguments.scores,
         max_batch=arguments.max_batch,
         input=arguments.input,
@@ -293,7 +290,7 @@ def read_source(arguments: argparse.Namespace) -> None:
 
 
 def _check_source(arguments: argparse.Namespace) -> None:
-    """Insist on exactly one source."""
+    """Insist on exactly one source; what else belongs to it is for `export` to know."""
     if arguments.onnx is None:
         if arguments.variant is None and arguments.checkpoint is None:
             raise UsageError(
@@ -307,20 +304,9 @@ def _check_source(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--onnx needs --preprocess: the file does not say how images become pixels"
         )
-    only = (
-        *("variant", "checkpoint", "revision", "key", "image_size", "pos_interp", "opset"),
-        *("text_embeddings", "logit_scale"),
-    )
-    both = [f"--{name.replace('_', '-')}" for name in only if getattr(arguments, name) is not None]
+    both = [f"--{name}" for name in ("checkpoint", "opset") if getattr(arguments, name) is not None]
     if both:
         raise UsageError(f"{', '.join(both)} cannot be had with --onnx: the graph is as it is")
-    if arguments.outputs not in (None, "logits", "features"):
-        raise UsageError(
-            f"--outputs {arguments.outputs}: a bundle of an --onnx graph has one output; say "
-            "--outputs logits or --outputs features"
-        )
-    if arguments.outputs == "features" and arguments.labels is not None:
-        raise UsageError("--labels names classes, and --outputs features has none; give one")
 
 
 def variants_table(words: Sequence[str]) -> str:

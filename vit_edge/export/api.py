@@ -198,7 +198,11 @@ def _with_source(
     from vit_edge.export.recipe import find_recipe
 
     options = ExportOptions(find_recipe(None, None), request=request)
-    if isinstance(source, (str, os.PathLike)):
+    if isinstance(source, ForeignFile):
+        given = {"processor": processor, "labels": request.labels, "outputs": outputs}
+        if twice := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{', '.join(twice)}: a ForeignFile says that itself; set it there")
+    elif isinstance(source, (str, os.PathLike)):
         kind, value = named(os.fspath(source))
         if kind == "onnx":
             if processor is None:
@@ -212,7 +216,9 @@ def _with_source(
         else:
             source = str(value)
     if isinstance(source, ForeignFile):
-        both = [flag for name, flag in _OF_CHECKPOINTS.items() if getattr(request, name)]
+        both = [
+            flag for name, flag in _OF_CHECKPOINTS.items() if getattr(request, name) is not None
+        ]
         if both:
             raise UsageError(
                 f"{', '.join(both)} cannot be had with an .onnx file: the graph is as it is"
@@ -220,8 +226,10 @@ def _with_source(
         if source.output not in (None, "logits", "features"):
             raise UsageError(
                 f"--outputs {source.output}: a bundle of an .onnx file has one output; say "
-                "logits or features"
+                "--outputs logits or --outputs features"
             )
+        if source.output == "features" and source.labels is not None:
+            raise UsageError("--labels names classes, and --outputs features has none; give one")
         return dataclasses.replace(options, foreign=source)
     options = dataclasses.replace(
         options, request=request, outputs=DEFAULT_OUTPUTS if outputs is None else outputs

@@ -5,8 +5,8 @@
       preprocessor_config.json    an image processor of transformers
       onnx/model.onnx             or model_quantized.onnx (int8), model_q4.onnx, model_fp16.onnx
 
-It is a copy for other programs; the bundle's own files stay what is measured and proven. What they
-cannot express is refused by name.
+It is a copy for other programs; the bundle's own files stay what is measured and proven, and
+parity.json holds the copy's hashes. What they cannot express is refused by name.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import onnx_ir
 import onnxruntime
 
 from vit_edge.bundle import Bundle
+from vit_edge.bundle.bundle import LAYOUT_NAME, hashes_below
 from vit_edge.bundle.manifest import Preprocessing, Scores, TensorSpec
 from vit_edge.errors import ModelError, UsageError
 from vit_edge.export.recipe import Recipe
+from vit_edge.export.single_file import check_model
 
 _LOG = logging.getLogger(__name__)
 
-TRANSFORMERS_JS = "transformers.js"
-LAYOUTS = (TRANSFORMERS_JS,)
+LAYOUTS = (LAYOUT_NAME,)
 
 INPUT, OUTPUT = "pixel_values", "logits"  # as optimum and transformers.js call them
 # precision -> dtype of transformers.js, and the suffix of its file (src/utils/dtypes.js)
@@ -96,15 +97,19 @@ def check_expressible(layout: str | None, model: Described, recipe: Recipe) -> N
         )
 
 
-def write_layout(bundle: Bundle, folder: Path) -> None:
+def write_layout(bundle: Bundle, folder: Path) -> dict[str, str]:
     """Write the files of a bundle as transformers.js and optimum look for them.
 
     Args:
-        bundle: The bundle, read.
+        bundle: The bundle; its files need not be hashed yet.
         folder: It is made; it must not be there yet.
+
+    Returns:
+        What parity.json says of it: path in the folder -> sha256.
 
     Raises:
         ModelError: The renamed graph answers otherwise, which is a bug of ours.
+        UsageError: The weights are too large for one file.
     """
     manifest = bundle.manifest
     dtype, suffix = _DTYPES[manifest.precision]
@@ -113,6 +118,7 @@ def write_layout(bundle: Bundle, folder: Path) -> None:
     _write_graph(bundle, graph)
     _write_json(folder / "config.json", _config(bundle, dtype))
     _write_json(folder / "preprocessor_config.json", processor_from(manifest.preprocessing))
+    return hashes_below(folder)
 
 
 def processor_from(steps: Preprocessing) -> dict[str, Any]:
@@ -187,6 +193,7 @@ def _config(bundle: Bundle, dtype: str) -> dict[str, Any]:
 def _write_graph(bundle: Bundle, path: Path) -> None:
     """Write the graph with the names that are looked for, and the logits alone; prove it."""
     model = onnx_ir.load(bundle.model_path)
+    check_model(f"--layout {LAYOUT_NAME}", model)
     onnx_ir.external_data.load_to_model(model)
     manifest, graph = bundle.manifest, model.graph
     graph.inputs[0].name = INPUT

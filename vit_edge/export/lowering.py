@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,9 @@ from vit_edge.export.merged import Merged
 from vit_edge.export.pipeline import finish_bundle, open_folders
 from vit_edge.export.plan import ExportOptions, plan_export
 from vit_edge.export.recipe import Recipe, find_recipe, recipe_names
-from vit_edge.export.source import SourceFacts
-from vit_edge.graphs.attention import with_decomposed_attention
-from vit_edge.graphs.mapped import load_mapped, mapped
-from vit_edge.graphs.opset import with_opset
-from vit_edge.graphs.workspace import Workspace
+from vit_edge.export.source import SourceFacts, answers_in_batches, exported_graph
+from vit_edge.graphs.mapped import load_mapped
 from vit_edge.images.load import load_image
-from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.images.resize import resized_from_image
 from vit_edge.quantize import FLOAT
 from vit_edge.quantize.calibration import CalibrationFiles, CalibrationRequest
@@ -103,8 +98,9 @@ def quantize(
             layout=layout,
         )
     )
-    integrity.ensure_verified(given, full=True)
     check_expressible(layout, given.manifest, plan.recipe)
+    plan.check_single_files(given.model_bytes)
+    integrity.ensure_verified(given, full=True)
     source = BundleSource(given, own_answers=golden_images is None)
     with open_folders(plan, source.facts) as folders:
         if golden_images is None:
@@ -155,28 +151,16 @@ class BundleSource:
         self, resized: NDArray[np.uint8], scratch: Path, progress: Progress
     ) -> dict[str, NDArray[np.float32]]:
         """Run the float32 graph on ONNX Runtime; see Source."""
-        backend = ort.OrtBackend(self._bundle, None, "reference", ort.LoadOptions())
         size = min(_BATCH, self._bundle.manifest.max_batch)
-        answers: dict[str, NDArray[np.float32]] = {}
-        for start in range(0, len(resized), size):
-            batch = slice(start, start + size)
-            pixels = pixels_from_resized(resized[batch], self.facts.preprocessing)
-            for name, values in backend.run(pixels).items():
-                if name not in answers:
-                    answers[name] = mapped(scratch, (len(resized), *values.shape[1:]), np.float32)
-                answers[name][batch] = values
-            progress(len(pixels))
-        backend.close()
-        return answers
+        backend = ort.OrtBackend(self._bundle, None, "reference", ort.LoadOptions())
+        with closing(backend):
+            return answers_in_batches(backend.run, self.facts, resized, size, scratch, progress)
 
-    @contextmanager
-    def graph(self, recipe: Recipe, least_opset: int, scratch: Path) -> Iterator[onnx_ir.Model]:
+    def graph(
+        self, recipe: Recipe, least_opset: int, scratch: Path
+    ) -> AbstractContextManager[onnx_ir.Model]:
         """Give the graph as the bundle has it, as far as the quantizer takes it; see Source."""
-        workspace = Workspace(scratch)
-        model = with_opset(load_mapped(self._bundle.model_path), least_opset, workspace)
-        if recipe.attention == "decomposed":
-            model = with_decomposed_attention(model, workspace)
-        yield model
+        return exported_graph(load_mapped(self._bundle.model_path), recipe, least_opset, scratch)
 
 
 def choose_recipe(bundle: Bundle, precision: str | None, asked: _Path | Recipe | None) -> Recipe:

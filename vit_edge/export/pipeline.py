@@ -80,6 +80,7 @@ def export_bundle(options: ExportOptions) -> Bundle:
     plan = plan_export(options)
     with open_source(plan) as source, open_folders(plan, source.facts) as folders:
         check_expressible(options.layout, source.facts, plan.recipe)
+        plan.check_single_files(source.facts.weights_bytes)
         golden, merged = answer_golden_images(plan, source, folders.draft), None
         if plan.merging is not None:
             golden, merged = merge_tokens(plan, plan.merging, source, golden, folders.scratch)
@@ -144,11 +145,11 @@ def finish_bundle(plan: Plan, draft: Draft, stage: Path, scratch: Path) -> None:
     parity = {**parity, "preprocessing": proven}
     if plan.options.include_preprocessing:
         parity["end_to_end"] = write_end_to_end(stage, manifest)
+    if layout is not None:
+        parity["layout"] = write_layout(Bundle(stage, manifest, draft.labels), stage / layout)
     (stage / PARITY_NAME).write_text(json.dumps(parity, indent=2) + "\n")
     write_manifest(stage, manifest)
-    bundle = Bundle.read(stage)  # what cannot be read is not published
-    if layout is not None:
-        write_layout(bundle, stage / layout)
+    Bundle.read(stage)  # what cannot be read is not published
 
 
 def write_answers(draft: Draft, stage: Path) -> None:

@@ -23,6 +23,7 @@ from vit_edge.export.layouts import check_layout
 from vit_edge.export.preprocessing import check_joinable
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.schedule import AUTO, Merging
+from vit_edge.export.single_file import check_single_file
 from vit_edge.export.source import OUTPUTS, check_names
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.quantize import FLOAT, QuantizerModule
@@ -104,6 +105,18 @@ class Plan:
         """Return the folder of the bundle."""
         return self.options.out or Path("bundles") / f"{variant}-{self.recipe.precision}"
 
+    def check_single_files(self, weights_bytes: int) -> None:
+        """Refuse what is one file, where the source's weights do not fit into one.
+
+        Raises:
+            UsageError: They do not.
+        """
+        precision = self.recipe.precision
+        if self.options.include_preprocessing:
+            check_single_file("--include-preprocessing", weights_bytes, precision)
+        if self.options.layout is not None:
+            check_single_file(f"--layout {self.options.layout}", weights_bytes, precision)
+
     def needed_bytes(self, weights_bytes: int) -> int:
         """Free space to insist on: the graph, and copies of it while the precision is lowered."""
         copies = 1.1 if self.publishes_draft else 3.3
@@ -114,8 +127,9 @@ def plan_export(options: ExportOptions) -> Plan:
     """Resolve what was asked for, and refuse what is wrong before anything expensive starts.
 
     Raises:
-        UsageError: The destination exists, no images, none to calibrate on where they are needed,
-            the same images to calibrate on and to be judged by, or unknown outputs.
+        UsageError: The destination exists, no images, none to calibrate on where they are needed
+            or some where they are not, the same images to calibrate on and to be judged by, or
+            unknown outputs.
     """
     if options.out is not None:
         check_destination(options.out, force=options.force)
@@ -154,7 +168,7 @@ def _calibration(options: ExportOptions, golden: GoldenFiles) -> CalibrationFile
     precision, merging = options.recipe.precision, options.recipe.merging
     chosen = merging is not None and merging.counts is None
     use = "unused" if precision == FLOAT else quantize.module(precision).CALIBRATION
-    if options.calibration is None or (precision == FLOAT and not chosen):
+    if options.calibration is None:
         if use == "required" or chosen:
             what = f"--merge-tokens {AUTO}" if chosen else precision
             raise UsageError(
@@ -163,12 +177,17 @@ def _calibration(options: ExportOptions, golden: GoldenFiles) -> CalibrationFile
                 f"{RANDOM} takes noise instead, which fits no real image)"
             )
         return None
+    if use == "unused" and not chosen:
+        raise UsageError(
+            f"--calibration: nothing of {precision} is chosen on images; leave it out, or give a "
+            "lower --precision, such as int8"
+        )
     calibration = calibration_files(options.calibration)
     if calibration.request.source == RANDOM:
         _LOG.warning("calibrating on random noise, as asked for: expect the ranges to be wrong")
     else:
         _refuse_overlap(golden, calibration)
-    return None if use == "unused" and not chosen else calibration
+    return calibration
 
 
 def _refuse_overlap(golden: GoldenFiles, calibration: CalibrationFiles) -> None:

@@ -21,9 +21,9 @@ from vit_edge.errors import ModelError, ParityError, UsageError
 from vit_edge.export.foreign.graph import open_session
 from vit_edge.export.golden_set import KEPT, GoldenFiles
 from vit_edge.export.recipe import Recipe
+from vit_edge.export.single_file import check_model
 from vit_edge.graphs.mapped import load_mapped
 from vit_edge.graphs.preprocessing import OLDEST_OPSET, preprocessing_graph, put_in_front
-from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.images.load import load_image
 from vit_edge.images.preprocess import input_from_resized, pixel_levels, pixels_from_resized
 from vit_edge.images.resize import resized_from_image
@@ -158,13 +158,7 @@ def write_end_to_end(stage: Path, manifest: Manifest) -> dict[str, Any]:
     """
     path = stage / END_TO_END_NAME
     model = load_mapped(stage / MODEL_NAME)
-    weights = (value.const_value for value in model.graph.initializers.values())
-    size = sum(0 if tensor is None else tensor.nbytes for tensor in weights)
-    if size > SINGLE_FILE_LIMIT_BYTES:
-        raise UsageError(
-            f"--include-preprocessing: weights of {size / 1e9:.1f} GB do not fit into one file. "
-            f"Leave it out, and run {PREPROCESS_NAME} in front"
-        )
+    check_model("--include-preprocessing", model)
     put_in_front(model, _graph(manifest, manifest.opset))
     onnx_ir.external_data.load_to_model(model)
     onnx_ir.save(model, path)

@@ -10,7 +10,7 @@ from typing import Any
 from vit_edge import cli
 from vit_edge.bundle import Bundle
 from vit_edge.export.api import require_extra
-from vit_edge.export.options import PUBLISHING
+from vit_edge.export.options import PUBLISHING, calibration_from
 from vit_edge.export.printing import print_bundle
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -22,8 +22,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "DIR",
         "help": "images to choose scales and ranges on, of the kind that the model will meet",
     },
-    "--calibration-images": {"type": int, "metavar": "N", "default": 128, "help": "default: 128"},
-    "--calibration-seed": {"type": int, "metavar": "N", "default": 0, "help": "default: 0"},
+    "--calibration-images": {"type": int, "metavar": "N", "help": "default: 128"},
+    "--calibration-seed": {"type": int, "metavar": "N", "help": "default: 0"},
     "--recipe": {
         "metavar": "NAME|FILE",
         "help": "what to make; default: TARGET-PRECISION, for the target of the fp32 bundle",
@@ -72,15 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     require_extra()
     from vit_edge.export.lowering import choose_recipe, quantize
-    from vit_edge.quantize.calibration import CalibrationRequest
 
     given = Bundle.read(arguments.bundle)
     recipe = choose_recipe(given, arguments.precision, arguments.recipe)
-    folder = arguments.calibration
-    count, seed = arguments.calibration_images, arguments.calibration_seed
     made = quantize(
         given,
-        calibration=None if folder is None else CalibrationRequest(folder, count, seed),
+        calibration=calibration_from(arguments),
         out=arguments.out,
         force=arguments.force,
         include_preprocessing=arguments.include_preprocessing,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,11 @@ from vit_edge.errors import InputError, UsageError
 from vit_edge.export.golden_set import Progress
 from vit_edge.export.recipe import Recipe
 from vit_edge.export.trace import INPUT_NAME, OF_ALL_TOKENS, model_from_vit, release_weights
+from vit_edge.graphs.attention import with_decomposed_attention
 from vit_edge.graphs.mapped import mapped
+from vit_edge.graphs.opset import with_opset
 from vit_edge.graphs.readable import drop_allowzero, name_by_module, unshare_parameters
+from vit_edge.graphs.workspace import Workspace
 from vit_edge.graphs.write import SINGLE_FILE_LIMIT_BYTES
 from vit_edge.images.preprocess import pixels_from_resized
 from vit_edge.machine import cpus
@@ -38,6 +41,8 @@ from vit_edge.models.reference import ReferenceDtype, reference_outputs
 from vit_edge.models.vit import ViT, vit_from_weights, with_merging
 
 _LOG = logging.getLogger(__name__)
+
+Answers = Mapping[str, NDArray[np.float32]]  # output -> float32[N, ...]
 
 OUTPUTS = ("logits", "features", "tokens", "pre_logits", "reconstruction")
 # float64 costs huge about 15 s an image on two cores, so it is compared with float32 instead
@@ -145,26 +150,14 @@ class CheckpointSource:
         """Run the reference; see Source."""
         torch.set_num_threads(cpus.default_threads())
         facts, architecture = self.facts, self._vit.architecture
-        answers: dict[str, NDArray[np.float32]] = {}
         values = max(architecture.tokens * architecture.width, _window_values(architecture))
         size = max(1, min(LARGEST_REFERENCE_BATCH, REFERENCE_TOKEN_BYTES // (8 * values)))
-        for start in range(0, len(resized), size):
-            batch = slice(start, start + size)
-            pixels = pixels_from_resized(resized[batch], facts.preprocessing)
+
+        def run(pixels: NDArray[np.float32]) -> Answers:
             computed = reference_outputs(self._vit, pixels, facts.reference_dtype)._asdict()
-            for output in self._outputs:
-                values = computed[output].float().numpy()
-                if not np.isfinite(values).all():
-                    raise InputError(
-                        f"the reference's {output} hold NaN or Inf: the weights are broken, or "
-                        "the preprocessing is not theirs"
-                    )
-                if output not in answers:
-                    shape = (len(resized), *values.shape[1:])
-                    answers[output] = mapped(scratch, shape, np.float32)
-                answers[output][batch] = values
-            progress(len(pixels))
-        return answers
+            return {output: computed[output].float().numpy() for output in self._outputs}
+
+        return answers_in_batches(run, facts, resized, size, scratch, progress)
 
     def merge_tokens(self, counts: tuple[int, ...]) -> None:
         """Merge so many tokens in each block from now on.
@@ -203,6 +196,60 @@ class CheckpointSource:
         release_weights(model)
         for parameter in self._vit.parameters():  # those that the graph holds in another form
             parameter.data = parameter.new_empty(0)
+
+
+def answers_in_batches(
+    run: Callable[[NDArray[np.float32]], Answers],
+    facts: SourceFacts,
+    resized: NDArray[np.uint8],
+    size: int,
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, NDArray[np.float32]]:
+    """Run a reference batch by batch; see Source.answers.
+
+    Args:
+        run: Pixels to answers.
+        facts: The source's.
+        resized: uint8[N, H, W, 3].
+        size: How many images at once.
+        scratch: Where to put the mapped answers.
+        progress: Called with the number of images done since the last call.
+
+    Raises:
+        InputError: An answer is NaN or Inf.
+    """
+    answers: dict[str, NDArray[np.float32]] = {}
+    for start in range(0, len(resized), size):
+        batch = slice(start, start + size)
+        pixels = pixels_from_resized(resized[batch], facts.preprocessing)
+        for name, values in run(pixels).items():
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"{facts.record.source}: its {name} hold NaN or Inf for an image: the weights "
+                    "are broken, or the preprocessing is not theirs"
+                )
+            if name not in answers:
+                answers[name] = mapped(scratch, (len(resized), *values.shape[1:]), np.float32)
+            answers[name][batch] = values
+        progress(len(pixels))
+    return answers
+
+
+@contextmanager
+def exported_graph(
+    model: onnx_ir.Model, recipe: Recipe, least_opset: int, scratch: Path
+) -> Iterator[onnx_ir.Model]:
+    """Give a graph that was exported before in the form that is asked for; see Source.graph.
+
+    It stays in its operator set where that is new enough, and its attention is decomposed where
+    the recipe wants that.
+    """
+    workspace = Workspace(scratch)
+    model = with_opset(model, least_opset, workspace)
+    if recipe.attention == "decomposed":
+        model = with_decomposed_attention(model, workspace)
+    yield model
 
 
 def _window_values(architecture: Architecture) -> int:

@@ -58,7 +58,8 @@ class TritonPythonModel:
         if "label" in self._types:
             outputs.append("top")
         top_k = self._shapes.get("label", [1])[0]
-        return list(self._predictor.run(images, outputs, top_k=top_k))
+        size = min(len(images), self._predictor.bundle.manifest.max_batch)  # what Triton batched
+        return list(self._predictor.run(images, outputs, top_k=top_k, batch_size=size or 1))
 
     def _alone(self, images: list[bytes], request: Any) -> Any:
         try:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,19 +23,20 @@ from vit_edge.bundle import integrity
 from vit_edge.bundle.bundle import sha256_of
 from vit_edge.bundle.manifest import CheckpointRecord, Scores, TensorSpec
 from vit_edge.checkpoints.labels import IMAGENET_CLASSES
-from vit_edge.errors import InputError, UsageError
+from vit_edge.errors import UsageError
 from vit_edge.export.foreign.conventions import labels_for, preprocessing_for, scores_in
 from vit_edge.export.foreign.graph import comes_out_of_head, load_normalised, open_session
 from vit_edge.export.foreign.interface import FEATURES, LOGITS, Interface, image_interface
 from vit_edge.export.golden_set import Progress
 from vit_edge.export.plan import ForeignFile
 from vit_edge.export.recipe import Recipe
-from vit_edge.export.source import SourceFacts, chosen_scores
-from vit_edge.graphs.attention import with_decomposed_attention
-from vit_edge.graphs.mapped import mapped
-from vit_edge.graphs.opset import with_opset
-from vit_edge.graphs.workspace import Workspace
-from vit_edge.images.preprocess import pixels_from_resized
+from vit_edge.export.source import (
+    Answers,
+    SourceFacts,
+    answers_in_batches,
+    chosen_scores,
+    exported_graph,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,32 +63,19 @@ class ForeignSource:
     ) -> dict[str, NDArray[np.float32]]:
         """Run the file as it came, not the normalised model; see Source."""
         session = open_session(self.path)
-        kept, width = self.interface.kept_as, self.facts.outputs[0].shape[1] or 0
-        kept_answers = mapped(scratch, (len(resized), width), np.float32)
-        for start in range(0, len(resized), REFERENCE_BATCH):
-            batch = slice(start, start + REFERENCE_BATCH)
-            pixels = pixels_from_resized(resized[batch], self.facts.preprocessing)
-            (answers,) = session.run([self.interface.output], {self.interface.input: pixels})
-            if not np.isfinite(answers).all():
-                raise InputError(
-                    f"{self.path}: its {kept} hold NaN or Inf for an image: the weights are "
-                    "broken, or --preprocess is not theirs"
-                )
-            kept_answers[batch] = answers
-            progress(len(pixels))
-        return {kept: kept_answers}
+        face = self.interface
 
-    @contextmanager
-    def graph(self, recipe: Recipe, least_opset: int, scratch: Path) -> Iterator[onnx_ir.Model]:
-        """Give the graph in the exporter's form, converted if it is older; see Source.
+        def run(pixels: NDArray[np.float32]) -> Answers:
+            (answers,) = session.run([face.output], {face.input: pixels})
+            return {face.kept_as: answers}
 
-        Attention that a recipe wants decomposed is.
-        """
-        workspace = Workspace(scratch)
-        model = with_opset(self.model, least_opset, workspace)
-        if recipe.attention == "decomposed":
-            model = with_decomposed_attention(model, workspace)
-        yield model
+        return answers_in_batches(run, self.facts, resized, REFERENCE_BATCH, scratch, progress)
+
+    def graph(
+        self, recipe: Recipe, least_opset: int, scratch: Path
+    ) -> AbstractContextManager[onnx_ir.Model]:
+        """Give the graph in the exporter's form, converted if it is older; see Source."""
+        return exported_graph(self.model, recipe, least_opset, scratch)
 
 
 def foreign_source(
