@@ -29,11 +29,12 @@ from vit_edge.errors import (
     VitEdgeError,
 )
 from vit_edge.machine import cpus
+from vit_edge.scale import COLUMNS, ROWS
 from vit_edge.scale.ray_data import MAX_RESTARTS, import_ray, plan_actors
-from vit_edge.scale.segments import ROWS, Segment, segments
+from vit_edge.scale.segments import Segment, segments
 from vit_edge.scale.shards import Answered, Shard, ShardWriter, answered, record_of
 from vit_edge.scale.store import Store
-from vit_edge.scale.tables import COLUMNS, everywhere
+from vit_edge.scale.tables import everywhere
 
 Engine = Literal["local", "ray"]
 

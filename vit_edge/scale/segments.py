@@ -24,11 +24,10 @@ import pyarrow.parquet as pq
 from vit_edge.errors import ImageError, InputError, UsageError
 from vit_edge.images.files import DEFAULT_LIMITS, read_source
 from vit_edge.images.walk import Skipped, named_like_an_image, walk_images
-from vit_edge.scale import archives
+from vit_edge.scale import ROWS, archives
 from vit_edge.scale.archives import HELD_BYTES, printable, text_of
 from vit_edge.scale.remote import Found, is_url, opened, suffix_of, version_of, walk_url
 
-ROWS = 5000  # of a segment
 _AT_ONCE = 256  # rows in memory, at most
 _BUFFER_BYTES = 4 << 20  # of a column that is read; without it a row group's whole column is held
 _LISTS = (".txt", ".lst")

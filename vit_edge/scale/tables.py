@@ -22,12 +22,12 @@ from vit_edge.bundle.bundle import HUB_PREFIX
 from vit_edge.errors import PredictionError, UsageError, VitEdgeError
 from vit_edge.machine import child
 from vit_edge.predictor import DEFAULT_TOP_K, TOP, Answer, Failure, Predictor
+from vit_edge.scale import COLUMNS
 from vit_edge.scale.remote import RemoteFile, is_url, local_path
 
 if TYPE_CHECKING:
     from vit_edge.images.files import ImageLike
 
-COLUMNS = ("label", "index", "score")  # by default
 RANKED = pa.struct([("label", pa.string()), ("index", pa.int32()), ("score", pa.float32())])
 _OF_TOP: dict[str, pa.DataType] = {
     "label": pa.string(), "index": pa.int32(), "score": pa.float32(), "top": pa.list_(RANKED),
