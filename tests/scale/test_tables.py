@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from vit_edge import Bundle, PredictionError, Predictor, UsageError
-from vit_edge.scale import tables
-from vit_edge.scale.tables import Classifier, find_killer
+from vit_edge.scale import suspects
+from vit_edge.scale.tables import Classifier
 
 requires = ("onnxruntime", "pyarrow")
 
@@ -118,8 +118,10 @@ def test_an_image_that_killed_the_process_before_is_named(
     images = [*encoded, b"POISON", *encoded]
     table = pa.table({"path": [f"{i}.jpg" for i in range(7)], "bytes": images})
     classify = Classifier(testing_bundle.path, suspects=tmp_path / "suspects")
-    assert find_killer(classify._arguments, table.slice(0, 2)) is None
-    note = tmp_path / "suspects" / f"{tables._SUSPECT}{tables._digest(table['bytes'].to_pylist())}"
+    assert classify._suspects is not None
+    opener = classify._suspects._opener
+    assert suspects.find_killer(opener, table.slice(0, 2), "bytes") is None
+    note = tmp_path / "suspects" / f"{suspects._SUSPECT}{suspects._digest(images)}"
     note.parent.mkdir(exist_ok=True)
     note.write_text("4000000")  # of a process that is gone: there are no such numbers
     with pytest.raises(PredictionError, match=r"^3\.jpg: the process died of this image"):
@@ -130,12 +132,10 @@ def test_an_image_that_killed_the_process_before_is_named(
 def test_a_batch_in_work_elsewhere_is_not_suspected(
     testing_bundle: Bundle, encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "find_killer", lambda *arguments: pytest.fail("it was examined"))
+    monkeypatch.setattr(suspects, "find_killer", lambda *arguments: pytest.fail("it was examined"))
     table = pa.table({"bytes": encoded})
     classify = Classifier(testing_bundle.path, suspects=tmp_path)
-    (tmp_path / f"{tables._SUSPECT}{tables._digest(table['bytes'].to_pylist())}").write_text(
-        str(os.getpid())
-    )
+    (tmp_path / f"{suspects._SUSPECT}{suspects._digest(encoded)}").write_text(str(os.getpid()))
     assert classify(table).num_rows == 3
 
 

@@ -1,0 +1,123 @@
+"""Batches in work, noted in a folder: of what a process died, the next one there finds out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from vit_edge.errors import PredictionError, VitEdgeError
+from vit_edge.machine import child
+
+if TYPE_CHECKING:
+    from vit_edge.images.files import ImageLike
+
+Opener = Callable[[], Callable[[pa.Table], object]]
+
+_SUSPECT = "vit-edge-suspect-"
+_TRIAL_TIMEOUT_S = 600.0
+
+
+class Suspects:
+    """The notes of a folder, which other processes may share."""
+
+    def __init__(self, folder: Path, opener: Opener) -> None:
+        """Name the folder; it is made with the first note.
+
+        Args:
+            folder: For the notes.
+            opener: Opens what answers a table, in another process.
+        """
+        self._folder, self._opener = folder, opener
+
+    def note(self, table: pa.Table, images: Sequence[ImageLike | None], column: str) -> Path:
+        """Note a table while it is in work; examine one that was in work when a process died.
+
+        Args:
+            table: The rows.
+            images: Theirs.
+            column: Where the table has them.
+
+        Returns:
+            The note, to be removed when the table is answered.
+
+        Raises:
+            PredictionError: An image ends the process; the message names it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        note = self._folder / f"{_SUSPECT}{_digest(images)}"
+        if note.exists() and not _alive(note):
+            killer = find_killer(self._opener, table, column)
+            self.remove(note)
+            if killer is not None:
+                raise PredictionError(
+                    f"{killer}: the process died of this image; leave it out, or empty its file"
+                )
+        note.write_text(str(os.getpid()))
+        return note
+
+    def remove(self, note: Path) -> None:
+        """Say that a table is not in work any more."""
+        note.unlink(missing_ok=True)
+
+
+def find_killer(opener: Opener, table: pa.Table, column: str) -> str | None:
+    """Name the image of which a process dies, each half of the rows in a process of its own."""
+    if not _dies(opener, table):
+        return None
+    while table.num_rows > 1:
+        half = table.slice(0, table.num_rows // 2)
+        table = half if _dies(opener, half) else table.slice(table.num_rows // 2)
+    return _name_of(table, column)
+
+
+def answer_rows(opener: Opener, table: pa.Table) -> None:
+    """Answer rows in this process; what a child of `find_killer` runs."""
+    opener()(table)
+
+
+def _dies(opener: Opener, table: pa.Table) -> bool:
+    """Whether the rows end a process; an error that is raised does not."""
+    try:
+        call = child.attempted_call(
+            "vit_edge.scale.suspects:answer_rows", opener, table, timeout_s=_TRIAL_TIMEOUT_S
+        )
+    except VitEdgeError:
+        return False
+    return call.child.death is not None
+
+
+def _name_of(table: pa.Table, column: str) -> str:
+    """What a row's image is called: its path, if the table knows one."""
+    row = table.slice(0, 1).to_pylist()[0]
+    value = row[column]
+    if isinstance(value, dict):
+        value = value.get("path") or value.get("bytes")
+    named = next((row[key] for key in ("path", "id", "key") if isinstance(row.get(key), str)), None)
+    if named is not None or isinstance(value, str):
+        return str(named or value)
+    data: bytes = value or b""
+    return f"the image of {len(data)} bytes with sha256 {hashlib.sha256(data).hexdigest()}"
+
+
+def _digest(images: Sequence[ImageLike | None]) -> str:
+    """Tell batches apart without hashing every byte of every image."""
+    digest = hashlib.sha256()
+    for image in images:
+        named = getattr(image, "name", image)  # of a file behind a URL
+        text = named if isinstance(named, bytes) else str(named).encode(errors="surrogatepass")
+        digest.update(f"{len(text)}:".encode() + text[:512] + text[-512:])
+    return digest.hexdigest()[:32]
+
+
+def _alive(note: Path) -> bool:
+    """Whether the process that wrote a note still runs: two may have the same rows."""
+    try:
+        os.kill(int(note.read_text()), 0)
+    except (ValueError, OSError):
+        return False
+    return True
