@@ -135,8 +135,38 @@ def test_a_batch_in_work_elsewhere_is_not_suspected(
     monkeypatch.setattr(suspects, "find_killer", lambda *arguments: pytest.fail("it was examined"))
     table = pa.table({"bytes": encoded})
     classify = Classifier(testing_bundle.path, suspects=tmp_path)
-    (tmp_path / f"{suspects._SUSPECT}{suspects._digest(encoded)}").write_text(str(os.getpid()))
-    assert classify(table).num_rows == 3
+    elsewhere = suspects.Suspects(tmp_path, lambda: classify)
+    note = elsewhere.note(table, encoded, "bytes")
+    assert [found.num_rows for found in classify.stream([table, table])] == [3, 3]
+    assert list(tmp_path.iterdir()) == [note]
+    elsewhere.remove(note)
+
+
+@pytest.mark.parametrize("number", [1, os.getpid()])
+def test_a_note_of_a_process_whose_number_is_another_s_now_is_examined(
+    encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """In a container every job is process 1, also the one after it."""
+    monkeypatch.setattr(suspects, "find_killer", lambda *arguments: "3.jpg")
+    (tmp_path / f"{suspects._SUSPECT}{suspects._digest(encoded)}").write_text(str(number))
+    notes = suspects.Suspects(tmp_path, lambda: lambda table: table)
+    with pytest.raises(PredictionError, match=r"^3\.jpg: the process died of this image"):
+        notes.note(pa.table({"bytes": encoded}), encoded, "bytes")
+
+
+def test_without_locks_a_note_of_another_is_examined_and_one_s_own_is_not(
+    encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "lock", lambda handle: False)
+    examined: list[object] = []
+    monkeypatch.setattr(suspects, "find_killer", lambda *arguments: examined.append(arguments))
+    table = pa.table({"bytes": encoded})
+    ours, theirs = (suspects.Suspects(tmp_path, lambda: lambda table: table) for _ in range(2))
+    for _ in range(2):
+        ours.note(table, encoded, "bytes")
+    assert not examined
+    theirs.note(table, encoded, "bytes")
+    assert len(examined) == 1
 
 
 def plant_death(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

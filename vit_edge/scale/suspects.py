@@ -1,9 +1,15 @@
-"""Batches in work, noted in a folder: of what a process died, the next one there finds out."""
+"""Batches in work, noted in a folder: of what a process died, the next one there finds out.
+
+A note is locked as long as the process that wrote it lives: process IDs repeat, and in a container
+all are 1. Without locks a note is taken for one of a process that died. That costs a trial of the
+batch, and blames no image that is well; the other error would have a job start for ever.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +18,7 @@ import pyarrow as pa
 
 from vit_edge.errors import PredictionError, VitEdgeError
 from vit_edge.machine import child
+from vit_edge.machine.files import lock
 
 if TYPE_CHECKING:
     from vit_edge.images.files import ImageLike
@@ -33,6 +40,7 @@ class Suspects:
             opener: Opens what answers a table, in another process.
         """
         self._folder, self._opener = folder, opener
+        self._held: dict[Path, int] = {}  # our notes, and the open files that lock them
 
     def note(self, table: pa.Table, images: Sequence[ImageLike | None], column: str) -> Path:
         """Note a table while it is in work; examine one that was in work when a process died.
@@ -49,20 +57,43 @@ class Suspects:
             PredictionError: An image ends the process; the message names it.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        note = self._folder / f"{_SUSPECT}{_digest(images)}"
-        if note.exists() and not _alive(note):
+        name = f"{_SUSPECT}{_digest(images)}"
+        left = [note for note in self._folder.glob(f"{name}*") if not self._in_work(note)]
+        if left:
             killer = find_killer(self._opener, table, column)
-            self.remove(note)
+            for note in left:
+                note.unlink(missing_ok=True)
             if killer is not None:
                 raise PredictionError(
                     f"{killer}: the process died of this image; leave it out, or empty its file"
                 )
-        note.write_text(str(os.getpid()))
+        # It has its name when it is locked: nobody finds it before, and takes it for left.
+        handle, aside = tempfile.mkstemp(prefix=".", dir=self._folder)
+        lock(handle)
+        note = Path(aside).rename(self._folder / f"{name}{Path(aside).name}")
+        self._held[note] = handle
         return note
 
     def remove(self, note: Path) -> None:
         """Say that a table is not in work any more."""
         note.unlink(missing_ok=True)
+        os.close(self._held.pop(note))
+
+    def _in_work(self, note: Path) -> bool:
+        """Whether the process that wrote a note still runs: two may have the same rows."""
+        if note in self._held:
+            return True
+        try:
+            handle = os.open(note, os.O_RDWR)  # NFS locks nothing that is open for reading alone
+        except FileNotFoundError:  # answered meanwhile
+            return True
+        try:
+            lock(handle)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
 
 def find_killer(opener: Opener, table: pa.Table, column: str) -> str | None:
@@ -112,12 +143,3 @@ def _digest(images: Sequence[ImageLike | None]) -> str:
         text = named if isinstance(named, bytes) else str(named).encode(errors="surrogatepass")
         digest.update(f"{len(text)}:".encode() + text[:512] + text[-512:])
     return digest.hexdigest()[:32]
-
-
-def _alive(note: Path) -> bool:
-    """Whether the process that wrote a note still runs: two may have the same rows."""
-    try:
-        os.kill(int(note.read_text()), 0)
-    except (ValueError, OSError):
-        return False
-    return True
