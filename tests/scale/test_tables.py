@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,35 @@ def test_without_locks_a_note_of_another_is_examined_and_one_s_own_is_not(
     assert not examined
     theirs.note(table, encoded, "bytes")
     assert len(examined) == 1
+
+
+def test_no_image_is_blamed_for_the_time_that_many_take(
+    testing_bundle: Bundle, encoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "_TRIAL_TIMEOUT_S", 0.5)  # less than Python takes to start
+    table = pa.table({"bytes": encoded * 4})
+    assert suspects.find_killer(partial(Classifier, testing_bundle.path), table, "bytes") is None
+
+
+@pytest.mark.parametrize("most", [3, 0], ids=["several", "one"])
+def test_an_image_is_blamed_if_a_process_dies_of_it_alone(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Three rows are too much for the memory, say; or the fifth image is the one."""
+    monkeypatch.setattr(
+        suspects, "_dies", lambda _, rows: rows.num_rows > most and "5.jpg" in str(rows["path"])
+    )
+    table = pa.table({"path": [f"{i}.jpg" for i in range(7)]})
+    expected = None if most else "5.jpg"
+    assert suspects.find_killer(lambda: lambda table: table, table, "path") == expected
+
+
+@pytest.mark.parametrize(("code", "dies"), [(1, True), (0, True), (os.EX_IOERR, False)])
+def test_a_library_that_ends_the_process_is_a_death_and_a_full_disk_is_none(
+    code: int, dies: bool
+) -> None:
+    """The child ends with EX_IOERR where its answer cannot be written."""
+    assert suspects._dies(partial(os._exit, code), pa.table({"path": ["a.jpg"]})) == dies
 
 
 def plant_death(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 Opener = Callable[[], Callable[[pa.Table], object]]
 
 _SUSPECT = "vit-edge-suspect-"
+# Of a trial: its process may build an engine first, and a slow machine has large models.
 _TRIAL_TIMEOUT_S = 600.0
+_IMAGE_TIMEOUT_S = 10.0
 
 
 class Suspects:
@@ -97,13 +99,18 @@ class Suspects:
 
 
 def find_killer(opener: Opener, table: pa.Table, column: str) -> str | None:
-    """Name the image of which a process dies, each half of the rows in a process of its own."""
+    """Name the image of which a process dies, each half of the rows in a process of its own.
+
+    Returns:
+        The image, of which alone a process died; None where it takes several, or their time.
+    """
     if not _dies(opener, table):
         return None
-    while table.num_rows > 1:
-        half = table.slice(0, table.num_rows // 2)
-        table = half if _dies(opener, half) else table.slice(table.num_rows // 2)
-    return _name_of(table, column)
+    if table.num_rows < 2:
+        return _name_of(table, column) if table.num_rows else None
+    half = table.num_rows // 2
+    halves = table.slice(0, half), table.slice(half)
+    return next(filter(None, (find_killer(opener, part, column) for part in halves)), None)
 
 
 def answer_rows(opener: Opener, table: pa.Table) -> None:
@@ -112,14 +119,16 @@ def answer_rows(opener: Opener, table: pa.Table) -> None:
 
 
 def _dies(opener: Opener, table: pa.Table) -> bool:
-    """Whether the rows end a process; an error that is raised does not."""
+    """Whether the rows end a process, or keep it from its end; an error that is raised does not."""
+    limit_s = _TRIAL_TIMEOUT_S + _IMAGE_TIMEOUT_S * table.num_rows
     try:
-        call = child.attempted_call(
-            "vit_edge.scale.suspects:answer_rows", opener, table, timeout_s=_TRIAL_TIMEOUT_S
-        )
+        done = child.attempted_call(
+            "vit_edge.scale.suspects:answer_rows", opener, table, timeout_s=limit_s
+        ).child
     except VitEdgeError:
         return False
-    return call.child.death is not None
+    # Also by a library that calls exit; but a full disk for its answer is no death of an image.
+    return done.returncode != os.EX_IOERR and bool(done.death or done.returncode)
 
 
 def _name_of(table: pa.Table, column: str) -> str:
