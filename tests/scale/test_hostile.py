@@ -269,6 +269,29 @@ def test_any_name_is_read(
     assert {"image", "bytes"}.isdisjoint(rows(tmp_path / "out")[0])
 
 
+def test_a_folder_behind_a_file_url_has_the_files_that_it_has_as_a_path(
+    testing_bundle: Bundle, files: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd %41?b=c"
+    folder.mkdir()
+    for name, file in zip(("100%41.jpg", "a b%20#?d=e.jpg", "~%.jpg"), files, strict=False):
+        shutil.copy(file, folder / name)
+    batch(testing_bundle, f"{folder.as_uri()}/", out=tmp_path / "out")
+    assert [label for _, label in labels(tmp_path / "out")] == expected
+    batch(testing_bundle, labels(tmp_path / "out")[0][0], out=tmp_path / "one")
+    assert labels(tmp_path / "one") == labels(tmp_path / "out")[:1]
+
+
+def test_a_file_url_that_cannot_be_listed_is_refused(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path
+) -> None:
+    """A name that is no UTF-8, for which Arrow has no text; and a URL that lacks a slash."""
+    shutil.copy(files[0], os.fsdecode(bytes(tmp_path / "in") + b"/\xff.jpg"))
+    for url in ((tmp_path / "in").as_uri(), "file://photos"):
+        with pytest.raises(UsageError, match=f"{url}: cannot be listed"):
+            batch(testing_bundle, url, out=tmp_path / "out")
+
+
 def test_what_is_no_input_is_refused_before_any_work(
     testing_bundle: Bundle, files: list[str], tmp_path: Path
 ) -> None:

@@ -17,7 +17,8 @@ from vit_edge.errors import ImageDecodeError, InputError, UsageError, VitEdgeErr
 from vit_edge.images.walk import is_system_folder, named_like_an_image
 
 # A key is taken as it is written, as aws and s3fs do: "a b", "100%" and "#1" are names. A query is
-# one only at the end and if all of it are settings, such as ?region=eu-central-1.
+# one only at the end and if all of it are settings, such as ?region=eu-central-1. The path of a
+# file:// URL is quoted, as Python and browsers write it, and has no query: see `local_path`.
 _URL = re.compile(
     r"(?P<root>[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)/?(?P<key>.*?)"
     r"(?P<query>\?[a-z_]+=[^&/?]*(?:&[a-z_]+=[^&?]*)*)?",
@@ -46,7 +47,8 @@ def suffix_of(url: str) -> str:
 def local_path(url: str) -> str | None:
     """The path of a file:// URL; None for any other."""
     scheme, _, rest = url.partition("://")
-    return url2pathname(rest[rest.find("/") :]) if scheme.lower() == "file" else None
+    _, slash, path = rest.partition("/")
+    return url2pathname(slash + path) if scheme.lower() == "file" else None
 
 
 def opened(path: str) -> BinaryIO:
@@ -84,7 +86,7 @@ def walk_url(url: str) -> Iterator[Found]:
     """What is named like an image below a URL, sorted; or the one file that it is.
 
     Raises:
-        UsageError: There is nothing.
+        UsageError: It cannot be listed.
     """
     files, inside = file_system(url)
     match = _URL.fullmatch(url)
@@ -94,17 +96,19 @@ def walk_url(url: str) -> Iterator[Found]:
         if above.type == fs.FileType.File:
             yield Found(url, _version(above))
             return
-        listed = files.get_file_info(fs.FileSelector(inside, recursive=True))
-    except (OSError, pa.ArrowException) as error:
+        images = [
+            (info.path, _version(info))
+            for info in files.get_file_info(fs.FileSelector(inside, recursive=True))
+            if info.type == fs.FileType.File and named_in_a_listing(info.path)
+        ]
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise UsageError(f"{url}: cannot be listed: {error}") from error
-    scheme = match["root"].partition("://")[0]
-    images = [
-        (info.path, _version(info))
-        for info in listed
-        if info.type == fs.FileType.File and named_in_a_listing(info.path)
-    ]
+    root, query = match["root"], match["query"] or ""
     for path, version in sorted(images):
-        yield Found(f"{scheme}://{path}{match['query'] or ''}", version)
+        if local_path(url) is None:
+            yield Found(f"{root.partition('://')[0]}://{path}{query}", version)
+        else:
+            yield Found(f"{root}{path.replace('%', '%25')}", version)
 
 
 def named_in_a_listing(path: str) -> bool:
