@@ -99,16 +99,17 @@ def walk_url(url: str) -> Iterator[Found]:
         images = [
             (info.path, _version(info))
             for info in files.get_file_info(fs.FileSelector(inside, recursive=True))
-            if info.type == fs.FileType.File and named_in_a_listing(info.path)
+            if info.type == fs.FileType.File and named_in_a_listing(info.path.removeprefix(inside))
         ]
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise UsageError(f"{url}: cannot be listed: {error}") from error
     root, query = match["root"], match["query"] or ""
+    base = None if local_path(url) is not None else _file_system(root, query)[1]
     for path, version in sorted(images):
-        if local_path(url) is None:
-            yield Found(f"{root.partition('://')[0]}://{path}{query}", version)
-        else:
+        if base is None:
             yield Found(f"{root}{path.replace('%', '%25')}", version)
+        else:
+            yield Found(f"{root}/{path.removeprefix(f'{base}/')}{query}", version)
 
 
 def named_in_a_listing(path: str) -> bool:
@@ -168,14 +169,14 @@ def file_system(url: str) -> tuple[fs.FileSystem, str]:
             "row; give it by the environment, such as AWS_SECRET_ACCESS_KEY"
         )
     files, base = _file_system(root, match["query"] or "")
-    if base is not None:
-        return files, f"{base}/{match['key']}".strip("/") if base else f"/{match['key']}"
-    return files, files.handler.fs._strip_protocol(url)
+    if isinstance(files, fs.PyFileSystem):  # fsspec's, which takes URLs
+        return files, files.handler.fs._strip_protocol(url)
+    return files, f"{base}/{match['key']}".strip("/") if base else f"/{match['key']}"
 
 
 @lru_cache(maxsize=64)  # connecting anew for each image would take longer than reading it
-def _file_system(root: str, query: str) -> tuple[fs.FileSystem, str | None]:
-    """A file system, and the path in it that a URL begins with; None where fsspec takes URLs."""
+def _file_system(root: str, query: str) -> tuple[fs.FileSystem, str]:
+    """A file system, and the path in it that a URL begins with."""
     try:
         files, base = fs.FileSystem.from_uri(f"{root}/{query}")
         return files, base.rstrip("/")
@@ -185,4 +186,4 @@ def _file_system(root: str, query: str) -> tuple[fs.FileSystem, str | None]:
             found, _ = fsspec.core.url_to_fs(f"{root}/")
         except (ImportError, ValueError) as error:
             raise UsageError(f"{root}: no file system for it: {unknown}; {error}") from error
-        return fs.PyFileSystem(fs.FSSpecHandler(found)), None
+        return fs.PyFileSystem(fs.FSSpecHandler(found)), found._strip_protocol(root).rstrip("/")
