@@ -502,6 +502,20 @@ def test_an_archive_without_images_is_there_and_found_again(
     assert [(shard.rows, shard.resumed) for shard in again.shards] == [(0, True), (4, True)]
 
 
+def test_a_question_mark_in_a_name_is_one(
+    testing_bundle: Bundle, encoded: list[bytes], tmp_path: Path
+) -> None:
+    """Of an archive, and of the folder of a run that finds nothing and leaves no shard."""
+    made_tar(tmp_path, encoded)
+    (tmp_path / "whole.tar").rename(tmp_path / "what?.tar")
+    assert batch(testing_bundle, str(tmp_path / "what?.tar"), out=tmp_path / "out").rows == 4
+    with tarfile.open(tmp_path / "none.tar", "w") as archive:
+        archive.addfile(*member("a.json", b"{}"))
+    with pytest.raises(UsageError, match="no images"):
+        batch(testing_bundle, str(tmp_path / "none.tar"), out=tmp_path / "why?" / "out")
+    assert [path.name for path in (tmp_path / "why?" / "out").iterdir()] == ["run.json"]
+
+
 # --- going on -----------------------------------------------------------------------------------
 
 

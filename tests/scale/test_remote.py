@@ -10,6 +10,7 @@ import pytest
 from pyarrow import fs
 
 from vit_edge.scale import remote
+from vit_edge.scale.store import Store
 
 requires = ("pyarrow",)
 
@@ -61,3 +62,20 @@ def test_a_folder_that_lies_in_a_hidden_one_has_its_images(tmp_path: Path) -> No
         (tmp_path / ".cache" / name).touch()
     found = [Path(path).name for path, _ in remote.walk_url((tmp_path / ".cache").as_uri())]
     assert found == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ("memory://bucket/what?/answers", "memory://bucket/what?/answers/p.parquet"),
+        ("memory://bucket/a?b=c/", "memory://bucket/a?b=c/p.parquet"),
+        ("memory://bucket/a/?b=c&d=http://e/", "memory://bucket/a/p.parquet?b=c&d=http://e/"),
+        ("memory://bucket", "memory://bucket/p.parquet"),
+        ("file:///tmp/what?b=c", "file:///tmp/what?b=c/p.parquet"),
+        ("/tmp/what?b=c", "/tmp/what?b=c/p.parquet"),
+    ],
+)
+def test_a_question_mark_in_a_folder_s_name_is_one(out: str, expected: str) -> None:
+    if out.startswith("memory:"):
+        pytest.importorskip("fsspec")
+    assert Store(out).path("p.parquet") == expected

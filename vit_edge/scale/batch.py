@@ -137,8 +137,9 @@ def batch(
         there.put_aside()
         shutil.rmtree(store.suspects, ignore_errors=True)
         if not any(shard.rows for shard in shards):
-            for shard in shards:
-                store.remove(shard.path.partition("?")[0].rpartition("/")[2])
+            paths = {shard.path for shard in shards}
+            for name in [name for name in store.names() if store.path(name) in paths]:
+                store.remove(name)
             raise UsageError(f"{', '.join(names)}: no images")
     ordered = tuple(sorted(shards, key=lambda shard: shard.path))
     return BatchResult(os.fspath(out), ordered, time.perf_counter() - started)

@@ -38,10 +38,17 @@ def is_url(path: str) -> bool:
     return _URL.fullmatch(path) is not None
 
 
-def suffix_of(url: str) -> str:
-    """The suffix of the file that a URL names, in lower case."""
-    match = _URL.fullmatch(url)
-    return PurePosixPath(match["key"] if match else url).suffix.lower()
+def key_of(path: str) -> str:
+    """The key that a URL names, without its settings; a path as it is."""
+    match = _URL.fullmatch(path)
+    return match["key"] if match else path
+
+
+def below(folder: str, name: str) -> str:
+    """The path, or the URL with the folder's settings, of a file in a folder."""
+    match = None if local_path(folder) is not None else _URL.fullmatch(folder)
+    query = (match and match["query"]) or ""
+    return f"{folder.removesuffix(query).rstrip('/')}/{name}{query}"
 
 
 def local_path(url: str) -> str | None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ from vit_edge.images.files import DEFAULT_LIMITS, read_source
 from vit_edge.images.walk import Skipped, named_like_an_image, walk_images
 from vit_edge.scale import ROWS, archives
 from vit_edge.scale.archives import HELD_BYTES, printable, text_of
-from vit_edge.scale.remote import Found, is_url, opened, suffix_of, version_of, walk_url
+from vit_edge.scale.remote import Found, is_url, key_of, opened, version_of, walk_url
 
 _AT_ONCE = 256  # rows in memory, at most
 _BUFFER_BYTES = 4 << 20  # of a column that is read; without it a row group's whole column is held
@@ -101,7 +101,7 @@ def _inputs(given: str) -> list[_Input]:
     if not given:
         raise UsageError("an input is the empty text; for the working directory write .")
     if is_url(given):
-        return [_Input(given, _kind_of_name(given, suffix_of(given)) or "url")]
+        return [_Input(given, _kind_of_name(key_of(given)) or "url")]
     path = Path(given)
     try:
         mode = path.stat().st_mode
@@ -117,7 +117,7 @@ def _inputs(given: str) -> list[_Input]:
         return [_Input(given, "list")]
     if not stat.S_ISREG(mode):
         raise UsageError(f"{given}: a device or a socket, and no file")
-    kind = _kind_of_name(given, suffix)
+    kind = _kind_of_name(given)
     if kind is None:
         if suffix and not named_like_an_image(given):
             raise UsageError(
@@ -128,10 +128,11 @@ def _inputs(given: str) -> list[_Input]:
     return [_Input(given, kind)]
 
 
-def _kind_of_name(given: str, suffix: str) -> _Kind | None:
+def _kind_of_name(name: str) -> _Kind | None:
+    suffix = PurePath(name).suffix.lower()
     if suffix == ".parquet":
         return "parquet"
-    if given.partition("?")[0].lower().endswith(archives.SUFFIXES):
+    if name.lower().endswith(archives.SUFFIXES):
         return "tar"
     return "list" if suffix in _LISTS else None
 

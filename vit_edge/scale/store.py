@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from vit_edge.errors import ResourceError, UsageError
 from vit_edge.machine.files import lock
-from vit_edge.scale.remote import file_system, is_url
+from vit_edge.scale.remote import below, file_system, is_url
 
 _LOG = logging.getLogger("vit_edge")
 
@@ -54,10 +54,7 @@ class Store:
 
     def path(self, name: str) -> str:
         """A file's path, or its URL."""
-        folder, query, settings = (
-            self.name.partition("?") if self.is_remote else (self.name, "", "")
-        )
-        return f"{folder.rstrip('/')}/{name}{query}{settings}"
+        return below(self.name, name)
 
     def names(self) -> list[str]:
         """The files and folders in it, sorted."""
