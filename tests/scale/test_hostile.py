@@ -381,6 +381,56 @@ def test_a_folder_of_parquet_files_is_one_table(
     assert [label for _, label in labels(tmp_path / "out")] == expected
 
 
+def test_a_partitioned_folder_of_parquet_is_read_to_its_leaves(
+    testing_bundle: Bundle, files: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    """As Spark writes it by year and month; what engines put aside is no data."""
+    for name, path in {
+        "year=2024/part-0.parquet": files[0], "year=2025/month=1/part-0.PARQUET": files[1],
+        "part-0.parquet": files[2], "_temporary/part-0.parquet": files[3],
+        "year=2025/.part-0.parquet": files[3], "year=2025/_metadata.parquet": files[3],
+    }.items():  # fmt: skip
+        (tmp_path / "hive.parquet" / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"path": [path]}), tmp_path / "hive.parquet" / name)
+    batch(testing_bundle, str(tmp_path / "hive.parquet"), out=tmp_path / "out")
+    assert [label for _, label in labels(tmp_path / "out")] == [expected[2], *expected[:2]]
+
+
+def test_a_part_of_a_parquet_folder_that_cannot_be_listed_is_said(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for year in ("2024", "2025"):
+        (tmp_path / "a.parquet" / year).mkdir(parents=True)
+        pq.write_table(pa.table({"path": files}), tmp_path / "a.parquet" / year / "0.parquet")
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:  # permissions would not hold root
+        if str(path).endswith("2024"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"a\.parquet/2024: cannot be read as Parquet"):
+        batch(testing_bundle, str(tmp_path / "a.parquet"), out=tmp_path / "out")
+    assert len(rows(tmp_path / "out")) == 6
+
+
+def test_each_input_that_yields_nothing_is_named(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("empty", "empty.parquet"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    pq.write_table(pa.table({"path": pa.array([], pa.string())}), tmp_path / "rows.parquet")
+    with tarfile.open(tmp_path / "empty.tar", "w") as archive:
+        archive.addfile(*member("a.json", b"{}"))
+    empty = [tmp_path / name for name in ("empty", "empty.parquet", "empty.txt", "rows.parquet",
+                                          "empty.tar")]  # fmt: skip
+    inputs = [*map(str, empty), (tmp_path / "empty").as_uri(), str(tmp_path / "in")]
+    assert batch(testing_bundle, inputs, out=tmp_path / "out").rows == 6
+    assert sorted(caplog.messages) == sorted(f"{given}: no images" for given in inputs[:-1])
+
+
 def test_a_column_of_another_name_is_named(
     testing_bundle: Bundle, files: list[str], expected: list[str], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
