@@ -653,6 +653,21 @@ def test_a_record_that_is_cut_off_is_named(
             batch(testing_bundle, files, out=tmp_path / "out", resume=True)
 
 
+def test_the_runtime_is_given_back_however_a_run_ends(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Classifier] = []
+    monkeypatch.setattr(Classifier, "close", lambda self: closed.append(self))
+    batch(testing_bundle, files, out=tmp_path / "out")
+    assert len(closed) == 1
+    with pytest.raises(UsageError, match="holds a run"):
+        batch(testing_bundle, files, out=tmp_path / "out")
+    assert len(closed) == 2
+    with pytest.raises(ZeroDivisionError):
+        batch(testing_bundle, files, out=tmp_path / "other", progress=lambda shard: print(1 // 0))
+    assert len(closed) == 3
+
+
 # --- two at once, kills, disks ------------------------------------------------------------------
 
 

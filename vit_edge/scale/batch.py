@@ -6,6 +6,7 @@ found again by the digest of its segment: a run that was killed goes on where it
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -15,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -119,11 +119,11 @@ def batch(
         "columns": tuple(columns), "threads": share if (workers or 1) > 1 else None,
         "suspects": str(store.suspects), **settings,
     }  # fmt: skip
-    writer = ShardWriter(arguments, store)  # errors of the call are said here
     record = record_of(opened, columns, shard_rows, settings)
+    writer = ShardWriter(arguments, store)  # errors of the call are said here
     shards: list[Shard] = []
     started = time.perf_counter()
-    with answered(store, record, resume=resume) as there:
+    with contextlib.closing(writer), answered(store, record, resume=resume) as there:
 
         def add(shard: Shard) -> None:
             shards.append(shard)
@@ -189,7 +189,7 @@ def _missing(
 _Run = Callable[[Iterator[tuple[int, Segment]]], Iterator[Shard]]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _runner(
     engine: str,
     writer: ShardWriter,
@@ -204,7 +204,6 @@ def _runner(
         yield lambda todo: _on_ray(todo, arguments, store, workers, address)
     elif workers is None or workers == 1:
         yield lambda todo: map(writer, todo)
-        writer.close()
     else:
         writer.close()
         pool = ProcessPoolExecutor(
