@@ -79,3 +79,8 @@ def test_a_question_mark_in_a_folder_s_name_is_one(out: str, expected: str) -> N
     if out.startswith("memory:"):
         pytest.importorskip("fsspec")
     assert Store(out).path("p.parquet") == expected
+
+
+def test_two_writers_have_two_places_for_one_shard(tmp_path: Path) -> None:
+    """Also in two containers, where both are process 1: a lost actor may still write."""
+    assert Store(tmp_path).aside("part-0.parquet") != Store(tmp_path).aside("part-0.parquet")

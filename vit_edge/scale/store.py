@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -71,9 +72,9 @@ class Store:
         return pq.ParquetFile(self._inside(name), filesystem=self._files)
 
     def aside(self, name: str) -> Path:
-        """Where a file is written before it is published; another process has another place."""
+        """A new place, where a file is written before it is published."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        return self.scratch / f".{name}.{os.getpid()}.tmp"
+        return self.scratch / f".{name}.{secrets.token_hex(4)}.tmp"
 
     def publish(self, aside: Path, name: str) -> None:
         """Put a file that was written aside under its name, in one step."""
