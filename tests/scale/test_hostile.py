@@ -269,6 +269,29 @@ def test_any_name_is_read(
     assert {"image", "bytes"}.isdisjoint(rows(tmp_path / "out")[0])
 
 
+def test_a_folder_behind_a_file_url_has_the_files_that_it_has_as_a_path(
+    testing_bundle: Bundle, files: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd %41?b=c"
+    folder.mkdir()
+    for name, file in zip(("100%41.jpg", "a b%20#?d=e.jpg", "~%.jpg"), files, strict=False):
+        shutil.copy(file, folder / name)
+    batch(testing_bundle, f"{folder.as_uri()}/", out=tmp_path / "out")
+    assert [label for _, label in labels(tmp_path / "out")] == expected
+    batch(testing_bundle, labels(tmp_path / "out")[0][0], out=tmp_path / "one")
+    assert labels(tmp_path / "one") == labels(tmp_path / "out")[:1]
+
+
+def test_a_file_url_that_cannot_be_listed_is_refused(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path
+) -> None:
+    """A name that is no UTF-8, for which Arrow has no text; and a URL that lacks a slash."""
+    shutil.copy(files[0], os.fsdecode(bytes(tmp_path / "in") + b"/\xff.jpg"))
+    for url in ((tmp_path / "in").as_uri(), "file://photos"):
+        with pytest.raises(UsageError, match=f"{url}: cannot be listed"):
+            batch(testing_bundle, url, out=tmp_path / "out")
+
+
 def test_what_is_no_input_is_refused_before_any_work(
     testing_bundle: Bundle, files: list[str], tmp_path: Path
 ) -> None:
@@ -356,6 +379,56 @@ def test_a_folder_of_parquet_files_is_one_table(
     pq.write_table(pa.table({"path": files[2:3]}), tmp_path / "a.parquet" / "part-1.parquet")
     batch(testing_bundle, str(tmp_path / "a.parquet"), out=tmp_path / "out")
     assert [label for _, label in labels(tmp_path / "out")] == expected
+
+
+def test_a_partitioned_folder_of_parquet_is_read_to_its_leaves(
+    testing_bundle: Bundle, files: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    """As Spark writes it by year and month; what engines put aside is no data."""
+    for name, path in {
+        "year=2024/part-0.parquet": files[0], "year=2025/month=1/part-0.PARQUET": files[1],
+        "part-0.parquet": files[2], "_temporary/part-0.parquet": files[3],
+        "year=2025/.part-0.parquet": files[3], "year=2025/_metadata.parquet": files[3],
+    }.items():  # fmt: skip
+        (tmp_path / "hive.parquet" / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"path": [path]}), tmp_path / "hive.parquet" / name)
+    batch(testing_bundle, str(tmp_path / "hive.parquet"), out=tmp_path / "out")
+    assert [label for _, label in labels(tmp_path / "out")] == [expected[2], *expected[:2]]
+
+
+def test_a_part_of_a_parquet_folder_that_cannot_be_listed_is_said(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for year in ("2024", "2025"):
+        (tmp_path / "a.parquet" / year).mkdir(parents=True)
+        pq.write_table(pa.table({"path": files}), tmp_path / "a.parquet" / year / "0.parquet")
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:  # permissions would not hold root
+        if str(path).endswith("2024"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"a\.parquet/2024: cannot be read as Parquet"):
+        batch(testing_bundle, str(tmp_path / "a.parquet"), out=tmp_path / "out")
+    assert len(rows(tmp_path / "out")) == 6
+
+
+def test_each_input_that_yields_nothing_is_named(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("empty", "empty.parquet"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    pq.write_table(pa.table({"path": pa.array([], pa.string())}), tmp_path / "rows.parquet")
+    with tarfile.open(tmp_path / "empty.tar", "w") as archive:
+        archive.addfile(*member("a.json", b"{}"))
+    empty = [tmp_path / name for name in ("empty", "empty.parquet", "empty.txt", "rows.parquet",
+                                          "empty.tar")]  # fmt: skip
+    inputs = [*map(str, empty), (tmp_path / "empty").as_uri(), str(tmp_path / "in")]
+    assert batch(testing_bundle, inputs, out=tmp_path / "out").rows == 6
+    assert sorted(caplog.messages) == sorted(f"{given}: no images" for given in inputs[:-1])
 
 
 def test_a_column_of_another_name_is_named(
@@ -479,6 +552,20 @@ def test_an_archive_without_images_is_there_and_found_again(
     assert [(shard.rows, shard.resumed) for shard in again.shards] == [(0, True), (4, True)]
 
 
+def test_a_question_mark_in_a_name_is_one(
+    testing_bundle: Bundle, encoded: list[bytes], tmp_path: Path
+) -> None:
+    """Of an archive, and of the folder of a run that finds nothing and leaves no shard."""
+    made_tar(tmp_path, encoded)
+    (tmp_path / "whole.tar").rename(tmp_path / "what?.tar")
+    assert batch(testing_bundle, str(tmp_path / "what?.tar"), out=tmp_path / "out").rows == 4
+    with tarfile.open(tmp_path / "none.tar", "w") as archive:
+        archive.addfile(*member("a.json", b"{}"))
+    with pytest.raises(UsageError, match="no images"):
+        batch(testing_bundle, str(tmp_path / "none.tar"), out=tmp_path / "why?" / "out")
+    assert [path.name for path in (tmp_path / "why?" / "out").iterdir()] == ["run.json"]
+
+
 # --- going on -----------------------------------------------------------------------------------
 
 
@@ -564,6 +651,21 @@ def test_a_record_that_is_cut_off_is_named(
         (tmp_path / "out" / "run.json").write_text(text)
         with pytest.raises(UsageError, match=r"run\.json: cannot be read"):
             batch(testing_bundle, files, out=tmp_path / "out", resume=True)
+
+
+def test_the_runtime_is_given_back_however_a_run_ends(
+    testing_bundle: Bundle, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Classifier] = []
+    monkeypatch.setattr(Classifier, "close", lambda self: closed.append(self))
+    batch(testing_bundle, files, out=tmp_path / "out")
+    assert len(closed) == 1
+    with pytest.raises(UsageError, match="holds a run"):
+        batch(testing_bundle, files, out=tmp_path / "out")
+    assert len(closed) == 2
+    with pytest.raises(ZeroDivisionError):
+        batch(testing_bundle, files, out=tmp_path / "other", progress=lambda shard: print(1 // 0))
+    assert len(closed) == 3
 
 
 # --- two at once, kills, disks ------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from vit_edge import Bundle, PredictionError, Predictor, UsageError
-from vit_edge.scale import tables
-from vit_edge.scale.tables import Classifier, find_killer
+from vit_edge.scale import suspects
+from vit_edge.scale.tables import Classifier
 
 requires = ("onnxruntime", "pyarrow")
 
@@ -118,8 +119,10 @@ def test_an_image_that_killed_the_process_before_is_named(
     images = [*encoded, b"POISON", *encoded]
     table = pa.table({"path": [f"{i}.jpg" for i in range(7)], "bytes": images})
     classify = Classifier(testing_bundle.path, suspects=tmp_path / "suspects")
-    assert find_killer(classify._arguments, table.slice(0, 2)) is None
-    note = tmp_path / "suspects" / f"{tables._SUSPECT}{tables._digest(table['bytes'].to_pylist())}"
+    assert classify._suspects is not None
+    opener = classify._suspects._opener
+    assert suspects.find_killer(opener, table.slice(0, 2), "bytes") is None
+    note = tmp_path / "suspects" / f"{suspects._SUSPECT}{suspects._digest(images)}"
     note.parent.mkdir(exist_ok=True)
     note.write_text("4000000")  # of a process that is gone: there are no such numbers
     with pytest.raises(PredictionError, match=r"^3\.jpg: the process died of this image"):
@@ -130,13 +133,70 @@ def test_an_image_that_killed_the_process_before_is_named(
 def test_a_batch_in_work_elsewhere_is_not_suspected(
     testing_bundle: Bundle, encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "find_killer", lambda *arguments: pytest.fail("it was examined"))
+    monkeypatch.setattr(suspects, "find_killer", lambda *arguments: pytest.fail("it was examined"))
     table = pa.table({"bytes": encoded})
     classify = Classifier(testing_bundle.path, suspects=tmp_path)
-    (tmp_path / f"{tables._SUSPECT}{tables._digest(table['bytes'].to_pylist())}").write_text(
-        str(os.getpid())
+    elsewhere = suspects.Suspects(tmp_path, lambda: classify)
+    note = elsewhere.note(table, encoded, "bytes")
+    assert [found.num_rows for found in classify.stream([table, table])] == [3, 3]
+    assert list(tmp_path.iterdir()) == [note]
+    elsewhere.remove(note)
+
+
+@pytest.mark.parametrize("number", [1, os.getpid()])
+def test_a_note_of_a_process_whose_number_is_another_s_now_is_examined(
+    encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """In a container every job is process 1, also the one after it."""
+    monkeypatch.setattr(suspects, "find_killer", lambda *arguments: "3.jpg")
+    (tmp_path / f"{suspects._SUSPECT}{suspects._digest(encoded)}").write_text(str(number))
+    notes = suspects.Suspects(tmp_path, lambda: lambda table: table)
+    with pytest.raises(PredictionError, match=r"^3\.jpg: the process died of this image"):
+        notes.note(pa.table({"bytes": encoded}), encoded, "bytes")
+
+
+def test_without_locks_a_note_of_another_is_examined_and_one_s_own_is_not(
+    encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "lock", lambda handle: False)
+    examined: list[object] = []
+    monkeypatch.setattr(suspects, "find_killer", lambda *arguments: examined.append(arguments))
+    table = pa.table({"bytes": encoded})
+    ours, theirs = (suspects.Suspects(tmp_path, lambda: lambda table: table) for _ in range(2))
+    for _ in range(2):
+        ours.note(table, encoded, "bytes")
+    assert not examined
+    theirs.note(table, encoded, "bytes")
+    assert len(examined) == 1
+
+
+def test_no_image_is_blamed_for_the_time_that_many_take(
+    testing_bundle: Bundle, encoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "_TRIAL_TIMEOUT_S", 0.5)  # less than Python takes to start
+    table = pa.table({"bytes": encoded * 4})
+    assert suspects.find_killer(partial(Classifier, testing_bundle.path), table, "bytes") is None
+
+
+@pytest.mark.parametrize("most", [3, 0], ids=["several", "one"])
+def test_an_image_is_blamed_if_a_process_dies_of_it_alone(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Three rows are too much for the memory, say; or the fifth image is the one."""
+    monkeypatch.setattr(
+        suspects, "_dies", lambda _, rows: rows.num_rows > most and "5.jpg" in str(rows["path"])
     )
-    assert classify(table).num_rows == 3
+    table = pa.table({"path": [f"{i}.jpg" for i in range(7)]})
+    expected = None if most else "5.jpg"
+    assert suspects.find_killer(lambda: lambda table: table, table, "path") == expected
+
+
+@pytest.mark.parametrize(("code", "dies"), [(1, True), (0, True), (os.EX_IOERR, False)])
+def test_a_library_that_ends_the_process_is_a_death_and_a_full_disk_is_none(
+    code: int, dies: bool
+) -> None:
+    """The child ends with EX_IOERR where its answer cannot be written."""
+    assert suspects._dies(partial(os._exit, code), pa.table({"path": ["a.jpg"]})) == dies
 
 
 def plant_death(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from vit_edge import cli
 from vit_edge.errors import MissingExtraError
 from vit_edge.predictor import DEFAULT_TOP_K
+from vit_edge.scale import COLUMNS, ROWS
 
 if TYPE_CHECKING:
     from vit_edge.scale.batch import BatchResult
     from vit_edge.scale.shards import Shard
 
-_COLUMNS = "label,index,score"
-_ROWS = 5000
 _EPILOG = """\
 INPUT is one of
   a directory           every file below it that is named like an image
@@ -52,10 +51,10 @@ def parser() -> cli.Parser:
     )
     command_line.add_argument(
         "--columns",
-        default=_COLUMNS,
+        default=",".join(COLUMNS),
         metavar="A,B",
         help="of label, index, score, top, and the bundle's outputs, such as features; "
-        f"default: {_COLUMNS}",
+        f"default: {','.join(COLUMNS)}",
     )
     command_line.add_argument(
         "--top-k", type=int, default=DEFAULT_TOP_K, metavar="K", help="classes of top; default: 5"
@@ -76,7 +75,7 @@ def parser() -> cli.Parser:
         "--strict", action="store_true", help="exit with 3 where an image could not be used"
     )
     command_line.add_argument(
-        "--shard-rows", type=int, default=_ROWS, metavar="N", help=f"default: {_ROWS}"
+        "--shard-rows", type=int, default=ROWS, metavar="N", help=f"default: {ROWS}"
     )
     command_line.add_argument(
         "--workers",

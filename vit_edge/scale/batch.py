@@ -6,6 +6,7 @@ found again by the digest of its segment: a run that was killed goes on where it
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -15,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +29,12 @@ from vit_edge.errors import (
     VitEdgeError,
 )
 from vit_edge.machine import cpus
+from vit_edge.scale import COLUMNS, ROWS
 from vit_edge.scale.ray_data import MAX_RESTARTS, import_ray, plan_actors
-from vit_edge.scale.segments import ROWS, Segment, segments
+from vit_edge.scale.segments import Segment, segments
 from vit_edge.scale.shards import Answered, Shard, ShardWriter, answered, record_of
 from vit_edge.scale.store import Store
-from vit_edge.scale.tables import COLUMNS, everywhere
+from vit_edge.scale.tables import everywhere
 
 Engine = Literal["local", "ray"]
 
@@ -118,11 +119,11 @@ def batch(
         "columns": tuple(columns), "threads": share if (workers or 1) > 1 else None,
         "suspects": str(store.suspects), **settings,
     }  # fmt: skip
-    writer = ShardWriter(arguments, store)  # errors of the call are said here
     record = record_of(opened, columns, shard_rows, settings)
+    writer = ShardWriter(arguments, store)  # errors of the call are said here
     shards: list[Shard] = []
     started = time.perf_counter()
-    with answered(store, record, resume=resume) as there:
+    with contextlib.closing(writer), answered(store, record, resume=resume) as there:
 
         def add(shard: Shard) -> None:
             shards.append(shard)
@@ -136,8 +137,9 @@ def batch(
         there.put_aside()
         shutil.rmtree(store.suspects, ignore_errors=True)
         if not any(shard.rows for shard in shards):
-            for shard in shards:
-                store.remove(shard.path.partition("?")[0].rpartition("/")[2])
+            paths = {shard.path for shard in shards}
+            for name in [name for name in store.names() if store.path(name) in paths]:
+                store.remove(name)
             raise UsageError(f"{', '.join(names)}: no images")
     ordered = tuple(sorted(shards, key=lambda shard: shard.path))
     return BatchResult(os.fspath(out), ordered, time.perf_counter() - started)
@@ -187,7 +189,7 @@ def _missing(
 _Run = Callable[[Iterator[tuple[int, Segment]]], Iterator[Shard]]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _runner(
     engine: str,
     writer: ShardWriter,
@@ -202,7 +204,6 @@ def _runner(
         yield lambda todo: _on_ray(todo, arguments, store, workers, address)
     elif workers is None or workers == 1:
         yield lambda todo: map(writer, todo)
-        writer.close()
     else:
         writer.close()
         pool = ProcessPoolExecutor(

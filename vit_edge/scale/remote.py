@@ -17,7 +17,8 @@ from vit_edge.errors import ImageDecodeError, InputError, UsageError, VitEdgeErr
 from vit_edge.images.walk import is_system_folder, named_like_an_image
 
 # A key is taken as it is written, as aws and s3fs do: "a b", "100%" and "#1" are names. A query is
-# one only at the end and if all of it are settings, such as ?region=eu-central-1.
+# one only at the end and if all of it are settings, such as ?region=eu-central-1. The path of a
+# file:// URL is quoted, as Python and browsers write it, and has no query: see `local_path`.
 _URL = re.compile(
     r"(?P<root>[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)/?(?P<key>.*?)"
     r"(?P<query>\?[a-z_]+=[^&/?]*(?:&[a-z_]+=[^&?]*)*)?",
@@ -37,16 +38,24 @@ def is_url(path: str) -> bool:
     return _URL.fullmatch(path) is not None
 
 
-def suffix_of(url: str) -> str:
-    """The suffix of the file that a URL names, in lower case."""
-    match = _URL.fullmatch(url)
-    return PurePosixPath(match["key"] if match else url).suffix.lower()
+def key_of(path: str) -> str:
+    """The key that a URL names, without its settings; a path as it is."""
+    match = _URL.fullmatch(path)
+    return match["key"] if match else path
+
+
+def below(folder: str, name: str) -> str:
+    """The path, or the URL with the folder's settings, of a file in a folder."""
+    match = None if local_path(folder) is not None else _URL.fullmatch(folder)
+    query = (match and match["query"]) or ""
+    return f"{folder.removesuffix(query).rstrip('/')}/{name}{query}"
 
 
 def local_path(url: str) -> str | None:
     """The path of a file:// URL; None for any other."""
     scheme, _, rest = url.partition("://")
-    return url2pathname(rest[rest.find("/") :]) if scheme.lower() == "file" else None
+    _, slash, path = rest.partition("/")
+    return url2pathname(slash + path) if scheme.lower() == "file" else None
 
 
 def opened(path: str) -> BinaryIO:
@@ -84,7 +93,7 @@ def walk_url(url: str) -> Iterator[Found]:
     """What is named like an image below a URL, sorted; or the one file that it is.
 
     Raises:
-        UsageError: There is nothing.
+        UsageError: It cannot be listed.
     """
     files, inside = file_system(url)
     match = _URL.fullmatch(url)
@@ -94,17 +103,20 @@ def walk_url(url: str) -> Iterator[Found]:
         if above.type == fs.FileType.File:
             yield Found(url, _version(above))
             return
-        listed = files.get_file_info(fs.FileSelector(inside, recursive=True))
-    except (OSError, pa.ArrowException) as error:
+        images = [
+            (info.path, _version(info))
+            for info in files.get_file_info(fs.FileSelector(inside, recursive=True))
+            if info.type == fs.FileType.File and named_in_a_listing(info.path.removeprefix(inside))
+        ]
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise UsageError(f"{url}: cannot be listed: {error}") from error
-    scheme = match["root"].partition("://")[0]
-    images = [
-        (info.path, _version(info))
-        for info in listed
-        if info.type == fs.FileType.File and named_in_a_listing(info.path)
-    ]
+    root, query = match["root"], match["query"] or ""
+    base = None if local_path(url) is not None else _file_system(root, query)[1]
     for path, version in sorted(images):
-        yield Found(f"{scheme}://{path}{match['query'] or ''}", version)
+        if base is None:
+            yield Found(f"{root}{path.replace('%', '%25')}", version)
+        else:
+            yield Found(f"{root}/{path.removeprefix(f'{base}/')}{query}", version)
 
 
 def named_in_a_listing(path: str) -> bool:
@@ -164,14 +176,14 @@ def file_system(url: str) -> tuple[fs.FileSystem, str]:
             "row; give it by the environment, such as AWS_SECRET_ACCESS_KEY"
         )
     files, base = _file_system(root, match["query"] or "")
-    if base is not None:
-        return files, f"{base}/{match['key']}".strip("/") if base else f"/{match['key']}"
-    return files, files.handler.fs._strip_protocol(url)
+    if isinstance(files, fs.PyFileSystem):  # fsspec's, which takes URLs
+        return files, files.handler.fs._strip_protocol(url)
+    return files, f"{base}/{match['key']}".strip("/") if base else f"/{match['key']}"
 
 
 @lru_cache(maxsize=64)  # connecting anew for each image would take longer than reading it
-def _file_system(root: str, query: str) -> tuple[fs.FileSystem, str | None]:
-    """A file system, and the path in it that a URL begins with; None where fsspec takes URLs."""
+def _file_system(root: str, query: str) -> tuple[fs.FileSystem, str]:
+    """A file system, and the path in it that a URL begins with."""
     try:
         files, base = fs.FileSystem.from_uri(f"{root}/{query}")
         return files, base.rstrip("/")
@@ -181,4 +193,4 @@ def _file_system(root: str, query: str) -> tuple[fs.FileSystem, str | None]:
             found, _ = fsspec.core.url_to_fs(f"{root}/")
         except (ImportError, ValueError) as error:
             raise UsageError(f"{root}: no file system for it: {unknown}; {error}") from error
-        return fs.PyFileSystem(fs.FSSpecHandler(found)), None
+        return fs.PyFileSystem(fs.FSSpecHandler(found)), found._strip_protocol(root).rstrip("/")

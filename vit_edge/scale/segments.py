@@ -9,14 +9,15 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
+import logging
 import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,15 +25,18 @@ import pyarrow.parquet as pq
 from vit_edge.errors import ImageError, InputError, UsageError
 from vit_edge.images.files import DEFAULT_LIMITS, read_source
 from vit_edge.images.walk import Skipped, named_like_an_image, walk_images
-from vit_edge.scale import archives
+from vit_edge.scale import ROWS, archives
 from vit_edge.scale.archives import HELD_BYTES, printable, text_of
-from vit_edge.scale.remote import Found, is_url, opened, suffix_of, version_of, walk_url
+from vit_edge.scale.remote import Found, is_url, key_of, opened, version_of, walk_url
 
-ROWS = 5000  # of a segment
+_LOG = logging.getLogger("vit_edge")
+_T = TypeVar("_T")
+
 _AT_ONCE = 256  # rows in memory, at most
 _BUFFER_BYTES = 4 << 20  # of a column that is read; without it a row group's whole column is held
 _LISTS = (".txt", ".lst")
 _UNREADABLE = (0, -1)  # row groups of a Parquet file whose footer cannot be read
+_ASIDE = ("_", ".")  # what begins so is no data in a folder of Parquet files
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _Kind = Literal["parquet", "tar", "list", "url", "folder", "image"]
@@ -92,17 +96,17 @@ def segments(inputs: Sequence[str], rows: int = ROWS) -> Iterator[Segment]:
     """
     if rows < 1:
         raise UsageError(f"a shard of {rows} rows: expected 1 or more")
-    return _segments([known for given in inputs for known in _inputs(given)], rows)
+    return _segments([_input(given) for given in inputs], rows)
 
 
-def _inputs(given: str) -> list[_Input]:
-    """What an input is; of a folder named like a Parquet file, each file in it."""
+def _input(given: str) -> _Input:
+    """What an input is."""
     if given == "-":
-        return [_Input(given, "list")]
+        return _Input(given, "list")
     if not given:
         raise UsageError("an input is the empty text; for the working directory write .")
     if is_url(given):
-        return [_Input(given, _kind_of_name(given, suffix_of(given)) or "url")]
+        return _Input(given, _kind_of_name(key_of(given)) or "url")
     path = Path(given)
     try:
         mode = path.stat().st_mode
@@ -111,14 +115,12 @@ def _inputs(given: str) -> list[_Input]:
         raise UsageError(f"{printable(given)}: {str(reason).lower()}") from None
     suffix = path.suffix.lower()
     if stat.S_ISDIR(mode):
-        if suffix == ".parquet":  # as Spark and Dask write them
-            return [_Input(str(file), "parquet") for file in sorted(path.glob("*.parquet"))]
-        return [_Input(given, "folder")]
+        return _Input(given, "parquet" if suffix == ".parquet" else "folder")
     if stat.S_ISFIFO(mode):
-        return [_Input(given, "list")]
+        return _Input(given, "list")
     if not stat.S_ISREG(mode):
         raise UsageError(f"{given}: a device or a socket, and no file")
-    kind = _kind_of_name(given, suffix)
+    kind = _kind_of_name(given)
     if kind is None:
         if suffix and not named_like_an_image(given):
             raise UsageError(
@@ -126,13 +128,14 @@ def _inputs(given: str) -> list[_Input]:
                 "(.txt), or an image"
             )
         kind = "image"
-    return [_Input(given, kind)]
+    return _Input(given, kind)
 
 
-def _kind_of_name(given: str, suffix: str) -> _Kind | None:
+def _kind_of_name(name: str) -> _Kind | None:
+    suffix = PurePath(name).suffix.lower()
     if suffix == ".parquet":
         return "parquet"
-    if given.partition("?")[0].lower().endswith(archives.SUFFIXES):
+    if name.lower().endswith(archives.SUFFIXES):
         return "tar"
     return "list" if suffix in _LISTS else None
 
@@ -148,15 +151,27 @@ def _segments(inputs: Sequence[_Input], rows: int) -> Iterator[Segment]:
         if known.kind == "tar":
             yield Segment((known.given,), "tar", version=_version(known.given))
         else:
-            yield from _parquet_segments(known.given, rows)
+            files = _parquet_files(known.given)
+            cut = (segment for file in files for segment in _parquet_segments(file, rows))
+            yield from _told_if_none(known.given, cut)
     yield from _cut(plain, rows)
 
 
 def _cut(inputs: Sequence[_Input], rows: int) -> Iterator[Segment]:
-    images = (image for known in inputs for image in _images(known))
+    images = (image for known in inputs for image in _told_if_none(known.given, _images(known)))
     while part := tuple(islice(images, rows)):
         versions = hashlib.sha256("\n".join(image.version for image in part).encode())
         yield Segment(tuple(image.path for image in part), version=versions.hexdigest())
+
+
+def _told_if_none(given: str, found: Iterator[_T]) -> Iterator[_T]:
+    """Say of an input that it has nothing: beside others nobody would see it."""
+    first = next(found, None)
+    if first is None:
+        _LOG.warning("%s: no images", printable(given))
+        return
+    yield first
+    yield from found
 
 
 def _images(known: _Input) -> Iterator[Found]:
@@ -252,6 +267,25 @@ def _content(path: str) -> bytes | None:
         return read_source(path, path, DEFAULT_LIMITS)
     except ImageError:
         return None
+
+
+def _parquet_files(given: str) -> list[str]:
+    """The file; or those below a folder, as Spark and Dask write them, without what they put aside.
+
+    A folder that cannot be listed is among them: it cannot be read as Parquet, which is said.
+    """
+    if is_url(given) or not Path(given).is_dir():
+        return [given]
+    found: list[str] = []
+    refused: list[OSError] = []
+    for path, folders, files in os.walk(given, onerror=refused.append):
+        folders[:] = [name for name in folders if not name.startswith(_ASIDE)]
+        found += [
+            str(Path(path, name))
+            for name in files
+            if name.lower().endswith(".parquet") and not name.startswith(_ASIDE)
+        ]
+    return sorted([*found, *(error.filename for error in refused)])
 
 
 def _parquet_segments(given: str, rows: int) -> Iterator[Segment]:

@@ -101,6 +101,8 @@ class ShardWriter:
         finally:
             if aside is not None:
                 aside.unlink(missing_ok=True)
+        if not rows:
+            _LOG.warning("%s: no images", segment.name)
         return Shard(self._store.path(name), rows, failed, time.perf_counter() - started)
 
     def close(self) -> None:

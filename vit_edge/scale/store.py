@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pyarrow import fs
 
 from vit_edge.errors import ResourceError, UsageError
 from vit_edge.machine.files import lock
-from vit_edge.scale.remote import file_system, is_url
+from vit_edge.scale.remote import below, file_system, is_url
 
 _LOG = logging.getLogger("vit_edge")
 
@@ -54,10 +55,7 @@ class Store:
 
     def path(self, name: str) -> str:
         """A file's path, or its URL."""
-        folder, query, settings = (
-            self.name.partition("?") if self.is_remote else (self.name, "", "")
-        )
-        return f"{folder.rstrip('/')}/{name}{query}{settings}"
+        return below(self.name, name)
 
     def names(self) -> list[str]:
         """The files and folders in it, sorted."""
@@ -74,9 +72,9 @@ class Store:
         return pq.ParquetFile(self._inside(name), filesystem=self._files)
 
     def aside(self, name: str) -> Path:
-        """Where a file is written before it is published; another process has another place."""
+        """A new place, where a file is written before it is published."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        return self.scratch / f".{name}.{os.getpid()}.tmp"
+        return self.scratch / f".{name}.{secrets.token_hex(4)}.tmp"
 
     def publish(self, aside: Path, name: str) -> None:
         """Put a file that was written aside under its name, in one step."""

@@ -6,11 +6,11 @@ so does whoever reads Parquet. Every answer has one schema, whether something fa
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,23 +19,21 @@ import pyarrow as pa
 
 from vit_edge.bundle import Bundle
 from vit_edge.bundle.bundle import HUB_PREFIX
-from vit_edge.errors import PredictionError, UsageError, VitEdgeError
-from vit_edge.machine import child
+from vit_edge.errors import UsageError
 from vit_edge.predictor import DEFAULT_TOP_K, TOP, Answer, Failure, Predictor
+from vit_edge.scale import COLUMNS
 from vit_edge.scale.remote import RemoteFile, is_url, local_path
+from vit_edge.scale.suspects import Suspects
 
 if TYPE_CHECKING:
     from vit_edge.images.files import ImageLike
 
-COLUMNS = ("label", "index", "score")  # by default
 RANKED = pa.struct([("label", pa.string()), ("index", pa.int32()), ("score", pa.float32())])
 _OF_TOP: dict[str, pa.DataType] = {
     "label": pa.string(), "index": pa.int32(), "score": pa.float32(), "top": pa.list_(RANKED),
 }  # fmt: skip
 ERROR = "error"
 _IMAGES = ("bytes", "image", "path")  # the column of the images, where nobody names it
-_SUSPECT = "vit-edge-suspect-"
-_TRIAL_TIMEOUT_S = 600.0
 
 
 @dataclass(eq=False)
@@ -104,7 +102,10 @@ class Classifier:
             if type(number) is not int or number < 1:
                 raise UsageError(f"{option} must be a whole number from 1 on, not {number!r}")
         self._images, self._keep, self._top_k = images, keep_images, top_k
-        self._suspects = None if suspects is None else Path(suspects)
+        self._suspects: Suspects | None = None
+        if suspects is not None:
+            opener = partial(_from_arguments, {**self._arguments, "suspects": None})
+            self._suspects = Suspects(Path(suspects), opener)
         self.bundle = Bundle.read(bundle)
         self._added = added_fields(self.bundle, columns, prefix)
         self._columns = tuple(columns)
@@ -161,19 +162,24 @@ class Classifier:
                     yield self._finished(waiting.popleft(), collected)
         finally:
             for work in waiting:
-                _remove(work.note)
+                self._remove(work.note)
 
     def _begun(self, table: pa.Table) -> _Work:
         """Take the images out, and note that they are in work."""
         schema = self.schema(table.schema)
-        values = table[image_column(table.schema, self._images)].to_pylist()
-        note = self._noted(table, values)
-        return _Work(table, schema, [_image(value) for value in values], note)
+        column = image_column(table.schema, self._images)
+        images = [_image(value) for value in table[column].to_pylist()]
+        note = self._suspects.note(table, images, column) if self._suspects else None
+        return _Work(table, schema, images, note)
+
+    def _remove(self, note: Path | None) -> None:
+        if self._suspects and note:
+            self._suspects.remove(note)
 
     def _finished(self, work: _Work, answers: deque[Answer | Failure]) -> pa.Table:
         """Put the answers beside the rows."""
         outcomes = [None if image is None else answers.popleft() for image in work.images]
-        _remove(work.note)
+        self._remove(work.note)
         kept = [field.name for field in work.schema if field.name in work.table.schema.names]
         columns = [work.table[name] for name in kept]
         for column, field in zip((*self._columns, ERROR), self._added, strict=True):
@@ -204,22 +210,6 @@ class Classifier:
     def close(self) -> None:
         """Give the runtime back."""
         self._predictor.close()
-
-    def _noted(self, table: pa.Table, values: Sequence[Any]) -> Path | None:
-        """Note a table while it is in work; examine one that was in work when a process died."""
-        if self._suspects is None:
-            return None
-        self._suspects.mkdir(parents=True, exist_ok=True)
-        note = self._suspects / f"{_SUSPECT}{_digest(values)}"
-        if note.exists() and not _alive(note):
-            killer = find_killer(self._arguments, table)
-            _remove(note)
-            if killer is not None:
-                raise PredictionError(
-                    f"{killer}: the process died of this image; leave it out, or empty its file"
-                )
-        note.write_text(str(os.getpid()))
-        return note
 
 
 def everywhere(bundle: str | os.PathLike[str]) -> str:
@@ -287,45 +277,6 @@ def _holds_images(kind: pa.DataType) -> bool:
     return _is_text(kind) or pa.types.is_null(kind) or any(test(plain) for test in is_of)
 
 
-def find_killer(arguments: dict[str, Any], table: pa.Table) -> str | None:
-    """Name the image of which a process dies, each half of the rows in a process of its own."""
-    if not _dies(arguments, table):
-        return None
-    while table.num_rows > 1:
-        half = table.slice(0, table.num_rows // 2)
-        table = half if _dies(arguments, half) else table.slice(table.num_rows // 2)
-    return _name_of(table, image_column(table.schema, arguments["images"]))
-
-
-def answer_rows(arguments: dict[str, Any], table: pa.Table) -> None:
-    """Answer rows in this process; what a child of `find_killer` runs."""
-    Classifier(**{**arguments, "suspects": None})(table)
-
-
-def _dies(arguments: dict[str, Any], table: pa.Table) -> bool:
-    """Whether the rows end a process; an error that is raised does not."""
-    try:
-        call = child.attempted_call(
-            "vit_edge.scale.tables:answer_rows", arguments, table, timeout_s=_TRIAL_TIMEOUT_S
-        )
-    except VitEdgeError:
-        return False
-    return call.child.death is not None
-
-
-def _name_of(table: pa.Table, name: str) -> str:
-    """What a row's image is called: its path, if the table knows one."""
-    row = table.slice(0, 1).to_pylist()[0]
-    value = row[name]
-    if isinstance(value, dict):
-        value = value.get("path") or value.get("bytes")
-    named = next((row[key] for key in ("path", "id", "key") if isinstance(row.get(key), str)), None)
-    if named is not None or isinstance(value, str):
-        return str(named or value)
-    data: bytes = value or b""
-    return f"the image of {len(data)} bytes with sha256 {hashlib.sha256(data).hexdigest()}"
-
-
 def _image(value: Any) -> ImageLike | None:
     """The image of a cell."""
     if isinstance(value, dict):
@@ -375,31 +326,6 @@ def _is_text(kind: pa.DataType) -> bool:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     is_of = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(test(plain) for test in is_of)
-
-
-def _digest(values: Sequence[Any]) -> str:
-    """Tell batches apart without hashing every byte of every image."""
-    digest = hashlib.sha256()
-    for value in values:
-        image = _image(value)
-        named = getattr(image, "name", image)  # of a file behind a URL
-        text = named if isinstance(named, bytes) else str(named).encode(errors="surrogatepass")
-        digest.update(f"{len(text)}:".encode() + text[:512] + text[-512:])
-    return digest.hexdigest()[:32]
-
-
-def _remove(note: Path | None) -> None:
-    if note is not None:
-        note.unlink(missing_ok=True)
-
-
-def _alive(note: Path) -> bool:
-    """Whether the process that wrote a note still runs: two may have the same rows."""
-    try:
-        os.kill(int(note.read_text()), 0)
-    except (ValueError, OSError):
-        return False
-    return True
 
 
 def _from_arguments(arguments: dict[str, Any]) -> Classifier:
