@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process holds."""
+"""Files that are there whole or not at all; files and folders that one process holds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def aside(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def lock(handle: int) -> bool:
-    """Lock an open folder, until it is closed or the process ends.
+    """Lock an open file or folder, until it is closed or the process ends.
 
     Returns:
         Whether it is locked; file systems of some networks know no locks.
