@@ -118,8 +118,9 @@ class Plan:
             check_single_file(f"--layout {self.options.layout}", weights_bytes, precision)
 
     def needed_bytes(self, weights_bytes: int) -> int:
-        """Free space to insist on: the graph, and copies of it while the precision is lowered."""
+        """Free space to insist on: the graph, copies of it while it is lowered, and single files."""
         copies = 1.1 if self.publishes_draft else 3.3
+        copies += self.options.include_preprocessing + (self.options.layout is not None)
         return int(weights_bytes * copies) + 2**26
 
 
