@@ -205,7 +205,6 @@ def test_one_graph_that_answers_otherwise_is_not_published(
         subject.write_end_to_end(stage, testing_bundle.manifest)
 
 
-@pytest.mark.slow
 def test_rounding_explains_what_a_low_precision_answers_otherwise_and_a_fault_does_not(
     export_once: Exporter, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

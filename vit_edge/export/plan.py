@@ -118,7 +118,7 @@ class Plan:
             check_single_file(f"--layout {self.options.layout}", weights_bytes, precision)
 
     def needed_bytes(self, weights_bytes: int) -> int:
-        """Free space to insist on: the graph, copies of it while it is lowered, and single files."""
+        """Free space to insist on: the graph, its copies while it is lowered, and single files."""
         copies = 1.1 if self.publishes_draft else 3.3
         copies += self.options.include_preprocessing + (self.options.layout is not None)
         return int(weights_bytes * copies) + 2**26
