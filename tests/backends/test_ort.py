@@ -21,7 +21,7 @@ from vit_edge import verify
 from vit_edge.backends import ort
 from vit_edge.backends.ort import engine, packed, session, version
 from vit_edge.build import __main__ as build
-from vit_edge.bundle import Bundle, engines, integrity, staging
+from vit_edge.bundle import Bundle, engines, integrity
 from vit_edge.bundle.bundle import MODEL_NAME, write_manifest
 from vit_edge.bundle.manifest import json_from_manifest
 from vit_edge.errors import (
@@ -217,8 +217,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_model(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(bundle.path)
-    monkeypatch.setattr(session.shutil, "disk_usage", lambda path: usage._replace(free=0))
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: usage._replace(free=0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
     with pytest.raises(ResourceError, match="another --out|with --out"):
         ort.build(bundle)
 
