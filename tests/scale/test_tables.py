@@ -143,7 +143,7 @@ def test_a_batch_in_work_elsewhere_is_not_suspected(
     elsewhere.remove(note)
 
 
-@pytest.mark.parametrize("number", [1, os.getpid()])
+@pytest.mark.parametrize("number", [1, os.getpid()], ids=["first", "own"])
 def test_a_note_of_a_process_whose_number_is_another_s_now_is_examined(
     encoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
