@@ -71,8 +71,8 @@ def test_a_folder_that_lies_in_a_hidden_one_has_its_images(tmp_path: Path) -> No
         ("memory://bucket/a?b=c/", "memory://bucket/a?b=c/p.parquet"),
         ("memory://bucket/a/?b=c&d=http://e/", "memory://bucket/a/p.parquet?b=c&d=http://e/"),
         ("memory://bucket", "memory://bucket/p.parquet"),
-        ("file:///tmp/what?b=c", "file:///tmp/what?b=c/p.parquet"),
-        ("/tmp/what?b=c", "/tmp/what?b=c/p.parquet"),
+        ("file:///data/what?b=c", "file:///data/what?b=c/p.parquet"),
+        ("/data/what?b=c", "/data/what?b=c/p.parquet"),
     ],
 )
 def test_a_question_mark_in_a_folder_s_name_is_one(out: str, expected: str) -> None:

@@ -180,7 +180,7 @@ def write_end_to_end(stage: Path, manifest: Manifest) -> dict[str, Any]:
     worst = max(difference.relative for difference in differences.values())
     least_db = min(each.noise.sqnr_centred_db or 0.0 for each in differences.values())
     shape = manifest.architecture
-    exact = manifest.precision == FLOAT and not (shape and any(shape.merges))
+    exact = manifest.precision == FLOAT and not (shape and shape.merged_tokens)
     if not (worst <= LARGEST_RELATIVE or (not exact and least_db >= LEAST_JOINED_DB)):
         raise ModelError(
             f"{END_TO_END_NAME} answers otherwise than {PREPROCESS_NAME} and {MODEL_NAME} do one "
